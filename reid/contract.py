@@ -1,0 +1,64 @@
+"""The preprocessing contract: what an image must go through before the network, and what comes out.
+
+It travels with the model: in the checkpoint, in the ONNX metadata, beside the engine. Readers take it from there, never from a spec.
+
+Shapes: N images, H height, W width, C channels (3 = RGB, 1 = grey).
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.errors import ArtifactError
+
+
+@dataclass(frozen=True)
+class Contract:
+    """How pixels become the network's input, and the width of its embedding."""
+
+    height: int
+    width: int
+    channels: int
+    mean: tuple[float, ...]
+    """Per channel, of pixels scaled to 0..1."""
+    std: tuple[float, ...]
+    embedding: int
+    """Width of the output vector."""
+    flip: bool = False
+    """True: the network itself adds the embedding of the mirrored image."""
+    resize: str = "bilinear"
+    channel_order: str = "RGB"
+    normalized: bool = False
+    """True: the network's output has Euclidean length 1."""
+
+    def to_json(self) -> str:
+        """The contract as one line of JSON, keys sorted."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Contract":
+        """The contract read back; ArtifactError where a field is missing or unknown."""
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise ArtifactError(f"preprocessing contract: not JSON ({error}); found: {text[:80]!r}") from None
+        wanted = {entry.name for entry in fields(cls)}
+        if not isinstance(values, dict) or set(values) != wanted:
+            found = sorted(values) if isinstance(values, dict) else type(values).__name__
+            raise ArtifactError(f"preprocessing contract: found {found}\n  want: {sorted(wanted)}")
+        values["mean"], values["std"] = tuple(values["mean"]), tuple(values["std"])
+        return cls(**values)
+
+    def preprocess(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """pixels (N, H, W, C) uint8 -> (N, C, H, W) float32, scaled to 0..1, less the mean, over the std."""
+        if pixels.shape[1:] != (self.height, self.width, self.channels):
+            raise ArtifactError(
+                f"preprocessing contract: images of shape {pixels.shape[1:]}\n"
+                f"  want: {(self.height, self.width, self.channels)} (height, width, channels)"
+            )
+        # (x / 255 - mean) / std in one multiplication and one addition per pixel
+        scale = np.float32(1) / (np.float32(255) * np.asarray(self.std, np.float32))
+        offset = np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
+        return np.ascontiguousarray((pixels * scale - offset).transpose(0, 3, 1, 2))
