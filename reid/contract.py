@@ -1,6 +1,7 @@
 """The preprocessing contract: what an image must go through before the network, and what comes out.
 
-It travels with the model: in the checkpoint, in the ONNX metadata, beside the engine. Readers take it from there, never from a spec.
+It travels with the model: in the checkpoint, in the ONNX metadata, beside the engine. Readers take it from there,
+never from a spec.
 
 Shapes: N images, H height, W width, C channels (3 = RGB, 1 = grey).
 """

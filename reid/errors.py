@@ -1,6 +1,7 @@
 """The errors of this project: one tree, so that a caller can catch what is the user's to mend.
 
-A ReidError says where, what was found and what was wanted. The command lines print it without a traceback and exit with status 2.
+A ReidError says where, what was found and what was wanted. The command lines print it without a traceback and exit
+with status 2.
 """
 
 

@@ -1,7 +1,7 @@
 """Progress of long work as human lines: how far, how fast, how long still.
 
-Lines go to the logger "reid.progress", at most one per interval. A runner or a command line decides how to show them: it may rewrite one
-terminal line, or print them plainly where the output is no terminal.
+Lines go to the logger "reid.progress", at most one per interval. A runner or a command line decides how to show them:
+it may rewrite one terminal line, or print them plainly where the output is no terminal.
 """
 
 import logging

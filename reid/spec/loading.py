@@ -1,0 +1,197 @@
+"""Reading a spec: YAML, `${…}` interpolation, dotted overrides, aliases, types and ranges, rules across fields.
+
+Every error of a file is reported at once, each with its place, what was found and what is wanted.
+"""
+
+import difflib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from yaml import YAMLError
+
+from reid.errors import SpecError
+from reid.spec.rules import contradictions, idle, not_yet
+from reid.spec.sections import Experiment
+from reid.spec.tao import ALIASES, IDLE
+
+logger = logging.getLogger(__name__)
+
+
+def load_spec(
+    path: str | os.PathLike[str] | None = None, *, text: str | None = None, overrides: Sequence[str] = ()
+) -> Experiment:
+    """The experiment that a YAML file (or text) and overrides like "train.num_epochs=2" describe.
+
+    Notices (an older spelling, a key that does nothing here) go to the log. Raises SpecError, with all that is wrong.
+    """
+    where = Path(path).name if path is not None else "spec"
+    raw = _read(path, text, where)
+    given = _apply_overrides(raw, overrides)
+    values = _resolve(raw, where)
+    for line in _rename_and_drop(values):
+        logger.warning("%s: %s", where, line)
+    try:
+        spec = Experiment.model_validate(values)
+    except ValidationError as error:
+        raise SpecError("\n".join(_explain(details, where, given) for details in error.errors())) from None
+    wrong = [
+        f"{_place(field, where, given)}: {what}" for rule in (contradictions, not_yet) for field, what in rule(spec)
+    ]
+    if wrong:
+        raise SpecError("\n".join(wrong))
+    for field, why in idle(spec):
+        logger.warning("%s: %s has no effect: %s", where, field, why)
+    return spec
+
+
+def _read(path: str | os.PathLike[str] | None, text: str | None, where: str) -> DictConfig:
+    try:
+        if path is not None:
+            text = Path(path).read_text(encoding="utf-8")
+        loaded = OmegaConf.create(text or "")
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such spec file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: the spec cannot be read: {error}") from None
+    except YAMLError as error:
+        raise SpecError(f"{where}: not YAML: {error}") from None
+    if not isinstance(loaded, DictConfig):
+        raise SpecError(f"{where}: found a {type(OmegaConf.to_object(loaded)).__name__}, want sections (key: value)")
+    return loaded
+
+
+def _apply_overrides(raw: DictConfig, overrides: Sequence[str]) -> set[str]:
+    """Merges the overrides into raw; returns the dotted names that they set."""
+    given = set()
+    for override in overrides:
+        name, equals, _ = override.partition("=")
+        if not equals or not name.strip():
+            raise SpecError(f"command line: {override!r}: want section.field=value, e.g. train.num_epochs=2")
+        try:
+            raw.merge_with(OmegaConf.from_dotlist([override]))
+        except (OmegaConfBaseException, YAMLError) as error:
+            raise SpecError(f"command line: {override!r}: {str(error).splitlines()[0]}") from None
+        given.add(name)
+    return given
+
+
+def _resolve(raw: DictConfig, where: str) -> dict[str, Any]:
+    try:
+        values = OmegaConf.to_container(raw, resolve=True)
+    except OmegaConfBaseException as error:
+        raise SpecError(f"{where}: {str(error).splitlines()[0]}") from None
+    assert isinstance(values, dict)
+    return {str(key): _without_missing(value) for key, value in values.items()}
+
+
+def _without_missing(value: Any) -> Any:
+    """TAO writes ??? for "to be given on the command line": not given is null."""
+    if isinstance(value, dict):
+        return {key: _without_missing(inner) for key, inner in value.items()}
+    return None if value == "???" else value
+
+
+def _rename_and_drop(values: dict[str, Any]) -> Iterator[str]:
+    """Moves aliases to their field, removes keys that do nothing; yields the lines that the user should read."""
+    for alias, field in ALIASES.items():
+        section, key = _section_of(values, alias)
+        if section is not None and key in section:
+            found = section.pop(key)
+            name = field.rpartition(".")[2]
+            if name in section and section[name] != found:
+                raise SpecError(f"{alias} = {found!r} and {field} = {section[name]!r} are one field; want one of them")
+            section[name] = found
+            yield f"{alias} is read as {field}"
+    for name, (default, why) in IDLE.items():
+        section, key = _section_of(values, name)
+        if section is not None and key in section and section.pop(key) != default:
+            yield f"{name} has no effect: {why}"
+    for name in ("wandb", "train.checkpointer"):
+        section, key = _section_of(values, name)
+        if section is not None and section.get(key) in ({}, None):
+            section.pop(key, None)
+
+
+def _section_of(values: dict[str, Any], name: str) -> tuple[dict[str, Any] | None, str]:
+    *sections, key = name.split(".")
+    section: Any = values
+    for part in sections:
+        section = section.get(part) if isinstance(section, dict) else None
+    return (section if isinstance(section, dict) else None), key
+
+
+def _place(field: str, where: str, given: set[str]) -> str:
+    set_by_hand = any(field == name or field.startswith(f"{name}.") for name in given)
+    return f"command line: {field}" if set_by_hand else f"{where}: {field}"
+
+
+def _explain(details: ErrorDetails, where: str, given: set[str]) -> str:
+    """One line of ours for one of pydantic's errors."""
+    location = details["loc"]
+    field = ".".join(str(part) for part in location)
+    place = _place(field, where, given)
+    if details["type"] == "extra_forbidden":
+        return f"{place}: unknown key{_nearest(location)}"
+    found = details["input"]
+    shown = "a section" if isinstance(found, dict) else repr(found)
+    return f"{place}: found {shown} ({type(found).__name__}); want: {_wanted(details)}"
+
+
+def _wanted(details: ErrorDetails) -> str:
+    limits = details.get("ctx", {})
+    words = {
+        "greater_than": "above {gt}",
+        "greater_than_equal": "at least {ge}",
+        "less_than": "below {lt}",
+        "less_than_equal": "at most {le}",
+        "literal_error": "{expected}",
+        "int_type": "a whole number",
+        "float_type": "a number",
+        "string_type": "a text",
+        "bool_type": "true or false",
+        "list_type": "a list, e.g. [40, 70]",
+        "dict_type": "a section (key: value)",
+        "model_type": "a section (key: value)",
+        "too_short": "at least {min_length} values",
+        "string_pattern_mismatch": "a text like {pattern}",
+    }
+    template = words.get(details["type"])
+    return template.format(**limits) if template else details["msg"]
+
+
+def _nearest(location: tuple[int | str, ...]) -> str:
+    """A hint at the key that was probably meant: in the same section first, then anywhere."""
+    section: type[BaseModel] | None = Experiment
+    for part in location[:-1]:
+        field = section.model_fields.get(str(part)) if section else None
+        section = next((kind for kind in _models(field.annotation)), None) if field else None
+    prefix = ".".join(str(part) for part in location[:-1])
+    wrong = str(location[-1])
+    if section:
+        close = difflib.get_close_matches(wrong, section.model_fields, n=1, cutoff=0.6)
+        if close:
+            return f"; did you mean {'.'.join(filter(None, [prefix, close[0]]))}?"
+    elsewhere = [name for name in all_fields() if name.rpartition(".")[2] == wrong]
+    return f"; did you mean {elsewhere[0]}?" if elsewhere else ""
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    kinds = getattr(annotation, "__args__", (annotation,))
+    return (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+
+
+def all_fields(section: type[BaseModel] = Experiment, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all fields, sections left out."""
+    for name, field in section.model_fields.items():
+        inner = next(_models(field.annotation), None)
+        if inner:
+            yield from all_fields(inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"

@@ -1,0 +1,370 @@
+"""The typed experiment spec: every field, its default, its range and its meaning.
+
+Names and defaults are those of NVIDIA TAO's re_identification; TAO's fields that do nothing here stand in `tao.py`,
+rules that span fields in `rules.py`, reading of files and overrides in `loading.py`. A docstring under a field is its
+help text.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+GpuIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """A part of the spec: unknown keys and silent conversions are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class Model(Section):
+    """Architecture: Luo et al., CVPR Workshops 2019, arXiv:1903.07071 (BNNeck)."""
+
+    backbone: str = "resnet_50"
+    """resnet_18/34/50/101/152, swin_{tiny,small,base}_patch4_window7_224, or any timm model as timm/<name>."""
+    last_stride: Literal[1, 2] = 1
+    """Stride of the last ResNet stage; 1 doubles the feature map."""
+    stem_relu: Literal["auto", "on", "off"] = "auto"
+    """ReLU after the stem's first BatchNorm; TAO's ResNet has none. auto: off for TAO's weights, else on."""
+    pretrain_choice: Literal["imagenet", "self", ""] = "imagenet"
+    """imagenet: ImageNet weights; self: a re-identification checkpoint; "": random."""
+    pretrained_model_path: str | None = None
+    """File of the weights that pretrain_choice names; null with imagenet: from the hub."""
+    min_matched_share: Share = 0.5
+    """Least share of the backbone's tensors that the weights file must fill."""
+    input_channels: Literal[1, 3] = 3
+    """1 = grey, 3 = RGB."""
+    input_width: Count = 128
+    """Pixels."""
+    input_height: Count = 256
+    """Pixels."""
+    neck: Literal["bnneck", ""] = "bnneck"
+    """bnneck: BatchNorm between the metric loss's features and the classifier."""
+    feat_dim: Count | None = 256
+    """Width of the embedding; null: the backbone's own width."""
+    neck_feat: Literal["before", "after"] = "after"
+    """Which side of the neck is the embedding at test time."""
+    metric_loss_type: Literal["triplet", "center", "triplet_center"] = "triplet"
+    """Metric loss beside the cross-entropy."""
+    with_center_loss: bool = False
+    """Center loss: Wen et al., ECCV 2016."""
+    with_flip_feature: bool = False
+    """At test time add the embedding of the mirrored image."""
+    label_smooth: bool = True
+    """Cross-entropy with label smoothing, epsilon 0.1: Szegedy et al., CVPR 2016."""
+    drop_path: Share = 0.1
+    """Swin: stochastic depth."""
+    drop_out: Share = 0.0
+    """Swin: dropout of the projections."""
+    att_drop_rate: Share = 0.0
+    """Swin: dropout of the attention."""
+    dropout_rate: Share = 0.0
+    """Swin: dropout before the classifier."""
+    reduce_feat_dim: bool = False
+    """Swin: reduce the embedding to feat_dim."""
+    semantic_weight: float = 1.0
+    """Swin: SOLIDER's semantic controller; negative switches it off."""
+
+
+class Synthetic(Section):
+    """A drawn data set in Market-1501's layout, made where `root` does not exist yet."""
+
+    root: str
+    """Folder of the drawn data set; the three split folders go into it."""
+    train_persons: Count = 120
+    test_persons: Count = 60
+    cameras: Annotated[int, Field(ge=2)] = 6
+    images_per_camera: Count = 3
+    """Images of a person under one camera that saw them."""
+    distractors: Annotated[int, Field(ge=0)] = 60
+    """Gallery images of persons never asked for (person 0)."""
+    junk: Annotated[int, Field(ge=0)] = 30
+    """Gallery images of bad boxes (person -1)."""
+    width: Annotated[int, Field(ge=16)] = 64
+    """Pixels."""
+    height: Annotated[int, Field(ge=32)] = 128
+    """Pixels."""
+    seed: Annotated[int, Field(ge=0)] = 7
+
+
+class Dataset(Section):
+    """Where the images are and how they reach the network."""
+
+    train_dataset_dir: str | None = None
+    """Folder of the training images (bounding_box_train)."""
+    test_dataset_dir: str | None = None
+    """Folder of the gallery images (bounding_box_test)."""
+    query_dataset_dir: str | None = None
+    """Folder of the query images (query)."""
+    synthetic: Synthetic | None = None
+    """Draw the data set instead of bringing one."""
+    store_dir: str | None = None
+    """Folder of the decoded images; null: <results_dir>/store."""
+    num_classes: Count | None = 751
+    """Persons in the training set; null: counted."""
+    batch_size: Count = 64
+    """Training images in a step, over all GPUs."""
+    val_batch_size: Count = 128
+    """Images in a step of evaluation and inference."""
+    num_workers: Annotated[int, Field(ge=0)] = 1
+    """Loader processes, used only where the decoded images do not fit in memory."""
+    pixel_mean: list[float] = [0.485, 0.456, 0.406]
+    """Per channel, of pixels scaled to 0..1."""
+    pixel_std: list[Positive] = [0.226, 0.226, 0.226]
+    """Per channel, of pixels scaled to 0..1."""
+    padding: Annotated[int, Field(ge=0)] = 10
+    """Pixels of black border before the random crop."""
+    prob: Share = 0.5
+    """Probability of a horizontal flip."""
+    re_prob: Share = 0.5
+    """Probability of random erasing: Zhong et al., AAAI 2020, arXiv:1708.04896."""
+    sampler: Literal["softmax", "triplet", "softmax_triplet"] = "softmax_triplet"
+    """softmax: cross-entropy, plain shuffling; triplet: metric loss, P x K; softmax_triplet: both, P x K."""
+    num_instances: Count = 4
+    """K: images of a person in a P x K batch."""
+
+
+class ReRanking(Section):
+    """k-reciprocal re-ranking: Zhong et al., CVPR 2017, arXiv:1701.08398."""
+
+    re_ranking: bool = True
+    """Whether the re-ranked figures are the headline; both are always computed."""
+    k1: Count = 20
+    """Neighbours that form the k-reciprocal set R(p, k1)."""
+    k2: Count = 6
+    """Neighbours averaged by local query expansion; not above k1."""
+    lambda_value: Share = 0.3
+    """Weight of the original distance; 0 is the pure Jaccard distance."""
+    max_rank: Count = 10
+    """Ranks of the CMC plot and columns of the matches sheet."""
+    num_query: Count = 10
+    """Rows of the matches sheet."""
+
+
+class Optim(Section):
+    """Optimizer and learning-rate schedule; epochs count from 1."""
+
+    name: str = "Adam"
+    """Any optimizer of torch.optim."""
+    lr_scheduler: Literal["MultiStep", "AutoReduce"] = "MultiStep"
+    """MultiStep follows lr_steps or the cosine; AutoReduce multiplies by gamma when lr_monitor stalls."""
+    lr_monitor: Literal["val_loss", "train_loss"] = "val_loss"
+    """What AutoReduce watches."""
+    lr_steps: list[Count] = [40, 70]
+    """Epochs at which the learning rate is multiplied by gamma."""
+    gamma: Positive = 0.1
+    """Factor of a step of the learning rate."""
+    bias_lr_factor: Positive = 1.0
+    """Factor on the learning rate of biases."""
+    weight_decay: NotNegative = 5e-4
+    weight_decay_bias: NotNegative = 5e-4
+    warmup_factor: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Learning rate at the start of the warm-up, as a share of base_lr."""
+    warmup_iters: Annotated[int, Field(ge=0)] = 10
+    """Epochs of constant or linear warm-up."""
+    warmup_epochs: Annotated[int, Field(ge=0)] = 20
+    """Epochs of the cosine schedule's warm-up."""
+    warmup_method: Literal["constant", "linear", "cosine"] = "linear"
+    base_lr: Positive = 3.5e-4
+    momentum: Share = 0.9
+    """Of SGD and its kin."""
+    center_loss_weight: Positive = 5e-4
+    center_lr: Positive = 0.5
+    """Learning rate of the SGD that moves the centres."""
+    triplet_loss_margin: NotNegative = 0.3
+    """In units of the features."""
+
+
+class Cudnn(Section):
+    """cuDNN's switches."""
+
+    benchmark: bool = False
+    deterministic: bool = True
+
+
+class Train(Section):
+    """The training task."""
+
+    num_gpus: Count = 1
+    gpu_ids: GpuIds = [0]
+    num_nodes: Count = 1
+    seed: Annotated[int, Field(ge=0)] = 1234
+    num_epochs: Count = 10
+    checkpoint_interval: Count = 1
+    """Epochs between checkpoints."""
+    validation_interval: Count = 1
+    """Epochs between validations; the untrained network is always validated too."""
+    resume_training_checkpoint_path: str | None = None
+    """Checkpoint to continue from; wins over the results folder's latest."""
+    results_dir: str | None = None
+    clip_grad_norm: NotNegative = 0.0
+    """Largest L2 norm of the gradient; 0: no clipping."""
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    """auto: bf16 on GPUs that have it, fp32 elsewhere."""
+    optim: Optim = Field(default_factory=Optim)
+    cudnn: Cudnn = Field(default_factory=Cudnn)
+
+
+class Evaluate(Section):
+    """The evaluation task."""
+
+    checkpoint: str | None = None
+    """Model to evaluate."""
+    test_dataset: str | None = None
+    """Gallery folder; null: dataset.test_dataset_dir."""
+    query_dataset: str | None = None
+    """Query folder; null: dataset.query_dataset_dir."""
+    output_sampled_matches_plot: str | None = None
+    """.png, .svg or .pdf."""
+    output_cmc_curve_plot: str | None = None
+    """.png, .svg or .pdf."""
+    num_gpus: Count = 1
+    gpu_ids: GpuIds = [0]
+    results_dir: str | None = None
+
+
+class Inference(Section):
+    """The inference task."""
+
+    checkpoint: str | None = None
+    """Model to run."""
+    output_file: str | None = None
+    """JSON of {"img_path", "embedding"} rows."""
+    test_dataset: str | None = None
+    query_dataset: str | None = None
+    num_gpus: Count = 1
+    gpu_ids: GpuIds = [0]
+    results_dir: str | None = None
+
+
+class Export(Section):
+    """The ONNX export task."""
+
+    checkpoint: str | None = None
+    onnx_file: str | None = None
+    """null: beside the checkpoint."""
+    gpu_id: Annotated[int, Field(ge=0)] = 0
+    opset: Annotated[int, Field(ge=17)] = 18
+    min_cosine: Share = 0.9999
+    """Least cosine between the embeddings of torch and of the ONNX, over real query images."""
+    overwrite: bool = False
+    """Replace an existing ONNX file."""
+    results_dir: str | None = None
+
+
+class Calibration(Section):
+    """INT8 calibration, as TAO's other networks name it; INT8 is not built here."""
+
+    cal_image_dir: list[str] = []
+    cal_cache_file: str | None = None
+    cal_batch_size: Count = 1
+    cal_batches: Count = 1
+
+
+class TensorRT(Section):
+    """How the engine is built."""
+
+    data_type: Literal["FP32", "FP16", "INT8"] = "FP32"
+    workspace_size: Count = 1024
+    """MiB."""
+    min_batch_size: Count = 1
+    opt_batch_size: Count = 4
+    max_batch_size: Count = 16
+    compute_capabilities: list[Annotated[str, Field(pattern=r"^\d+\.\d$")]] = ["8.6"]
+    """GPUs that a TensorRT-RTX engine is built for ahead of time, e.g. ["8.6", "8.9"]."""
+    layers_precision: list[str] = []
+    calibration: Calibration = Field(default_factory=Calibration)
+
+
+class GenTrtEngine(Section):
+    """The TensorRT task; the section has the shape of TAO's other networks."""
+
+    onnx_file: str | None = None
+    trt_engine: str | None = None
+    timing_cache: str | None = None
+    """File that keeps kernel timings between builds."""
+    gpu_id: Annotated[int, Field(ge=0)] = 0
+    results_dir: str | None = None
+    verbose: bool = False
+    tensorrt: TensorRT = Field(default_factory=TensorRT)
+
+
+class MLflow(Section):
+    """Where and under which names the run is recorded."""
+
+    experiment: str = "reid"
+    run_name: str | None = None
+    """null: the spec file's name and the time."""
+    tags: dict[str, str] = {}
+    registered_model: str = "reid"
+    """Name in the MLflow model registry."""
+
+
+class Experiment(Section):
+    """One experiment, whole."""
+
+    results_dir: str = "/results"
+    encryption_key: str | None = None
+    """Encrypts checkpoints at rest; the environment variable REID_ENCRYPTION_KEY wins."""
+    model: Model = Field(default_factory=Model)
+    dataset: Dataset = Field(default_factory=Dataset)
+    re_ranking: ReRanking = Field(default_factory=ReRanking)
+    train: Train = Field(default_factory=Train)
+    evaluate: Evaluate = Field(default_factory=Evaluate)
+    inference: Inference = Field(default_factory=Inference)
+    export: Export = Field(default_factory=Export)
+    gen_trt_engine: GenTrtEngine = Field(default_factory=GenTrtEngine)
+    mlflow: MLflow = Field(default_factory=MLflow)
+
+    @property
+    def store_dir(self) -> str:
+        """Folder of the decoded images."""
+        return self.dataset.store_dir or f"{self.results_dir}/store"
+
+    def stage_slice(self, stage: str) -> str:
+        """The fields that a pipeline stage reads, as YAML that loads as a spec; the stage's cache key is made of it."""
+        import yaml
+
+        whole = self.model_dump()
+        whole["dataset"]["store_dir"] = self.store_dir
+        part: dict[str, Any] = {}
+        for name in STAGE_FIELDS[stage]:
+            source, target, *rest = whole, part, *name.split(".")
+            for key in rest[:-1]:
+                source, target = source[key], target.setdefault(key, {})
+            target[rest[-1]] = source[rest[-1]]
+        for name in PLACES:
+            section, _, key = name.partition(".")
+            if isinstance(part.get(section), dict):
+                part[section].pop(key, None)
+        return str(yaml.safe_dump(part, sort_keys=False))
+
+
+STAGE_FIELDS = {
+    "train": ["model", "dataset", "train"],
+    "evaluate": ["re_ranking", "evaluate", "dataset.val_batch_size", "dataset.store_dir", "train.seed"],
+    "inference": ["inference", "dataset.val_batch_size", "dataset.store_dir"],
+    "export": ["export", "dataset.store_dir"],
+    "gen_trt_engine": ["gen_trt_engine"],
+    "register": ["mlflow", "export.min_cosine"],
+}
+"""Fields each stage reads. The model itself is described by its checkpoint, the images by the manifest."""
+
+PLACES = [
+    "dataset.train_dataset_dir",
+    "dataset.test_dataset_dir",
+    "dataset.query_dataset_dir",
+    "dataset.synthetic",
+    "train.results_dir",
+    "evaluate.results_dir",
+    "inference.results_dir",
+    "export.results_dir",
+    "gen_trt_engine.results_dir",
+    "mlflow.run_name",
+]
+"""Fields that a stage's ports or the manifest replace: they are in no slice."""
