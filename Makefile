@@ -1,0 +1,65 @@
+# Every target sets itself up: on a fresh machine with Python 3.11 (or newer), make and git, `make pipeline-run` is the first command.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+SPEC ?= demo
+ARGS ?=
+RUNNER ?= auto
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name) 2>/dev/null)))
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+TRACKING_URI ?= sqlite:///$(CURDIR)/results/mlflow.db
+
+export MLFLOW_DISABLE_TELEMETRY := true
+export NUMBA_CACHE_DIR ?= $(CURDIR)/.cache/numba
+export PYTHONPATH := $(CURDIR)
+
+.PHONY: help setup pipeline-run compile mlflow-ui test test-all check format bench lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  SPEC=name or path   ARGS=\"section.field=value …\"   RUNNER=auto|process"
+
+setup: $(STAMP) ## the environment, from the pinned lock
+
+$(STAMP): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; found: $$($(PYTHON) --version). Set PYTHON=…" >&2; exit 2; }
+	@echo "setting up $(VENV) from requirements.lock (about 7 GB; some minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	@touch $@
+
+pipeline-run: $(STAMP) ## the whole pipeline of SPEC on this machine
+	@$(RUN) -m pipelines.run --spec "$(SPEC)" --runner "$(RUNNER)" $(ARGS)
+
+compile: $(STAMP) ## pipeline.yaml of SPEC, for the Kubeflow UI
+	@$(RUN) -m pipelines.run --spec "$(SPEC)" --compile-only pipeline.yaml $(ARGS)
+
+mlflow-ui: $(STAMP) ## the experiments in a browser: http://127.0.0.1:5000
+	@mkdir -p results
+	@$(VENV)/bin/mlflow ui --backend-store-uri "$(TRACKING_URI)" --host 127.0.0.1 --port $(or $(PORT),5000)
+
+test: $(STAMP) ## the tests, at most 10 minutes on 2 cores
+	@$(RUN) -m pytest -q -m "not slow" -n 2 tests
+
+test-all: $(STAMP) ## the slow tests too: real servers, kills, whole runs
+	@$(RUN) -m pytest -q -n 2 tests
+
+check: $(STAMP) ## ruff and mypy
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+format: $(STAMP) ## ruff, mending
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+bench: $(STAMP) ## re-ranking and scoring beside the textbook formula
+	@$(RUN) -m tests.bench.bench_retrieval
+
+lock: requirements.in ## requirements.lock anew from requirements.in (needs uv)
+	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q requirements.in -o requirements.lock
+
+clean: ## results, caches and the environment
+	rm -rf results .cache .pytest_cache .mypy_cache .ruff_cache $(VENV)

@@ -1,0 +1,205 @@
+"""Embeddings of images: a value object, how images become one, and its files (JSON as in the seed, npz).
+
+Shapes: N images, D width of the embedding, B batch, H x W x C pixels. Vectors are as the network gives them, not
+normalised.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.contract import Contract
+from reid.errors import ArtifactError
+from reid.files import replacing
+from reid.progress import Progress
+
+if TYPE_CHECKING:
+    from reid.data.market1501 import Split
+
+Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Preprocessed images (B, C, H, W) -> embeddings (B, D): so look torch, ONNX Runtime and TensorRT from outside."""
+
+GAP = re.compile(r"[\s,]*")
+JSON_BLOCK_ROWS = 1024
+READ_CHARACTERS = 1 << 20
+LONGEST_ROW_CHARACTERS = 1 << 25
+"""Beyond this (a million numbers) a row of the JSON is no embedding but a damaged file."""
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """One vector per image, with what scoring needs to know of the image."""
+
+    paths: list[str]
+    """Absolute, N."""
+    person: NDArray[np.int64]
+    """(N,): -1 junk, 0 distractor."""
+    camera: NDArray[np.int64]
+    """(N,), from 1."""
+    vectors: NDArray[np.float32]
+    """(N, D)."""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @classmethod
+    def joined(cls, *parts: "Embeddings") -> "Embeddings":
+        """All rows of the parts in their order; of query and gallery, what an npz file holds."""
+        return cls(
+            [path for part in parts for path in part.paths],
+            np.concatenate([part.person for part in parts]),
+            np.concatenate([part.camera for part in parts]),
+            np.concatenate([part.vectors for part in parts]),
+        )
+
+    def of(self, split: "Split") -> "Embeddings":
+        """The rows of a split's images in the split's order; ArtifactError where one of them is not here."""
+        row_of = {path: row for row, path in enumerate(self.paths)}
+        wanted = [str(path) for path in split.paths]
+        missing = [path for path in wanted if path not in row_of]
+        if missing:
+            raise ArtifactError(
+                f"embeddings: {len(missing)} of {len(wanted)} images of {split.root} have none\n  first: {missing[0]}"
+            )
+        rows = np.array([row_of[path] for path in wanted], np.int64)
+        return Embeddings(wanted, split.person, split.camera, self.vectors[rows])
+
+    def save_npz(self, path: Path) -> None:
+        """Write arrays paths (UTF-8 bytes), person, camera, vectors; same content, same bytes."""
+        encoded = np.array([name.encode() for name in self.paths], dtype=np.bytes_)
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.savez(file, paths=encoded, person=self.person, camera=self.camera, vectors=self.vectors)
+
+    @classmethod
+    def load_npz(cls, path: Path) -> "Embeddings":
+        """What save_npz wrote; ArtifactError where the file is missing, damaged, or holds something else."""
+        wanted = ("paths", "person", "camera", "vectors")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                paths, person, camera, vectors = (file[name] for name in wanted)
+        except FileNotFoundError:
+            raise ArtifactError(f"{path}: no such file\n  want: embeddings as .npz") from None
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise ArtifactError(f"{path}: not readable as embeddings ({error})\n  want: arrays {wanted}") from None
+        if not len(paths) == len(person) == len(camera) == len(vectors):
+            sizes = [len(paths), len(person), len(camera), len(vectors)]
+            raise ArtifactError(f"{path}: arrays {wanted} of lengths {sizes}\n  want: one length")
+        return cls([name.decode() for name in paths.tolist()], person, camera, vectors)
+
+
+def embed(
+    split: "Split",
+    pixels: NDArray[np.uint8],
+    network: Network,
+    *,
+    contract: Contract,
+    batch_size: int,
+    what: str,
+    keep: NDArray[np.bool_] | None = None,
+) -> Embeddings:
+    """pixels (N, H, W, C) of a split's images -> their embeddings; with `keep` (N,), of those images only.
+
+    Works batch by batch, so that a memory map of any length costs one batch of memory beside the vectors. `what` names
+    the work in progress lines. ArtifactError where the network's output is not (B, contract.embedding) or not finite.
+    """
+    if len(pixels) != len(split.images):
+        raise ArtifactError(
+            f"{split.root}: {len(pixels)} decoded images\n  want: {len(split.images)}, one for each file"
+        )
+    rows = np.arange(len(pixels)) if keep is None else np.flatnonzero(keep)
+    paths = [str(split.root / split.images[row].file) for row in rows]
+    vectors = np.empty((len(rows), contract.embedding), np.float32)
+    with Progress(what, total=len(rows)) as progress:
+        for start in range(0, len(rows), batch_size):
+            stop = min(start + batch_size, len(rows))
+            output = np.asarray(network(contract.preprocess(pixels[rows[start:stop]])))
+            _check_output(output, paths[start:stop], width=contract.embedding)
+            vectors[start:stop] = output
+            progress.update(stop)
+    return Embeddings(paths, split.person[rows], split.camera[rows], vectors)
+
+
+def _check_output(output: NDArray[Any], paths: list[str], *, width: int) -> None:
+    if output.shape != (len(paths), width):
+        raise ArtifactError(
+            f"network: output of shape {output.shape}\n  want: {(len(paths), width)} (images, embedding)"
+        )
+    bad = np.flatnonzero(~np.isfinite(output).all(axis=1))
+    if len(bad):
+        raise ArtifactError(
+            f"network: {len(bad)} of {len(paths)} embeddings of a batch are not finite\n  first: {paths[bad[0]]}"
+        )
+
+
+def write_json(path: Path, *embeddings: Embeddings) -> None:
+    """Write rows {"img_path", "embedding"} as one JSON list, a row a line, in the order given: query, then gallery.
+
+    Nine significant digits: the fewest that give every float32 back exactly. Memory does not grow with the rows.
+    ArtifactError where a vector is not finite, since JSON has no such number.
+    """
+    with (
+        replacing(path) as partial,
+        partial.open("w", encoding="utf-8") as file,
+        Progress(path.name, total=sum(len(part) for part in embeddings), unit="rows") as progress,
+    ):
+        separator, written = "[\n", 0
+        for part in embeddings:
+            numbers = ", ".join(["%.9g"] * part.vectors.shape[1])
+            for start in range(0, len(part), JSON_BLOCK_ROWS):
+                block = part.vectors[start : start + JSON_BLOCK_ROWS]
+                names = part.paths[start : start + JSON_BLOCK_ROWS]
+                _check_output(block, names, width=part.vectors.shape[1])
+                for name, vector in zip(names, block.tolist()):
+                    file.write(
+                        f'{separator}{{"img_path": {json.dumps(name)}, "embedding": [{numbers % tuple(vector)}]}}'
+                    )
+                    separator = ",\n"
+                written += len(names)
+                progress.update(written)
+        file.write("[\n]\n" if written == 0 else "\n]\n")
+
+
+def read_json(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Each row of such a JSON file (ours, TAO's, the Triton client's) as (img_path, vector (D,)), one at a time.
+
+    ArtifactError, once iteration meets it, where the file is missing, cut off or not of this form.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, row in enumerate(_json_rows(path, file), start=1):
+                if not isinstance(row, dict) or not {"img_path", "embedding"} <= set(row):
+                    raise ArtifactError(
+                        f'{path}: row {number} is not of the form {{"img_path", "embedding"}}\n  found: {str(row)[:80]}'
+                    )
+                yield row["img_path"], np.array(row["embedding"], np.float32)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file\n  want: embeddings as JSON") from None
+
+
+def _json_rows(path: Path, file: TextIO) -> Iterator[Any]:
+    """The elements of the JSON list in a file, decoded one by one from a window of text that slides over it."""
+    decoder = json.JSONDecoder(parse_int=float)  # "-0" keeps its sign
+    window, count = file.read(READ_CHARACTERS).lstrip(), 0
+    if not window.startswith("["):
+        raise ArtifactError(f"{path}: not a JSON list\n  found: {window[:40]!r}")
+    at = 1
+    while True:
+        at = GAP.match(window, at).end()  # type: ignore[union-attr]  # it matches nothing, too
+        if window.startswith("]", at):
+            return
+        try:
+            row, at = decoder.raw_decode(window, at)
+        except ValueError:
+            more = file.read(READ_CHARACTERS)
+            if not more or len(window) - at > LONGEST_ROW_CHARACTERS:
+                raise ArtifactError(f"{path}: damaged or cut off after {count} rows\n  want: a JSON list") from None
+            window, at = window[at:] + more, 0
+            continue
+        count += 1
+        yield row

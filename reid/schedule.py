@@ -1,0 +1,135 @@
+"""Learning rates over epochs, parameter groups and optimisers: formulas without state.
+
+An epoch is counted from 0, as Lightning's `current_epoch`. The published formulas count from 1 and are evaluated at epoch + 1, so the
+first epoch already trains above the warm-up's start, and `lr_steps` are epochs counted from 1 (Luo et al. 2019, arXiv:1903.07071, eq. 1).
+"""
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from reid.errors import SpecError
+
+COSINE_START = 0.01
+COSINE_END = 0.002
+UNFIT_OPTIMIZERS = {
+    "LBFGS": "it takes one parameter group and calls the loss several times a step",
+    "Muon": "it takes matrices only, and convolutions and biases are none",
+    "SparseAdam": "it takes sparse gradients only",
+}
+
+
+def warmup(epoch: int, *, warmup_factor: float, warmup_iters: int, warmup_method: str) -> float:
+    """The warm-up's factor on the base learning rate: constant or linear, and 1 from `warmup_iters` epochs on.
+
+    AutoReduce (ReduceLROnPlateau) multiplies with it. Raises SpecError for another method.
+    """
+    if warmup_method not in ("constant", "linear"):
+        raise SpecError(f"train.optim.warmup_method: found {warmup_method!r}\n  want: constant, linear or cosine")
+    counted = epoch + 1
+    if counted >= warmup_iters:
+        return 1.0
+    if warmup_method == "constant":
+        return warmup_factor
+    done = counted / warmup_iters
+    return warmup_factor * (1 - done) + done
+
+
+def warmup_multistep(
+    epoch: int, *, warmup_factor: float, warmup_iters: int, warmup_method: str, lr_steps: Sequence[int], gamma: float
+) -> float:
+    """The factor on the base learning rate: the warm-up's, times gamma for every one of `lr_steps` reached."""
+    reached = sum(epoch + 1 >= step for step in lr_steps)
+    factor = warmup(epoch, warmup_factor=warmup_factor, warmup_iters=warmup_iters, warmup_method=warmup_method)
+    return factor * gamma**reached
+
+
+def warmup_cosine(epoch: int, *, num_epochs: int, warmup_epochs: int) -> float:
+    """The factor on the base learning rate: linear from 0.01 over `warmup_epochs`, then a half cosine that ends at 0.002.
+
+    The cosine is measured from epoch 0, so the warm-up hides its beginning (SGDR with one cycle, arXiv:1608.03983, eq. 5).
+    """
+    counted = epoch + 1
+    if counted < warmup_epochs:
+        return COSINE_START + (1 - COSINE_START) * counted / warmup_epochs
+    done = min(counted / num_epochs, 1.0)
+    return COSINE_END + (1 - COSINE_END) * (1 + math.cos(math.pi * done)) / 2
+
+
+def epoch_factor(
+    *,
+    warmup_method: str,
+    warmup_factor: float,
+    warmup_iters: int,
+    warmup_epochs: int,
+    lr_steps: Sequence[int],
+    gamma: float,
+    num_epochs: int,
+) -> Callable[[int], float]:
+    """epoch -> factor, as torch's LambdaLR takes it: the cosine where `warmup_method` is cosine, else the multi-step.
+
+    `warmup_epochs` belongs to the cosine; `warmup_factor`, `warmup_iters`, `lr_steps` and `gamma` to the multi-step.
+    """
+    if warmup_method == "cosine":
+        return partial(warmup_cosine, num_epochs=num_epochs, warmup_epochs=warmup_epochs)
+    return partial(
+        warmup_multistep,
+        warmup_factor=warmup_factor,
+        warmup_iters=warmup_iters,
+        warmup_method=warmup_method,
+        lr_steps=tuple(lr_steps),
+        gamma=gamma,
+    )
+
+
+def parameter_groups(
+    module: nn.Module, *, base_lr: float, weight_decay: float, bias_lr_factor: float, weight_decay_bias: float
+) -> list[dict[str, Any]]:
+    """The trainable parameters in at most two groups, "weights" and "biases", each with params, lr, weight_decay and name.
+
+    A bias is a parameter whose name ends in "bias" (the shift of a batch norm too). Two groups, where TAO makes one per tensor,
+    because fused and foreach optimisers take one step per group. Frozen parameters are left out, and so is an empty group.
+    """
+    trainable = [(name, tensor) for name, tensor in module.named_parameters() if tensor.requires_grad]
+    weights = [tensor for name, tensor in trainable if not name.endswith("bias")]
+    biases = [tensor for name, tensor in trainable if name.endswith("bias")]
+    groups = [
+        {"name": "weights", "params": weights, "lr": base_lr, "weight_decay": weight_decay},
+        {"name": "biases", "params": biases, "lr": base_lr * bias_lr_factor, "weight_decay": weight_decay_bias},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(name: str, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
+    """The optimiser of torch.optim called `name` over `groups`, with `momentum` where it takes one.
+
+    Fused where it can be and every parameter lies on a GPU. Raises SpecError for an unknown name or one that cannot train here.
+    """
+    known = sorted(
+        key
+        for key, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and value is not torch.optim.Optimizer
+    )
+    if name in UNFIT_OPTIMIZERS:
+        raise SpecError(f"train.optim.name: {name} cannot train this network: {UNFIT_OPTIMIZERS[name]}")
+    if name not in known:
+        usable = [key for key in known if key not in UNFIT_OPTIMIZERS]
+        by_lower_case = {key.lower(): key for key in usable}
+        close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+        nearest = f"; did you mean {by_lower_case[close[0]]}?" if close else ""
+        raise SpecError(
+            f"train.optim.name: torch.optim has no optimizer {name!r}{nearest}\n  want: one of {', '.join(usable)}"
+        )
+    optimizer_class = getattr(torch.optim, name)
+    takes = inspect.signature(optimizer_class).parameters
+    options: dict[str, Any] = {"momentum": momentum} if "momentum" in takes else {}
+    if "fused" in takes and all(tensor.is_cuda for group in groups for tensor in group["params"]):
+        options["fused"] = True
+    optimizer: torch.optim.Optimizer = optimizer_class(groups, **options)
+    return optimizer

@@ -1,0 +1,229 @@
+"""The spec: what loads, what is refused, and in which words."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reid.errors import SpecError
+from reid.spec import Experiment, load_spec
+from reid.spec.loading import all_fields
+from reid.spec.sections import PLACES, STAGE_FIELDS
+from reid.spec.tao import ALIASES, IDLE
+
+SPECS = sorted(Path("pipelines/specs").glob("*.yaml"))
+
+SEED_SAMPLE = """
+results_dir: "/path/to/experiment_results"
+model:
+  backbone: resnet_50
+  last_stride: 1
+  pretrain_choice: imagenet
+  pretrained_model_path: "/path/to/pretrained_model.pth"
+  input_channels: 3
+  input_width: 128
+  input_height: 256
+  neck: bnneck
+  feat_dim: 256
+  neck_feat: after
+  metric_loss_type: triplet
+  with_center_loss: False
+  with_flip_feature: False
+  label_smooth: True
+dataset:
+  train_dataset_dir: "/path/to/train_dataset_dir"
+  test_dataset_dir: "/path/to/test_dataset_dir"
+  query_dataset_dir: "/path/to/query_dataset_dir"
+  num_classes: 751
+  batch_size: 64
+  val_batch_size: 128
+  num_workers: 1
+  pixel_mean: [0.485, 0.456, 0.406]
+  pixel_std: [0.226, 0.226, 0.226]
+  padding: 10
+  prob: 0.5
+  re_prob: 0.5
+  sampler: softmax_triplet
+  num_instances: 4
+re_ranking:
+  re_ranking: True
+  k1: 20
+  k2: 6
+  lambda_value: 0.3
+train:
+  results_dir: "${results_dir}/train"
+  optim:
+    name: Adam
+    lr_monitor: val_loss
+    steps: [40, 70]
+    gamma: 0.1
+    bias_lr_factor: 1
+    weight_decay: 0.0005
+    weight_decay_bias: 0.0005
+    warmup_factor: 0.01
+    warmup_iters: 10
+    warmup_method: linear
+    base_lr: 0.00035
+    momentum: 0.9
+    center_loss_weight: 0.0005
+    center_lr: 0.5
+    triplet_loss_margin: 0.3
+  num_epochs: 10
+  checkpoint_interval: 5
+  validation_interval: 5
+  seed: 1234
+"""
+
+
+def refusal(text: str, *overrides: str) -> str:
+    with pytest.raises(SpecError) as caught:
+        load_spec(text=text, overrides=overrides)
+    return str(caught.value)
+
+
+def test_the_documented_sample_loads_with_one_notice(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        spec = load_spec(text=SEED_SAMPLE)
+    assert spec.train.results_dir == "/path/to/experiment_results/train"
+    assert spec.train.optim.lr_steps == [40, 70]
+    assert [record.getMessage() for record in caplog.records] == [
+        "spec: train.optim.steps is read as train.optim.lr_steps"
+    ]
+
+
+def test_an_empty_spec_has_every_default() -> None:
+    assert load_spec(text="") == Experiment()
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_the_specs_that_ship_load_without_a_warning(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_spec(path)
+    assert not caplog.records
+
+
+def test_all_errors_of_a_file_are_told_at_once() -> None:
+    text = "re_ranking: {lamda_value: 3, k1: 0}\nlast_stride: 2\ntrain: {num_epochs: 2.5}\nmodel: {neck: bn}\nfoo: 1"
+    assert refusal(text, "dataset.sampler=[a]").splitlines() == [
+        "spec: model.neck: found 'bn' (str); want: 'bnneck' or ''",
+        "command line: dataset.sampler: found ['a'] (list); want: 'softmax', 'triplet' or 'softmax_triplet'",
+        "spec: re_ranking.k1: found 0 (int); want: at least 1",
+        "spec: re_ranking.lamda_value: unknown key; did you mean re_ranking.lambda_value?",
+        "spec: train.num_epochs: found 2.5 (float); want: a whole number",
+        "spec: last_stride: unknown key; did you mean model.last_stride?",
+        "spec: foo: unknown key",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (
+            "re_ranking: {k1: 5}",
+            "spec: re_ranking.k2: 6 is above re_ranking.k1 = 5; want k2 <= k1",
+        ),
+        (
+            "dataset: {batch_size: 30}",
+            "spec: dataset.batch_size: 30 is not divisible by dataset.num_instances = 4; nearest: 28 and 32",
+        ),
+        (
+            "model: {metric_loss_type: center}",
+            "spec: model.metric_loss_type: 'center' needs model.with_center_loss = true; "
+            "want 'triplet' or the centre loss on",
+        ),
+        (
+            "dataset: {pixel_mean: [0.5, 0.5]}",
+            "spec: dataset.pixel_mean: 2 values for 3 channels; want one per channel",
+        ),
+        (
+            "gen_trt_engine: {tensorrt: {min_batch_size: 8}}",
+            "spec: gen_trt_engine.tensorrt.opt_batch_size: min 8, opt 4, max 16; want min <= opt <= max",
+        ),
+        (
+            "gen_trt_engine: {tensorrt: {data_type: INT8}}",
+            "spec: gen_trt_engine.tensorrt.data_type: INT8 is not built here (no calibration); want FP32 or FP16",
+        ),
+        ("- 1", "spec: found a list, want sections (key: value)"),
+        ("results_dir: ${foo}", "spec: Interpolation key 'foo' not found"),
+        ("train: 3", "spec: train: found 3 (int); want: a section (key: value)"),
+    ],
+)
+def test_a_contradiction_names_place_found_and_wanted(text: str, wanted: str) -> None:
+    assert refusal(text) == wanted
+
+
+def test_a_missing_file_and_a_broken_file_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"no\.yaml: no such spec file"):
+        load_spec(tmp_path / "no.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [", encoding="utf-8")
+    with pytest.raises(SpecError, match=r"^broken\.yaml: not YAML: "):
+        load_spec(tmp_path / "broken.yaml")
+
+
+def test_overrides_take_numbers_lists_and_texts() -> None:
+    spec = load_spec(
+        text="", overrides=["train.optim.lr_steps=[4,7]", "train.optim.base_lr=1e-3", "model.feat_dim=null"]
+    )
+    assert (spec.train.optim.lr_steps, spec.train.optim.base_lr, spec.model.feat_dim) == ([4, 7], 1e-3, None)
+
+
+def test_an_override_without_a_value_is_refused() -> None:
+    assert refusal("", "train.num_epochs") == (
+        "command line: 'train.num_epochs': want section.field=value, e.g. train.num_epochs=2"
+    )
+
+
+def test_tao_keys_are_silent_at_their_default_and_warn_otherwise(caplog: pytest.LogCaptureFixture) -> None:
+    for name, (default, _) in IDLE.items():
+        load_spec(text=_nested(name, default))
+    assert not caplog.records
+    load_spec(text="model: {gem_pooling: true}\nwandb: {project: mine}")
+    assert [record.getMessage() for record in caplog.records] == [
+        "spec: wandb.project has no effect: experiments are recorded in MLflow, not in Weights & Biases",
+        "spec: model.gem_pooling has no effect: no effect in TAO either",
+    ]
+
+
+def test_an_alias_and_its_field_may_not_contradict() -> None:
+    assert refusal("train: {grad_clip: 1.0, clip_grad_norm: 2.0}") == (
+        "train.grad_clip = 1.0 and train.clip_grad_norm = 2.0 are one field; want one of them"
+    )
+
+
+def test_a_field_that_cannot_matter_warns(caplog: pytest.LogCaptureFixture) -> None:
+    load_spec(text="train: {optim: {momentum: 0.5, center_lr: 0.1}}")
+    assert [record.getMessage() for record in caplog.records] == [
+        "spec: train.optim.momentum has no effect: Adam has no momentum of this kind",
+        "spec: train.optim.center_lr has no effect: the centre loss is off",
+    ]
+
+
+def test_tao_lists_name_no_field_of_ours() -> None:
+    ours = set(all_fields())
+    assert not ours & set(IDLE)
+    assert not ours & set(ALIASES)
+    assert set(ALIASES.values()) <= ours
+
+
+@pytest.mark.parametrize("stage", STAGE_FIELDS)
+def test_a_slice_loads_as_a_spec_and_carries_no_place(stage: str, caplog: pytest.LogCaptureFixture) -> None:
+    spec = load_spec(text="results_dir: /r\ndataset: {train_dataset_dir: /d}\ntrain: {results_dir: /t}")
+    text = spec.stage_slice(stage)
+    assert load_spec(text=text).stage_slice(stage) == text
+    assert not caplog.records
+    given = yaml.safe_load(text)
+    for place in PLACES:
+        section, _, key = place.partition(".")
+        assert key not in given.get(section, {})
+
+
+def test_re_ranking_reaches_only_the_evaluation() -> None:
+    before, after = load_spec(text=""), load_spec(text="re_ranking: {k1: 30}")
+    changed = [stage for stage in STAGE_FIELDS if before.stage_slice(stage) != after.stage_slice(stage)]
+    assert changed == ["evaluate"]
+
+
+def _nested(name: str, value: object) -> str:
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    return yaml.safe_dump(value)
