@@ -5,13 +5,12 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from reid.contract import Contract
-from reid.errors import ArtifactError
-from reid.tracking import StageRun, _client, _reaching
+from reid.tracking import StageRun, connect, reaching
 
 logger = logging.getLogger(__name__)
 
@@ -29,17 +28,17 @@ class Registration:
 
 
 def register_model(
-    run: StageRun, *, name: str, onnx_file: Path, contract: Contract, mAP: float, tags: Mapping[str, str], card: str
+    run: StageRun, *, name: str, model: Any, contract: Contract, mAP: float, tags: Mapping[str, str], card: str
 ) -> Registration:
     """Registers the ONNX as the next version of model `name`.
 
     It becomes `champion` if no champion exists for this test set (tag `fingerprint`), or if its mAP is above the
     champion's; otherwise `challenger`. The signature is (batch, C, H, W) -> (batch, D), float32.
-    Raises TrackingError where the registry cannot be reached, ArtifactError where the file is no ONNX.
+    model: an onnx.ModelProto. Raises TrackingError where the registry cannot be reached.
     """
-    client = _client(run.tracking_uri)
-    with _reaching(run.tracking_uri):
-        version = _log_version(run, name, onnx_file, contract)
+    client = connect(run.tracking_uri)
+    with reaching(run.tracking_uri):
+        version = _log_version(run, name, model, contract)
         for key, value in {**tags, "mAP": repr(mAP)}.items():
             client.set_model_version_tag(name, version, key, value)
         client.update_model_version(name, version, description=card)
@@ -62,17 +61,12 @@ def _contest(mAP: float, fingerprint: str, holder: str | None, incumbent: Mappin
     return CHALLENGER, f"mAP {100 * mAP:.2f} is not above version {holder}'s {100 * best:.2f}"
 
 
-def _log_version(run: StageRun, name: str, onnx_file: Path, contract: Contract) -> str:
+def _log_version(run: StageRun, name: str, model: Any, contract: Contract) -> str:
     import mlflow
     import onnx
-    from google.protobuf.message import DecodeError
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    try:
-        model = onnx.load(str(onnx_file))
-    except DecodeError as error:
-        raise ArtifactError(f"{onnx_file}: not an ONNX file: {error}") from None
     image = (-1, contract.channels, contract.height, contract.width)
     signature = ModelSignature(
         Schema([TensorSpec(np.dtype("float32"), image, "input")]),

@@ -28,7 +28,8 @@ PARAMS_IN_A_CALL = 90
 """MLflow takes at most 100 parameters in one call."""
 
 
-def _client(tracking_uri: str) -> "MlflowClient":
+def connect(tracking_uri: str) -> "MlflowClient":
+    """A client of the MLflow store; MissingDependency without MLflow, TrackingError where the store is not to be had."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -40,11 +41,13 @@ def _client(tracking_uri: str) -> "MlflowClient":
         raise MissingDependency(f"MLflow is not installed ({error.name}); install the extra 'mlflow'") from None
     if tracking_uri.startswith("sqlite:///"):
         Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri=tracking_uri)
+    with reaching(tracking_uri):
+        return MlflowClient(tracking_uri=tracking_uri)
 
 
 @contextmanager
-def _reaching(tracking_uri: str) -> Iterator[None]:
+def reaching(tracking_uri: str) -> Iterator[None]:
+    """Turns the store's own errors inside the block into a TrackingError that names the store."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -88,7 +91,7 @@ class PipelineRun:
 
     def start_stage(self, stage: str) -> str:
         """Opens the nested run of a stage; returns its id."""
-        with _reaching(self.tracking_uri):
+        with reaching(self.tracking_uri):
             run = self._client.create_run(
                 self.experiment_id, run_name=stage, tags={PARENT: self.run_id, "stage": stage}
             )
@@ -96,18 +99,18 @@ class PipelineRun:
 
     def finish_stage(self, run_id: str, status: str) -> None:
         """status: FINISHED, FAILED or KILLED."""
-        with _reaching(self.tracking_uri):
+        with reaching(self.tracking_uri):
             self._client.set_terminated(run_id, status)
 
     def copy_cached(self, stage: str, metrics: Mapping[str, float]) -> None:
         """Puts the figures of a stage that was not run again on this pipeline run, and says so in a tag."""
-        with _reaching(self.tracking_uri):
+        with reaching(self.tracking_uri):
             _log_metrics(self._client, self.run_id, _on_parent(stage, metrics), 0)
             self._client.set_tag(self.run_id, f"cached.{stage}", "true")
 
     def finish(self, status: str) -> None:
         """status: FINISHED, FAILED or KILLED."""
-        with _reaching(self.tracking_uri):
+        with reaching(self.tracking_uri):
             self._client.set_terminated(self.run_id, status)
 
 
@@ -115,8 +118,8 @@ def open_pipeline_run(
     *, tracking_uri: str, experiment: str, run_name: str, tags: Mapping[str, str], params: Mapping[str, Any]
 ) -> PipelineRun:
     """Opens the parent run, the flattened spec as its parameters; TrackingError where the store cannot be reached."""
-    client = _client(tracking_uri)
-    with _reaching(tracking_uri):
+    client = connect(tracking_uri)
+    with reaching(tracking_uri):
         experiment_id = _experiment(client, tracking_uri, experiment)
         _close_orphans(client, experiment_id)
         ours = {"reid.host": socket.gethostname(), "reid.process": str(os.getpid())}
@@ -180,7 +183,7 @@ class StageRun:
         self._parent_id: str | None = None
         self._pending: list[Any] = []
         if client is not None:
-            with _reaching(tracking_uri):
+            with reaching(tracking_uri):
                 self._parent_id = client.get_run(run_id).data.tags.get(PARENT)
 
     @classmethod
@@ -212,7 +215,7 @@ class StageRun:
         """The stage's closing figures: on its own run, and on the parent, where runs are compared."""
         if self._client is None:
             return
-        with _reaching(self.tracking_uri):
+        with reaching(self.tracking_uri):
             _log_metrics(self._client, self.run_id, metrics, 0)
             if self._parent_id:
                 _log_metrics(self._client, self._parent_id, _on_parent(self.stage, metrics), 0)
@@ -220,25 +223,25 @@ class StageRun:
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Parameters, nested ones as "section.field"."""
         if self._client is not None:
-            with _reaching(self.tracking_uri):
+            with reaching(self.tracking_uri):
                 _log_params(self._client, self.run_id, _as_params(params))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Tags of the stage's run."""
         if self._client is not None:
-            with _reaching(self.tracking_uri):
+            with reaching(self.tracking_uri):
                 for name, value in tags.items():
                     self._client.set_tag(self.run_id, name, value)
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Copies a file into the run's artifacts."""
         if self._client is not None:
-            with _reaching(self.tracking_uri):
+            with reaching(self.tracking_uri):
                 self._client.log_artifact(self.run_id, str(path), folder)
 
     def flush(self) -> None:
         """Waits for what log_metrics queued."""
-        with _reaching(self.tracking_uri):
+        with reaching(self.tracking_uri):
             for operation in self._pending:
                 if operation is not None:
                     operation.wait()
@@ -254,7 +257,7 @@ def stage_run(stage: str) -> Iterator[StageRun]:
         logger.info("MLflow: %s is not set; nothing is logged", missing)
         yield StageRun.none()
         return
-    run = StageRun(stage, _client(tracking_uri), run_id, tracking_uri)
+    run = StageRun(stage, connect(tracking_uri), run_id, tracking_uri)
     try:
         yield run
     finally:

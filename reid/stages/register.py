@@ -35,15 +35,16 @@ def register(
         registration.write_text(json.dumps(record, indent=2) + "\n")
         return Outcome({"registered": 0.0}, lines=[f"not registered: {record['reason']}"])
 
+    from reid.deploy.onnx import read_onnx
     from reid.registry import register_model
 
-    contract = Contract.from_json(json.dumps(parity_figures["contract"]))
+    exported, contract = read_onnx(onnx)
     mAP = float(figures["reranked_mAP" if figures["headline"] == "reranked" else "mAP"])
     built = f"{build['package']} {build['version']}" if build["built"] else f"not built: {build['reason']}"
     done = register_model(
         run,
         name=spec.mlflow.registered_model,
-        onnx_file=onnx,
+        model=exported,
         contract=contract,
         mAP=mAP,
         tags={
