@@ -1,0 +1,262 @@
+"""Checks of a data set: what would break a run (error), spoil its figures (warning), or is good to know (note).
+
+Every check runs, and all findings are told at once; nothing here raises for what is wrong with the data.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from reid.data.findings import EXAMPLES, Finding, SplitSurvey, Surveys, counted
+from reid.data.market1501 import DISTRACTOR, JUNK, WANTED_NAME, PersonImage
+
+MIN_WIDTH, MIN_HEIGHT = 16, 32
+"""Pixels; below either an image tells a network next to nothing."""
+MIN_ASPECT, MAX_ASPECT = 1.0, 6.0
+"""Height over width of a standing person's box, generously."""
+FORMAT_OF_ENDING = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+SEVERITY_ORDER = {"error": 0, "warning": 1, "note": 2}
+
+
+def examine(surveys: Surveys, *, num_classes: int | None) -> list[Finding]:
+    """All findings of the splits train, query and gallery, errors first.
+
+    num_classes: the spec's; None: the training persons are counted, not compared with it.
+    """
+    findings = [finding for check in SPLIT_CHECKS for survey in surveys.values() for finding in check(survey)]
+    findings += [finding for check in CHECKS for finding in check(surveys)]
+    findings += _num_classes(surveys["train"], num_classes)
+    return sorted(findings, key=lambda finding: SEVERITY_ORDER[finding.severity])
+
+
+# Checks of one split
+
+
+def _folder(survey: SplitSurvey) -> Iterator[Finding]:
+    if survey.folder_error:
+        yield Finding("error", "missing folder", f"{survey.name}: {survey.folder_error}", 1)
+
+
+def _empty(survey: SplitSurvey) -> Iterator[Finding]:
+    if not survey.folder_error and not survey.listing.files:
+        yield Finding("error", "empty split", f"{survey.name}: no image in {survey.listing.root}", 1)
+
+
+def _bad_names(survey: SplitSurvey) -> Iterator[Finding]:
+    bad = survey.listing.misnamed
+    if bad:
+        message = (
+            f"{survey.name}: {len(bad)} of {len(survey.listing.files)} images are not named as Market-1501 names them; "
+            f"want {WANTED_NAME}"
+        )
+        yield survey.finding("error", "bad name", message, bad)
+
+
+def _unreadable(survey: SplitSurvey) -> Iterator[Finding]:
+    bad = [file for file in survey.listing.files if survey.facts[file].error]
+    if bad:
+        message = f"{survey.name}: {len(bad)} of {len(survey.listing.files)} images cannot be read"
+        examples = tuple(f"{survey.name}/{file}: {survey.facts[file].error}" for file in bad[:EXAMPLES])
+        yield Finding("error", "unreadable image", message, len(bad), examples)
+
+
+def _strays(survey: SplitSurvey) -> Iterator[Finding]:
+    strays = survey.listing.strays
+    if strays:
+        message = (
+            f"{survey.name}: {counted(len(strays), 'stray')} beside the images; left out, and folders not looked into"
+        )
+        yield survey.finding("warning", "stray file", message, strays)
+
+
+def _odd_sizes(survey: SplitSurvey) -> Iterator[Finding]:
+    sizes = {image.file: survey.facts[image.file] for image in survey.readable}
+    small = [file for file, facts in sizes.items() if facts.width < MIN_WIDTH or facts.height < MIN_HEIGHT]
+    if small:
+        message = f"{survey.name}: {counted(len(small), 'image')} smaller than {MIN_WIDTH} x {MIN_HEIGHT} pixels"
+        yield survey.finding("warning", "small image", message, small)
+    odd = [file for file, facts in sizes.items() if not MIN_ASPECT <= facts.height / facts.width <= MAX_ASPECT]
+    if odd:
+        message = (
+            f"{survey.name}: {counted(len(odd), 'image')} not shaped as a standing person (height over width outside "
+            f"{MIN_ASPECT:g} to {MAX_ASPECT:g}); resizing will distort them"
+        )
+        yield survey.finding("warning", "odd shape", message, odd)
+
+
+def _formats(survey: SplitSurvey) -> Iterator[Finding]:
+    readable = survey.readable
+    lying = [i.file for i in readable if FORMAT_OF_ENDING[Path(i.file).suffix.lower()] != survey.facts[i.file].format]
+    if lying:
+        found = survey.facts[lying[0]].format
+        message = (
+            f"{survey.name}: {counted(len(lying), 'image')} of another format than the name ends in (first: {found})"
+        )
+        yield survey.finding("note", "other format", message, lying)
+    modes = Counter(survey.facts[image.file].mode for image in readable)
+    other = [image.file for image in readable if survey.facts[image.file].mode != "RGB"]
+    if other:
+        shown = ", ".join(f"{mode} {count}" for mode, count in sorted(modes.items()) if mode != "RGB")
+        yield survey.finding(
+            "note", "not RGB", f"{survey.name}: {counted(len(other), 'image')} converted when read ({shown})", other
+        )
+
+
+def _junk_and_distractors(survey: SplitSurvey) -> Iterator[Finding]:
+    for person, word, use in (
+        (JUNK, "junk", "evaluation leaves them out"),
+        (DISTRACTOR, "distractor", "they stay in the gallery as nobody's"),
+    ):
+        files = [image.file for image in survey.images if image.person == person]
+        if not files:
+            continue
+        if survey.name == "gallery":
+            message = f"gallery: {counted(len(files), f'{word} image')} (person {person}); {use}"
+            yield survey.finding("note", f"{word} images", message, files)
+        else:
+            message = (
+                f"{survey.name}: {counted(len(files), f'{word} image')} (person {person}); of no use here, left out"
+            )
+            yield survey.finding("warning", f"{word} images", message, files)
+
+
+# Checks across splits
+
+
+def _few_training_persons(surveys: Surveys) -> Iterator[Finding]:
+    train = surveys["train"]
+    persons = sorted({image.person for image in train.images if image.person > DISTRACTOR})
+    if train.images and len(persons) < 2:
+        yield Finding(
+            "error", "too few persons", f"train: {counted(len(persons), 'person')}; training compares at least 2", 1
+        )
+
+
+def _num_classes(train: SplitSurvey, num_classes: int | None) -> Iterator[Finding]:
+    persons = len({image.person for image in train.images if image.person > DISTRACTOR})
+    if num_classes is not None and train.images and persons != num_classes:
+        message = (
+            f"dataset.num_classes is {num_classes}, but train shows {counted(persons, 'person')}; "
+            f"set dataset.num_classes={persons}, or null to have them counted"
+        )
+        yield Finding("error", "num_classes", message, 1)
+
+
+def _persons_in_train_and_test(surveys: Surveys) -> Iterator[Finding]:
+    shown = {  # name -> person -> a file, a readable one where there is one
+        name: _first_of_each_person(survey.images) | _first_of_each_person(survey.readable)
+        for name, survey in surveys.items()
+    }
+    both = sorted(set(shown["train"]) & (set(shown["query"]) | set(shown["gallery"])))
+    if both:
+        message = (
+            f"{counted(len(both), 'person')} of train also in query or gallery: the network would be tested on whom "
+            "it has learnt (were train and test numbered apart, both from 1? then renumber one)"
+        )
+        first = {person: next(s for s in ("gallery", "query") if person in shown[s]) for person in both[:EXAMPLES]}
+        examples = tuple(
+            f"person {person}: train/{shown['train'][person]} and {split}/{shown[split][person]}"
+            for person, split in first.items()
+        )
+        files = tuple(
+            surveys[name].listing.root / shown[name][person]
+            for person, split in list(first.items())[: EXAMPLES // 2]
+            for name in ("train", split)
+            if not surveys[name].facts[shown[name][person]].error
+        )
+        yield Finding("error", "person in train and test", message, len(both), examples, files)
+
+
+def _duplicates(surveys: Surveys) -> Iterator[Finding]:
+    copies: dict[str, list[tuple[str, PersonImage]]] = defaultdict(list)  # sha256 -> (split, image)
+    for name, survey in surveys.items():
+        for image in survey.readable:
+            copies[survey.facts[image.file].sha256].append((name, image))
+    groups: dict[tuple[str, ...], list[list[tuple[str, PersonImage]]]] = defaultdict(list)
+    for same in copies.values():
+        if len(same) > 1:
+            groups[tuple(sorted({name for name, _ in same}, key=list(surveys).index))].append(same)
+    for splits, sets in sorted(
+        groups.items(), key=lambda entry: (len(entry[0]) == 1, entry[0][0] != "train", entry[0])
+    ):
+        message = _where_duplicated(splits, counted(len(sets), "picture"))
+        torn = sum(len({image.person for _, image in same}) > 1 for same in sets)
+        if torn:
+            message += f"; {torn:,} of them under different persons"
+        yield Finding(
+            "warning",
+            "exact duplicates",
+            message,
+            len(sets),
+            tuple(" = ".join(f"{name}/{image.file}" for name, image in same[:4]) for same in sets[:EXAMPLES]),
+            tuple(surveys[same[0][0]].listing.root / same[0][1].file for same in sets[:EXAMPLES]),
+        )
+
+
+def _where_duplicated(splits: tuple[str, ...], pictures: str) -> str:
+    if len(splits) == 1:
+        return f"{splits[0]}: {pictures} there more than once, byte for byte"
+    if splits[0] == "train":
+        others = " and ".join(splits[1:])
+        return f"TEST IMAGES IN TRAINING: {pictures} in train and, byte for byte, in {others}; scores will be too good"
+    return f"{pictures} in both {' and '.join(splits)}, byte for byte"
+
+
+def _unmatched_queries(surveys: Surveys) -> Iterator[Finding]:
+    query, gallery = surveys["query"], surveys["gallery"]
+    if not query.images or not gallery.images:
+        return
+    cameras: dict[int, set[int]] = defaultdict(set)  # person -> cameras in the gallery
+    for image in gallery.images:
+        cameras[image.person].add(image.camera)
+    asked = [image for image in query.images if image.person > DISTRACTOR]
+    absent = [image.file for image in asked if not cameras[image.person]]
+    lonely = [image.file for image in asked if cameras[image.person] == {image.camera}]
+    if absent:
+        message = (
+            f"query: {counted(len(absent), 'image')} whose person is not in the gallery; evaluation leaves them out"
+        )
+        yield query.finding("warning", "query without its person", message, absent)
+    if lonely:
+        message = (
+            f"query: {counted(len(lonely), 'image')} whose person the gallery shows under the same camera only; "
+            "evaluation leaves them out"
+        )
+        yield query.finding("warning", "query without a cross-camera match", message, lonely)
+    if len(absent) + len(lonely) == len(asked):
+        message = "query: no image has a match under another camera in the gallery; nothing could be scored"
+        yield Finding("error", "nothing to score", message, len(asked))
+
+
+def _single_camera_persons(surveys: Surveys) -> Iterator[Finding]:
+    train = surveys["train"]
+    cameras: dict[int, set[int]] = defaultdict(set)
+    for image in train.images:
+        if image.person > DISTRACTOR:
+            cameras[image.person].add(image.camera)
+    single = {person for person, seen in cameras.items() if len(seen) == 1}
+    if single:
+        first = _first_of_each_person(train.images)
+        message = (
+            f"train: {len(single):,} of {counted(len(cameras), 'person')} seen by one camera only; "
+            "they teach nothing across cameras"
+        )
+        yield train.finding("warning", "one camera", message, [first[person] for person in sorted(single)])
+
+
+SPLIT_CHECKS = (_folder, _empty, _bad_names, _unreadable, _strays, _odd_sizes, _formats, _junk_and_distractors)
+CHECKS = (
+    _few_training_persons,
+    _persons_in_train_and_test,
+    _duplicates,
+    _unmatched_queries,
+    _single_camera_persons,
+)
+
+
+def _first_of_each_person(images: Iterable[PersonImage]) -> dict[int, str]:
+    first: dict[int, str] = {}
+    for image in images:
+        if image.person > DISTRACTOR:
+            first.setdefault(image.person, image.file)
+    return first

@@ -1,0 +1,142 @@
+"""Reads every image of a data set once, and remembers by path, size and times what it saw: hash, picture size and mode.
+
+A second look at an unchanged data set stats the files and opens none. A file whose size, modification or change time
+differs is read again; so is every file that could not be read.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import os
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from reid.errors import ArtifactError
+from reid.files import replacing
+from reid.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+"""Of the index file: a file of another version is read as empty."""
+BATCH = 256
+"""Files handed to the thread pool between two progress lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What one look at a file told. Unreadable: `error` says why, and the picture's own fields are empty."""
+
+    sha256: str
+    """Of the bytes, "" where they cannot be had."""
+    bytes: int
+    width: int = 0
+    height: int = 0
+    mode: str = ""
+    """PIL's mode: RGB, L, P, RGBA, ..."""
+    format: str = ""
+    """What the bytes are, whatever the name's ending: JPEG, PNG, ..."""
+    error: str = ""
+
+
+def read_image(path: Path) -> ImageFacts:
+    """The facts of one file; it is really decoded. Never raises for what is wrong with the file."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for ever
+            return ImageFacts("", 0, error="not a regular file")
+        data = path.read_bytes()
+    except OSError as error:
+        return ImageFacts("", 0, error=error.strerror or type(error).__name__)
+    sha256 = hashlib.sha256(data).hexdigest()
+    if not data:
+        return ImageFacts(sha256, 0, error="empty file")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            return ImageFacts(sha256, len(data), image.width, image.height, image.mode, str(image.format))
+    except UnidentifiedImageError:
+        return ImageFacts(sha256, len(data), error="not an image")
+    except Exception as error:  # decoders raise anything on damaged bytes: SyntaxError, struct.error, ...
+        return ImageFacts(sha256, len(data), error=str(error) or type(error).__name__)
+
+
+def read_images(files: Mapping[str, Sequence[Path]], *, index_file: Path) -> dict[Path, ImageFacts]:
+    """Facts of all files, given by split; only what the index does not know is opened.
+
+    The index is rewritten if anything changed; where it cannot be, that is a warning: it only saves time.
+    """
+    known = _load(index_file)
+    # stamped before it is read: a file changed meanwhile is read again next time
+    stamps = {path: _stamp(path) for paths in files.values() for path in paths}
+    facts: dict[Path, ImageFacts] = {}
+    for path, stamp in stamps.items():
+        entry = known.get(str(path))
+        if stamp and entry and entry[0] == stamp:
+            facts[path] = entry[1]
+    new = [path for path in stamps if path not in facts]
+    logger.info("%d images, %d of them new or changed", len(stamps), len(new))
+    facts.update(zip(new, _read_all(new)))
+    entries = {str(path): (stamp, facts[path]) for path, stamp in stamps.items() if stamp and not facts[path].error}
+    if entries != known:
+        _save(index_file, entries)
+    return facts
+
+
+def fingerprint(files: Mapping[str, Iterable[tuple[str, ImageFacts]]]) -> str:
+    """sha256 over every split's name, file names and contents; where the folders lie does not count."""
+    digest = hashlib.sha256()
+    for split, images in sorted(files.items()):
+        for name, facts in sorted(images, key=lambda entry: entry[0]):
+            digest.update(json.dumps([split, name, facts.sha256]).encode())
+    return digest.hexdigest()
+
+
+def _read_all(paths: Sequence[Path]) -> list[ImageFacts]:
+    facts: list[ImageFacts] = []
+    remaining = iter(paths)
+    with ThreadPoolExecutor(max_workers=min(32, os.cpu_count() or 1)) as pool, Progress("reading", len(paths)) as bar:
+        while batch := list(islice(remaining, BATCH)):
+            facts.extend(pool.map(read_image, batch))  # hashing and decoding release the interpreter lock
+            bar.update(len(facts))
+    return facts
+
+
+Stamp = tuple[int, int, int]
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """Size, modification and change time in ns; the latter betrays a file replaced under its old modification time."""
+    try:
+        seen = path.stat()
+    except OSError:
+        return None
+    return seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
+
+
+def _load(index_file: Path) -> dict[str, tuple[Stamp, ImageFacts]]:
+    try:
+        body = json.loads(index_file.read_text(encoding="utf-8"))
+        if body["version"] != VERSION:
+            return {}
+        return {path: (tuple(stamp), ImageFacts(**facts)) for path, (stamp, facts) in body["files"].items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning("%s: the index cannot be read (%s); every image is read again", index_file, error)
+        return {}
+
+
+def _save(index_file: Path, entries: Mapping[str, tuple[Stamp, ImageFacts]]) -> None:
+    files = {path: [stamp, asdict(facts)] for path, (stamp, facts) in sorted(entries.items())}
+    try:
+        with replacing(index_file) as partial:
+            partial.write_text(json.dumps({"version": VERSION, "files": files}), encoding="utf-8")
+    except ArtifactError as error:
+        logger.warning("the next run reads every image again: %s", error)

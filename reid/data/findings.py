@@ -1,0 +1,177 @@
+"""What is known of a data set after one look: a survey of each split, its figures, and the findings of the checks."""
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from reid.data.file_index import ImageFacts, read_images
+from reid.data.market1501 import DISTRACTOR, JUNK, Listing, PersonImage, Split, list_folder
+from reid.errors import DatasetError
+
+Severity = Literal["error", "warning", "note"]
+
+EXAMPLES = 8
+"""Culprits kept with a finding."""
+SAMPLES = 14
+"""Images of a split shown in the report."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found, however many files show it."""
+
+    severity: Severity
+    check: str
+    """Short name of the check: "bad name", "exact duplicates"."""
+    message: str
+    """One sentence: where, how many, what follows."""
+    count: int
+    examples: tuple[str, ...] = ()
+    """The first few culprits: SPLIT/FILE, or a sentence."""
+    files: tuple[Path, ...] = ()
+    """The first few culprits that can be shown as pictures."""
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """Figures of one split; persons are those above 0."""
+
+    name: str
+    root: Path
+    images: int
+    persons: int
+    cameras: int
+    junk: int
+    distractors: int
+    images_per_person: tuple[int, ...]
+    """Of each person, ascending."""
+    images_per_camera: dict[int, int]
+    sizes: dict[tuple[int, int], int]
+    """(width, height) in pixels -> images, commonest first."""
+    samples: tuple[Path, ...]
+    """A few readable images, of persons spread over the split."""
+
+    @property
+    def median_images(self) -> float:
+        """Median of images per person, 0 where there is nobody."""
+        return float(statistics.median(self.images_per_person)) if self.images_per_person else 0.0
+
+
+@dataclass(frozen=True)
+class SplitSurvey:
+    """A split's listing with the facts of all its image files."""
+
+    name: str
+    listing: Listing
+    facts: Mapping[str, ImageFacts]
+    folder_error: str = ""
+    """Why the folder could not be listed; the listing is empty then."""
+
+    @property
+    def images(self) -> tuple[PersonImage, ...]:
+        """The well-named images."""
+        return self.listing.split.images
+
+    @property
+    def readable(self) -> list[PersonImage]:
+        """Well named and decodable."""
+        return [image for image in self.images if not self.facts[image.file].error]
+
+    def finding(self, severity: Severity, check: str, message: str, files: Sequence[str]) -> Finding:
+        """A finding about files of this split."""
+        first = files[:EXAMPLES]
+        shown = tuple(self.listing.root / file for file in first if file in self.facts and not self.facts[file].error)
+        return Finding(severity, check, message, len(files), tuple(f"{self.name}/{file}" for file in first), shown)
+
+
+Surveys = Mapping[str, SplitSurvey]
+
+
+def survey_folders(folders: dict[str, str | None], *, missing: dict[str, str], index_file: Path) -> Surveys:
+    """Lists the folders and reads every image; a missing or closed folder is an empty split with its reason."""
+    listings: dict[str, Listing] = {}
+    reasons = dict(missing)
+    for name, folder in folders.items():
+        root = Path(folder or "").absolute()
+        listings[name] = Listing(root, Split(root, ()), (), ())
+        if name not in missing:
+            try:
+                listings[name] = list_folder(root)
+            except DatasetError as error:
+                reasons[name] = str(error)
+    facts = read_images(
+        {name: [listing.root / file for file in listing.files] for name, listing in listings.items()},
+        index_file=index_file,
+    )
+    return {
+        name: SplitSurvey(
+            name, listing, {file: facts[listing.root / file] for file in listing.files}, reasons.get(name, "")
+        )
+        for name, listing in listings.items()
+    }
+
+
+def summarize(survey: SplitSurvey) -> SplitSummary:
+    """Figures of one split, of its well-named images."""
+    per_person = Counter(image.person for image in survey.images)
+    sizes = Counter((survey.facts[image.file].width, survey.facts[image.file].height) for image in survey.readable)
+    junk, distractors = per_person.pop(JUNK, 0), per_person.pop(DISTRACTOR, 0)
+    per_camera = Counter(image.camera for image in survey.images)
+    return SplitSummary(
+        survey.name,
+        survey.listing.root,
+        images=len(survey.images),
+        persons=len(per_person),
+        cameras=len(per_camera),
+        junk=junk,
+        distractors=distractors,
+        images_per_person=tuple(sorted(per_person.values())),
+        images_per_camera=dict(sorted(per_camera.items())),
+        sizes=dict(sorted(sizes.items(), key=lambda entry: (-entry[1], entry[0]))),
+        samples=tuple(survey.listing.root / file for file in _samples(survey.readable)),
+    )
+
+
+def _samples(images: Sequence[PersonImage]) -> list[str]:
+    """One image each of SAMPLES persons, evenly spread, not always their first."""
+    by_person: dict[int, list[PersonImage]] = {}
+    for image in images:
+        if image.person > DISTRACTOR:
+            by_person.setdefault(image.person, []).append(image)
+    persons = sorted(by_person)
+    chosen = persons[:: max(1, len(persons) // SAMPLES)][:SAMPLES]
+    return [by_person[person][place % len(by_person[person])].file for place, person in enumerate(chosen)]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """A data set examined: what the reports show."""
+
+    fingerprint: str
+    splits: tuple[SplitSummary, ...]
+    findings: tuple[Finding, ...]
+    """Errors first."""
+
+    def count(self, severity: Severity) -> int:
+        """Findings of one severity."""
+        return len(self.of(severity))
+
+    def of(self, severity: Severity) -> list[Finding]:
+        """The findings of one severity."""
+        return [finding for finding in self.findings if finding.severity == severity]
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: may a run go on?"""
+        errors, warnings = counted(self.count("error"), "error"), counted(self.count("warning"), "warning")
+        if self.count("error"):
+            return f"Not usable yet: {errors}, {warnings}."
+        return f"Usable, with {warnings}." if self.count("warning") else "Usable, nothing to object to."
+
+
+def counted(count: int, noun: str) -> str:
+    """1 image, 2 images."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

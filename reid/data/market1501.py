@@ -1,0 +1,220 @@
+"""Market-1501 on disk: the grammar of its file names, its three folders, and the manifest that later stages read.
+
+Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015. A name reads PPPP_cCsS_FFFFFF_NN.jpg: person,
+camera, sequence, frame, box. Person -1 is junk (a bad detection: neither right nor wrong, evaluation drops it), 0000 a
+distractor (nobody: always wrong).
+
+Imports neither torch nor PIL, and numpy only for the arrays: a missing data set is told before anything heavy loads.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reid.errors import ArtifactError, DatasetError
+from reid.files import replacing
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+NAME = re.compile(
+    r"(?P<person>-1|\d{4,18})_c(?P<camera>\d{1,9})s\d+_\d+_\d+\.(jpg|jpeg|png)", flags=re.ASCII | re.IGNORECASE
+)
+WANTED_NAME = "PPPP_cCsS_FFFFFF_NN.jpg, e.g. 0002_c1s1_000451_03.jpg"
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
+JUNK, DISTRACTOR = -1, 0
+SPEC_FIELDS = {
+    "train": "dataset.train_dataset_dir",
+    "query": "dataset.query_dataset_dir",
+    "gallery": "dataset.test_dataset_dir",
+}
+"""Split -> the spec field that names its folder."""
+HOW_TO_GET = """\
+How to get Market-1501 (Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015):
+  1. download the archive from its authors' home page, "Market-1501 Dataset" of the Zheng lab:
+     https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html
+  2. unpack it; of its folders these three are needed:
+     bounding_box_train   12,936 images of 751 persons
+     query                 3,368 images of 750 other persons
+     bounding_box_test    19,732 images: those 750 persons, distractors (0000) and junk (-1)
+  3. name the folders in the spec, or on the command line:
+     dataset.train_dataset_dir=DIR/bounding_box_train
+     dataset.query_dataset_dir=DIR/query
+     dataset.test_dataset_dir=DIR/bounding_box_test"""
+
+
+@dataclass(frozen=True, slots=True)
+class PersonImage:
+    """One cropped image of one person, as its name says."""
+
+    file: str
+    """Name relative to the split's root."""
+    person: int
+    """-1 junk, 0 distractor, otherwise the person's number."""
+    camera: int
+    """From 1."""
+
+
+def parse_name(name: str) -> PersonImage | None:
+    """The image a base name stands for, or None where the whole name is not Market-1501's."""
+    found = NAME.fullmatch(name)
+    return PersonImage(name, int(found["person"]), int(found["camera"])) if found else None
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one folder, sorted by file name. N images."""
+
+    root: Path
+    images: tuple[PersonImage, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def person(self) -> "NDArray[np.int64]":
+        """(N,) person of each image."""
+        import numpy as np
+
+        return np.fromiter((image.person for image in self.images), np.int64, len(self.images))
+
+    @property
+    def camera(self) -> "NDArray[np.int64]":
+        """(N,) camera of each image."""
+        import numpy as np
+
+        return np.fromiter((image.camera for image in self.images), np.int64, len(self.images))
+
+    @property
+    def paths(self) -> list[Path]:
+        """The N files, root included."""
+        return [self.root / image.file for image in self.images]
+
+    def without_junk(self) -> "Split":
+        """The split less its junk (person -1); distractors stay. What evaluation ranks."""
+        return self._only(lambda image: image.person != JUNK)
+
+    def of_persons(self) -> "Split":
+        """The split less junk and distractors (person > 0). What training learns from."""
+        return self._only(lambda image: image.person > DISTRACTOR)
+
+    def _only(self, wanted: Callable[[PersonImage], bool]) -> "Split":
+        return Split(self.root, tuple(image for image in self.images if wanted(image)))
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What lies in a split's folder, by name alone: nothing has been opened."""
+
+    root: Path
+    split: Split
+    """The images whose names follow the grammar."""
+    misnamed: tuple[str, ...]
+    """Images (by their ending) whose names do not."""
+    strays: tuple[str, ...]
+    """Everything that is no image: Thumbs.db, folders (a trailing slash)."""
+
+    @property
+    def files(self) -> list[str]:
+        """All image files, well named or not, sorted."""
+        return sorted([*(image.file for image in self.split.images), *self.misnamed])
+
+
+def list_folder(root: Path) -> Listing:
+    """The listing of one folder, not of folders below it; DatasetError where it cannot be listed."""
+    images: list[PersonImage] = []
+    misnamed: list[str] = []
+    strays: list[str] = []
+    try:
+        with os.scandir(root) as entries:
+            found = sorted((entry.name, _is_folder(entry)) for entry in entries)
+    except OSError as error:
+        raise DatasetError(f"{root}: the folder cannot be listed: {error.strerror}") from None
+    for name, is_folder in found:
+        if is_folder or not name.lower().endswith(IMAGE_ENDINGS):
+            strays.append(f"{name}/" if is_folder else name)
+        elif image := parse_name(name):
+            images.append(image)
+        else:
+            misnamed.append(name)
+    return Listing(root, Split(root, tuple(images)), tuple(misnamed), tuple(strays))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: listed as a file, and told as unreadable when it is opened
+        return False
+
+
+def missing_folders(
+    *, train: str | Path | None, query: str | Path | None, gallery: str | Path | None
+) -> list[tuple[str, str]]:
+    """(split, what is wrong) of every folder that is not set, not there, or no folder."""
+    missing = []
+    for split, folder in (("train", train), ("query", query), ("gallery", gallery)):
+        field = SPEC_FIELDS[split]
+        if folder is None or not str(folder):
+            missing.append((split, f"{field} is not set"))
+        elif not os.path.lexists(folder):
+            missing.append((split, f"no such folder: {folder} ({field})"))
+        elif not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises on a link to itself
+            missing.append((split, f"not a folder: {folder} ({field})"))
+    return missing
+
+
+def require_folders(*, train: str | Path | None, query: str | Path | None, gallery: str | Path | None) -> None:
+    """DatasetError unless all three folders are there: which is not, and how to get and lay out Market-1501."""
+    missing = missing_folders(train=train, query=query, gallery=gallery)
+    if missing:
+        lines = "".join(f"\n  {split}: {what}" for split, what in missing)
+        raise DatasetError(f"the data set is not there: {len(missing)} of 3 folders missing{lines}\n{HOW_TO_GET}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The data set as the later stages see it: which images, whose, and a fingerprint of all their bytes."""
+
+    fingerprint: str
+    train: Split
+    query: Split
+    gallery: Split
+    """Junk included."""
+
+    def save(self, path: Path) -> None:
+        """Writes JSON, the same bytes for the same data set; parents are made."""
+        splits = {name: _split_to_json(getattr(self, name)) for name in SPEC_FIELDS}
+        body = json.dumps({"fingerprint": self.fingerprint, **splits}, ensure_ascii=True, separators=(",", ":"))
+        with replacing(path) as partial:
+            partial.write_text(body + "\n", encoding="ascii")
+
+    @classmethod
+    def load(cls, path: Path) -> "Manifest":
+        """The manifest read back; ArtifactError where it is missing or no manifest."""
+        try:
+            body = json.loads(path.read_text(encoding="ascii"))
+            splits = {name: _split_from_json(body[name]) for name in SPEC_FIELDS}
+            return cls(fingerprint=str(body["fingerprint"]), **splits)
+        except FileNotFoundError:
+            raise ArtifactError(f"{path}: no such data set manifest; the validate stage writes it") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(
+                f"{path}: not a data set manifest ({type(error).__name__}: {error})\n"
+                "  want: the file that the validate stage writes"
+            ) from None
+
+
+def _split_to_json(split: Split) -> dict[str, object]:
+    return {"root": str(split.root), "images": [[image.file, image.person, image.camera] for image in split.images]}
+
+
+def _split_from_json(entry: dict[str, object]) -> Split:
+    rows = entry["images"]
+    if not isinstance(rows, Iterable):
+        raise TypeError("images is no list")
+    return Split(Path(str(entry["root"])), tuple(PersonImage(str(f), int(p), int(c)) for f, p, c in rows))

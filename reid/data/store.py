@@ -1,0 +1,153 @@
+"""The decode-once store: every image of a split, resized, as one uint8 memory map on disk.
+
+Built at first use, under a name made of the data set's fingerprint, the size and the split's files; reused by every
+later epoch, stage and run.
+Shapes: N images, H height, W width, C channels (3 = RGB, 1 = grey).
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from reid.data.file_index import read_image
+from reid.data.market1501 import Split
+from reid.errors import ArtifactError, DatasetError
+from reid.files import replacing
+from reid.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+BLOCK_BYTES = 1 << 25
+"""Decoded together before they are written."""
+MODE = {3: "RGB", 1: "L"}
+
+
+def open_store(split: Split, *, height: int, width: int, channels: int, folder: Path, key: str) -> NDArray[np.uint8]:
+    """A read-only memory map (N, H, W, C) uint8; row i is the split's image i, resized bilinearly (PIL's, antialiased).
+
+    key: the data set's fingerprint. Of several processes that ask at once one decodes and the others wait.
+    DatasetError where an image cannot be read, ArtifactError where the store cannot be written; nothing is left then.
+    """
+    shape = (len(split), height, width, channels)
+    if not len(split):
+        return np.empty(shape, np.uint8)
+    path = folder / _name(split, height=height, width=width, channels=channels, key=key)
+    store = _opened(path, shape)
+    if store is None:
+        with _only_one_builder(folder):
+            store = _opened(path, shape)  # the one we waited for may have built it
+            if store is None:
+                _build(path, split, shape)
+                store = _opened(path, shape)
+    if store is None:
+        raise ArtifactError(f"{path}: the store of decoded images was removed while it was opened")
+    return store
+
+
+def _name(split: Split, *, height: int, width: int, channels: int, key: str) -> str:
+    """The file's name; a split less its junk is another split."""
+    digest = hashlib.sha256(key.encode())
+    for image in split.images:
+        digest.update(f"\n{image.file}".encode())
+    return f"{split.root.name}-{height}x{width}x{channels}-{digest.hexdigest()[:20]}.npy"
+
+
+def _opened(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    """The store if it is there and whole."""
+    try:
+        store: NDArray[np.uint8] = np.lib.format.open_memmap(path, mode="r")  # type: ignore[no-untyped-call]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        logger.warning("%s: damaged (%s); the images are decoded again", path, error)
+        return None
+    if store.shape != shape or store.dtype != np.uint8:
+        logger.warning(
+            "%s: holds %s %s, not %s uint8; the images are decoded again", path, store.shape, store.dtype, shape
+        )
+        return None
+    return store
+
+
+@contextmanager
+def _only_one_builder(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock; the system frees it when a holder dies."""
+    lock = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.info("%s: another process is decoding images into it; waiting", folder)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise ArtifactError(
+            f"{lock}: the store of decoded images cannot be locked\n  found: {error.strerror or error}\n"
+            "  want: a folder on a local disk that can be written; set dataset.store_dir"
+        ) from None
+
+
+def _build(path: Path, split: Split, shape: tuple[int, int, int, int]) -> None:
+    """Writes the .npy block by block as a plain file: a full disk fails a write, but kills who writes a memory map."""
+    images, height, width, channels = shape
+    image_bytes = height * width * channels
+    _require_room(path, images * image_bytes)
+    rows = max(1, BLOCK_BYTES // image_bytes)
+    block = np.empty((min(rows, images), height, width, channels), np.uint8)
+    paths = split.paths
+
+    def decode(row: int, file: Path) -> None:
+        block[row] = _pixels(file, height=height, width=width, channels=channels)
+
+    with (
+        replacing(path) as partial,
+        partial.open("wb") as file,
+        ThreadPoolExecutor(max_workers=min(32, os.cpu_count() or 1)) as pool,
+        Progress(f"decoding {split.root.name}", images) as progress,
+    ):
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
+        for start in range(0, images, rows):
+            part = paths[start : start + rows]
+            for _ in pool.map(decode, range(len(part)), part):  # PIL decodes and resizes without the interpreter lock
+                pass
+            file.write(block[: len(part)].data)
+            progress.update(start + len(part))
+        file.flush()
+        os.fsync(file.fileno())  # a network disk tells only now that it is full
+    logger.info("%s: %d images of %d x %d, %.0f MiB", path, images, width, height, path.stat().st_size / 2**20)
+
+
+def _require_room(path: Path, wanted_bytes: int) -> None:
+    free_bytes = shutil.disk_usage(path.parent).free
+    if free_bytes < wanted_bytes:
+        raise ArtifactError(
+            f"{path}: no room for the store of decoded images\n"
+            f"  found: {free_bytes / 2**20:,.0f} MiB free\n  want: {wanted_bytes / 2**20:,.0f} MiB; "
+            "free some, or set dataset.store_dir to another disk"
+        )
+
+
+def _pixels(path: Path, *, height: int, width: int, channels: int) -> NDArray[np.uint8]:
+    """One image (H, W, C)."""
+    try:
+        with Image.open(path) as image:
+            converted = image.convert(MODE[channels])
+    except Exception as error:  # decoders raise anything on damaged bytes; all of it is told
+        what = read_image(path).error or error  # in the words of the validate stage
+        raise DatasetError(f"{path}: cannot be read: {what}; has it changed since the validate stage?") from error
+    if converted.size != (width, height):
+        converted = converted.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(converted, np.uint8).reshape(height, width, channels)

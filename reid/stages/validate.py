@@ -1,0 +1,110 @@
+"""validate: looks at every file of the data set before a GPU is booked, and cuts the spec into a slice per stage."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reid.data.doctor import examine
+from reid.data.file_index import fingerprint
+from reid.data.findings import Examination, counted, summarize, survey_folders
+from reid.data.findings_page import to_html
+from reid.data.findings_report import to_json, to_lines, to_markdown
+from reid.data.market1501 import HOW_TO_GET, Manifest, missing_folders
+from reid.errors import DatasetError
+from reid.files import replacing
+from reid.spec import Experiment
+from reid.stages.outcome import Outcome
+
+if TYPE_CHECKING:
+    from reid.tracking import StageRun
+
+SLICES = ("train", "evaluate", "inference", "export", "gen_trt_engine", "register")
+"""Stages that are handed their part of the spec as the output parameter <stage>_spec."""
+
+
+def validate(
+    spec: Experiment, *, dataset: Path, report: Path, summary: Path, findings: Path, run: "StageRun"
+) -> Outcome:
+    """Writes the manifest and the findings (HTML, Markdown, JSON), and hands out the fingerprint and the spec's slices.
+
+    Where `dataset.synthetic` is set the data set is drawn first, unless it is there. DatasetError, with every error in
+    it, where the data set has any: all four files are written before.
+    """
+    folders = {
+        "train": spec.dataset.train_dataset_dir,
+        "query": spec.dataset.query_dataset_dir,
+        "gallery": spec.dataset.test_dataset_dir,
+    }
+    if spec.dataset.synthetic:
+        _draw(spec)
+    missing = dict(missing_folders(**folders))
+    surveys = survey_folders(folders, missing=missing, index_file=Path(spec.store_dir) / "index.json")
+    print_of_data = fingerprint(
+        {name: [(file, split.facts[file]) for file in split.listing.files] for name, split in surveys.items()}
+    )
+    examination = Examination(
+        print_of_data,
+        tuple(summarize(split) for split in surveys.values()),
+        tuple(examine(surveys, num_classes=spec.dataset.num_classes)),
+    )
+    Manifest(print_of_data, **{name: split.listing.split for name, split in surveys.items()}).save(dataset)
+    for path, text in (
+        (report, to_html(examination)),
+        (summary, to_markdown(examination)),
+        (findings, to_json(examination)),
+    ):
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names may be of any bytes
+        run.log_artifact(path)
+    if examination.count("error"):
+        run.log_metrics(_metrics(examination))
+    advice = ""
+    if missing:
+        drawn = spec.dataset.synthetic
+        advice = f"remove {drawn.root} to have the data set drawn again" if drawn else HOW_TO_GET
+    _refuse_errors(examination, report=report, advice=advice)
+    slices: dict[str, str | int | float] = {f"{stage}_spec": spec.stage_slice(stage) for stage in SLICES}
+    return Outcome(
+        metrics=_metrics(examination),
+        parameters={"fingerprint": print_of_data, **slices},
+        lines=to_lines(examination),
+    )
+
+
+def _draw(spec: Experiment) -> None:
+    """Draws the data set where it is absent; one drawn with other figures than the spec's is an error."""
+    from reid.data.synthetic import ensure_market
+
+    settings = spec.dataset.synthetic
+    assert settings is not None
+    figures = settings.model_dump()
+    ensure_market(Path(figures.pop("root")), **figures, workers=os.cpu_count() or 1)
+
+
+def _refuse_errors(examination: Examination, *, report: Path, advice: str) -> None:
+    errors = examination.of("error")
+    if not errors:
+        return
+    lines = ""
+    for error in errors:
+        lines += f"\n  {error.check}: {error.message}"
+        if error.examples:
+            lines += f"\n    first: {error.examples[0]}"
+    lines += f"\n  all findings: {report}" + (f"\n{advice}" if advice else "")
+    raise DatasetError(f"the data set has {counted(len(errors), 'error')}{lines}")
+
+
+def _metrics(examination: Examination) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for split in examination.splits:
+        metrics |= {
+            f"{split.name}_images": float(split.images),
+            f"{split.name}_persons": float(split.persons),
+            f"{split.name}_cameras": float(split.cameras),
+        }
+    return metrics | {
+        "junk": float(sum(split.junk for split in examination.splits)),
+        "distractors": float(sum(split.distractors for split in examination.splits)),
+        "errors": float(examination.count("error")),
+        "warnings": float(examination.count("warning")),
+    }

@@ -1,0 +1,260 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from reid.data.doctor import examine
+from reid.data.findings import Finding, summarize, survey_folders
+from tests.small_market import FOLDERS, write_image, write_market
+
+
+@pytest.fixture
+def market(tmp_path: Path) -> Path:
+    return write_market(tmp_path / "market")
+
+
+def _examine(market: Path, num_classes: int | None = None, missing: dict[str, str] | None = None) -> list[Finding]:
+    folders = {split: str(market / folder) for split, folder in FOLDERS.items()}
+    return examine(
+        survey_folders(folders, missing=missing or {}, index_file=market / "index.json"), num_classes=num_classes
+    )
+
+
+def _told(findings: list[Finding]) -> list[tuple[str, str, str, int]]:
+    """Errors and warnings, without what every data set has: its junk and distractors."""
+    return [(f.severity, f.check, f.message, f.count) for f in findings if f.severity != "note"]
+
+
+def test_a_good_data_set_has_two_notes_and_nothing_else(market: Path) -> None:
+    root = market / "bounding_box_test"
+    assert _examine(market, num_classes=3) == [
+        Finding(
+            "note",
+            "junk images",
+            "gallery: 1 junk image (person -1); evaluation leaves them out",
+            1,
+            ("gallery/-1_c1s1_000001_01.jpg",),
+            (root / "-1_c1s1_000001_01.jpg",),
+        ),
+        Finding(
+            "note",
+            "distractor images",
+            "gallery: 1 distractor image (person 0); they stay in the gallery as nobody's",
+            1,
+            ("gallery/0000_c2s1_000001_01.jpg",),
+            (root / "0000_c2s1_000001_01.jpg",),
+        ),
+    ]
+
+
+def test_bad_names_are_an_error_with_the_grammar(market: Path) -> None:
+    write_image(market / "query" / "holiday.png", format="PNG")
+    write_image(market / "query" / "0004_c1s1_000001_00.jpg.jpg")
+    (finding,) = (f for f in _examine(market) if f.severity == "error")
+    assert finding == Finding(
+        "error",
+        "bad name",
+        "query: 2 of 4 images are not named as Market-1501 names them; "
+        "want PPPP_cCsS_FFFFFF_NN.jpg, e.g. 0002_c1s1_000451_03.jpg",
+        2,
+        ("query/0004_c1s1_000001_00.jpg.jpg", "query/holiday.png"),
+        (market / "query" / "0004_c1s1_000001_00.jpg.jpg", market / "query" / "holiday.png"),
+    )
+
+
+def test_unreadable_images_are_an_error_each_with_its_reason(market: Path) -> None:
+    (market / "bounding_box_train" / "0001_c1s1_000001_01.jpg").write_bytes(b"")
+    (market / "bounding_box_train" / "0002_c1s1_000001_01.jpg").write_bytes(b"text")
+    (finding,) = (f for f in _examine(market) if f.severity == "error")
+    assert finding == Finding(
+        "error",
+        "unreadable image",
+        "train: 2 of 6 images cannot be read",
+        2,
+        ("train/0001_c1s1_000001_01.jpg: empty file", "train/0002_c1s1_000001_01.jpg: not an image"),
+    )
+
+
+def test_a_person_in_train_and_test_is_an_error(market: Path) -> None:
+    write_image(market / "bounding_box_train" / "0005_c1s1_000009_01.jpg")
+    write_image(market / "bounding_box_train" / "0005_c2s1_000009_01.jpg")
+    (finding,) = (f for f in _examine(market) if f.severity == "error")
+    assert finding == Finding(
+        "error",
+        "person in train and test",
+        "1 person of train also in query or gallery: the network would be tested on whom it has learnt "
+        "(were train and test numbered apart, both from 1? then renumber one)",
+        1,
+        ("person 5: train/0005_c1s1_000009_01.jpg and gallery/0005_c1s1_000001_01.jpg",),
+        (
+            market / "bounding_box_train" / "0005_c1s1_000009_01.jpg",
+            market / "bounding_box_test" / "0005_c1s1_000001_01.jpg",
+        ),
+    )
+
+
+def test_junk_and_distractors_are_nobody_and_so_in_no_two_splits(market: Path) -> None:
+    for frame, split in enumerate(("train", "query")):
+        write_image(market / FOLDERS[split] / f"0000_c1s1_{frame}_01.jpg")
+        write_image(market / FOLDERS[split] / f"-1_c1s1_{frame}_02.jpg")
+    assert _told(_examine(market, num_classes=3)) == [
+        ("warning", "junk images", "train: 1 junk image (person -1); of no use here, left out", 1),
+        ("warning", "distractor images", "train: 1 distractor image (person 0); of no use here, left out", 1),
+        ("warning", "junk images", "query: 1 junk image (person -1); of no use here, left out", 1),
+        ("warning", "distractor images", "query: 1 distractor image (person 0); of no use here, left out", 1),
+    ]
+
+
+def test_a_num_classes_mismatch_names_both_numbers(market: Path) -> None:
+    assert _told(_examine(market, num_classes=751)) == [
+        (
+            "error",
+            "num_classes",
+            "dataset.num_classes is 751, but train shows 3 persons; "
+            "set dataset.num_classes=3, or null to have them counted",
+            1,
+        )
+    ]
+
+
+def test_an_empty_split_is_an_error(market: Path) -> None:
+    for path in (market / "query").iterdir():
+        path.unlink()
+    assert _told(_examine(market)) == [("error", "empty split", f"query: no image in {market}/query", 1)]
+
+
+def test_a_missing_folder_is_an_error_and_the_rest_is_still_looked_at(market: Path) -> None:
+    (market / "bounding_box_train" / "Thumbs.db").write_bytes(b"")
+    assert _told(_examine(market, missing={"query": "no such folder: q (dataset.query_dataset_dir)"})) == [
+        ("error", "missing folder", "query: no such folder: q (dataset.query_dataset_dir)", 1),
+        ("warning", "stray file", "train: 1 stray beside the images; left out, and folders not looked into", 1),
+    ]
+
+
+def test_one_training_person_is_too_few(market: Path) -> None:
+    for path in (market / "bounding_box_train").glob("000[23]*"):
+        path.unlink()
+    assert _told(_examine(market)) == [("error", "too few persons", "train: 1 person; training compares at least 2", 1)]
+
+
+def test_duplicates_are_told_by_where_they_lie_and_train_with_test_first(market: Path) -> None:
+    train, query, gallery = (market / FOLDERS[split] for split in ("train", "query", "gallery"))
+    shutil.copy(train / "0001_c1s1_000001_01.jpg", gallery / "0004_c1s1_000008_01.jpg")
+    shutil.copy(train / "0002_c1s1_000001_01.jpg", train / "0002_c1s1_000008_01.jpg")
+    shutil.copy(query / "0004_c1s1_000001_00.jpg", gallery / "0004_c1s1_000009_01.jpg")
+    found = [f for f in _examine(market) if f.check == "exact duplicates"]
+    assert [(f.message, f.examples) for f in found] == [
+        (
+            "TEST IMAGES IN TRAINING: 1 picture in train and, byte for byte, in gallery; scores will be too good; "
+            "1 of them under different persons",
+            ("train/0001_c1s1_000001_01.jpg = gallery/0004_c1s1_000008_01.jpg",),
+        ),
+        (
+            "1 picture in both query and gallery, byte for byte",
+            ("query/0004_c1s1_000001_00.jpg = gallery/0004_c1s1_000009_01.jpg",),
+        ),
+        (
+            "train: 1 picture there more than once, byte for byte",
+            ("train/0002_c1s1_000001_01.jpg = train/0002_c1s1_000008_01.jpg",),
+        ),
+    ]
+
+
+def test_queries_that_cannot_be_scored_are_told(market: Path) -> None:
+    write_image(market / "query" / "0006_c1s1_000001_00.jpg")
+    (market / "bounding_box_test" / "0004_c2s1_000001_01.jpg").unlink()  # camera 1 is left: the query's own
+    assert _told(_examine(market)) == [
+        (
+            "warning",
+            "query without its person",
+            "query: 1 image whose person is not in the gallery; evaluation leaves them out",
+            1,
+        ),
+        (
+            "warning",
+            "query without a cross-camera match",
+            "query: 1 image whose person the gallery shows under the same camera only; evaluation leaves them out",
+            1,
+        ),
+    ]
+
+
+def test_nothing_to_score_is_an_error(market: Path) -> None:
+    for name in ("0004_c2s1_000001_01.jpg", "0005_c1s1_000001_01.jpg"):
+        (market / "bounding_box_test" / name).unlink()
+    assert [told for told in _told(_examine(market)) if told[0] == "error"] == [
+        (
+            "error",
+            "nothing to score",
+            "query: no image has a match under another camera in the gallery; nothing could be scored",
+            2,
+        )
+    ]
+
+
+def test_training_persons_of_one_camera_are_counted(market: Path) -> None:
+    (market / "bounding_box_train" / "0003_c2s1_000001_01.jpg").unlink()
+    assert _told(_examine(market)) == [
+        (
+            "warning",
+            "one camera",
+            "train: 1 of 3 persons seen by one camera only; they teach nothing across cameras",
+            1,
+        )
+    ]
+
+
+def test_small_and_misshapen_images_are_warned_about(market: Path) -> None:
+    write_image(market / "query" / "0004_c1s1_000002_00.jpg", size=(15, 32))
+    write_image(market / "query" / "0004_c1s1_000003_00.jpg", size=(64, 32))
+    assert _told(_examine(market)) == [
+        ("warning", "small image", "query: 1 image smaller than 16 x 32 pixels", 1),
+        (
+            "warning",
+            "odd shape",
+            "query: 1 image not shaped as a standing person (height over width outside 1 to 6); "
+            "resizing will distort them",
+            1,
+        ),
+    ]
+
+
+def test_another_format_or_mode_is_only_a_note(market: Path) -> None:
+    write_image(market / "query" / "0004_c1s1_000002_00.jpg", format="PNG")
+    write_image(market / "query" / "0004_c1s1_000003_00.jpg", mode="L")
+    findings = _examine(market)
+    assert _told(findings) == []
+    assert [f.message for f in findings][:2] == [
+        "query: 1 image of another format than the name ends in (first: PNG)",
+        "query: 1 image converted when read (L 1)",
+    ]
+
+
+def test_everything_is_told_at_once_errors_first(market: Path) -> None:
+    train = market / "bounding_box_train"
+    (train / "0001_c1s1_000001_01.jpg").write_bytes(b"")
+    write_image(train / "x.jpg")
+    (train / "Thumbs.db").write_bytes(b"")
+    write_image(train / "0004_c1s1_000001_01.jpg")
+    findings = _examine(market, num_classes=751)
+    assert [f.check for f in findings] == [
+        "bad name",
+        "unreadable image",
+        "person in train and test",
+        "num_classes",
+        "stray file",
+        "one camera",
+        "junk images",
+        "distractor images",
+    ]
+
+
+def test_a_summary_counts_persons_without_junk_and_distractors(market: Path) -> None:
+    folders = {split: str(market / folder) for split, folder in FOLDERS.items()}
+    summary = summarize(survey_folders(folders, missing={}, index_file=market / "index.json")["gallery"])
+    # person 4 has two images, person 5 one
+    assert (summary.images, summary.persons, summary.cameras, summary.junk, summary.distractors) == (5, 2, 2, 1, 1)
+    assert summary.images_per_person == (1, 2)
+    assert summary.median_images == 1.5
+    assert summary.images_per_camera == {1: 3, 2: 2}
+    assert summary.sizes == {(32, 64): 5}

@@ -1,0 +1,36 @@
+"""A data set of a few noise images in Market-1501's layout, for tests of what reads one."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+NAMES = {
+    "train": [f"000{person}_c{camera}s1_000001_01.jpg" for person in (1, 2, 3) for camera in (1, 2)],
+    "query": ["0004_c1s1_000001_00.jpg", "0005_c2s1_000001_00.jpg"],
+    "gallery": [
+        "-1_c1s1_000001_01.jpg",
+        "0000_c2s1_000001_01.jpg",
+        "0004_c1s1_000002_01.jpg",
+        "0004_c2s1_000001_01.jpg",
+        "0005_c1s1_000001_01.jpg",
+    ],
+}
+
+
+def write_image(path: Path, *, size: tuple[int, int] = (32, 64), mode: str = "RGB", format: str = "JPEG") -> Path:
+    """Noise, another for each file name; size is (width, height)."""
+    rng = np.random.default_rng(list(path.name.encode()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = rng.integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path, format)
+    return path
+
+
+def write_market(root: Path) -> Path:
+    """3 training and 2 test persons under 2 cameras, one junk and one distractor image; nothing to object to."""
+    for split, names in NAMES.items():
+        for name in names:
+            write_image(root / FOLDERS[split] / name)
+    return root

@@ -1,0 +1,193 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from reid.data.market1501 import HOW_TO_GET, Manifest
+from reid.errors import DatasetError
+from reid.spec import Experiment, load_spec
+from reid.stages.outcome import Outcome
+from reid.stages.validate import validate
+from reid.tracking import StageRun
+from tests.small_market import write_image, write_market
+
+SYNTHETIC = {
+    "train_persons": 3,
+    "test_persons": 2,
+    "cameras": 2,
+    "images_per_camera": 2,
+    "distractors": 2,
+    "junk": 2,
+    "width": 32,
+    "height": 64,
+    "seed": 7,
+}
+
+
+@pytest.fixture
+def market(tmp_path: Path) -> Path:
+    return write_market(tmp_path / "market")
+
+
+def _spec(market: Path, *overrides: str) -> Experiment:
+    return load_spec(
+        text="{}",
+        overrides=[
+            f"results_dir={market.parent}/results",
+            f"dataset.train_dataset_dir={market}/bounding_box_train",
+            f"dataset.query_dataset_dir={market}/query",
+            f"dataset.test_dataset_dir={market}/bounding_box_test",
+            "dataset.num_classes=null",
+            *overrides,
+        ],
+    )
+
+
+def _validate(spec: Experiment, out: Path) -> Outcome:
+    return validate(
+        spec,
+        dataset=out / "dataset.json",
+        report=out / "report.html",
+        summary=out / "summary.md",
+        findings=out / "findings.json",
+        run=StageRun.none(),
+    )
+
+
+def test_a_good_data_set_gives_a_manifest_three_reports_figures_and_slices(market: Path, tmp_path: Path) -> None:
+    spec = _spec(market)
+    outcome = _validate(spec, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "dataset.json",
+        "findings.json",
+        "report.html",
+        "summary.md",
+    ]
+    manifest = Manifest.load(tmp_path / "out" / "dataset.json")
+    assert manifest.train.root == market / "bounding_box_train"
+    assert [len(split) for split in (manifest.train, manifest.query, manifest.gallery)] == [6, 2, 5]
+    assert outcome.metrics == {
+        "train_images": 6,
+        "train_persons": 3,
+        "train_cameras": 2,
+        "query_images": 2,
+        "query_persons": 2,
+        "query_cameras": 2,
+        "gallery_images": 5,
+        "gallery_persons": 2,
+        "gallery_cameras": 2,
+        "junk": 1,
+        "distractors": 1,
+        "errors": 0,
+        "warnings": 0,
+    }
+    slices = {f"{stage}_spec" for stage in ("train", "evaluate", "inference", "export", "gen_trt_engine", "register")}
+    assert set(outcome.parameters) == {"fingerprint", *slices}
+    assert outcome.parameters["fingerprint"] == manifest.fingerprint
+    assert outcome.parameters["evaluate_spec"] == spec.stage_slice("evaluate")
+    assert (tmp_path / "results" / "store" / "index.json").exists()
+
+
+def test_a_second_run_gives_the_same_bytes(market: Path, tmp_path: Path) -> None:
+    assert _validate(_spec(market), tmp_path / "one") == _validate(_spec(market), tmp_path / "two")
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_the_fingerprint_follows_the_bytes_and_not_the_place(market: Path, tmp_path: Path) -> None:
+    before = _validate(_spec(market), tmp_path / "out").parameters["fingerprint"]
+    moved = shutil.copytree(market, tmp_path / "elsewhere" / "market")
+    assert _validate(_spec(moved), tmp_path / "out").parameters["fingerprint"] == before
+    Image.new("RGB", (32, 64)).save(market / "query" / "0004_c1s1_000001_00.jpg")
+    assert _validate(_spec(market), tmp_path / "out").parameters["fingerprint"] != before
+
+
+def test_a_relative_folder_becomes_absolute_in_the_manifest(
+    market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _validate(_spec(Path("market")), tmp_path / "out")
+    assert Manifest.load(tmp_path / "out" / "dataset.json").query.root == market / "query"
+
+
+def test_errors_are_all_told_after_the_reports_are_written(market: Path, tmp_path: Path) -> None:
+    write_image(market / "query" / "holiday.jpg")
+    (market / "bounding_box_train" / "0001_c1s1_000001_01.jpg").write_bytes(b"")
+    with pytest.raises(DatasetError) as error:
+        _validate(_spec(market, "dataset.num_classes=751"), tmp_path / "out")
+    assert str(error.value) == (
+        "the data set has 3 errors\n"
+        "  bad name: query: 1 of 3 images are not named as Market-1501 names them; "
+        "want PPPP_cCsS_FFFFFF_NN.jpg, e.g. 0002_c1s1_000451_03.jpg\n"
+        "    first: query/holiday.jpg\n"
+        "  unreadable image: train: 1 of 6 images cannot be read\n"
+        "    first: train/0001_c1s1_000001_01.jpg: empty file\n"
+        "  num_classes: dataset.num_classes is 751, but train shows 3 persons; "
+        "set dataset.num_classes=3, or null to have them counted\n"
+        f"  all findings: {tmp_path}/out/report.html"
+    )
+    assert json.loads((tmp_path / "out" / "findings.json").read_text())["errors"] == 3
+    assert "Not usable yet: 3 errors, 0 warnings." in (tmp_path / "out" / "summary.md").read_text()
+    assert "Not usable yet: 3 errors, 0 warnings." in (tmp_path / "out" / "report.html").read_text()
+    assert len(Manifest.load(tmp_path / "out" / "dataset.json").query) == 2
+
+
+def test_a_missing_folder_is_told_with_the_way_to_get_the_data_set(market: Path, tmp_path: Path) -> None:
+    shutil.rmtree(market / "bounding_box_train")
+    with pytest.raises(DatasetError) as error:
+        _validate(_spec(market), tmp_path / "out")
+    assert str(error.value) == (
+        "the data set has 1 error\n"
+        f"  missing folder: train: no such folder: {market}/bounding_box_train (dataset.train_dataset_dir)\n"
+        f"  all findings: {tmp_path}/out/report.html\n" + HOW_TO_GET
+    )
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_file_name_that_is_no_text_does_not_break_the_reports(market: Path, tmp_path: Path) -> None:
+    write_image(market / "query" / "a.jpg").rename(market / "query" / "caf\udce9.jpg")
+    with pytest.raises(DatasetError):
+        _validate(_spec(market), tmp_path / "out")
+    assert "query/caf\\udce9.jpg" in (tmp_path / "out" / "summary.md").read_text()
+
+
+def _synthetic(root: Path, *overrides: str) -> Experiment:
+    figures = [f"dataset.synthetic.{name}={value}" for name, value in SYNTHETIC.items()]
+    return _spec(root, f"dataset.synthetic.root={root}", *figures, *overrides)
+
+
+def test_an_absent_synthetic_data_set_is_drawn_once(tmp_path: Path) -> None:
+    outcome = _validate(_synthetic(tmp_path / "drawn"), tmp_path / "out")
+    assert (outcome.metrics["train_persons"], outcome.metrics["query_persons"]) == (3, 2)
+    assert (outcome.metrics["junk"], outcome.metrics["distractors"]) == (2, 2)
+    changed = next((tmp_path / "drawn" / "bounding_box_train").iterdir())
+    Image.new("RGB", (32, 64)).save(changed)
+    again = _validate(_synthetic(tmp_path / "drawn"), tmp_path / "out")
+    assert again.parameters["fingerprint"] != outcome.parameters["fingerprint"]  # not drawn over
+
+
+def test_a_drawn_data_set_that_lost_a_folder_is_not_called_market_1501(tmp_path: Path) -> None:
+    root = tmp_path / "drawn"
+    _validate(_synthetic(root), tmp_path / "out")
+    shutil.rmtree(root / "query")
+    with pytest.raises(DatasetError) as error:
+        _validate(_synthetic(root), tmp_path / "out")
+    assert str(error.value) == (
+        "the data set has 1 error\n"
+        f"  missing folder: query: no such folder: {root}/query (dataset.query_dataset_dir)\n"
+        f"  all findings: {tmp_path}/out/report.html\n"
+        f"remove {root} to have the data set drawn again"
+    )
+
+
+def test_the_stage_imports_neither_torch_nor_mlflow_nor_kfp() -> None:
+    code = (
+        "import sys, reid.stages.validate\n"
+        "heavy = {'torch', 'mlflow', 'kfp', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
