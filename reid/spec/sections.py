@@ -7,7 +7,7 @@ help text.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -127,6 +127,15 @@ class Dataset(Section):
     """softmax: cross-entropy, plain shuffling; triplet: metric loss, P x K; softmax_triplet: both, P x K."""
     num_instances: Count = 4
     """K: images of a person in a P x K batch."""
+
+    @model_validator(mode="after")
+    def _drawn_folders(self) -> "Dataset":
+        """A drawn data set lies under its root."""
+        if self.synthetic:
+            self.train_dataset_dir = self.train_dataset_dir or f"{self.synthetic.root}/bounding_box_train"
+            self.test_dataset_dir = self.test_dataset_dir or f"{self.synthetic.root}/bounding_box_test"
+            self.query_dataset_dir = self.query_dataset_dir or f"{self.synthetic.root}/query"
+        return self
 
 
 class ReRanking(Section):

@@ -217,6 +217,13 @@ def test_a_slice_loads_as_a_spec_and_carries_no_place(stage: str, caplog: pytest
         assert key not in given.get(section, {})
 
 
+def test_a_drawn_data_set_lies_under_its_root() -> None:
+    dataset = load_spec(text="dataset: {query_dataset_dir: /q, synthetic: {root: /drawn}}").dataset
+    assert dataset.train_dataset_dir == "/drawn/bounding_box_train"
+    assert dataset.test_dataset_dir == "/drawn/bounding_box_test"
+    assert dataset.query_dataset_dir == "/q"
+
+
 def test_re_ranking_reaches_only_the_evaluation() -> None:
     before, after = load_spec(text=""), load_spec(text="re_ranking: {k1: 30}")
     changed = [stage for stage in STAGE_FIELDS if before.stage_slice(stage) != after.stage_slice(stage)]
