@@ -11,7 +11,8 @@ from torch.nn import functional as F
 class LabelSmoothedCrossEntropy(nn.CrossEntropyLoss):
     """Cross-entropy of the logits (B, P) against (1 - epsilon) one-hot + epsilon / P; 0 is the plain cross-entropy.
 
-    Szegedy et al., CVPR 2016, arXiv:1512.00567, section 7. Raises ValueError for an epsilon outside 0..1 when it is called.
+    Szegedy et al., CVPR 2016, arXiv:1512.00567, section 7. Raises ValueError for an epsilon outside 0..1 when it is
+    called.
     """
 
     def __init__(self, *, epsilon: float) -> None:
@@ -21,9 +22,10 @@ class LabelSmoothedCrossEntropy(nn.CrossEntropyLoss):
 class BatchHardTriplet(nn.Module):
     """Each anchor against its farthest positive and its nearest negative.
 
-    Hermans et al. 2017, arXiv:1703.07737, eq. 5; Euclidean, so the margin has the unit of the features. A person may have any number of
-    images in the batch. The paper's P x K batches give every anchor a positive; here the mean is over the anchors that have
-    both a positive other than themselves and a negative, and it is 0, with a gradient of 0, where no anchor has.
+    Hermans et al. 2017, arXiv:1703.07737, eq. 5; Euclidean, so the margin has the unit of the features. A person
+    may have any number of images in the batch. The paper's P x K batches give every anchor a positive; here the
+    mean is over the anchors that have both a positive other than themselves and a negative, and it is 0, with a
+    gradient of 0, where no anchor has.
     """
 
     def __init__(self, *, margin: float) -> None:
@@ -49,9 +51,10 @@ class BatchHardTriplet(nn.Module):
 class CenterLoss(nn.Module):
     """The squared distance of the features to the learned centre of their person.
 
-    Wen et al., ECCV 2016, eq. 2, but the mean over the batch and without the half, as reid-strong-baseline has it: its weight of
-    5e-4 (Luo et al. 2019, arXiv:1903.07071, eq. 5) belongs to that scale. `centers` (P, D) is the only parameter; its learning
-    rate is its own (Wen's alpha), so give it an optimiser of its own and undo the loss weight in its gradient.
+    Wen et al., ECCV 2016, eq. 2, but the mean over the batch and without the half, as reid-strong-baseline has it:
+    its weight of 5e-4 (Luo et al. 2019, arXiv:1903.07071, eq. 5) belongs to that scale. `centers` (P, D) is the
+    only parameter; its learning rate is its own (Wen's alpha), so give it an optimiser of its own and undo the loss
+    weight in its gradient.
     """
 
     def __init__(self, *, num_classes: int, embedding_size: int) -> None:

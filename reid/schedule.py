@@ -1,7 +1,8 @@
 """Learning rates over epochs, parameter groups and optimisers: formulas without state.
 
-An epoch is counted from 0, as Lightning's `current_epoch`. The published formulas count from 1 and are evaluated at epoch + 1, so the
-first epoch already trains above the warm-up's start, and `lr_steps` are epochs counted from 1 (Luo et al. 2019, arXiv:1903.07071, eq. 1).
+An epoch is counted from 0, as Lightning's `current_epoch`. The published formulas count from 1 and are evaluated at
+epoch + 1, so the first epoch already trains above the warm-up's start, and `lr_steps` are epochs counted from 1
+(Luo et al. 2019, arXiv:1903.07071, eq. 1).
 """
 
 import difflib
@@ -51,9 +52,10 @@ def warmup_multistep(
 
 
 def warmup_cosine(epoch: int, *, num_epochs: int, warmup_epochs: int) -> float:
-    """The factor on the base learning rate: linear from 0.01 over `warmup_epochs`, then a half cosine that ends at 0.002.
+    """The factor on the base learning rate: linear from 0.01 over `warmup_epochs`, then a half cosine down to 0.002.
 
-    The cosine is measured from epoch 0, so the warm-up hides its beginning (SGDR with one cycle, arXiv:1608.03983, eq. 5).
+    The cosine is measured from epoch 0, so the warm-up hides its beginning (SGDR with one cycle, arXiv:1608.03983,
+    eq. 5).
     """
     counted = epoch + 1
     if counted < warmup_epochs:
@@ -91,10 +93,11 @@ def epoch_factor(
 def parameter_groups(
     module: nn.Module, *, base_lr: float, weight_decay: float, bias_lr_factor: float, weight_decay_bias: float
 ) -> list[dict[str, Any]]:
-    """The trainable parameters in at most two groups, "weights" and "biases", each with params, lr, weight_decay and name.
+    """The trainable parameters in at most two groups, weights and biases: params, lr, weight_decay and name of each.
 
-    A bias is a parameter whose name ends in "bias" (the shift of a batch norm too). Two groups, where TAO makes one per tensor,
-    because fused and foreach optimisers take one step per group. Frozen parameters are left out, and so is an empty group.
+    A bias is a parameter whose name ends in "bias" (the shift of a batch norm too). Two groups, where TAO makes one
+    per tensor, because fused and foreach optimisers take one step per group. Frozen parameters are left out, and so
+    is an empty group.
     """
     trainable = [(name, tensor) for name, tensor in module.named_parameters() if tensor.requires_grad]
     weights = [tensor for name, tensor in trainable if not name.endswith("bias")]
@@ -109,7 +112,8 @@ def parameter_groups(
 def build_optimizer(name: str, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
     """The optimiser of torch.optim called `name` over `groups`, with `momentum` where it takes one.
 
-    Fused where it can be and every parameter lies on a GPU. Raises SpecError for an unknown name or one that cannot train here.
+    Fused where it can be and every parameter lies on a GPU. Raises SpecError for an unknown name or one that cannot
+    train here.
     """
     known = sorted(
         key

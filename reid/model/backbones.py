@@ -1,0 +1,135 @@
+"""Backbones by name, built through timm with random weights: image in, map of features out.
+
+Shapes: B images, C channels, H height, W width of the images; h, w of the feature map.
+"""
+
+import difflib
+import logging
+from typing import Any
+
+import timm
+from timm.models.resnet import ResNet
+from timm.models.swin_transformer import SwinTransformer
+from torch import Tensor, nn
+
+from reid.errors import SpecError
+from reid.model.swin import follow_tao
+
+logger = logging.getLogger(__name__)
+
+BACKBONES = {
+    "resnet_18": "resnet18.tv_in1k",
+    "resnet_34": "resnet34.tv_in1k",
+    "resnet_50": "resnet50.tv_in1k",
+    "resnet_101": "resnet101.tv_in1k",
+    "resnet_152": "resnet152.tv_in1k",
+    "swin_tiny_patch4_window7_224": "swin_tiny_patch4_window7_224.ms_in1k",
+    "swin_small_patch4_window7_224": "swin_small_patch4_window7_224.ms_in1k",
+    "swin_base_patch4_window7_224": "swin_base_patch4_window7_224.ms_in1k",
+}
+"""The spec's name -> timm's architecture and the ImageNet weights that go with it: torchvision's and Microsoft's."""
+
+ANY_TIMM = "timm/"
+
+
+def timm_name(backbone: str) -> str:
+    """timm's name of the spec's backbone; SpecError with the nearest names where there is none."""
+    name = BACKBONES.get(backbone, backbone.removeprefix(ANY_TIMM))
+    if backbone not in BACKBONES and not (backbone.startswith(ANY_TIMM) and timm.is_model(name)):
+        known = [*BACKBONES, *(ANY_TIMM + model for model in timm.list_models())]
+        close = difflib.get_close_matches(backbone, known, n=3)
+        nearest = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise SpecError(
+            f"model.backbone: no backbone {backbone!r}{nearest}\n"
+            f"  want: one of {', '.join(BACKBONES)}, or timm/<name> for any model of timm"
+        )
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # timm knows the model but not the weights named behind its dot
+        raise SpecError(f"model.backbone: {backbone}: {error}") from None
+    return name
+
+
+def build_backbone(
+    backbone: str,
+    *,
+    last_stride: int,
+    stem_relu: bool,
+    input_channels: int,
+    height: int,
+    width: int,
+    drop_path: float,
+    drop_out: float,
+    att_drop_rate: float,
+    semantic_weight: float,
+) -> nn.Module:
+    """timm's module without a classifier, random weights; `feature_map` runs it and `num_features` is its width.
+
+    drop_path, drop_out, att_drop_rate and semantic_weight reach Swin only; last_stride and stem_relu ResNets only:
+    a value that asks another backbone for something else than it does is warned about. Raises SpecError for an
+    unknown backbone.
+    """
+    name = timm_name(backbone)
+    options: dict[str, Any] = {}
+    known = timm.get_pretrained_cfg(name)
+    if known is not None and known.fixed_input_size:
+        options["img_size"] = (height, width)
+    if name.startswith("swin_"):
+        options |= {"drop_path_rate": drop_path, "proj_drop_rate": drop_out, "attn_drop_rate": att_drop_rate}
+        options["always_partition"] = True
+    base: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, in_chans=input_channels, **options)
+    if isinstance(base, SwinTransformer):
+        follow_tao(base, semantic_weight=semantic_weight)
+    if isinstance(base, ResNet):
+        set_last_stride(base, last_stride)
+        if not stem_relu:
+            base.act1 = nn.Identity()
+    else:
+        if last_stride != 1:
+            logger.warning("model.last_stride: %d has no effect: %s has no ResNet stage", last_stride, backbone)
+        if not stem_relu:
+            logger.warning("model.stem_relu: false has no effect: %s has no ResNet stem", backbone)
+    return base
+
+
+def set_last_stride(base: ResNet, last_stride: int) -> None:
+    """Sets the stride of the last stage in place: 2 as in the ImageNet network, or 1 for a map twice as fine.
+
+    A stride, not a dilation (timm's output_stride=16): the 3 x 3 kernels keep their reach, as in Luo et al. 2019,
+    section 3.6. With 1, the average pooling and blur pooling of some ResNets' last stage fall away.
+    """
+    if last_stride not in (1, 2):
+        raise SpecError(f"model.last_stride: found {last_stride}\n  want: 1 or 2")
+    if last_stride == 2:
+        return
+    first_block = base.layer4[0]
+    for name, module in list(first_block.named_modules()):
+        stride = getattr(module, "stride", 1)
+        if stride in (1, (1, 1)):
+            continue
+        if isinstance(module, nn.Conv2d):
+            module.stride = (1, 1)
+        else:
+            parent, _, child = name.rpartition(".")
+            setattr(first_block.get_submodule(parent), child, nn.Identity())
+
+
+def is_swin(base: nn.Module) -> bool:
+    """True for a Swin Transformer, whose head TAO builds otherwise than a ResNet's."""
+    return isinstance(base, SwinTransformer)
+
+
+def is_convolutional(base: nn.Module) -> bool:
+    """True where channels_last is the faster memory format: the stem's weights are not those of a transformer."""
+    return not hasattr(base, "patch_embed")
+
+
+def feature_map(base: nn.Module, images: Tensor) -> Tensor:
+    """images (B, C, H, W) -> (B, D, h, w), whatever layout the backbone has; tokens become (B, D, tokens, 1)."""
+    maps: Tensor = base.forward_features(images)  # type: ignore[operator]
+    if maps.ndim == 3:  # (B, tokens, D), the class token and registers first
+        prefix = int(getattr(base, "num_prefix_tokens", 0))
+        return maps[:, prefix:].transpose(1, 2).unsqueeze(3)
+    if getattr(base, "output_fmt", "NCHW") == "NHWC":
+        return maps.permute(0, 3, 1, 2)
+    return maps

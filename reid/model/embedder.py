@@ -1,0 +1,160 @@
+"""The network: backbone, global average pooling, reduction, BNNeck, classifier.
+
+Luo et al. 2019, arXiv:1903.07071 (BNNeck); as TAO builds it.
+
+Shapes: B images, C channels, H height, W width, D width of the features, P persons (classes).
+"""
+
+import logging
+from typing import Any
+
+from torch import Tensor, nn
+
+from reid.errors import SpecError
+from reid.model.backbones import build_backbone, feature_map, is_swin
+
+logger = logging.getLogger(__name__)
+
+
+class Embedder(nn.Module):
+    """A backbone with the head of person re-identification; `build_embedder` makes it.
+
+    Its parts are base, reduction, bottleneck (the BNNeck) and classifier; `settings` are the values that
+    build_embedder takes.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        *,
+        reduction: nn.Module,
+        embedding_size: int,
+        neck: str,
+        neck_feat: str,
+        with_flip_feature: bool,
+        num_classes: int,
+        dropout_rate: float,
+        settings: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self.reduction = reduction
+        self.bottleneck: nn.Module = nn.Identity()
+        self.dropout = nn.Dropout(dropout_rate)
+        self.classifier = nn.Linear(embedding_size, num_classes, bias=not neck)
+        if neck:
+            self.bottleneck = nn.BatchNorm1d(embedding_size)
+            self.bottleneck.bias.requires_grad_(False)
+            nn.init.normal_(self.classifier.weight, std=0.001)
+        self.embedding_size = embedding_size
+        self.num_classes = num_classes
+        self.neck_feat = neck_feat
+        self.with_flip_feature = with_flip_feature
+        self.settings = settings
+
+    def features(self, images: Tensor) -> Tensor:
+        """images (B, C, H, W) -> features (B, D), before the BNNeck."""
+        # TAO reduces by a 1 x 1 convolution and pools then. Both are linear, so pooling first gives the same features
+        # for 1 / (h w) of the multiplications.
+        pooled = feature_map(self.base, images).mean(dim=(2, 3))
+        reduced: Tensor = self.reduction(pooled)
+        return reduced
+
+    def embed(self, images: Tensor) -> Tensor:
+        """images (B, C, H, W) -> embedding (B, D): the features after or before the BNNeck, of any length."""
+        features = self.features(images)
+        if self.neck_feat == "before":
+            return features
+        embedding: Tensor = self.bottleneck(features)
+        return embedding
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """images (B, C, H, W) -> in training (features (B, D) before the BNNeck, logits (B, P)); else embedding (B, D).
+
+        With with_flip_feature the embedding is the sum over the image and its mirror image, in an exported network too.
+        """
+        if self.training:
+            features = self.features(images)
+            return features, self.classifier(self.dropout(self.bottleneck(features)))
+        if self.with_flip_feature:
+            return self.embed(images) + self.embed(images.flip(3))
+        return self.embed(images)
+
+
+def build_embedder(
+    *,
+    backbone: str,
+    last_stride: int,
+    stem_relu: bool,
+    neck: str,
+    neck_feat: str,
+    feat_dim: int | None,
+    with_flip_feature: bool,
+    input_channels: int,
+    height: int,
+    width: int,
+    num_classes: int,
+    drop_path: float,
+    drop_out: float,
+    att_drop_rate: float,
+    dropout_rate: float,
+    reduce_feat_dim: bool,
+    semantic_weight: float,
+) -> Embedder:
+    """The network of a spec's model section, with random weights.
+
+    `stem_relu` is resolved already: weights.resolve_stem_relu turns the spec's auto into True or False. A Swin
+    reduces to `feat_dim` only with `reduce_feat_dim`, as in TAO; any other backbone where `feat_dim` is not its own
+    width. Raises SpecError for an unknown backbone, neck or neck_feat.
+    """
+    settings = dict(locals())
+    for field, found, wanted in (("neck", neck, ("bnneck", "")), ("neck_feat", neck_feat, ("after", "before"))):
+        if found not in wanted:
+            raise SpecError(f"model.{field}: found {found!r}\n  want: {' or '.join(map(repr, wanted))}")
+    base = build_backbone(
+        backbone,
+        last_stride=last_stride,
+        stem_relu=stem_relu,
+        input_channels=input_channels,
+        height=height,
+        width=width,
+        drop_path=drop_path,
+        drop_out=drop_out,
+        att_drop_rate=att_drop_rate,
+        semantic_weight=semantic_weight,
+    )
+    reduction = _reduction(base, backbone=backbone, feat_dim=feat_dim, reduce_feat_dim=reduce_feat_dim)
+    own_width = int(base.num_features)  # type: ignore[arg-type]
+    return Embedder(
+        base,
+        reduction=reduction,
+        embedding_size=reduction.out_features if isinstance(reduction, nn.Linear) else own_width,
+        neck=neck,
+        neck_feat=neck_feat,
+        with_flip_feature=with_flip_feature,
+        num_classes=num_classes,
+        dropout_rate=dropout_rate,
+        settings=settings,
+    )
+
+
+def _reduction(base: nn.Module, *, backbone: str, feat_dim: int | None, reduce_feat_dim: bool) -> nn.Module:
+    """From the backbone's width to feat_dim, as TAO has it: without a bias behind Swin, with one elsewhere."""
+    own_width = int(base.num_features)  # type: ignore[arg-type]
+    if not is_swin(base) and reduce_feat_dim:
+        logger.warning(
+            "model.reduce_feat_dim: true has no effect: it is Swin's; %s reduces wherever feat_dim asks", backbone
+        )
+    if feat_dim is None or feat_dim == own_width:
+        return nn.Identity()
+    if not is_swin(base):
+        return nn.Linear(own_width, feat_dim)
+    if not reduce_feat_dim:
+        logger.warning(
+            "model.feat_dim: %d has no effect: %s gives %d features unless reduce_feat_dim is true",
+            feat_dim, backbone, own_width,
+        )  # fmt: skip
+        return nn.Identity()
+    reduction = nn.Linear(own_width, feat_dim, bias=False)
+    nn.init.xavier_uniform_(reduction.weight)
+    return reduction

@@ -1,0 +1,121 @@
+"""Whose weights a file holds, and its tensors under this project's names: base.*, reduction, bottleneck, classifier.
+
+torchvision, timm and Microsoft name a bare backbone; TAO and reid-strong-baseline put it under "base."; TAO's and
+SOLIDER's Swin is mmcv's.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from reid.errors import ArtifactError
+
+WRAPPERS = ("teacher", "state_dict", "model")
+"""Entries under which SOLIDER, Lightning and Microsoft keep their tensors."""
+
+HEAD = ("bottleneck.", "classifier.", "reduction.")
+NOT_WEIGHTS = ("relative_position_index", "attn_mask", "num_batches_tracked")
+"""Endings of tensors that are computed or counted, not learned."""
+
+MM_SWIN: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"^patch_embed\.projection\.", "patch_embed.proj."),
+    (r"^stages\.(\d+)\.downsample\.", lambda found: f"layers.{int(found[1]) + 1}.downsample."),
+    (r"^semantic_embed_w\.(\d+)\.", lambda found: f"layers.{int(found[1]) + 1}.downsample.semantic_scale."),
+    (r"^semantic_embed_b\.(\d+)\.", lambda found: f"layers.{int(found[1]) + 1}.downsample.semantic_shift."),
+    (r"^stages\.", "layers."),
+    (r"\.attn\.w_msa\.", ".attn."),
+    (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
+    (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
+    (r"^norm3\.", "norm."),
+)
+"""mmcv's names in timm's; timm merges patches at a stage's beginning, mmcv at the end of the one before."""
+
+
+def tensors_of(path: Path, content: Any) -> dict[str, Tensor]:
+    """The tensors of what `read_file` gave, by their names there, out of whatever wraps them.
+
+    Raises ArtifactError where TAO encrypted them or there are none.
+    """
+    while isinstance(content, dict):
+        if "state_dict_encrypted" in content:
+            raise ArtifactError(f"{path}: encrypted by TAO\n  want: weights that were saved without an encryption_key")
+        wrapped = [content[key] for key in WRAPPERS if isinstance(content.get(key), dict)]
+        if not wrapped:
+            break
+        content = wrapped[0]
+    entries = content.items() if isinstance(content, dict) else ()
+    tensors = {
+        str(name).replace("_orig_mod.", "").removeprefix("module."): value  # torch.compile's and DataParallel's
+        for name, value in entries
+        if isinstance(value, Tensor)
+    }
+    if not tensors:
+        raise ArtifactError(f"{path}: no tensors in it\n  want: a state dict, bare or under {' or '.join(WRAPPERS)}")
+    return tensors
+
+
+def source_kind(content: Any, tensors: Mapping[str, Tensor]) -> str:
+    """Whose file it is, by what only they write."""
+    if isinstance(content, dict) and "reid" in content:
+        return "this project"
+    if any(name.startswith("model.base.") for name in tensors):
+        return "TAO"
+    if any(name.startswith("base.") for name in tensors):
+        return "strong baseline"
+    if _is_mm_swin(tensors):
+        return "SOLIDER"
+    if "layers.0.downsample.reduction.weight" in tensors:
+        return "Microsoft Swin"
+    return "torchvision or timm"
+
+
+def drops_stem_relu(content: Any, tensors: Mapping[str, Tensor]) -> bool:
+    """True where the weights were trained in a ResNet without a ReLU after the stem's batch normalisation."""
+    if source_kind(content, tensors) == "this project":
+        return not content["reid"]["model"]["stem_relu"]
+    return any(name.removeprefix("model.") == "base.conv1.weight" for name in tensors)
+
+
+def in_our_names(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]:
+    """This project's name -> (the file's name, tensor in this project's order); what was not learned is left out."""
+    mm_swin = _is_mm_swin(tensors)
+    merges_at_the_end = any(name.endswith("layers.0.downsample.reduction.weight") for name in tensors)
+    named: dict[str, tuple[str, Tensor]] = {}
+    for theirs, tensor in tensors.items():
+        name = theirs.removeprefix("model.")
+        if name.endswith(NOT_WEIGHTS):
+            continue
+        if name.startswith(("base.feature.", "fcneck.")):
+            # TAO's reduction: a 1 x 1 convolution (D, C, 1, 1) behind a ResNet, a matrix behind Swin
+            last = name.rpartition(".")[2]
+            named[f"reduction.{last}"] = (theirs, tensor.flatten(1) if tensor.ndim == 4 else tensor)
+            continue
+        if name.startswith(HEAD):
+            named[name] = (theirs, tensor)
+            continue
+        name = name.removeprefix("base.").removeprefix("backbone.")
+        if mm_swin:
+            ordered = _merged_as_timm(tensor) if ".downsample." in name else tensor
+            for pattern, replacement in MM_SWIN:
+                name = re.sub(pattern, replacement, name)
+            named[f"base.{name}"] = (theirs, ordered)
+            continue
+        if merges_at_the_end:
+            name = re.sub(
+                r"^layers\.(\d+)\.downsample\.", lambda found: f"layers.{int(found[1]) + 1}.downsample.", name
+            )
+        named[f"base.{name}"] = (theirs, tensor)
+    return named
+
+
+def _is_mm_swin(tensors: Mapping[str, Tensor]) -> bool:
+    return any(".attn.w_msa." in name for name in tensors)
+
+
+def _merged_as_timm(tensor: Tensor) -> Tensor:
+    """(..., C x 2 rows x 2 columns), as mmcv unfolds four neighbours -> (..., 2 columns x 2 rows x C), timm's order."""
+    neighbours = tensor.reshape(*tensor.shape[:-1], -1, 2, 2)
+    return neighbours.transpose(-1, -3).flatten(-3)

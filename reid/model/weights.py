@@ -1,0 +1,220 @@
+"""Pretrained weights into a network: from any of the usual files, safely, and with an account of what went in."""
+
+import logging
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from reid.errors import ArtifactError, SpecError
+from reid.model.backbones import timm_name
+from reid.model.checkpoint import read_file
+from reid.model.embedder import Embedder
+from reid.model.sources import NOT_WEIGHTS, drops_stem_relu, in_our_names, source_kind, tensors_of
+
+logger = logging.getLogger(__name__)
+
+HUB_TIMEOUT_S = 4.0
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """What of a weights file went into the network; names are the network's, those of `unexpected` the file's."""
+
+    matched: tuple[str, ...]
+    """Tensors that were copied."""
+    missing: tuple[str, ...]
+    """Tensors that keep their random values; with both shapes where the file has one of another shape."""
+    unexpected: tuple[str, ...]
+    """Tensors of the file that the network has no place for."""
+    reshaped: tuple[str, ...]
+    """Those of `matched` that were summed over colours or interpolated to fit."""
+    source_kind: str
+    """this project, TAO, strong baseline, SOLIDER, Microsoft Swin, or torchvision or timm."""
+    share: float
+    """How many of the backbone's tensors were copied: 0..1."""
+
+    def lines(self) -> list[str]:
+        """The account in words, for the log and the report."""
+        counts = f"matched {len(self.matched)} ({len(self.reshaped)} reshaped), missing {len(self.missing)}"
+        lines = [
+            f"weights of {self.source_kind}: {counts}, unexpected {len(self.unexpected)}; backbone {self.share:.0%}"
+        ]
+        for word, names in (
+            ("reshaped", self.reshaped),
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+        ):
+            if names:
+                more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+                lines.append(f"  {word}: {', '.join(names[:5])}{more}")
+        return lines
+
+
+def resolve_stem_relu(setting: str | bool, *, choice: str, path: Path | None) -> bool:
+    """model.stem_relu as a bool; auto is a checkpoint's own value, False for ResNets of TAO and the strong baseline."""
+    if isinstance(setting, bool):
+        return setting
+    if choice == "" or path is None:
+        return True
+    content = read_file(path)
+    return not drops_stem_relu(content, tensors_of(path, content))
+
+
+def load_pretrained(embedder: Embedder, path: Path | None, *, choice: str, min_share: float) -> WeightsReport | None:
+    """Copies into `embedder` what of the weights at `path` fits; the account of it, or None for choice "" (random).
+
+    Choice imagenet takes the backbone only and, with path None, takes it from timm's hub; self takes the head too.
+    Raises ArtifactError where the file is missing, damaged, encrypted or needs code, where its blocks are of
+    another kind, or where fewer than `min_share` of the backbone's tensors fit; SpecError for an unknown choice, or
+    self without a path.
+    """
+    if choice not in ("imagenet", "self", ""):
+        raise SpecError(f"model.pretrain_choice: found {choice!r}\n  want: imagenet, self or '' (random weights)")
+    if choice == "":
+        if path is not None:
+            logger.warning("model.pretrained_model_path: %s is not read, because model.pretrain_choice is ''", path)
+        return None
+    backbone = str(embedder.settings["backbone"])
+    if path is None:
+        if choice == "self":
+            raise SpecError("model.pretrained_model_path: null\n  want: a file, because model.pretrain_choice is self")
+        path = _from_hub(backbone)
+    content = read_file(path)
+    tensors = tensors_of(path, content)
+    named = in_our_names(tensors)
+    if choice == "imagenet":
+        named = {ours: entry for ours, entry in named.items() if ours.startswith("base.")}
+    _refuse_bottlenecks(path, backbone, named, embedder.state_dict())
+    report = _copy(embedder, named, source=source_kind(content, tensors), tensors=tensors)
+    if report.share < min_share:
+        matched = sum(name.startswith("base.") for name in report.matched)
+        missing = [name for name in report.missing if name.startswith("base.")]
+        raise ArtifactError(
+            f"{path}: matched {matched} of the {matched + len(missing)} tensors of backbone {backbone}"
+            f" (weights of {report.source_kind})\n"
+            f"  want: at least {min_share:.0%}, found {report.share:.0%}\n"
+            f"  first missing: {', '.join(missing[:3])}\n"
+            f"  first unexpected: {', '.join(report.unexpected[:3]) or 'none'}"
+        )
+    for line in report.lines():
+        logger.info("%s", line)
+    return report
+
+
+def _refuse_bottlenecks(path: Path, backbone: str, named: Collection[str], wanted: Collection[str]) -> None:
+    """ArtifactError where the file has three convolutions a block and the network two: TAO's ResNet-18 and -34."""
+    third = "base.layer1.0.conv3.weight"
+    if third in named and third not in wanted and "base.layer1.0.conv2.weight" in wanted:
+        raise ArtifactError(
+            f"{path}: its blocks are bottlenecks of three convolutions, those of {backbone} are basic ones of two\n"
+            f"  TAO builds ResNet-18 and -34 of bottlenecks; want: weights of torchvision's {backbone}"
+        )
+
+
+def _copy(
+    embedder: Embedder, named: Mapping[str, tuple[str, Tensor]], *, source: str, tensors: Collection[str]
+) -> WeightsReport:
+    """Copies every tensor that fits, as it is or reshaped, and keeps the account."""
+    matched, missing, reshaped, used = [], [], [], set()
+    wanted = {name: tensor for name, tensor in embedder.state_dict().items() if not name.endswith(NOT_WEIGHTS)}
+    for name, target in wanted.items():
+        if name not in named:
+            missing.append(name)
+            continue
+        theirs, found = named[name]
+        used.add(theirs)
+        fitted = found if found.shape == target.shape else _reshaped(embedder, name, found, target)
+        if fitted is None:
+            missing.append(f"{name} (found {tuple(found.shape)}, want {tuple(target.shape)})")
+            continue
+        if fitted is not found:
+            reshaped.append(name)
+        with torch.no_grad():
+            target.copy_(fitted)
+        matched.append(name)
+    of_backbone = sum(name.startswith("base.") for name in wanted)
+    return WeightsReport(
+        matched=tuple(matched),
+        missing=tuple(missing),
+        unexpected=tuple(name for name in tensors if name not in used and not name.endswith(NOT_WEIGHTS)),
+        reshaped=tuple(reshaped),
+        source_kind=source,
+        share=sum(name.startswith("base.") for name in matched) / of_backbone,
+    )
+
+
+def _reshaped(embedder: Embedder, name: str, found: Tensor, target: Tensor) -> Tensor | None:
+    """`found` in the shape of `target`: the stem over colours, Swin's tables over window sizes; None for others."""
+    stem = embedder.base.pretrained_cfg["first_conv"]  # type: ignore[index]
+    if name == f"base.{stem}.weight" and found.shape[0] == target.shape[0] and found.shape[2:] == target.shape[2:]:
+        # grey is R = G = B: the summed kernel answers as the colour kernel does to a grey picture
+        if (found.shape[1], target.shape[1]) == (3, 1):
+            return found.sum(dim=1, keepdim=True)
+        if (found.shape[1], target.shape[1]) == (1, 3):
+            return found.expand(-1, 3, -1, -1) / 3
+    table = ".relative_position_bias_table"
+    square = round(found.shape[0] ** 0.5) ** 2 == found.shape[0]
+    if name.endswith(table) and found.shape[1] == target.shape[1] and square:
+        side, heads = round(found.shape[0] ** 0.5), found.shape[1]
+        rows, columns = embedder.get_submodule(name.removesuffix(table)).window_size  # type: ignore[misc]
+        size = (2 * rows - 1, 2 * columns - 1)
+        grid = found.float().T.reshape(1, heads, side, side)
+        return F.interpolate(grid, size=size, mode="bicubic", align_corners=False).reshape(heads, -1).T
+    return None
+
+
+def _from_hub(backbone: str) -> Path:
+    """timm's file of ImageNet weights, from the hub or its cache; ArtifactError within seconds where neither has it."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    known = timm.get_pretrained_cfg(timm_name(backbone))
+    repository = known.hf_hub_id if known is not None else None
+    way_out = (
+        f"  set model.pretrained_model_path to a torchvision or timm file of {backbone}, "
+        "or model.pretrain_choice to '' for random weights"
+    )
+    if not repository:
+        raise ArtifactError(f"model.pretrain_choice: imagenet: timm knows no weights of {backbone}\n{way_out}")
+    cached = huggingface_hub.try_to_load_from_cache(repository, "model.safetensors")
+    if isinstance(cached, str):
+        return Path(cached)
+    address = huggingface_hub.constants.ENDPOINT
+    unreachable = _why_unreachable(address)
+    if unreachable is None:
+        try:
+            return Path(huggingface_hub.hf_hub_download(repository, "model.safetensors"))
+        except (HfHubHTTPError, OSError) as error:
+            unreachable = str(error).partition("\n")[0]
+    raise ArtifactError(
+        f"model.pretrain_choice: imagenet: cannot get {repository} from {address} ({unreachable})\n{way_out}"
+    )
+
+
+def _why_unreachable(address: str) -> str | None:
+    """Why nothing answers at `address` within HUB_TIMEOUT_S, or None where something does."""
+    answer: list[str | None] = [f"no answer within {HUB_TIMEOUT_S:.0f} s"]
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(address, method="HEAD")
+            with urllib.request.urlopen(request, timeout=HUB_TIMEOUT_S):
+                answer[0] = None
+        except urllib.error.HTTPError:
+            answer[0] = None  # it answers, if with a refusal
+        except (OSError, ValueError) as error:
+            answer[0] = str(getattr(error, "reason", error))
+
+    # in a thread, because a name server that is silent keeps getaddrinfo far beyond any timeout of urlopen
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(HUB_TIMEOUT_S)
+    return answer[0]

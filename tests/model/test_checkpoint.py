@@ -1,0 +1,248 @@
+"""Reading checkpoints: ours back to the same network, others' safely, damaged ones with one clear error."""
+
+import argparse
+import collections
+import os
+import pathlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+
+from reid.contract import Contract
+from reid.errors import ArtifactError
+from reid.model.checkpoint import Inert, load_model, read_file, reid_entry, save_model
+from reid.model.embedder import build_embedder
+from tests.networks import network_settings
+
+CONTRACT = Contract(height=64, width=32, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, embedding=16)
+PERSONS = [2, 3, 5, 7, 11]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path / "model_epoch_000.pth"
+    save_model(path, build_embedder(**network_settings()), contract=CONTRACT, persons=PERSONS)
+    return path
+
+
+def images(count: int = 3) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.random.default_rng(0).standard_normal((count, 3, 64, 32), dtype=np.float32)
+
+
+def change(path: Path, **entries: Any) -> None:
+    """Rewrites the checkpoint with other entries."""
+    torch.save(torch.load(path, weights_only=True) | entries, path)
+
+
+def test_a_checkpoint_comes_back_as_the_same_network(tmp_path: Path) -> None:
+    network = build_embedder(**network_settings()).eval()
+    path = tmp_path / "folder" / "model.pth"
+    save_model(path, network, contract=CONTRACT, persons=reversed(PERSONS))  # type: ignore[arg-type]
+    loaded = load_model(path)
+    assert (loaded.contract, loaded.settings, loaded.persons) == (CONTRACT, network_settings(), tuple(PERSONS))
+    assert not loaded.network.training
+    found = loaded.embed(images())
+    assert (found.shape, found.dtype) == ((3, 16), np.float32)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(images())).numpy()
+    # channels last sums in another order
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert [file.name for file in path.parent.iterdir()] == ["model.pth"]
+
+
+def test_what_a_trainer_and_a_compiled_network_add_is_no_hindrance(checkpoint: Path) -> None:
+    expected = load_model(checkpoint).embed(images())
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    state = {name.replace("model.", "model._orig_mod.", 1): tensor for name, tensor in state.items()}
+    change(checkpoint, state_dict=state | {"center_loss.centers": torch.zeros(5, 16)}, epoch=3, optimizer_states=[])
+    np.testing.assert_array_equal(load_model(checkpoint).embed(images()), expected)
+
+
+def test_the_entry_holds_plain_values_only() -> None:
+    entry = reid_entry(model=network_settings(), contract=CONTRACT, persons=np.array([5, 2]))  # type: ignore[arg-type]
+    assert entry == {"format": 1, "model": network_settings(), "contract": CONTRACT.to_json(), "persons": [2, 5]}
+    assert [type(person) for person in entry["persons"]] == [int, int]
+
+
+def test_images_of_another_size_are_an_error(checkpoint: Path) -> None:
+    with pytest.raises(ArtifactError) as error:
+        load_model(checkpoint).embed(np.zeros((1, 3, 32, 64), np.float32))
+    assert str(error.value) == "images of shape (3, 32, 64)\n  want: (3, 64, 32) (channels, height, width)"
+
+
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [
+        (
+            {"backbone": "resnet_50"},
+            "a checkpoint of model.backbone timm/test_resnet\n  want: model.backbone resnet_50",
+        ),
+        ({"num_classes": 751}, "a checkpoint of dataset.num_classes 5\n  want: dataset.num_classes 751"),
+    ],
+)
+def test_a_checkpoint_of_another_backbone_or_class_count_names_both(
+    checkpoint: Path, expected: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ArtifactError) as error:
+        load_model(checkpoint, **expected)
+    assert str(error.value) == f"{checkpoint}: {message}"
+    load_model(checkpoint, backbone="timm/test_resnet", num_classes=5)
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError) as error:
+        load_model(tmp_path / "none.pth")
+    assert str(error.value) == f"{tmp_path}/none.pth: no such file\n  want: a checkpoint (.pth, .tlt, .safetensors)"
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
+def test_a_checkpoint_cut_short_is_an_error(checkpoint: Path, share: float) -> None:
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(ArtifactError) as error:
+        load_model(checkpoint)
+    assert str(error.value).startswith(f"{checkpoint}: damaged or cut short (")
+    assert str(error.value).endswith("\n  want: a whole checkpoint")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_checkpoint_with_garbage_in_it_is_an_artifact_error_or_none(checkpoint: Path, seed: int) -> None:
+    """Wherever the bytes go wrong, a reader sees ArtifactError or, where they don't matter, a network."""
+    rng = np.random.default_rng(seed)
+    content = bytearray(checkpoint.read_bytes())
+    start = int(rng.integers(0, 3000))
+    content[start : start + 40] = rng.bytes(40)
+    checkpoint.write_bytes(content)
+    try:
+        load_model(checkpoint)
+    except ArtifactError as error:
+        assert str(error).startswith(f"{checkpoint}: ")
+
+
+def test_a_text_file_is_not_a_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    path.write_text("<html>not found</html>")
+    with pytest.raises(ArtifactError) as error:
+        load_model(path)
+    assert str(error.value) == (
+        f"{path}: not a checkpoint: it begins with b'<html>no'\n  want: a file of torch.save or .safetensors"
+    )
+
+
+def test_another_programs_checkpoint_is_an_error_that_names_the_way_in(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    torch.save({"state_dict": {}, "epoch": 3}, path)
+    with pytest.raises(ArtifactError) as error:
+        load_model(path)
+    assert str(error.value) == (
+        f"{path}: not a checkpoint of this project: found entries ['epoch', 'state_dict']\n"
+        "  want: entries state_dict and reid, as train writes them\n"
+        "  other weights come in by model.pretrained_model_path"
+    )
+
+
+def test_a_later_format_is_an_error(checkpoint: Path) -> None:
+    change(checkpoint, reid={"format": 2})
+    with pytest.raises(ArtifactError) as error:
+        load_model(checkpoint)
+    assert str(error.value) == f"{checkpoint}: a checkpoint of format 2\n  want: format 1"
+
+
+def test_an_entry_without_its_contract_is_an_error(checkpoint: Path) -> None:
+    change(checkpoint, reid={"format": 1, "model": network_settings()})
+    with pytest.raises(ArtifactError) as error:
+        load_model(checkpoint)
+    assert str(error.value) == f"{checkpoint}: its entry reid is incomplete\n  want: contract, persons in it too"
+
+
+def test_a_checkpoint_with_other_settings_than_ours_is_an_error(checkpoint: Path) -> None:
+    settings = network_settings() | {"gem_pooling": True}
+    settings.pop("neck")
+    change(checkpoint, reid=reid_entry(model=settings, contract=CONTRACT, persons=PERSONS))
+    with pytest.raises(ArtifactError) as error:
+        load_model(checkpoint)
+    assert str(error.value) == (
+        f"{checkpoint}: written by another version of this project\n"
+        "  its model section lacks ['neck'], has besides ['gem_pooling']"
+    )
+
+
+def test_tensors_of_another_shape_than_the_settings_say_are_an_error(checkpoint: Path) -> None:
+    entry = reid_entry(model=network_settings(num_classes=7), contract=CONTRACT, persons=PERSONS)
+    change(checkpoint, reid=entry)
+    with pytest.raises(ArtifactError) as error:
+        load_model(checkpoint)
+    assert str(error.value) == (
+        f"{checkpoint}: its tensors are not those of the network it says it holds: 1 differ\n"
+        "  first: classifier.weight (5, 16) instead of (7, 16)"
+    )
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, ("touch executed",)
+
+
+def test_code_in_a_checkpoint_is_refused_and_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model.pth"
+    torch.save({"state_dict": {}, "epoch": Malicious()}, path)
+    with pytest.raises(ArtifactError) as error:
+        read_file(path)
+    assert str(error.value) == (
+        f"{path}: needs code to be read, which may do anything: posix.system (1 in all)\n"
+        "  want: tensors only, e.g. saved again by torch.save(model.state_dict(), ...)"
+    )
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize("how", ["torch's old format", "a bare pickle"])
+def test_code_in_an_old_checkpoint_is_refused_and_never_run(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "model.pth"
+    if how == "a bare pickle":
+        path.write_bytes(pickle.dumps(Malicious(), protocol=2))
+    else:
+        torch.save({"epoch": Malicious()}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(ArtifactError) as error:
+        read_file(path)
+    assert str(error.value) == (
+        f"{path}: needs code to be read, or is damaged "
+        "(Trying to load unsupported GLOBAL posix.system whose module posix is blocked.)\n  want: tensors only"
+    )
+    assert not Path("executed").exists()
+
+
+def test_the_spec_and_the_trainers_state_beside_the_tensors_are_read_as_inert(tmp_path: Path) -> None:
+    path = tmp_path / "model.tlt"
+    content = {
+        "state_dict": {"model.bottleneck.weight": torch.ones(3)},
+        "hyper_parameters": OmegaConf.create({"model": {"backbone": "resnet_50", "stride_size": [16, 16]}}),
+        "arguments": argparse.Namespace(gpus=1, folder=pathlib.PurePosixPath("/results")),
+        "metrics": collections.defaultdict(list, {"mAP": [np.float64(0.5)]}),
+    }
+    torch.save(content, path)
+    found = read_file(path)
+    assert torch.equal(found["state_dict"]["model.bottleneck.weight"], torch.ones(3))
+    assert isinstance(found["hyper_parameters"], Inert)
+    assert isinstance(found["arguments"], Inert)
+    assert list(found["metrics"]) == ["mAP"]
+
+
+def test_safetensors_are_read_and_damaged_ones_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"conv1.weight": torch.ones(2, 2)}, path)
+    assert torch.equal(read_file(path)["conv1.weight"], torch.ones(2, 2))
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ArtifactError) as error:
+        read_file(path)
+    assert str(error.value).startswith(f"{path}: damaged: not readable as safetensors (")
