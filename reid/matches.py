@@ -50,7 +50,7 @@ def choose_queries(
 ) -> list[tuple[int, str]]:
     """average_precision (Q,), nan where nothing can match -> at most `count` (query, reason), each query once.
 
-    A third best, a third random, the rest hardest, in this order: best first, hardest last. Equal queries are drawn by lot.
+    A third best, a third random, the rest hardest: best first, hardest last. Of equal queries the lot decides.
     """
     valid = np.flatnonzero(np.isfinite(average_precision))
     count = min(count, len(valid))
@@ -75,7 +75,8 @@ def hardest_queries(average_precision: NDArray[np.floating], *, count: int) -> l
 def counted(query: int, queries: Embeddings, gallery: Embeddings) -> NDArray[np.bool_]:
     """(G,) which gallery images the metric counts for a query: not junk, not the same person in the same camera."""
     same = (gallery.person == queries.person[query]) & (gallery.camera == queries.camera[query])
-    return ~same & (gallery.person != -1)
+    mask: NDArray[np.bool_] = ~same & (gallery.person != -1)
+    return mask
 
 
 def match_row(
@@ -88,7 +89,7 @@ def match_row(
     gallery: Embeddings,
     ranks: int,
 ) -> MatchRow:
-    """distance (G,) of one query that has a match -> its row of the sheet; equal distances rank by index, as in the metric."""
+    """distance (G,) of one query that has a match -> its row; equal distances rank by index, as in the metric."""
     shown = np.flatnonzero(counted(query, queries, gallery))
     order = shown[np.argsort(distance[shown], kind="stable")]
     right = gallery.person[order] == queries.person[query]
@@ -108,20 +109,6 @@ def match_row(
         first_match=match(first + 1),
         matches=tuple(match(rank) for rank in range(1, min(ranks, len(order)) + 1)),
     )
-
-
-def nearest(
-    distance: NDArray[np.float32], *, queries: Embeddings, gallery: Embeddings
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """distance (Q, G) -> (Q,) index and (Q,) distance of each query's top counted image; -1 and inf where none is counted."""
-    index = np.full(len(queries), -1, np.int64)
-    value = np.full(len(queries), np.inf, np.float32)
-    for query in range(len(queries)):
-        row = np.where(counted(query, queries, gallery), distance[query], np.inf)
-        top = int(np.argmin(row))
-        if np.isfinite(row[top]):
-            index[query], value[query] = top, row[top]
-    return index, value
 
 
 def rows_of(

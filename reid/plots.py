@@ -50,6 +50,11 @@ class Curve:
         """What a person calls it."""
         return CURVES[self.kind][0]
 
+    @property
+    def rank1(self) -> float:
+        """Share of queries whose nearest image is right."""
+        return float(self.cmc[0])
+
 
 @dataclass(frozen=True)
 class PairHistogram:
@@ -97,9 +102,9 @@ def cmc_curve(curves: Sequence[Curve]) -> "Figure":
     for curve in sorted(curves, key=lambda one: list(CURVES).index(one.kind)):
         name, colour, line = CURVES[curve.kind]
         rank = np.arange(1, len(curve.cmc) + 1)
-        label = f"{name}: mAP {100 * curve.mAP:.1f}, rank-1 {100 * curve.cmc[0]:.1f}"
-        few = len(rank) <= 30
-        axes.plot(rank, 100 * curve.cmc, line, color=colour, lw=2, marker="o" if few else "", ms=4, label=label)
+        label = f"{name}: mAP {100 * curve.mAP:.1f}, rank-1 {100 * curve.rank1:.1f}"
+        marker = "o" if len(rank) <= 30 and line == "-" else ""
+        axes.plot(rank, 100 * curve.cmc, line, color=colour, lw=2, marker=marker, ms=4, label=label)
         lowest = min(lowest, float(curve.cmc[0]))
     longest = max(len(curve.cmc) for curve in curves)
     axes.set_ylim(max(0, math.floor(10 * lowest - 0.5) * 10), 100.8)
@@ -108,7 +113,7 @@ def cmc_curve(curves: Sequence[Curve]) -> "Figure":
     axes.set_xlabel("rank")
     axes.set_ylabel("queries with a right image by this rank, %")
     _title(axes, "Cumulative matching characteristic")
-    axes.legend(loc="best", frameon=False, fontsize=9, labelcolor=INK)
+    axes.legend(loc="best", frameon=False, fontsize=9, labelcolor=INK, handlelength=2.6)
     return figure
 
 
@@ -119,6 +124,8 @@ def _rank_ticks(longest: int) -> list[int]:
 
 def training_figure(history: Sequence[Mapping[str, Any]]) -> "Figure":
     """Rows of history.json -> panels over epochs done (untrained is 0): loss, mAP with rank-1, learning rate."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, (loss, accuracy, rate) = _figure(width=11.5, height=3.4, panels=3)
     _line(loss, history, "train_loss", "training loss", BLUE)
     _line(accuracy, history, "mAP", "mAP", BLUE, scale=100)
@@ -129,12 +136,13 @@ def training_figure(history: Sequence[Mapping[str, Any]]) -> "Figure":
     _title(rate, "Learning rate")
     loss.set_ylim(bottom=0)
     accuracy.set_ylim(0, 100)
-    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    rate.set_ylim(bottom=0)
+    rate.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     if accuracy.lines:
         accuracy.legend(loc="best", frameon=False, fontsize=9, labelcolor=INK)
     for axes in (loss, accuracy, rate):
         axes.set_xlabel("epochs done")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
@@ -144,7 +152,7 @@ def training_curves(history: Sequence[Mapping[str, Any]], output: Path) -> None:
 
 
 def _line(
-    axes: "Axes", history: Sequence[Mapping[str, Any]], key: str, label: str, colour: str, scale: float = 1.0
+    axes: "Axes", history: Sequence[Mapping[str, Any]], key: str, label: str, colour: str, *, scale: float = 1.0
 ) -> None:
     points = [
         (int(row["epoch"]) + 1, scale * float(row[key]))
@@ -157,7 +165,7 @@ def _line(
 
 
 def distance_histogram(pairs: PairHistogram, thresholds: Mapping[str, float]) -> "Figure":
-    """Distances of genuine and impostor pairs, each as shares of its own kind, with named thresholds as upright lines."""
+    """Distances of genuine and impostor pairs, each as shares of its own kind, with named thresholds."""
     figure, (axes,) = _figure(width=7.2, height=4.0, panels=1)
     top = 0.0
     for counts, colour, name in (
@@ -171,17 +179,31 @@ def distance_histogram(pairs: PairHistogram, thresholds: Mapping[str, float]) ->
     ends = sorted(thresholds.items(), key=lambda item: item[1])
     for step, (name, value) in enumerate(ends):
         height = top * (1.12 + 0.10 * (len(ends) - 1 - step))
-        axes.plot([value, value], [0, height], color=INK, lw=1.1, ls=(0, (4, 2)))
-        axes.annotate(
-            f"{name}: {value:.3f}", (value, height), (4, 0), textcoords="offset points", fontsize=8.5, va="center"
-        )
+        _flag(axes, f"{name}: {value:.3f}", value, height, end=float(pairs.edges[-1]))
     axes.set_ylim(0, top * (1.2 + 0.1 * len(ends)))
     axes.set_xlim(float(pairs.edges[0]), float(pairs.edges[-1]))
     axes.set_xlabel("squared Euclidean distance of normalised embeddings, 2 - 2 cos")
     axes.set_ylabel("pairs of that kind, %")
     _title(axes, "Which distance means the same person?")
-    axes.legend(loc="upper left", frameon=False, fontsize=9, labelcolor=INK)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9, labelcolor=INK)
     return figure
+
+
+def _flag(axes: "Axes", text: str, value: float, height: float, *, end: float) -> None:
+    """An upright line at `value` with its name at the top, on the side where there is room."""
+    to_the_right = value < 0.6 * end
+    axes.plot([value, value], [0, height], color=INK, lw=1.1, ls=(0, (4, 2)))
+    axes.annotate(
+        text,
+        (value, height),
+        (4 if to_the_right else -4, 0),
+        textcoords="offset points",
+        fontsize=8.5,
+        va="center",
+        ha="left" if to_the_right else "right",
+        color=INK,
+        bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.6, "alpha": 0.85},
+    )
 
 
 def _figure(*, width: float, height: float, panels: int) -> tuple["Figure", list["Axes"]]:

@@ -3,6 +3,7 @@
 Lengths are in inches, y downward, on one axes that fills the figure.
 """
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 RIGHT, WRONG, QUERY = "#0f8f6b", "#cf3f4f", "#2b83c6"
 IMAGE = (0.62, 1.24)
 STEP_X, STEP_Y = 0.80, 1.66
-LEFT, TOP, BOTTOM, RIGHT_MARGIN = 1.25, 1.30, 0.15, 0.15
+LEFT, BOTTOM, RIGHT_MARGIN = 1.25, 0.15, 0.15
+LINE, CHARACTER = 0.2, 0.07
+"""Height of a line and width of a character of the note."""
 QUERY_GAP = 0.22
 THUMBNAIL = (128, 256)
 
@@ -31,19 +34,22 @@ def matches_sheet(rows: Sequence[MatchRow], *, title: str, note: str) -> "Figure
 
     ranks = max(len(row.matches) for row in rows)
     width = max(LEFT + QUERY_GAP + STEP_X * (ranks + 1) + RIGHT_MARGIN, 6.4)
-    height = TOP + STEP_Y * len(rows) + BOTTOM
+    lines = textwrap.wrap(note, int((width - 0.3) / CHARACTER))
+    top = 1.1 + LINE * len(lines)
+    height = top + STEP_Y * len(rows) + BOTTOM
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
     axes.axis("off")
     axes.text(0.15, 0.32, title, fontsize=13, fontweight="bold", color=INK, va="center")
-    axes.text(0.15, 0.60, note, fontsize=9, color=MUTED, va="center")
-    _legend(axes, y=0.84)
+    for number, line in enumerate(lines):
+        axes.text(0.15, 0.60 + LINE * number, line, fontsize=9, color=MUTED, va="center")
+    _legend(axes, y=top - 0.46)
     for column in range(ranks + 1):
         head = "query" if column == 0 else f"{column}"
-        axes.text(_x(column) + IMAGE[0] / 2, TOP - 0.12, head, fontsize=9, color=MUTED, ha="center", va="center")
+        axes.text(_x(column) + IMAGE[0] / 2, top - 0.12, head, fontsize=9, color=MUTED, ha="center", va="center")
     for number, row in enumerate(rows):
-        _row(axes, row, y=TOP + STEP_Y * number)
+        _row(axes, row, y=top + STEP_Y * number)
     return figure
 
 

@@ -1,0 +1,184 @@
+"""The LightningModule: network, losses, optimizers and learning rate put together; the maths is in their own files.
+
+Shapes: B images of a batch, C channels, H height, W width, D width of the features, P persons.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from reid.data.module import Batch
+from reid.losses import BatchHardTriplet, CenterLoss, LabelSmoothedCrossEntropy
+from reid.model.embedder import Embedder
+
+LABEL_SMOOTHING = 0.1
+
+
+def build_losses(
+    *,
+    sampler: str,
+    metric_loss_type: str,
+    with_center_loss: bool,
+    label_smooth: bool,
+    triplet_loss_margin: float,
+    num_classes: int,
+    embedding_size: int,
+) -> nn.ModuleDict:
+    """The losses that a spec names, under cross_entropy, triplet and center; their sum is the training loss.
+
+    softmax: cross-entropy alone; triplet: the metric losses alone; softmax_triplet: both. The metric losses are those
+    of metric_loss_type, plus the centre loss wherever with_center_loss asks for it.
+    """
+    losses: dict[str, nn.Module] = {}
+    if sampler != "triplet":
+        losses["cross_entropy"] = LabelSmoothedCrossEntropy(epsilon=LABEL_SMOOTHING if label_smooth else 0.0)
+    if sampler != "softmax":
+        if "triplet" in metric_loss_type:
+            losses["triplet"] = BatchHardTriplet(margin=triplet_loss_margin)
+        if with_center_loss:
+            losses["center"] = CenterLoss(num_classes=num_classes, embedding_size=embedding_size)
+    return nn.ModuleDict(losses)
+
+
+class Plateau:
+    """A factor on the learning rate that is multiplied by gamma whenever a loss has not fallen for ten looks.
+
+    torch's ReduceLROnPlateau (its defaults: patience 10, relative threshold 1e-4), moved off the optimizer, so that it
+    can stand beside a warm-up.
+    """
+
+    def __init__(self, *, gamma: float) -> None:
+        self._optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        self._scheduler = ReduceLROnPlateau(self._optimizer, factor=gamma)
+
+    @property
+    def factor(self) -> float:
+        """1 at first, then powers of gamma."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def look(self, loss: float) -> None:
+        """Takes the next loss into account."""
+        self._scheduler.step(loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"factor": self.factor, **self._scheduler.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What state_dict gave."""
+        values = dict(state)
+        self._optimizer.param_groups[0]["lr"] = values.pop("factor")
+        self._scheduler.load_state_dict(values)
+
+
+class Training(pl.LightningModule):
+    """One step: forward, the losses, backward, clipping, the optimizer; and the centres' own descent.
+
+    Optimized by hand, because the centres move at a rate of their own (Luo et al. 2019, arXiv:1903.07071): their
+    gradient is divided by the loss weight, which is there for the network only.
+    """
+
+    automatic_optimization = False
+
+    def __init__(
+        self,
+        model: Embedder,
+        losses: nn.ModuleDict,
+        *,
+        optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        epoch_factor: Callable[[int], float],
+        plateau: Plateau | None,
+        plateau_watches: str,
+        clip_grad_norm: float,
+        center_loss_weight: float,
+        center_lr: float,
+    ) -> None:
+        """epoch_factor: epoch (from 0) -> factor on the base learning rate; plateau: one more factor, or None."""
+        super().__init__()
+        self.model, self.losses = model, losses
+        self.center_loss_weight, self.center_lr, self.clip_grad_norm = center_loss_weight, center_lr, clip_grad_norm
+        self.plateau, self.plateau_watches = plateau, plateau_watches
+        self._build_optimizer, self._epoch_factor = optimizer, epoch_factor
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The network's optimizer; each group keeps its base learning rate as `initial_lr`."""
+        optimizer = self._build_optimizer(self.model)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
+
+    def learning_rate_at(self, epoch: int) -> float:
+        """Factor on every group's base learning rate in this epoch (from 0)."""
+        return self._epoch_factor(epoch) * (self.plateau.factor if self.plateau else 1.0)
+
+    def on_train_epoch_start(self) -> None:
+        """Sets the epoch's learning rate."""
+        factor = self.learning_rate_at(self.current_epoch)
+        for group in self._optimizer().param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the first group: the weights."""
+        return float(self._optimizer().param_groups[0]["lr"])
+
+    def training_step(self, batch: Batch, _batch_idx: int) -> dict[str, Tensor]:
+        """One step of the optimizer; its figures as detached scalars: loss, each loss, accuracy, gradient_norm."""
+        features, logits = self.model(batch.images)
+        parts = self.compute_losses(features, logits, batch.label)
+        loss = torch.stack([self._weight(name) * part for name, part in parts.items()]).sum()
+        optimizer = self.optimizers()
+        self.zero_grad(set_to_none=True)
+        self.manual_backward(loss)
+        norm = self._clip()
+        optimizer.step()  # type: ignore[union-attr]
+        self._move_centers()
+        accuracy = (logits.argmax(dim=1) == batch.label).float().mean()
+        figures = {"loss": loss, **parts, "accuracy": accuracy, "gradient_norm": norm}
+        return {name: figure.detach() for name, figure in figures.items()}
+
+    def compute_losses(self, features: Tensor, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """features (B, D), logits (B, P), label (B,) -> each loss, unweighted."""
+        return {
+            name: loss(logits.float() if name == "cross_entropy" else features, label)
+            for name, loss in self.losses.items()
+        }
+
+    def after_epoch(self, *, train_loss: float, val_loss: float | None) -> None:
+        """Shows the epoch's losses to the plateau; val_loss is None where the epoch was not validated."""
+        watched = train_loss if self.plateau_watches == "train_loss" else val_loss
+        if self.plateau and watched is not None:
+            self.plateau.look(watched)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the plateau to Lightning's own state."""
+        if self.plateau:
+            checkpoint["plateau"] = self.plateau.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the plateau back, where there is one."""
+        if self.plateau and "plateau" in checkpoint:
+            self.plateau.load_state_dict(checkpoint["plateau"])
+
+    def _weight(self, name: str) -> float:
+        return self.center_loss_weight if name == "center" else 1.0
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return self.optimizers(use_pl_optimizer=False)  # type: ignore[return-value]
+
+    def _clip(self) -> Tensor:
+        """The norm of the network's gradient before clipping, as a tensor: nothing waits for it."""
+        if self.clip_grad_norm > 0:
+            return nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
+        return nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+
+    @torch.no_grad()
+    def _move_centers(self) -> None:
+        """One step of plain gradient descent on the centres."""
+        if "center" in self.losses:
+            centers = self.losses["center"].centers
+            centers.sub_(centers.grad, alpha=self.center_lr / self.center_loss_weight)  # type: ignore[union-attr,operator,arg-type]

@@ -1,0 +1,139 @@
+"""Training checkpoints that survive a kill at any instant, and the way back from one.
+
+A model directory holds model_epoch_<NNN>.pth, reid_model_latest.pth and reid_model_best.pth. Every one of them is
+written under another name first and takes its own name in one step, so each is always whole, or not there.
+"""
+
+import logging
+import os
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from reid.errors import ArtifactError
+from reid.files import copy_file, replacing
+from reid.model.checkpoint import read_file
+
+logger = logging.getLogger(__name__)
+
+LATEST, BEST = "reid_model_latest.pth", "reid_model_best.pth"
+EPOCH = re.compile(r"model_epoch_(\d{3,})\.pth")
+
+
+def epoch_file(epoch: int) -> str:
+    """The checkpoint's name after an epoch (from 0)."""
+    return f"model_epoch_{epoch:03d}.pth"
+
+
+class DurableCheckpoints(TorchCheckpointIO):
+    """How Lightning reads and writes checkpoints here: whole, on the disk before they have their name, without code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Returns when the file is on the disk under its name. ArtifactError where it cannot be written."""
+        target = Path(path)
+        with replacing(target) as partial, partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_folder(target.parent)
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> Any:
+        """The checkpoint, tensors on the CPU. ArtifactError where it is missing or damaged."""
+        return read_file(Path(path))
+
+
+def give_name(source: Path, name: str) -> Path:
+    """`source` also under `name` in its folder, replacing what had it; one file on the disk where hard links are."""
+    target = source.with_name(name)
+    link = target.with_name(f".{name}.link")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(source, link)
+    except OSError:  # a file system without hard links
+        copy_file(source, target)
+        return target
+    link.replace(target)
+    link.unlink(missing_ok=True)  # rename does nothing where both names were the same file already
+    _sync_folder(target.parent)
+    return target
+
+
+class Start(NamedTuple):
+    """A training that goes on from a checkpoint."""
+
+    path: Path
+    checkpoint: dict[str, Any]
+
+    @property
+    def epochs_done(self) -> int:
+        """Whole epochs that it holds."""
+        return int(self.checkpoint["epoch"]) + 1
+
+
+def newest_checkpoint(folder: Path) -> Start | None:
+    """The training checkpoint to continue from: the latest, or where that is damaged the last loadable epoch's."""
+    for path in _candidates(folder):
+        try:
+            return read_training_checkpoint(path)
+        except ArtifactError as error:
+            logger.warning("%s; trying the checkpoint before it", error)
+    return None
+
+
+def read_training_checkpoint(path: Path) -> Start:
+    """A checkpoint that a training can continue from; ArtifactError where it is missing, damaged or something else."""
+    checkpoint = read_file(path)
+    wanted = {"epoch", "state_dict", "optimizer_states", "loops", "reid", "training"}
+    if not isinstance(checkpoint, dict) or not wanted <= set(checkpoint):
+        raise ArtifactError(
+            f"{path}: holds no training to continue\n  want: a checkpoint of this project's train stage"
+        )
+    return Start(path, checkpoint)
+
+
+def _candidates(folder: Path) -> Iterator[Path]:
+    if (folder / LATEST).exists():
+        yield folder / LATEST
+    epochs = [
+        (int(found[1]), path) for path in folder.glob("model_epoch_*.pth") if (found := EPOCH.fullmatch(path.name))
+    ]
+    yield from (path for _, path in sorted(epochs, reverse=True))
+
+
+def rng_states() -> dict[str, Any]:
+    """The state of every global generator, as tensors and plain values."""
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    states: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "numpy": [kind, torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss, cached],
+        "python": random.getstate(),
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def restore_rng(states: dict[str, Any]) -> None:
+    """What rng_states gave; a GPU's states only where the same number of GPUs is there."""
+    torch.set_rng_state(states["torch"])
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    if len(states.get("cuda", ())) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states.get("cuda", ()))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the names in a folder last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,190 @@
+"""Plain and re-ranked scores of one set of embeddings.
+
+Shapes: Q queries, G gallery images (junk already dropped), D width of the embedding, R ranks.
+"""
+
+import csv
+import io
+import logging
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.data.market1501 import DISTRACTOR, Split
+from reid.embeddings import Embeddings
+from reid.plots import Curve, PairHistogram
+from reid.retrieval.metrics import Scores, euclidean_squared, evaluate, l2_normalize, top_matches
+from reid.retrieval.rerank import rerank
+from reid.retrieval.threshold import Verification, verification
+
+logger = logging.getLogger(__name__)
+
+RANKS = (1, 5, 10)
+"""Of the CMC, those that are metrics of their own."""
+HISTOGRAM_BINS = 80
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """All distances, and how good the order is that they give."""
+
+    distance: NDArray[np.float32]
+    """(Q, G)."""
+    scores: Scores
+
+    def metrics(self, prefix: str = "") -> dict[str, float]:
+        """mAP, mINP and rank-k as fractions, under their metric names."""
+        ranks = {f"{prefix}rank{rank}": float(self.scores.cmc[rank - 1]) for rank in RANKS}
+        return {f"{prefix}mAP": float(self.scores.mAP), **ranks, f"{prefix}mINP": float(self.scores.mINP)}
+
+    def curve(self, kind: str, max_rank: int) -> Curve:
+        """The figures for a plot."""
+        return Curve(kind, self.scores.cmc[:max_rank], float(self.scores.mAP), float(self.scores.mINP))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Both rankings of the same embeddings."""
+
+    query: Embeddings
+    gallery: Embeddings
+    plain: Ranking
+    reranked: Ranking
+    rerank_seconds: float
+    k1: int
+    """As used: not above the number of other images."""
+    k2: int
+
+    def ranking(self, kind: str) -> Ranking:
+        """The ranking called "plain" or "reranked"."""
+        return {"plain": self.plain, "reranked": self.reranked}[kind]
+
+
+@dataclass(frozen=True)
+class ThresholdRow:
+    """What happens if pairs up to a distance are called the same person."""
+
+    name: str
+    distance: float
+    true_match_rate: float
+    """Share of genuine pairs accepted."""
+    false_match_rate: float
+    """Share of impostor pairs accepted."""
+    precision: float
+    """Share of accepted pairs that are genuine."""
+
+
+def score(query: Embeddings, gallery: Embeddings, *, k1: int, k2: int, lambda_value: float, max_rank: int) -> Scored:
+    """Squared Euclidean distances of the normalised embeddings, and those re-ranked (Zhong et al. 2017), both scored.
+
+    k1 neighbours can only be had among Q + G - 1 other images: above that it is lowered to it, with a warning.
+    """
+    images = len(query) + len(gallery)
+    if k1 > images - 1:
+        logger.warning("re_ranking.k1 is %d, but there are %d images: %d neighbours are used", k1, images, images - 1)
+        k1 = images - 1
+    k2 = min(k2, k1)
+    query_vectors, gallery_vectors = l2_normalize(query.vectors), l2_normalize(gallery.vectors)
+    who = _who(query, gallery)
+    ranks = max(max_rank, *RANKS)
+    distance = euclidean_squared(query_vectors, gallery_vectors)
+    plain = Ranking(distance, evaluate(distance, **who, max_rank=ranks))
+    started = time.perf_counter()
+    distance = rerank(query_vectors, gallery_vectors, k1=k1, k2=k2, lambda_value=lambda_value)
+    rerank_seconds = time.perf_counter() - started
+    reranked = Ranking(distance, evaluate(distance, **who, max_rank=ranks))
+    return Scored(query, gallery, plain, reranked, rerank_seconds, k1, k2)
+
+
+def _who(query: Embeddings, gallery: Embeddings) -> dict[str, NDArray[np.int64]]:
+    return {
+        "query_person": query.person,
+        "query_camera": query.camera,
+        "gallery_person": gallery.person,
+        "gallery_camera": gallery.camera,
+    }
+
+
+def has_match(query: Split, gallery: Split) -> NDArray[np.bool_]:
+    """(Q,) whether the gallery holds the query's person in another camera."""
+    cameras: dict[int, set[int]] = {}
+    for image in gallery.without_junk().images:
+        cameras.setdefault(image.person, set()).add(image.camera)
+    cameras.pop(DISTRACTOR, None)  # nobody is no match for nobody
+    return np.array([bool(cameras.get(image.person, set()) - {image.camera}) for image in query.images], bool)
+
+
+def verified(scored: Scored) -> Verification | None:
+    """What the plain distance of a single pair tells; None, with a warning, where there are no pairs of two persons."""
+    if not (scored.gallery.person != scored.query.person[:, None]).any():
+        logger.warning("all queries and gallery images show one person; no distance can be judged")
+        return None
+    return verification(scored.plain.distance, **_who(scored.query, scored.gallery))
+
+
+def pair_histogram(found: Verification) -> PairHistogram:
+    """The pairs of one person, and of two, in 80 equal steps of distance."""
+    edges = np.linspace(0, max(float(found.thresholds[-1]), 1e-6), HISTOGRAM_BINS + 1)
+
+    def counts(accepted_share: NDArray[np.float64], pairs: int) -> NDArray[np.int64]:
+        added = np.diff(accepted_share) * pairs  # at each threshold beyond the first, which accepts nothing
+        counted = np.histogram(found.thresholds[1:], edges, weights=added)[0]
+        return np.asarray(np.rint(counted), np.int64)
+
+    return PairHistogram(
+        edges,
+        counts(found.true_match_rate, found.same_person_pairs),
+        counts(found.false_match_rate, found.different_person_pairs),
+    )
+
+
+def threshold_rows(found: Verification) -> list[ThresholdRow]:
+    """The thresholds worth knowing; a false match rate is left out where it is less than one pair."""
+    wanted = [("best F1", found.best_f1_threshold), ("equal error", found.equal_error_threshold)]
+    wanted += [
+        (f"{100 * rate:g} % let in", point.threshold)
+        for rate, point in found.at_false_match_rate.items()
+        if rate * found.different_person_pairs >= 1
+    ]
+    rows = []
+    for name, threshold in wanted:
+        at = int(np.searchsorted(found.thresholds, threshold, side="right")) - 1
+        right = found.true_match_rate[at] * found.same_person_pairs
+        wrong = found.false_match_rate[at] * found.different_person_pairs
+        precision = float(right / (right + wrong)) if right + wrong else 1.0
+        rates = float(found.true_match_rate[at]), float(found.false_match_rate[at])
+        rows.append(ThresholdRow(name, threshold, *rates, precision))
+    return rows
+
+
+def per_query_csv(scored: Scored) -> str:
+    """One line a query: average precision, rank of the first right image and the nearest image, in both rankings.
+
+    Cells of a query that no gallery image can match are empty.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    ours = ["average_precision", "first_match_rank", "top1", "top1_person", "top1_distance"]
+    kinds = ("plain", "reranked")
+    writer.writerow(["query", "person", "camera", *(f"{kind}_{name}" for kind in kinds for name in ours)])
+    columns = [_per_query_columns(scored, kind) for kind in kinds]
+    for row, path in enumerate(scored.query.paths):
+        cells = [cell for column in columns for cell in column[row]]
+        writer.writerow([path, int(scored.query.person[row]), int(scored.query.camera[row]), *cells])
+    return text.getvalue()
+
+
+def _per_query_columns(scored: Scored, kind: str) -> list[list[str]]:
+    """(Q) rows of five cells."""
+    ranking = scored.ranking(kind)
+    top = top_matches(ranking.distance, **_who(scored.query, scored.gallery), count=1)[:, 0]
+    rows = []
+    for query, image in enumerate(top.tolist()):
+        precision, first = ranking.scores.average_precision[query], int(ranking.scores.first_match_rank[query])
+        result = [f"{precision:.6f}", str(first)] if first else ["", ""]
+        distance = f"{ranking.distance[query, image]:.6f}"
+        nearest = [scored.gallery.paths[image], str(scored.gallery.person[image]), distance]
+        rows.append(result + (nearest if image >= 0 else ["", "", ""]))
+    return rows

@@ -1,0 +1,142 @@
+"""The inference stage: embeddings of every query and gallery image as one JSON list.
+
+Also where a model artifact becomes a network that can be called, for this stage and for evaluate.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.contract import Contract
+from reid.data.market1501 import Manifest, Split
+from reid.embeddings import Embeddings, Network, embed, write_json
+from reid.errors import ArtifactError
+from reid.files import copy_file
+from reid.spec import Experiment
+from reid.stages.outcome import Outcome
+from reid.tracking import StageRun
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_NAMES = ("reid_model_best.pth", "reid_model_latest.pth")
+"""In a model directory, the one to use first."""
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A model ready to embed, whatever file it came from."""
+
+    file: Path
+    network: Network
+    contract: Contract
+    settings: dict[str, str] = field(default_factory=dict)
+    """What the report tells of it: backbone, device."""
+
+
+def inference(spec: Experiment, *, dataset: Path, model: Path, embeddings: Path, run: StageRun) -> Outcome:
+    """Writes {"img_path", "embedding"} of all query images, then all gallery images (junk too), sorted, un-normalised.
+
+    spec.inference.output_file, where set, gets the same file; one that is there is replaced.
+    """
+    manifest = Manifest.load(dataset)
+    opened = open_model(find_checkpoint(model), gpu_id=spec.inference.gpu_ids[0])
+    parts, images_per_second = embed_splits(
+        opened,
+        {"query": manifest.query, "gallery": manifest.gallery},
+        batch_size=spec.dataset.val_batch_size,
+        store=Path(spec.store_dir),
+        key=manifest.fingerprint,
+    )
+    write_json(embeddings, *parts.values())
+    if spec.inference.output_file:
+        copy_file(embeddings, Path(spec.inference.output_file))
+        logger.info("the same rows are in inference.output_file: %s", spec.inference.output_file)
+    rows = sum(len(part) for part in parts.values())
+    run.log_params({"checkpoint": opened.file.name, **opened.settings})
+    return Outcome(
+        metrics={
+            "rows": float(rows),
+            "embedding_width": float(opened.contract.embedding),
+            "images_per_second": images_per_second,
+        },
+        lines=[f"{rows:,} embeddings of width {opened.contract.embedding} at {images_per_second:.0f} images/s"],
+    )
+
+
+def find_checkpoint(model: Path) -> Path:
+    """The file to load: `model` itself, or the best, else the latest checkpoint of a model directory."""
+    if model.is_file():
+        return model
+    for name in CHECKPOINT_NAMES:
+        if (model / name).is_file():
+            return model / name
+    found = "an empty folder" if model.is_dir() else "nothing there"
+    if model.is_dir() and (names := sorted(entry.name for entry in model.iterdir())):
+        found = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    raise ArtifactError(
+        f"{model}: no model\n  found: {found}\n  want:  a checkpoint, or a folder with {CHECKPOINT_NAMES[0]}"
+    )
+
+
+def open_model(file: Path, *, gpu_id: int) -> OpenModel:
+    """The model of a file, by its ending; ArtifactError for an ending that no opener knows."""
+    opener = OPENERS.get(file.suffix.lower())
+    if opener is None:
+        raise ArtifactError(f"{file}: not a model this stage can run\n  want: one of {', '.join(sorted(OPENERS))}")
+    return opener(file, gpu_id)
+
+
+def _open_checkpoint(file: Path, gpu_id: int) -> OpenModel:
+    import torch
+
+    from reid.model.checkpoint import load_model
+
+    device = f"cuda:{gpu_id}" if torch.cuda.is_available() else "cpu"
+    loaded = load_model(file, device=device)
+    backbone = str(loaded.settings.get("backbone", "unknown"))
+    return OpenModel(file, loaded.embed, loaded.contract, {"backbone": backbone, "device": device})
+
+
+OPENERS: dict[str, Callable[[Path, int], OpenModel]] = {".pth": _open_checkpoint}
+"""File ending -> (file, gpu_id) -> model."""
+
+
+def embed_splits(
+    model: OpenModel,
+    splits: dict[str, Split],
+    *,
+    batch_size: int,
+    store: Path,
+    key: str,
+    keep: dict[str, NDArray[np.bool_]] | None = None,
+) -> tuple[dict[str, Embeddings], float]:
+    """Embeddings of each split, and the images per second that the network and its preprocessing reached.
+
+    Images come from the decode-once store in folder `store`; with `keep`, only some images (N,) of a split.
+    """
+    from reid.data.store import open_store
+
+    parts: dict[str, Embeddings] = {}
+    seconds = 0.0
+    size = {"height": model.contract.height, "width": model.contract.width, "channels": model.contract.channels}
+    for name, split in splits.items():
+        pixels = open_store(split, **size, folder=store, key=key)
+        started = time.perf_counter()
+        wanted = keep.get(name) if keep else None
+        parts[name] = embed(
+            split,
+            pixels,
+            model.network,
+            contract=model.contract,
+            batch_size=batch_size,
+            what=f"embedding {name}",
+            keep=wanted,
+        )
+        seconds += time.perf_counter() - started
+    images = sum(len(part) for part in parts.values())
+    return parts, images / max(seconds, 1e-9)

@@ -1,0 +1,221 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reid.contract import Contract
+from reid.data.market1501 import JUNK, Manifest, list_folder
+from reid.embeddings import Embeddings
+from reid.errors import DatasetError
+from reid.model.checkpoint import save_model
+from reid.model.embedder import build_embedder
+from reid.spec import Experiment, load_spec
+from reid.stages.evaluate import evaluate
+from reid.stages.outcome import Outcome
+from reid.tracking import StageRun, connect, open_pipeline_run, stage_run
+from tests.networks import network_settings
+from tests.small_market import FOLDERS, write_image, write_market
+
+CONTRACT = Contract(height=64, width=32, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, embedding=16)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """dataset.json of the small market, and a model directory with an untrained network."""
+    return prepare(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """The same after one evaluation under "out"; for tests that only look."""
+    folder = prepare(tmp_path_factory.mktemp("finished"))
+    return folder, run_evaluate(folder)
+
+
+def prepare(tmp_path: Path) -> Path:
+    root = write_market(tmp_path / "market")
+    splits = {name: list_folder(root / folder).split for name, folder in FOLDERS.items()}
+    Manifest(fingerprint="f" * 64, **splits).save(tmp_path / "dataset.json")
+    (tmp_path / "model").mkdir()
+    network = build_embedder(**network_settings())
+    save_model(tmp_path / "model" / "reid_model_best.pth", network, contract=CONTRACT, persons=[1, 2, 3, 4, 5])
+    return tmp_path
+
+
+def a_spec(folder: Path, *overrides: str) -> Experiment:
+    text = f"results_dir: {folder / 'results'}\ndataset:\n  val_batch_size: 3\n  num_classes: 5\n"
+    return load_spec(text=text, overrides=list(overrides))
+
+
+def run_evaluate(folder: Path, *overrides: str, out: str = "out", run: StageRun | None = None) -> Outcome:
+    return evaluate(
+        a_spec(folder, *overrides),
+        dataset=folder / "dataset.json",
+        model=folder / "model",
+        results=folder / out / "results",
+        report=folder / out / "report.html",
+        run=run or StageRun.none(),
+    )
+
+
+def test_one_pass_gives_plain_and_reranked_figures_and_every_file(finished):
+    workplace, outcome = finished
+    results = workplace / "out" / "results"
+    assert sorted(entry.name for entry in results.iterdir()) == [
+        "cmc_curve.png",
+        "cmc_curve.svg",
+        "embeddings.npz",
+        "metrics.json",
+        "per_query.csv",
+        "sampled_matches.png",
+        "thresholds.json",
+    ]
+    ranking = ["mAP", "rank1", "rank5", "rank10", "mINP"]
+    assert set(outcome.metrics) == {
+        *ranking,
+        *(f"reranked_{name}" for name in ranking),
+        *("valid_queries", "queries", "gallery", "images_per_second", "rerank_seconds"),
+    }
+    assert (outcome.metrics["queries"], outcome.metrics["gallery"]) == (2, 4)  # junk is dropped, the distractor stays
+    assert all(np.isfinite(value) for value in outcome.metrics.values())
+    assert json.loads((results / "metrics.json").read_text()) == {"headline": "reranked", **outcome.metrics}
+    assert len(outcome.lines) == 2
+    assert outcome.lines[0].startswith("re-ranked: mAP ")
+    assert (workplace / "out" / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_the_headline_follows_the_switch_and_both_are_computed_all_the_same(workplace):
+    reranked = run_evaluate(workplace, "re_ranking.re_ranking=true", out="a")
+    plain = run_evaluate(workplace, "re_ranking.re_ranking=false", out="b")
+    assert reranked.parameters == {"mAP": reranked.metrics["reranked_mAP"]}
+    assert plain.parameters == {"mAP": plain.metrics["mAP"]}
+    assert plain.lines[0].startswith("plain: mAP ")
+    assert json.loads((workplace / "b" / "results" / "metrics.json").read_text())["headline"] == "plain"
+
+
+def test_the_untrained_network_is_scored_where_its_embeddings_lie_beside_the_model(workplace):
+    manifest = Manifest.load(workplace / "dataset.json")
+    # vectors that find every person at once: an axis for each
+    parts = [
+        Embeddings([str(path) for path in split.paths], split.person, split.camera, axes(split.person))
+        for split in (manifest.query, manifest.gallery.without_junk())
+    ]
+    Embeddings.joined(*parts).save_npz(workplace / "model" / "untrained_embeddings.npz")
+    outcome = run_evaluate(workplace)
+    assert outcome.metrics["untrained_mAP"] == 1.0
+    assert outcome.metrics["untrained_reranked_rank1"] == 1.0
+    assert outcome.lines[2] == "untrained: mAP 100.0, rank-1 100.0; re-ranked mAP 100.0, rank-1 100.0"
+    assert "by training" in (workplace / "out" / "report.html").read_text()
+
+
+def axes(person: np.ndarray) -> np.ndarray:
+    return np.eye(8, dtype=np.float32)[person]
+
+
+def test_untrained_embeddings_of_other_images_are_left_out_with_a_warning(workplace, caplog):
+    foreign = Embeddings(["/other/1.jpg"], np.ones(1, np.int64), np.ones(1, np.int64), np.ones((1, 4), np.float32))
+    foreign.save_npz(workplace / "model" / "untrained_embeddings.npz")
+    outcome = run_evaluate(workplace)
+    assert "untrained_mAP" not in outcome.metrics
+    assert "untrained_embeddings.npz is of other images; the untrained network is not scored" in caplog.text
+
+
+def test_the_embeddings_are_kept_for_query_and_gallery_without_junk(finished):
+    workplace, _ = finished
+    kept = Embeddings.load_npz(workplace / "out" / "results" / "embeddings.npz")
+    manifest = Manifest.load(workplace / "dataset.json")
+    wanted = manifest.query.paths + manifest.gallery.without_junk().paths
+    assert kept.paths == [str(path) for path in wanted]
+    assert JUNK not in kept.person
+
+
+def test_every_query_is_a_line_of_the_csv(finished):
+    workplace, _ = finished
+    with (workplace / "out" / "results" / "per_query.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["query"]).name for row in rows] == ["0004_c1s1_000001_00.jpg", "0005_c2s1_000001_00.jpg"]
+    assert all(int(row["plain_first_match_rank"]) >= 1 for row in rows)
+
+
+def test_thresholds_say_how_many_pairs_they_come_from(finished):
+    workplace, _ = finished
+    record = json.loads((workplace / "out" / "results" / "thresholds.json").read_text())
+    # 2 queries x 4 images, less the own-camera image of person 4; each query has one match
+    assert (record["same_person_pairs"], record["different_person_pairs"]) == (2, 5)
+    best = record["thresholds"][0]
+    assert best["name"] == "best F1"
+    assert best["cosine"] == pytest.approx(1 - best["distance"] / 2)
+
+
+def test_plots_are_also_written_where_the_spec_asks_for_them(workplace):
+    run_evaluate(
+        workplace,
+        f"evaluate.output_cmc_curve_plot={workplace / 'mine' / 'cmc.pdf'}",
+        f"evaluate.output_sampled_matches_plot={workplace / 'mine' / 'matches.svg'}",
+    )
+    assert (workplace / "mine" / "cmc.pdf").read_bytes().startswith(b"%PDF")
+    assert (workplace / "mine" / "matches.svg").read_bytes().startswith(b"<?xml")
+
+
+def test_rows_and_columns_of_the_sheet_and_ranks_of_the_curve_are_the_specs(workplace):
+    run_evaluate(workplace, "re_ranking.num_query=2", "re_ranking.max_rank=3", out="wide")
+    run_evaluate(workplace, "re_ranking.num_query=1", "re_ranking.max_rank=3", out="low")
+    run_evaluate(workplace, "re_ranking.num_query=1", "re_ranking.max_rank=1", out="one")
+    sizes = {}
+    for out in ("wide", "low", "one"):
+        with Image.open(workplace / out / "results" / "sampled_matches.png") as sheet:
+            sizes[out] = sheet.size
+    assert sizes["wide"][1] > sizes["low"][1]
+    assert "rank-1</th><th>mINP" in (workplace / "one" / "report.html").read_text()
+
+
+def test_a_second_run_over_the_first_gives_the_same_pictures(workplace):
+    run_evaluate(workplace)
+    names = ["cmc_curve.png", "cmc_curve.svg", "sampled_matches.png", "per_query.csv", "thresholds.json"]
+    before = {name: (workplace / "out" / "results" / name).read_bytes() for name in names}
+    run_evaluate(workplace)
+    assert {name: (workplace / "out" / "results" / name).read_bytes() for name in names} == before
+
+
+def test_a_gallery_without_any_match_is_a_data_error_before_anything_is_embedded(workplace):
+    other = workplace / "strangers"
+    write_image(other / "0009_c1s1_000001_01.jpg")
+    manifest = Manifest.load(workplace / "dataset.json")
+    gallery = list_folder(other).split
+    Manifest("0" * 64, manifest.train, manifest.query, gallery).save(workplace / "dataset.json")
+    with pytest.raises(DatasetError) as caught:
+        run_evaluate(workplace)
+    assert str(caught.value) == (
+        f"{manifest.query.root}: none of 2 queries has an image of its person in another camera in the gallery\n"
+        f"  gallery: {other}, 1 images without junk\n"
+        "  first: 0004_c1s1_000001_00.jpg\n"
+        "  want:  at least one; without it neither mAP nor CMC is defined"
+    )
+    assert not (workplace / "out").exists()
+
+
+@pytest.mark.slow
+def test_mlflow_gets_both_cmc_curves_and_the_report(workplace, monkeypatch):
+    pipeline = open_pipeline_run(
+        tracking_uri=f"sqlite:///{workplace}/mlflow.db", experiment="tests", run_name="one", tags={}, params={}
+    )
+    run_id = pipeline.start_stage("evaluate")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", pipeline.tracking_uri)
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    with stage_run("evaluate") as run:
+        run_evaluate(workplace, run=run)
+    client = connect(pipeline.tracking_uri)
+    for name in ("cmc", "reranked_cmc"):
+        history = client.get_metric_history(run_id, name)
+        assert [row.step for row in history] == list(range(1, 11))
+        assert history[-1].value == 1.0
+    assert [entry.path for entry in client.list_artifacts(run_id, "evaluate")] == [
+        "evaluate/cmc_curve.png",
+        "evaluate/per_query.csv",
+        "evaluate/report.html",
+        "evaluate/sampled_matches.png",
+        "evaluate/thresholds.json",
+    ]

@@ -1,0 +1,116 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reid.contract import Contract
+from reid.data.market1501 import Manifest, list_folder
+from reid.embeddings import read_json
+from reid.errors import ArtifactError
+from reid.model.checkpoint import load_model, save_model
+from reid.model.embedder import build_embedder
+from reid.spec import Experiment, load_spec
+from reid.stages.inference import find_checkpoint, inference, open_model
+from reid.tracking import StageRun
+from tests.networks import network_settings
+from tests.small_market import FOLDERS, write_market
+
+CONTRACT = Contract(height=64, width=32, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, embedding=16)
+
+
+def a_spec(tmp_path: Path, *overrides: str) -> Experiment:
+    text = f"results_dir: {tmp_path / 'results'}\ndataset:\n  val_batch_size: 3\n  num_classes: 5\n"
+    return load_spec(text=text, overrides=list(overrides))
+
+
+def a_dataset(tmp_path: Path) -> Path:
+    root = write_market(tmp_path / "market")
+    splits = {name: list_folder(root / folder).split for name, folder in FOLDERS.items()}
+    Manifest(fingerprint="f" * 64, **splits).save(tmp_path / "dataset.json")
+    return tmp_path / "dataset.json"
+
+
+def a_model(folder: Path, name: str = "reid_model_best.pth") -> Path:
+    settings = network_settings()
+    network = build_embedder(**settings)
+    folder.mkdir(exist_ok=True)
+    save_model(folder / name, network, contract=CONTRACT, persons=[1, 2, 3, 4, 5])
+    return folder
+
+
+def run_inference(tmp_path: Path, spec: Experiment, model: Path):
+    target = tmp_path / "out" / "inference.json"
+    return inference(spec, dataset=a_dataset(tmp_path), model=model, embeddings=target, run=StageRun.none()), target
+
+
+def test_every_query_then_every_gallery_image_is_a_row_junk_too(tmp_path):
+    outcome, target = run_inference(tmp_path, a_spec(tmp_path), a_model(tmp_path / "model"))
+    rows = json.loads(target.read_text())
+    market = tmp_path / "market"
+    wanted = [str(path) for folder in ("query", "bounding_box_test") for path in sorted((market / folder).iterdir())]
+    assert [row["img_path"] for row in rows] == wanted
+    assert {len(row["embedding"]) for row in rows} == {16}
+    assert outcome.metrics["rows"] == 7
+    assert outcome.metrics["embedding_width"] == 16
+    assert outcome.metrics["images_per_second"] > 0
+
+
+def test_a_row_is_the_networks_own_output_not_normalised(tmp_path):
+    model = a_model(tmp_path / "model")
+    _, target = run_inference(tmp_path, a_spec(tmp_path), model)
+    path, vector = next(read_json(target))
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(path))[None]
+    wanted = load_model(model / "reid_model_best.pth").embed(CONTRACT.preprocess(pixels))[0]
+    assert vector == pytest.approx(wanted, abs=1e-5)  # batch of three against batch of one: other summation order
+    assert abs(np.linalg.norm(vector) - 1) > 1e-3
+
+
+def test_the_output_file_of_the_spec_gets_the_same_rows_and_replaces_what_was_there(tmp_path):
+    asked = tmp_path / "elsewhere" / "rows.json"
+    asked.parent.mkdir()
+    asked.write_text("old")
+    spec = a_spec(tmp_path, f"inference.output_file={asked}")
+    _, target = run_inference(tmp_path, spec, a_model(tmp_path / "model"))
+    assert asked.read_bytes() == target.read_bytes()
+
+
+def test_the_output_file_may_be_the_artifact_itself(tmp_path):
+    spec = a_spec(tmp_path, f"inference.output_file={tmp_path / 'out' / 'inference.json'}")
+    _, target = run_inference(tmp_path, spec, a_model(tmp_path / "model"))
+    assert len(json.loads(target.read_text())) == 7
+
+
+def test_the_best_checkpoint_is_used_before_the_latest_and_a_file_is_used_as_it_is(tmp_path):
+    folder = a_model(tmp_path / "model", "reid_model_latest.pth")
+    assert find_checkpoint(folder).name == "reid_model_latest.pth"
+    a_model(folder, "reid_model_best.pth")
+    assert find_checkpoint(folder).name == "reid_model_best.pth"
+    assert find_checkpoint(folder / "reid_model_latest.pth").name == "reid_model_latest.pth"
+
+
+def test_a_folder_without_a_checkpoint_says_what_lies_there(tmp_path):
+    for name in "abcde":
+        (tmp_path / name).touch()
+    with pytest.raises(ArtifactError) as caught:
+        find_checkpoint(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: no model\n  found: a, b, c, d and 1 more\n"
+        "  want:  a checkpoint, or a folder with reid_model_best.pth"
+    )
+    with pytest.raises(ArtifactError) as caught:
+        find_checkpoint(tmp_path / "none")
+    assert str(caught.value) == (
+        f"{tmp_path / 'none'}: no model\n  found: nothing there\n"
+        "  want:  a checkpoint, or a folder with reid_model_best.pth"
+    )
+
+
+def test_a_file_of_an_unknown_kind_is_refused_by_its_ending(tmp_path):
+    file = tmp_path / "model.txt"
+    file.touch()
+    with pytest.raises(ArtifactError) as caught:
+        open_model(file, gpu_id=0)
+    assert str(caught.value) == f"{file}: not a model this stage can run\n  want: one of .pth"

@@ -1,0 +1,115 @@
+import csv
+import io
+import logging
+
+import numpy as np
+import pytest
+
+from reid.data.market1501 import PersonImage, Split
+from reid.embeddings import Embeddings
+from reid.scoring import has_match, pair_histogram, per_query_csv, score, threshold_rows, verified
+
+SETTINGS = {"k1": 20, "k2": 6, "lambda_value": 0.3, "max_rank": 3}
+
+
+def on_a_circle(*images: tuple[int, int, float]) -> Embeddings:
+    """One image for each (person, camera, angle in degrees), the vector of length 2 in that direction."""
+    person, camera, degrees = (np.array(column) for column in zip(*images))
+    vectors = 2 * np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], axis=1)
+    paths = [f"/d/{p}_c{c}_{number}.jpg" for number, (p, c, _) in enumerate(images)]
+    return Embeddings(paths, person.astype(np.int64), camera.astype(np.int64), vectors.astype(np.float32))
+
+
+QUERY = on_a_circle((1, 1, 0), (2, 1, 90), (3, 1, 0))
+GALLERY = on_a_circle((1, 1, 0), (2, 2, 30), (1, 2, 60), (0, 2, 180))
+
+
+def test_both_rankings_are_scored_and_the_length_of_an_embedding_does_not_matter():
+    # Query 1 (0 degrees): its own-camera image is ignored; 30 (person 2), 60 (person 1, right): AP 1/2.
+    # Query 2 (90): 60 (person 1), 30 (person 2, right): AP 1/2. Query 3 has no image in the gallery.
+    scored = score(QUERY, GALLERY, **SETTINGS)
+    assert scored.plain.metrics() == pytest.approx({"mAP": 0.5, "rank1": 0.0, "rank5": 1.0, "rank10": 1.0, "mINP": 0.5})
+    assert scored.plain.scores.valid_queries == 2
+    assert scored.plain.distance[0] == pytest.approx(2 - 2 * np.cos(np.radians([0, 30, 60, 180])), abs=1e-6)
+    assert scored.reranked.metrics("reranked_").keys() == {
+        "reranked_mAP",
+        "reranked_rank1",
+        "reranked_rank5",
+        "reranked_rank10",
+        "reranked_mINP",
+    }
+
+
+def test_a_curve_has_the_ranks_asked_for_although_rank_ten_is_always_scored():
+    scored = score(QUERY, GALLERY, **SETTINGS)
+    assert scored.plain.curve("plain", 3).cmc.tolist() == [0.0, 1.0, 1.0]
+
+
+def test_more_neighbours_than_images_are_lowered_with_a_warning(caplog):
+    with caplog.at_level(logging.WARNING):
+        scored = score(QUERY, GALLERY, **SETTINGS)
+    assert (scored.k1, scored.k2) == (6, 6)
+    assert "re_ranking.k1 is 20, but there are 7 images: 6 neighbours are used" in caplog.messages
+
+
+def split(*images: tuple[int, int]) -> Split:
+    return Split(None, tuple(PersonImage(f"{number}.jpg", *who) for number, who in enumerate(images)))  # type: ignore[arg-type]
+
+
+def test_only_the_same_person_in_another_camera_is_a_match():
+    gallery = split((1, 1), (2, 2), (0, 2), (-1, 2))
+    assert has_match(split((1, 1), (2, 1), (3, 1), (0, 1), (-1, 1)), gallery).tolist() == [
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+def test_each_query_is_a_line_and_one_without_a_match_has_no_precision():
+    rows = list(csv.DictReader(io.StringIO(per_query_csv(score(QUERY, GALLERY, **SETTINGS)))))
+    assert [row["query"] for row in rows] == QUERY.paths
+    first = rows[0]
+    assert (first["person"], first["camera"]) == ("1", "1")
+    assert (first["plain_average_precision"], first["plain_first_match_rank"]) == ("0.500000", "2")
+    # 2 - 2 cos 30 degrees = 0.267949
+    assert (first["plain_top1"], first["plain_top1_person"]) == (GALLERY.paths[1], "2")
+    assert float(first["plain_top1_distance"]) == pytest.approx(0.267949, abs=2e-6)
+    assert (rows[2]["plain_average_precision"], rows[2]["plain_first_match_rank"]) == ("", "")
+    assert rows[2]["reranked_average_precision"] == ""
+    assert rows[2]["plain_top1"] == GALLERY.paths[0]
+
+
+def test_pairs_are_counted_by_distance_without_those_the_metric_ignores():
+    scored = score(QUERY, GALLERY, **SETTINGS)
+    found = verified(scored)
+    assert found is not None
+    pairs = pair_histogram(found)
+    # 3 x 4 pairs less the own-camera pair of query 1; same person: query 1 at 60 degrees, query 2 at 60 degrees
+    assert (pairs.genuine.sum(), pairs.impostor.sum()) == (2, 9)
+    # both at 2 - 2 cos 60 = 1.0, of 80 steps up to 2 - 2 cos 180 = 4: step 19 or 20
+    assert pairs.genuine[19] + pairs.genuine[20] == 2
+
+
+def test_a_threshold_says_what_it_accepts_of_each_kind():
+    # best F1 by hand: at 1.0 both genuine pairs are in, and of the impostors those at 0 (query 3 with the image of
+    # person 1 at 0 degrees), at 30 degrees from 0 (queries 1 and 3), at 60 (query 3) and at 30 from 90 (query 2)
+    rows = {row.name: row for row in threshold_rows(verified(score(QUERY, GALLERY, **SETTINGS)))}
+    best = rows["best F1"]
+    assert best.distance == pytest.approx(1.0, abs=1e-3)
+    assert best.true_match_rate == 1.0
+    assert best.false_match_rate == pytest.approx(5 / 9)
+    assert best.precision == pytest.approx(2 / 7)
+
+
+def test_a_false_match_rate_of_less_than_one_pair_is_no_threshold():
+    rows = threshold_rows(verified(score(QUERY, GALLERY, **SETTINGS)))
+    assert [row.name for row in rows] == ["best F1", "equal error"]  # 1 % of 9 pairs is none
+
+
+def test_one_person_alone_gives_no_thresholds_but_a_warning(caplog):
+    scored = score(on_a_circle((1, 1, 0)), on_a_circle((1, 2, 10), (1, 3, 20)), **SETTINGS)
+    with caplog.at_level(logging.WARNING):
+        assert verified(scored) is None
+    assert "all queries and gallery images show one person; no distance can be judged" in caplog.messages
