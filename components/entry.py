@@ -1,0 +1,183 @@
+"""Runs one stage as a task of a pipeline: `python3 -m components.entry STAGE --executor-input JSON`.
+
+Every runner starts a stage with this command and reads its results the same way: one file per output parameter, and
+the executor output JSON, which lists every artifact (kfp.local forgets those it does not name) and carries the
+figures as metadata of the Metrics artifact.
+"""
+
+import argparse
+import importlib
+import inspect
+import json
+import logging
+import math
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reid.errors import ReidError
+from reid.spec import load_spec
+from reid.stages.outcome import Outcome
+from reid.tracking import stage_run
+
+logger = logging.getLogger("components.entry")
+
+STAGES = ("validate", "train", "evaluate", "inference", "export", "gen_trt_engine", "register")
+METRICS = "system.Metrics"
+MOUNTS = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
+"""Where a cluster mounts an object store: the local path of an artifact's address."""
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One artifact of the executor input."""
+
+    name: str
+    uri: str
+    schema: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The executor input: what a task is given, and where it is to put what it makes."""
+
+    parameters: Mapping[str, Any]
+    inputs: Mapping[str, Artifact]
+    outputs: Mapping[str, Artifact]
+    output_parameters: Mapping[str, Path]
+    executor_output: Path
+
+
+def read_ports(text: str) -> Ports:
+    """The ports as this JSON of the runner names them."""
+    given = json.loads(text)
+    inputs, outputs = given.get("inputs", {}), given.get("outputs", {})
+    return Ports(
+        parameters=inputs.get("parameterValues", {}),
+        inputs=_artifacts(inputs),
+        outputs=_artifacts(outputs),
+        output_parameters={name: Path(entry["outputFile"]) for name, entry in outputs.get("parameters", {}).items()},
+        executor_output=Path(outputs["outputFile"]),
+    )
+
+
+def _artifacts(section: Mapping[str, Any]) -> dict[str, Artifact]:
+    found = {}
+    for port, listed in section.get("artifacts", {}).items():
+        entry = listed["artifacts"][0]
+        schema = entry.get("type", {}).get("schemaTitle", "")
+        found[port] = Artifact(entry.get("name", port), entry["uri"], schema, _local_path(entry))
+    return found
+
+
+def _local_path(entry: Mapping[str, Any]) -> Path:
+    """KFP's rule: a custom path, else the mount of the object store, else the address itself is a path."""
+    if entry.get("customPath"):
+        return Path(entry["customPath"])
+    uri: str = entry["uri"]
+    for scheme, mount in MOUNTS.items():
+        if uri.startswith(scheme):
+            return Path(mount + uri.removeprefix(scheme))
+    return Path(uri)
+
+
+def run_stage(stage: str, ports: Ports) -> None:
+    """Runs the stage and writes everything that the runner reads."""
+    spec = load_spec(text=ports.parameters["spec"])
+    function = getattr(importlib.import_module(f"reid.stages.{stage}"), stage)
+    arguments: dict[str, Any] = {name: artifact.path for name, artifact in ports.inputs.items()}
+    arguments |= {name: artifact.path for name, artifact in ports.outputs.items() if artifact.schema != METRICS}
+    # the fingerprint is a port for the caches' sake; few stages want to read it
+    wanted = inspect.signature(function).parameters
+    arguments |= {name: value for name, value in ports.parameters.items() if name != "spec" and name in wanted}
+    with stage_run(stage) as run:
+        outcome: Outcome = function(spec, **arguments, run=run)
+        metrics = _finite(outcome.metrics)
+        run.log_outcome(metrics)
+    write_outputs(ports, outcome, metrics)
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """JSON knows no NaN, and KFP's parser refuses the whole file for one."""
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            logger.warning("metric %s is %s: left out", name, value)
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+
+
+def write_outputs(ports: Ports, outcome: Outcome, metrics: Mapping[str, float]) -> None:
+    """Writes the output parameters' files, the Metrics artifact and the executor output.
+
+    The lines for people go to the first artifact that is no Metrics: those hold floats only, as KFP's UI and its MLflow
+    plugin read any other value as 0.
+    """
+    parameters = {name: outcome.parameters[name] for name in ports.output_parameters}
+    for name, file in ports.output_parameters.items():
+        _write(file, str(parameters[name]))
+    listed, lines = {}, list(outcome.lines)
+    for port, artifact in ports.outputs.items():
+        metadata: dict[str, Any] = {}
+        if artifact.schema == METRICS:
+            metadata = dict(metrics)
+            _write(artifact.path, json.dumps(metadata, indent=1) + "\n")
+        elif lines:
+            metadata, lines = {"lines": lines}, []
+        listed[port] = {"artifacts": [{"name": artifact.name, "uri": artifact.uri, "metadata": metadata}]}
+    written = {"parameterValues": parameters, "artifacts": listed}
+    _write(ports.executor_output, json.dumps(written, indent=1, allow_nan=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+class ProgressOrRecord(logging.Formatter):
+    """Lines of "reid.progress" as `progress: …`, for whoever shows them live; others with time, level and origin."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line of the log."""
+        if record.name == "reid.progress":
+            return f"progress: {record.getMessage()}"
+        return super().format(record)
+
+
+def _configure_logging() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(ProgressOrRecord("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=os.environ.get("REID_LOG_LEVEL", "INFO"), handlers=[handler])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 2 the user's to mend (a text, no traceback), 130 interrupted, 1 a fault of ours."""
+    parser = argparse.ArgumentParser(prog="python -m components.entry", description="Runs one stage of the pipeline.")
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--executor-input", required=True, help="JSON that the runner puts in for {{$}}")
+    options = parser.parse_args(arguments)
+    _configure_logging()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a pod that is deleted closes its runs as on Ctrl-C
+    try:
+        run_stage(options.stage, read_ports(options.executor_input))
+    except ReidError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

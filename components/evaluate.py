@@ -1,0 +1,34 @@
+"""The evaluate component: how well the embeddings find a person again."""
+
+# mypy: disable-error-code="untyped-decorator, valid-type"
+from kfp import dsl
+
+from components import images
+
+
+@dsl.container_component
+def evaluate(  # noqa: PLR0917 - kfp passes them by position
+    spec: str,
+    fingerprint: str,
+    dataset: dsl.Input[dsl.Dataset],
+    model: dsl.Input[dsl.Model],
+    results: dsl.Output[dsl.Artifact],
+    report: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+    mAP: dsl.OutputPath(float),
+) -> dsl.ContainerSpec:
+    """mAP, CMC and mINP before and after training, with and without k-reciprocal re-ranking, from one embedding pass.
+
+    Args:
+        spec: The fields of the experiment spec that evaluate reads, as YAML text.
+        fingerprint: Hash of the data set's bytes.
+        dataset: Manifest of the images, from validate.
+        model: Folder of checkpoints, from train.
+
+    Returns:
+        results: Folder of results per query, plots and thresholds.
+        report: CMC curves and the best and worst queries with their top matches; one self-contained page.
+        metrics: mAP, rank-k and mINP as fractions of 1; re-ranked and untrained ones by prefix.
+        mAP: The headline mAP, as a fraction of 1.
+    """
+    return dsl.ContainerSpec(image=images.REID, command=[*images.ENTRY, "evaluate"], args=images.EXECUTOR_INPUT)

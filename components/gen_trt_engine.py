@@ -1,0 +1,32 @@
+"""The gen_trt_engine component: the ONNX as a TensorRT engine."""
+
+# mypy: disable-error-code="untyped-decorator, valid-type"
+from kfp import dsl
+
+from components import images
+
+
+@dsl.container_component
+def gen_trt_engine(  # noqa: PLR0917 - kfp passes them by position
+    spec: str,
+    fingerprint: str,
+    onnx: dsl.Input[dsl.Model],
+    engine: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    built: dsl.OutputPath(str),
+) -> dsl.ContainerSpec:
+    """Builds a TensorRT engine; where none can be built it ends well and its build record says why.
+
+    Args:
+        spec: The fields of the experiment spec that gen_trt_engine reads, as YAML text.
+        fingerprint: Hash of the data set's bytes.
+        onnx: The ONNX file, from export.
+
+    Returns:
+        engine: Folder of model.engine and build.json; build.json alone where nothing was built.
+        metrics: Size, build time and, where a GPU can run it, speed and parity.
+        built: "true" or "false".
+    """
+    return dsl.ContainerSpec(
+        image=images.TENSORRT, command=[*images.ENTRY, "gen_trt_engine"], args=images.EXECUTOR_INPUT
+    )

@@ -1,0 +1,16 @@
+"""Names of the images that the stages run in: the only place.
+
+Fixed when the pipeline is compiled; on a cluster name them by digest (`REID_IMAGE=registry/reid@sha256:…`), so that
+KFP's cache sees a new build.
+"""
+
+import os
+
+REID = os.environ.get("REID_IMAGE", "reid-pipeline/torch:0.1.0")
+"""PyTorch, on CPU or CUDA."""
+TENSORRT = os.environ.get("REID_TRT_IMAGE", "reid-pipeline/tensorrt:0.1.0")
+"""TensorRT beside what the torch-free stages need."""
+ENTRY = ["python3", "-m", "components.entry"]
+"""The command of every stage; its name follows."""
+EXECUTOR_INPUT = ["--executor-input", "{{$}}"]
+"""`{{$}}` is the one placeholder that all runners share: every port of the task, as JSON."""

@@ -1,0 +1,44 @@
+"""The validate component: a data set that will do, before a GPU is booked."""
+
+# mypy: disable-error-code="untyped-decorator, valid-type"
+from kfp import dsl
+
+from components import images
+
+
+@dsl.container_component
+def validate(  # noqa: PLR0917 - kfp passes them by position
+    spec: str,
+    dataset: dsl.Output[dsl.Dataset],
+    report: dsl.Output[dsl.HTML],
+    summary: dsl.Output[dsl.Markdown],
+    findings: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    fingerprint: dsl.OutputPath(str),
+    train_spec: dsl.OutputPath(str),
+    evaluate_spec: dsl.OutputPath(str),
+    inference_spec: dsl.OutputPath(str),
+    export_spec: dsl.OutputPath(str),
+    gen_trt_engine_spec: dsl.OutputPath(str),
+    register_spec: dsl.OutputPath(str),
+) -> dsl.ContainerSpec:
+    """Checks the experiment spec and every image of the data set; fails on errors, reports warnings.
+
+    Args:
+        spec: The experiment spec, as YAML text.
+
+    Returns:
+        dataset: Manifest: every image of the three splits with its person and camera.
+        report: What was found, with pictures.
+        summary: What was found, in short.
+        findings: What was found, as JSON.
+        metrics: Persons, cameras and images per split.
+        fingerprint: Hash of the data set's bytes; every later stage takes it, so no cache serves results of other data.
+        train_spec: The fields of the spec that train reads; other fields can change without training again.
+        evaluate_spec: The fields of the spec that evaluate reads.
+        inference_spec: The fields of the spec that inference reads.
+        export_spec: The fields of the spec that export reads.
+        gen_trt_engine_spec: The fields of the spec that gen_trt_engine reads.
+        register_spec: The fields of the spec that register reads.
+    """
+    return dsl.ContainerSpec(image=images.REID, command=[*images.ENTRY, "validate"], args=images.EXECUTOR_INPUT)

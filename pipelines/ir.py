@@ -1,0 +1,211 @@
+"""The compiled pipeline (KFP's IR, the YAML that a cluster gets) as plain values: tasks, their ports, and where each
+input comes from.
+
+Reads what the local runner can run: one flat graph of container tasks. Whatever else the IR can say (conditions,
+loops, exit handlers, importers, nested pipelines) is refused by name, never skipped. Imports no kfp.
+"""
+
+import graphlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from reid.errors import PipelineError
+
+Value = str | int | float | bool | list[Any] | dict[str, Any]
+
+CASTS = {"STRING": str, "NUMBER_INTEGER": int, "NUMBER_DOUBLE": float, "BOOLEAN": bool, "LIST": list, "STRUCT": dict}
+REFUSED_ON_A_TASK = {
+    "parameterIterator": "dsl.ParallelFor",
+    "artifactIterator": "dsl.ParallelFor",
+    "iteratorPolicy": "dsl.ParallelFor",
+    "triggerPolicy": "dsl.If or dsl.ExitHandler",
+}
+
+
+@dataclass(frozen=True)
+class Constant:
+    """An input whose value stands in the pipeline itself."""
+
+    value: Value
+
+
+@dataclass(frozen=True)
+class PipelineParameter:
+    """An input that the run is started with."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class TaskOutput:
+    """An input that another task writes."""
+
+    task: str
+    output: str
+
+
+Source = Constant | PipelineParameter | TaskOutput
+
+
+@dataclass(frozen=True)
+class Task:
+    """One box of the graph: a container with typed inputs and outputs."""
+
+    name: str
+    image: str
+    command: tuple[str, ...]
+    """Command and arguments, with `{{$}}` where the executor input goes."""
+    environment: Mapping[str, str]
+    cacheable: bool
+    gpus: int
+    parameters: Mapping[str, Source]
+    parameter_types: Mapping[str, str]
+    artifacts: Mapping[str, TaskOutput]
+    output_parameters: Mapping[str, str]
+    """Name -> KFP type, e.g. NUMBER_DOUBLE."""
+    output_artifacts: Mapping[str, str]
+    """Name -> KFP schema, e.g. system.Model."""
+    needs: frozenset[str]
+    """Names of the tasks that must have ended well before this one."""
+
+    @property
+    def stage(self) -> str:
+        """The name shown and used for folders: the Python function's, where kfp made hyphens of its underscores."""
+        return self.name.replace("-", "_")
+
+    def signature(self) -> str:
+        """What the component is, whatever its image, resources and the other tasks: one part of the cache key."""
+        parts = [
+            list(self.command),
+            dict(self.environment),
+            dict(self.parameter_types),
+            sorted(self.artifacts),
+            dict(self.output_parameters),
+            dict(self.output_artifacts),
+        ]
+        return json.dumps(parts, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A compiled pipeline: its tasks in an order in which they can run, and the parameters it takes."""
+
+    name: str
+    tasks: tuple[Task, ...]
+    parameter_types: Mapping[str, str]
+    defaults: Mapping[str, Value]
+
+    def arguments(self, given: Mapping[str, Value]) -> dict[str, Value]:
+        """The parameters of a run: those given over the defaults; PipelineError where one is unknown or missing."""
+        unknown = sorted(set(given) - set(self.parameter_types))
+        if unknown:
+            raise PipelineError(
+                f"pipeline {self.name}: unknown parameter {unknown[0]!r}\n"
+                f"  want: {', '.join(sorted(self.parameter_types))}"
+            )
+        values = {**self.defaults, **given}
+        missing = sorted(set(self.parameter_types) - set(values))
+        if missing:
+            raise PipelineError(f"pipeline {self.name}: parameter {missing[0]!r} has no value")
+        return {name: cast(value, self.parameter_types[name]) for name, value in values.items()}
+
+
+def cast(value: Value, kfp_type: str) -> Value:
+    """The value in its declared type; the IR keeps whole numbers as floats."""
+    return CASTS[kfp_type](value)  # type: ignore[no-any-return, operator]
+
+
+def load(path: Path) -> Pipeline:
+    """The pipeline compiled into this file; PipelineError where it holds what a local run cannot do."""
+    document = next(iter(yaml.safe_load_all(path.read_text(encoding="utf-8"))))
+    inputs = document["root"].get("inputDefinitions", {})
+    if "artifacts" in inputs:
+        raise PipelineError(f"{path}: takes artifacts as pipeline inputs; the local runner can't run that")
+    parameters = inputs.get("parameters", {})
+    tasks = {name: _task(name, entry, document) for name, entry in document["root"]["dag"]["tasks"].items()}
+    order = graphlib.TopologicalSorter({name: sorted(task.needs) for name, task in tasks.items()}).static_order()
+    return Pipeline(
+        name=document["pipelineInfo"]["name"],
+        tasks=tuple(tasks[name] for name in order),
+        parameter_types={name: entry["parameterType"] for name, entry in parameters.items()},
+        defaults={name: entry["defaultValue"] for name, entry in parameters.items() if "defaultValue" in entry},
+    )
+
+
+def _task(name: str, entry: Mapping[str, Any], document: Mapping[str, Any]) -> Task:
+    for key, meaning in REFUSED_ON_A_TASK.items():
+        if key in entry:
+            raise _refusal(name, f"{meaning} ({key})")
+    component = document["components"][entry["componentRef"]["name"]]
+    if "dag" in component:
+        raise _refusal(name, "a nested pipeline (dag)")
+    executor = document["deploymentSpec"]["executors"][component["executorLabel"]]
+    if "container" not in executor:
+        raise _refusal(name, f"{next(iter(executor))} instead of a container")
+    container = executor["container"]
+    inputs, outputs = component.get("inputDefinitions", {}), component.get("outputDefinitions", {})
+    given = entry.get("inputs", {})
+    parameters = {key: _parameter(name, key, value) for key, value in given.get("parameters", {}).items()}
+    for key, definition in inputs.get("parameters", {}).items():
+        if key not in parameters and "defaultValue" in definition:
+            parameters[key] = Constant(definition["defaultValue"])
+    artifacts = {key: _artifact(name, key, value) for key, value in given.get("artifacts", {}).items()}
+    sources: list[Source] = [*parameters.values(), *artifacts.values()]
+    producers = {source.task for source in sources if isinstance(source, TaskOutput)}
+    return Task(
+        name=name,
+        image=container.get("image", ""),
+        command=_command(name, container),
+        environment={item["name"]: item.get("value", "") for item in container.get("env", [])},
+        cacheable=bool(entry.get("cachingOptions", {}).get("enableCache", False)),
+        gpus=int(container.get("resources", {}).get("accelerator", {}).get("count", 0)),
+        parameters=parameters,
+        parameter_types={key: value["parameterType"] for key, value in inputs.get("parameters", {}).items()},
+        artifacts=artifacts,
+        output_parameters={key: value["parameterType"] for key, value in outputs.get("parameters", {}).items()},
+        output_artifacts={key: _schema(name, key, value) for key, value in outputs.get("artifacts", {}).items()},
+        needs=frozenset(producers | set(entry.get("dependentTasks", []))),
+    )
+
+
+def _parameter(task: str, name: str, entry: Mapping[str, Any]) -> Source:
+    if "componentInputParameter" in entry:
+        return PipelineParameter(entry["componentInputParameter"])
+    if "taskOutputParameter" in entry:
+        output = entry["taskOutputParameter"]
+        return TaskOutput(output["producerTask"], output["outputParameterKey"])
+    constant = entry.get("runtimeValue", {}).get("constant")
+    if constant is None or (isinstance(constant, str) and "{{" in constant):
+        raise _refusal(task, f"the value of parameter {name!r}: {json.dumps(entry)}")
+    return Constant(constant)
+
+
+def _artifact(task: str, name: str, entry: Mapping[str, Any]) -> TaskOutput:
+    if "taskOutputArtifact" not in entry:
+        raise _refusal(task, f"the source of artifact {name!r}: {json.dumps(entry)}")
+    output = entry["taskOutputArtifact"]
+    return TaskOutput(output["producerTask"], output["outputArtifactKey"])
+
+
+def _schema(task: str, name: str, entry: Mapping[str, Any]) -> str:
+    if entry.get("isArtifactList"):
+        raise _refusal(task, f"output {name!r} as a list of artifacts")
+    return str(entry["artifactType"]["schemaTitle"])
+
+
+def _command(task: str, container: Mapping[str, Any]) -> tuple[str, ...]:
+    words = tuple(str(word) for word in [*container.get("command", []), *container.get("args", [])])
+    for word in words:
+        if word.startswith(('{"Concat"', '{"IfPresent"')) or re.search(r"\{\{\$[^}]", word):
+            raise _refusal(task, f"the placeholder in {word!r}; {{{{$}}}} is the one it knows")
+    return words
+
+
+def _refusal(task: str, what: str) -> PipelineError:
+    return PipelineError(f"task {task}: the local runner can't run {what}")

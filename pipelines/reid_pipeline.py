@@ -1,0 +1,83 @@
+"""The pipeline: validate -> train -> evaluate, inference, export -> gen_trt_engine -> register.
+
+    make compile SPEC=market
+
+writes it as the YAML that every runner takes: ours on this machine, a Kubeflow cluster, kfp.local's.
+"""
+
+# mypy: disable-error-code="untyped-decorator"
+from pathlib import Path
+
+from kfp import compiler, dsl
+
+from components.evaluate import evaluate
+from components.export import export
+from components.gen_trt_engine import gen_trt_engine
+from components.inference import inference
+from components.register import register
+from components.train import train
+from components.validate import validate
+from pipelines.resources import Resources
+
+MARKET = Path(__file__).parent / "specs" / "market.yaml"
+FIRST_KEYS = ("components:", "deploymentSpec:")
+
+
+def default_spec() -> str:
+    """The spec that the form of the Kubeflow UI starts with: the published Market-1501 recipe."""
+    return MARKET.read_text(encoding="utf-8") if MARKET.exists() else "results_dir: /results\n"
+
+
+def person_reid(resources: Resources, spec_text: str) -> dsl.base_component.BaseComponent:
+    """The pipeline with these resource requests and this default spec."""
+
+    @dsl.pipeline(name="person-reid", display_name="Person re-identification")
+    def pipeline(spec: str = spec_text) -> None:
+        """From a folder of person images to a registered embedding model, its report and its TensorRT engine.
+
+        Args:
+            spec: The experiment spec, as YAML text.
+        """
+        # Every stage but the first takes the part of the spec it reads, and the fingerprint of the data: a field that
+        # it doesn't read leaves its cached result good; changed data under an old name never comes out of a cache.
+        data = validate(spec=spec).set_caching_options(False)
+        found = data.outputs
+        images = {"fingerprint": found["fingerprint"], "dataset": found["dataset"]}
+        trained = train(spec=found["train_spec"], **images)
+        model = trained.outputs["model"]
+        scored = evaluate(spec=found["evaluate_spec"], model=model, **images)
+        embedded = inference(spec=found["inference_spec"], model=model, **images)
+        exported = export(spec=found["export_spec"], model=model, **images)
+        engine = gen_trt_engine(
+            spec=found["gen_trt_engine_spec"], fingerprint=found["fingerprint"], onnx=exported.outputs["onnx"]
+        )
+        registered = register(
+            spec=found["register_spec"],
+            fingerprint=found["fingerprint"],
+            model=model,
+            results=scored.outputs["results"],
+            onnx=exported.outputs["onnx"],
+            parity=exported.outputs["parity"],
+            engine=engine.outputs["engine"],
+        )
+        for task in (data, trained, scored, embedded, exported, engine, registered):
+            resources.request(task, task.name.replace("-", "_"))
+
+    return pipeline
+
+
+def compile_pipeline(path: Path, *, resources: Resources | None = None, spec_text: str | None = None) -> None:
+    """Writes the compiled pipeline, the same bytes for the same arguments and image names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.stem}.partial.yaml")
+    pipeline = person_reid(resources or Resources(), default_spec() if spec_text is None else spec_text)
+    compiler.Compiler().compile(pipeline, str(partial))
+    partial.write_text(_without_head(partial.read_text(encoding="utf-8")), encoding="utf-8")
+    partial.replace(path)
+
+
+def _without_head(text: str) -> str:
+    """The YAML less kfp's leading comment: of a default of several lines only the first is commented out there."""
+    lines = text.splitlines(keepends=True)
+    start = next(number for number, line in enumerate(lines) if line.startswith(FIRST_KEYS))
+    return "".join(lines[start:])

@@ -1,0 +1,115 @@
+"""The end of a run, for people: every stage, the figures before and after training, and where everything lies.
+
+Fits 80 columns and more; piped into a file it is plain text. Figures come from what the stages wrote, cached or new.
+"""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipelines.display import duration
+from pipelines.local_runner import CACHED, CONTINUED, FAILED, NOT_RUN, RAN, RunReport, TaskReport, shown
+
+COLOURS = {RAN: "green", CONTINUED: "green", CACHED: "cyan", FAILED: "bold red", NOT_RUN: "dim"}
+RANKINGS = {
+    "before training": "untrained_",
+    "before training, re-ranked": "untrained_reranked_",
+    "after training": "",
+    "after training, re-ranked": "reranked_",
+}
+FIGURES = {"mAP": "mAP", "rank-1": "rank1", "rank-5": "rank5", "rank-10": "rank10"}
+OPENER = "open" if sys.platform == "darwin" else "xdg-open"
+PLACES = [
+    ("report", "evaluate", "report.html", f"{OPENER} {{}}"),
+    ("data set report", "validate", "report.html", f"{OPENER} {{}}"),
+    ("training report", "train", "report.html", f"{OPENER} {{}}"),
+    ("model", "train", "model", "ls -lh {}"),
+    ("embeddings", "inference", "embeddings.json", "head -c 300 {}"),
+    ("ONNX", "export", "model.onnx", "ls -lh {}"),
+    ("engine", "gen_trt_engine", "engine", "ls -lh {}"),
+]
+"""What, the stage that made it, its name there, and the command that opens it."""
+
+
+def print_summary(report: RunReport, *, results_dir: Path, mlflow: str, stream: TextIO) -> None:
+    """Writes the closing summary of a run to the stream; `mlflow` opens its MLflow runs."""
+    console = Console(file=stream, highlight=False, markup=False, emoji=False)
+    console.print()
+    console.print(_stages(report.tasks))
+    figures = {stage: task.outputs.metrics for stage, task in report.tasks.items()}
+    console.print()
+    if "mAP" in figures.get("evaluate", {}):
+        console.print(_retrieval(figures["evaluate"]))
+        console.print()
+    for rows in (_deployment(report.tasks, figures), _places(report.tasks, results_dir, mlflow)):
+        width = max((len(what) for what, _ in rows), default=0)
+        for what, text in rows:
+            console.print(f"{what:<{width}}  {text}", soft_wrap=True)
+        if rows:
+            console.print()
+
+
+def _stages(tasks: Mapping[str, TaskReport]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("stage", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("figures", overflow="fold")
+    for stage, task in tasks.items():
+        time = duration(task.seconds) if task.state not in {CACHED, NOT_RUN} else ""
+        state = Text(task.state, style=COLOURS.get(task.state, "yellow"))
+        table.add_row(stage, state, time, Text(_key_figures(task)))
+    return table
+
+
+def _key_figures(task: TaskReport) -> str:
+    """The stage's most important sentence; its first figures where it has none."""
+    if task.outputs.lines:
+        return task.outputs.lines[0]
+    return ", ".join(f"{name} {value:.4g}" for name, value in list(task.outputs.metrics.items())[:3])
+
+
+def _retrieval(metrics: Mapping[str, float]) -> Table:
+    """Percentages before and after training, plain and re-ranked."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("retrieval, %", no_wrap=True)
+    for heading in FIGURES:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, prefix in RANKINGS.items():
+        if f"{prefix}mAP" in metrics:
+            row = [metrics.get(prefix + metric) for metric in FIGURES.values()]
+            table.add_row(name, *("" if value is None else f"{100 * value:.1f}" for value in row))
+    return table
+
+
+def _deployment(tasks: Mapping[str, TaskReport], figures: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str]]:
+    """How close the ONNX is to the network, and whether there is an engine."""
+    rows = []
+    cosine = figures.get("export", {}).get("parity_worst_cosine")
+    if cosine is not None:
+        rows.append(("ONNX parity", f"worst cosine to torch {cosine:.7f}"))
+    engine = tasks.get("gen_trt_engine")
+    if engine and "engine_built" in engine.outputs.metrics:
+        state = "built" if engine.outputs.metrics["engine_built"] else "not built"
+        said = engine.outputs.lines[0] if engine.outputs.lines else state
+        rows.append(("TensorRT engine", said.removeprefix("TensorRT engine: ")))
+    return rows
+
+
+def _places(tasks: Mapping[str, TaskReport], results_dir: Path, mlflow: str) -> list[tuple[str, str]]:
+    """Where things are and the command that opens each; what this run did not make or take is left out."""
+    latest = results_dir / "latest"
+    rows = []
+    for what, stage, name, command in PLACES:
+        task = tasks.get(stage)
+        path = latest / stage / name
+        if task and task.outputs.artifacts and path.exists():
+            rows.append((what, command.format(shlex.quote(shown(path)))))
+    return [*rows, ("logs", f"less {shlex.quote(shown(latest))}/STAGE/log.txt"), ("MLflow runs", mlflow)]

@@ -1,0 +1,231 @@
+"""The entry of every stage: the JSON of a runner in, files that every runner reads out."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from components.entry import ProgressOrRecord, main, read_ports
+from reid.errors import DatasetError
+from reid.spec import Experiment
+from reid.stages.outcome import Outcome
+from reid.tracking import StageRun
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def listed(name: str, uri: str, schema: str, **more: str) -> dict[str, Any]:
+    kind = {"schemaTitle": schema, "schemaVersion": "0.0.1"}
+    return {"artifacts": [{"name": f"{name}-17", "type": kind, "uri": uri, "metadata": {}, **more}]}
+
+
+def executor_input(folder: Path, spec: str = "results_dir: /r\n") -> str:
+    """What a runner starts the evaluate stage with."""
+    ports = {
+        "inputs": {
+            "parameterValues": {"spec": spec, "fingerprint": "f1"},
+            "artifacts": {
+                "dataset": listed("dataset", str(folder / "dataset"), "system.Dataset"),
+                "model": listed("model", str(folder / "model"), "system.Model"),
+            },
+        },
+        "outputs": {
+            "parameters": {"mAP": {"outputFile": str(folder / "out" / "mAP")}},
+            "artifacts": {
+                "metrics": listed("metrics", str(folder / "out" / "metrics"), "system.Metrics"),
+                "results": listed("results", str(folder / "out" / "results"), "system.Artifact"),
+                "report": listed("report", str(folder / "out" / "report"), "system.HTML"),
+            },
+            "outputFile": str(folder / "kfp_outputs" / "output_metadata.json"),
+        },
+    }
+    return json.dumps(ports)
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Outcome]], None]:
+    """Puts a function in the place of the evaluate stage."""
+
+    def put(function: Callable[..., Outcome]) -> None:
+        module = ModuleType("reid.stages.evaluate")
+        module.evaluate = function  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "reid.stages.evaluate", module)
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return put
+
+
+def start(folder: Path, **options: str) -> int:
+    return main(["evaluate", "--executor-input", executor_input(folder, **options)])
+
+
+def test_a_stage_gets_paths_and_the_runner_gets_files(
+    tmp_path: Path, stage: Callable[[Callable[..., Outcome]], None]
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def evaluate(
+        spec: Experiment, *, dataset: Path, model: Path, results: Path, report: Path, run: StageRun
+    ) -> Outcome:
+        seen.update(spec=spec.results_dir, paths=[dataset, model, results, report], logs=run.active)
+        report.parent.mkdir(parents=True)
+        report.write_text("<html>")
+        return Outcome({"mAP": 0.71, "rank1": 0.88}, {"mAP": 0.71}, ["mAP 71.0", "rank-1 88.0"])
+
+    stage(evaluate)
+    assert start(tmp_path) == 0
+    assert seen["spec"] == "/r"
+    assert seen["paths"] == [tmp_path / name for name in ("dataset", "model", "out/results", "out/report")]
+    assert seen["logs"] is False
+    assert (tmp_path / "out" / "mAP").read_text() == "0.71"
+    written = json.loads((tmp_path / "kfp_outputs" / "output_metadata.json").read_text())
+    uri = tmp_path / "out"
+    assert written == {
+        "parameterValues": {"mAP": 0.71},
+        "artifacts": {
+            "metrics": {
+                "artifacts": [{"name": "metrics-17", "uri": f"{uri}/metrics", "metadata": {"mAP": 0.71, "rank1": 0.88}}]
+            },
+            "results": {
+                "artifacts": [
+                    {
+                        "name": "results-17",
+                        "uri": f"{uri}/results",
+                        "metadata": {"lines": ["mAP 71.0", "rank-1 88.0"]},
+                    }
+                ]
+            },
+            "report": {"artifacts": [{"name": "report-17", "uri": f"{uri}/report", "metadata": {}}]},
+        },
+    }
+    assert json.loads((tmp_path / "out" / "metrics").read_text()) == {"mAP": 0.71, "rank1": 0.88}
+
+
+def test_a_stage_that_asks_for_the_fingerprint_gets_it(
+    tmp_path: Path, stage: Callable[[Callable[..., Outcome]], None]
+) -> None:
+    seen = []
+
+    def evaluate(spec: Experiment, *, fingerprint: str, run: StageRun, **_: Path) -> Outcome:
+        seen.append(fingerprint)
+        return Outcome({}, {"mAP": 0.0})
+
+    stage(evaluate)
+    assert start(tmp_path) == 0
+    assert seen == ["f1"]
+
+
+def test_a_figure_that_is_no_number_is_left_out_loudly(
+    tmp_path: Path, stage: Callable[[Callable[..., Outcome]], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    stage(lambda spec, *, run, **_: Outcome({"mAP": float("nan"), "rank1": 1}, {"mAP": 0.5}))
+    assert start(tmp_path) == 0
+    written = json.loads((tmp_path / "kfp_outputs" / "output_metadata.json").read_text())
+    assert written["artifacts"]["metrics"]["artifacts"][0]["metadata"] == {"rank1": 1.0}
+    assert "metric mAP is nan: left out" in caplog.text
+
+
+def test_a_mistake_of_the_user_is_a_text_and_status_2(
+    tmp_path: Path, stage: Callable[[Callable[..., Outcome]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def evaluate(spec: Experiment, *, run: StageRun, **_: Path) -> Outcome:
+        raise DatasetError("data/query: no such folder\n  want: images")
+
+    stage(evaluate)
+    assert start(tmp_path) == 2
+    assert capsys.readouterr().err == "error: data/query: no such folder\n  want: images\n"
+    assert start(tmp_path, spec="modle: {}") == 2
+    assert capsys.readouterr().err == "error: spec: modle: unknown key; did you mean model?\n"
+    assert not (tmp_path / "kfp_outputs").exists()
+
+
+def test_a_fault_of_ours_is_a_traceback_and_status_1(
+    tmp_path: Path, stage: Callable[[Callable[..., Outcome]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage(lambda spec, *, run, **_: Outcome({}, {}))
+    assert start(tmp_path) == 1
+    assert capsys.readouterr().err.endswith("KeyError: 'mAP'\n")
+
+
+def test_an_interrupted_stage_ends_with_130(
+    tmp_path: Path, stage: Callable[[Callable[..., Outcome]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def evaluate(spec: Experiment, *, run: StageRun, **_: Path) -> Outcome:
+        raise KeyboardInterrupt
+
+    stage(evaluate)
+    assert start(tmp_path) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("uri", "custom", "path"),
+    [
+        ("gs://bucket/a/model", "", "/gcs/bucket/a/model"),
+        ("s3://bucket/model", "", "/s3/bucket/model"),
+        ("minio://mlpipeline/v2/model", "", "/minio/mlpipeline/v2/model"),
+        ("/results/model", "", "/results/model"),
+        ("s3://bucket/model", "/mnt/model", "/mnt/model"),
+    ],
+)
+def test_an_address_becomes_the_local_path_of_kfps_rule(uri: str, custom: str, path: str) -> None:
+    more = {"customPath": custom} if custom else {}
+    inputs = {"artifacts": {"model": listed("model", uri, "system.Model", **more)}}
+    ports = read_ports(json.dumps({"inputs": inputs, "outputs": {"outputFile": "/tmp/x"}}))
+    assert str(ports.inputs["model"].path) == path
+    assert ports.inputs["model"].uri == uri
+    assert ports.outputs == {}
+
+
+def test_progress_is_marked_and_other_lines_say_where_they_come_from() -> None:
+    formatter = ProgressOrRecord("%(levelname)s %(name)s: %(message)s")
+
+    def line(name: str) -> str:
+        return formatter.format(logging.LogRecord(name, logging.INFO, "", 0, "train: %d/25", (3,), None))
+
+    assert line("reid.progress") == "progress: train: 3/25"
+    assert line("reid.data.store") == "INFO reid.data.store: train: 3/25"
+
+
+def test_the_command_of_the_images_runs_the_real_validate_stage_and_loads_neither_torch_nor_kfp(tmp_path: Path) -> None:
+    names = ["dataset", "report", "summary", "findings"]
+    slices = [f"{name}_spec" for name in ("train", "evaluate", "inference", "export", "gen_trt_engine", "register")]
+    spec = (
+        f"results_dir: {tmp_path}\nmodel: {{pretrain_choice: ''}}\n"
+        f"dataset: {{num_classes: null, synthetic: {{root: {tmp_path}/drawn, train_persons: 4, test_persons: 2,"
+        " images_per_camera: 1, distractors: 1, junk: 1, cameras: 2, width: 16, height: 32}}"
+    )
+    ports = {
+        "inputs": {"parameterValues": {"spec": spec}},
+        "outputs": {
+            "parameters": {name: {"outputFile": str(tmp_path / name)} for name in ["fingerprint", *slices]},
+            "artifacts": {name: listed(name, str(tmp_path / name), "system.Artifact") for name in names}
+            | {"metrics": listed("metrics", str(tmp_path / "metrics"), "system.Metrics")},
+            "outputFile": str(tmp_path / "executor_output.json"),
+        },
+    }
+    code = (
+        "import runpy, sys\ntry: runpy.run_module('components.entry', run_name='__main__')\n"
+        "finally: print(sorted({'torch', 'mlflow', 'kfp'} & set(sys.modules)))"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "validate", "--executor-input", json.dumps(ports)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[]\n"
+    written = json.loads((tmp_path / "executor_output.json").read_text())
+    assert set(written["artifacts"]) == {*names, "metrics"}
+    assert set(written["parameterValues"]) == {"fingerprint", *slices}

@@ -1,0 +1,269 @@
+"""The real graph, compiled: its ports, its caching, its platform spec; kfp.local's DockerRunner judges our runner."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines import ir
+from pipelines.cache import Store
+from pipelines.display import Display
+from pipelines.local_runner import LocalRun
+from pipelines.processes import Processes
+from pipelines.reid_pipeline import compile_pipeline, person_reid
+from pipelines.resources import Resources
+from pipelines.run_record import RunRecord
+
+SLICES = ["train", "evaluate", "inference", "export", "gen_trt_engine", "register"]
+STAGE = '''"""Stands for every stage: writes what its ports ask for, out of what it was given."""
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+stage, ports = sys.argv[1], json.loads(sys.argv[3])
+given = dict(ports["inputs"].get("parameterValues", {}))
+for name, listed in sorted(ports["inputs"].get("artifacts", {}).items()):
+    given[name] = Path(listed["artifacts"][0]["uri"]).read_text()
+outputs, written = ports["outputs"], {}
+for name, listed in outputs.get("artifacts", {}).items():
+    artifact = listed["artifacts"][0]
+    path = Path(artifact["uri"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{stage}.{name} of ({', '.join(f'{key}={value}' for key, value in sorted(given.items()))})")
+    metadata = {"mAP": 0.5} if artifact["type"]["schemaTitle"] == "system.Metrics" else {"lines": [stage]}
+    written[name] = {"artifacts": [{"name": artifact["name"], "uri": artifact["uri"], "metadata": metadata}]}
+for name, entry in outputs.get("parameters", {}).items():
+    Path(entry["outputFile"]).parent.mkdir(parents=True, exist_ok=True)
+    Path(entry["outputFile"]).write_text("0.5" if name == "mAP" else f"{stage}.{name}")
+target = Path(outputs["outputFile"])
+target.parent.mkdir(parents=True, exist_ok=True)
+target.write_text(json.dumps({"artifacts": written}))
+'''
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
+    compile_pipeline(path, spec_text="a: 1\nb: 2\n")
+    return path
+
+
+def tasks_of(path: Path) -> dict[str, ir.Task]:
+    return {task.stage: task for task in ir.load(path).tasks}
+
+
+def test_compiling_twice_gives_the_same_bytes_in_valid_yaml(compiled: Path, tmp_path: Path) -> None:
+    compile_pipeline(tmp_path / "again.yaml", spec_text="a: 1\nb: 2\n")
+    assert (tmp_path / "again.yaml").read_bytes() == compiled.read_bytes()
+    assert [sorted(document) for document in yaml.safe_load_all(compiled.read_text())] == [
+        ["components", "deploymentSpec", "pipelineInfo", "root", "schemaVersion", "sdkVersion"],
+        ["platforms"],
+    ]
+    assert ir.load(compiled).defaults == {"spec": "a: 1\nb: 2\n"}
+
+
+def test_kfp_itself_reads_the_compiled_file(compiled: Path) -> None:
+    from kfp import components
+
+    assert components.load_component_from_file(str(compiled)).name == "person-reid"
+
+
+def test_the_graph_is_the_one_of_the_architecture(compiled: Path) -> None:
+    assert {stage: {name.replace("-", "_") for name in task.needs} for stage, task in tasks_of(compiled).items()} == {
+        "validate": set(),
+        "train": {"validate"},
+        "evaluate": {"validate", "train"},
+        "inference": {"validate", "train"},
+        "export": {"validate", "train"},
+        "gen_trt_engine": {"validate", "export"},
+        "register": {"validate", "train", "evaluate", "export", "gen_trt_engine"},
+    }
+
+
+def test_the_ports_are_those_of_the_stages(compiled: Path) -> None:
+    tasks = tasks_of(compiled)
+    assert {stage: sorted(task.artifacts) for stage, task in tasks.items()} == {
+        "validate": [],
+        "train": ["dataset"],
+        "evaluate": ["dataset", "model"],
+        "inference": ["dataset", "model"],
+        "export": ["dataset", "model"],
+        "gen_trt_engine": ["onnx"],
+        "register": ["engine", "model", "onnx", "parity", "results"],
+    }
+    assert {
+        stage: {name: kind.removeprefix("system.") for name, kind in task.output_artifacts.items() if name != "metrics"}
+        for stage, task in tasks.items()
+    } == {
+        "validate": {"dataset": "Dataset", "report": "HTML", "summary": "Markdown", "findings": "Artifact"},
+        "train": {"model": "Model", "report": "HTML"},
+        "evaluate": {"results": "Artifact", "report": "HTML"},
+        "inference": {"embeddings": "Artifact"},
+        "export": {"onnx": "Model", "parity": "Artifact"},
+        "gen_trt_engine": {"engine": "Model"},
+        "register": {"registration": "Artifact"},
+    }
+    assert all(task.output_artifacts["metrics"] == "system.Metrics" for task in tasks.values())
+    assert {stage: task.output_parameters for stage, task in tasks.items() if task.output_parameters} == {
+        "validate": {"fingerprint": "STRING", **{f"{stage}_spec": "STRING" for stage in SLICES}},
+        "evaluate": {"mAP": "NUMBER_DOUBLE"},
+        "gen_trt_engine": {"built": "STRING"},
+    }
+
+
+def test_every_later_stage_takes_its_own_slice_and_the_fingerprint_and_only_validate_is_never_cached(
+    compiled: Path,
+) -> None:
+    tasks = tasks_of(compiled)
+    assert tasks.pop("validate").cacheable is False
+    for stage, task in tasks.items():
+        assert task.cacheable
+        assert task.parameters == {
+            "spec": ir.TaskOutput("validate", f"{stage}_spec"),
+            "fingerprint": ir.TaskOutput("validate", "fingerprint"),
+        }
+        assert task.command == ("python3", "-m", "components.entry", stage, "--executor-input", "{{$}}")
+
+
+def test_the_form_of_the_kubeflow_ui_is_explained(compiled: Path) -> None:
+    document = next(iter(yaml.safe_load_all(compiled.read_text())))
+    assert document["root"]["inputDefinitions"]["parameters"]["spec"]["description"] == (
+        "The experiment spec, as YAML text."
+    )
+    for component in document["components"].values():
+        ports = [
+            port
+            for section in ("inputDefinitions", "outputDefinitions")
+            for kind in component.get(section, {}).values()
+            for port in kind.values()
+        ]
+        assert ports
+        assert all(port.get("description") for port in ports)
+
+
+def test_a_gpu_is_booked_for_the_stages_that_ask_and_never_for_another(tmp_path: Path) -> None:
+    asked = {"train": 4, "evaluate": 1, "export": 1, "validate": 1}
+    compile_pipeline(tmp_path / "pipeline.yaml", resources=Resources(gpus=asked), spec_text="")
+    tasks = tasks_of(tmp_path / "pipeline.yaml")
+    assert {stage: task.gpus for stage, task in tasks.items() if task.gpus} == {"train": 4, "evaluate": 1}
+
+
+def test_the_platform_spec_has_shared_memory_and_the_data_volume(compiled: Path) -> None:
+    _, platform = yaml.safe_load_all(compiled.read_text())
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    mounted = {name for name, entry in executors.items() if "pvcMount" in entry}
+    assert mounted == {f"exec-{stage}" for stage in ("validate", "train", "evaluate", "inference", "export")}
+    assert executors["exec-train"]["emptyDirMounts"] == [
+        {"medium": "Memory", "mountPath": "/dev/shm", "sizeLimit": "2Gi", "volumeName": "shm"}
+    ]
+
+
+class Containers:
+    """Stands where the Docker daemon would: runs a container's command as a process, in the repository at `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.containers = self.images = self
+        self.ran: list[str] = []
+        self.tags: list[str] = []
+        self.attrs: dict[str, list[str]] = {"RepoDigests": []}
+
+    def info(self) -> dict[str, list[str]]:
+        return {"SecurityOptions": []}
+
+    def list(self) -> "list[Containers]":
+        return [self]
+
+    def pull(self, image: str) -> None:
+        self.ran.append(f"pull {image}")
+
+    def run(self, *, image: str, command: Sequence[str], **_: Any) -> "Container":
+        self.ran.append(f"run {image} {command[3]}")
+        return Container([sys.executable, *command[1:]], self.root)
+
+    def close(self) -> None:
+        return
+
+
+class Container:
+    def __init__(self, command: Sequence[str], root: Path) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONSAFEPATH": "1"}
+        self.done = subprocess.run(command, capture_output=True, env=environment, check=False)
+
+    def logs(self, stream: bool) -> list[bytes]:
+        return (self.done.stdout + self.done.stderr).splitlines(keepends=True)
+
+    def wait(self) -> dict[str, int]:
+        return {"StatusCode": self.done.returncode}
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    (tmp_path / "repository" / "components").mkdir(parents=True)
+    (tmp_path / "repository" / "components" / "__init__.py").write_text("")
+    (tmp_path / "repository" / "components" / "entry.py").write_text(STAGE)
+    return tmp_path / "repository"
+
+
+def run_here(repository: Path, compiled: Path, results: Path) -> dict[str, Path]:
+    stream = io.StringIO()
+    report = LocalRun(
+        ir.load(compiled),
+        {"spec": "the spec"},
+        store=Store(results),
+        processes=Processes(repository),
+        display=Display(stream, width=14),
+        record=RunRecord(results / "runs"),
+        tracking=None,
+    ).run()
+    assert report.exit_status == 0, stream.getvalue()
+    return {stage: task.folder for stage, task in report.tasks.items() if task.folder}
+
+
+@pytest.mark.filterwarnings("ignore:Task .* have no effect in the current local runner")
+def test_kfps_docker_runner_accepts_the_pipeline_and_agrees_with_ours(
+    repository: Path, compiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import docker  # type: ignore[import-untyped]
+    from kfp import local
+
+    daemon = Containers(repository)
+    monkeypatch.setattr(docker, "from_env", lambda: daemon)
+    local.init(runner=local.DockerRunner(), pipeline_root=str(tmp_path / "kfp"))
+    person_reid(Resources(), "unused")(spec="the spec")
+    assert {line.split()[-1]: line.split()[1] for line in daemon.ran if line.startswith("run")} == {
+        stage: task.image for stage, task in tasks_of(compiled).items()
+    }
+
+    ours = run_here(repository, compiled, tmp_path / "ours")
+    theirs = {path.name.replace("-", "_"): path for path in (tmp_path / "kfp").glob("*/*")}
+    assert set(ours) == set(theirs)
+    for stage, folder in ours.items():
+        mine, reference = (json.loads((root / "executor_output.json").read_text()) for root in (folder, theirs[stage]))
+        for name, listed in reference["artifacts"].items():
+            artifact, expected = mine["artifacts"][name]["artifacts"][0], listed["artifacts"][0]
+            assert artifact["metadata"] == expected["metadata"]
+            assert Path(artifact["uri"]).read_text() == Path(expected["uri"]).read_text()
+        assert set(mine["artifacts"]) == set(reference["artifacts"])
+        for file in (folder / "parameters").iterdir():
+            assert file.read_text() == (theirs[stage] / file.name).read_text()
+
+
+def test_what_a_stage_gives_arrives_where_the_graph_says(repository: Path, compiled: Path, tmp_path: Path) -> None:
+    folders = run_here(repository, compiled, tmp_path / "ours")
+    manifest = "validate.dataset of (spec=the spec)"
+    model = f"train.model of (dataset={manifest}, fingerprint=validate.fingerprint, spec=validate.train_spec)"
+    assert (folders["train"] / "model").read_text() == model
+    assert (folders["evaluate"] / "results").read_text() == (
+        f"evaluate.results of (dataset={manifest}, fingerprint=validate.fingerprint, model={model},"
+        " spec=validate.evaluate_spec)"
+    )
+    assert (folders["evaluate"] / "report.html").exists()

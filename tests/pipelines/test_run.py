@@ -1,0 +1,103 @@
+"""The command behind `make pipeline-run`: what it answers before anything heavy is loaded."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines import ir
+from pipelines.run import SPECS, main, spec_path
+from reid.data.market1501 import HOW_TO_GET
+from reid.errors import SpecError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_spec_is_a_path_or_a_name(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("")
+    assert spec_path(str(mine)) == mine
+    assert spec_path("demo") == spec_path("demo.yaml") == SPECS / "demo.yaml"
+    with pytest.raises(SpecError) as caught:
+        spec_path("dmeo")
+    names = ", ".join(sorted(path.stem for path in SPECS.glob("*.yaml")))
+    assert str(caught.value) == (
+        f"dmeo: no such spec file\n  want: a path, or one of {names} (in {Path('pipelines') / 'specs'})"
+    )
+
+
+def test_a_missing_data_set_is_told_at_once_and_nothing_heavy_is_loaded() -> None:
+    code = (
+        "import sys; from pipelines.run import main; status = main(['--spec', 'market',"
+        " 'dataset.query_dataset_dir=/no/such/query', 'dataset.train_dataset_dir=pipelines',"
+        " 'dataset.test_dataset_dir=pipelines']);"
+        "print(sorted({'torch', 'mlflow', 'kfp', 'numpy'} & set(sys.modules))); sys.exit(status)"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert time.monotonic() - started < 5
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: the data set is not there: 1 of 3 folders missing\n"
+        f"  query: no such folder: /no/such/query (dataset.query_dataset_dir)\n{HOW_TO_GET}\n"
+    )
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["train.num_epochs=x"], "command line: train.num_epochs: found 'x' (str); want: a whole number"),
+        (
+            ["--runner", "docker"],
+            "RUNNER=docker: running the stages in containers is not there yet; want process (or auto)",
+        ),
+        (
+            ["train.num_epochs=2", "--runner", "kfp", "train.seed=1"],
+            "RUNNER=kfp: submitting to a cluster is not there yet; `make compile` writes the YAML that the Kubeflow UI"
+            " takes",
+        ),
+    ],
+)
+def test_a_mistake_is_told_without_a_traceback(
+    arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--spec", "demo", *arguments]) == 2
+    assert capsys.readouterr().err == f"error: {text}\n"
+
+
+def test_a_cluster_that_is_named_is_not_passed_over(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KFP_ENDPOINT", "http://127.0.0.1:8888")
+    assert main(["--spec", "demo"]) == 2
+    assert capsys.readouterr().err.startswith("error: RUNNER=kfp: submitting to a cluster is not there yet")
+
+
+def test_a_results_folder_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["--spec", "demo", f"results_dir={tmp_path}/file"]) == 2
+    lock = tmp_path / "file" / "pipeline" / "lock"
+    assert capsys.readouterr().err == (
+        f"error: {lock}: cannot be written: Not a directory\n  want: a results_dir that can\n"
+    )
+
+
+def test_help_says_how_to_free_room(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "to free room, or to force a stage to run again, delete\npipeline/STAGE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("asked", "gpus"), [([], 0), (["train.num_gpus=2"], 2)])
+def test_the_compiled_spec_is_the_default_of_the_form_and_gpus_are_booked_when_asked_for(
+    asked: list[str], gpus: int, tmp_path: Path
+) -> None:
+    target = tmp_path / "pipeline.yaml"
+    assert main(["--spec", "demo", "--compile-only", str(target), "train.num_epochs=7", *asked]) == 0
+    pipeline = ir.load(target)
+    assert yaml.safe_load(str(pipeline.defaults["spec"]))["train"]["num_epochs"] == 7
+    assert {task.stage: task.gpus for task in pipeline.tasks if task.gpus} == ({"train": gpus} if gpus else {})

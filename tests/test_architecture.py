@@ -1,0 +1,146 @@
+"""The arrows of the import graph, read from every import statement, lazy ones included; and what starting up costs."""
+
+import ast
+import functools
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = {"torch", "torchvision", "pytorch_lightning", "timm", "mlflow", "kfp", "onnx", "onnxruntime", "numba"}
+COMPONENTS = ("validate", "train", "evaluate", "inference", "export", "gen_trt_engine", "register")
+PIPELINES_MAY_IMPORT = {"reid", "reid.spec", "reid.errors", "reid.tracking", "reid.data", "reid.data.market1501"}
+MATHS = ("reid/losses.py", "reid/schedule.py", "reid/retrieval")
+
+
+@functools.cache
+def imports(file: Path) -> set[str]:
+    """Dotted names that a file imports anywhere but for type checkers only; `from a import b` gives a and a.b."""
+    found: set[str] = set()
+    for node in _walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file}: relative import"
+            found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def _walk(node: ast.AST) -> Iterator[ast.AST]:
+    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        return
+    yield node
+    for child in ast.iter_child_nodes(node):
+        yield from _walk(child)
+
+
+def tops(file: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(file)}
+
+
+def sources(*places: str) -> list[Path]:
+    files = [
+        path for place in places for path in ([ROOT / place] if place.endswith(".py") else (ROOT / place).rglob("*.py"))
+    ]
+    assert files
+    return sorted(files)
+
+
+def named(files: list[Path]) -> list[str]:
+    return [str(file.relative_to(ROOT)) for file in files]
+
+
+def those_that_import(module: str, *places: str) -> list[str]:
+    def has(file: Path) -> bool:
+        return any(name == module or name.startswith(f"{module}.") for name in imports(file))
+
+    return named([file for file in sources(*places) if has(file)])
+
+
+def test_reid_imports_no_kfp_and_nothing_above_it() -> None:
+    for module in ("kfp", "docker", "kubernetes", "pipelines", "components"):
+        assert those_that_import(module, "reid") == []
+
+
+@pytest.mark.parametrize("stage", COMPONENTS)
+def test_a_component_imports_kfp_and_the_image_names_only(stage: str) -> None:
+    assert imports(ROOT / "components" / f"{stage}.py") == {"kfp", "kfp.dsl", "components", "components.images"}
+
+
+def test_the_entry_runs_without_kfp_and_without_pipelines() -> None:
+    assert not tops(ROOT / "components" / "entry.py") & {"kfp", "pipelines", "torch", "mlflow", "components"}
+    assert (ROOT / "components" / "__init__.py").read_text() == ""
+
+
+def test_the_pipeline_definition_imports_neither_reid_nor_torch_nor_mlflow() -> None:
+    for file in sources("pipelines/reid_pipeline.py", "pipelines/resources.py"):
+        assert not tops(file) & {"reid", *HEAVY - {"kfp"}}
+
+
+def test_the_runner_imports_of_reid_only_what_is_light() -> None:
+    for file in sources("pipelines"):
+        ours = {name for name in imports(file) if name.split(".")[0] == "reid"}
+        modules = {name for name in ours if _is_module(name)}
+        assert modules <= PIPELINES_MAY_IMPORT, file
+        assert not tops(file) & (HEAVY - {"kfp"} | {"docker"}), file
+
+
+def test_only_the_pipeline_definition_imports_kfp() -> None:
+    assert those_that_import("kfp", "pipelines") == ["pipelines/reid_pipeline.py", "pipelines/resources.py"]
+    assert those_that_import("kfp", "components") == sorted(f"components/{stage}.py" for stage in COMPONENTS)
+
+
+def _is_module(name: str) -> bool:
+    place = ROOT.joinpath(*name.split("."))
+    return place.is_dir() or place.with_suffix(".py").is_file()
+
+
+def test_a_heavy_dependency_is_imported_by_the_file_that_owns_it() -> None:
+    assert set(those_that_import("mlflow", "reid", "pipelines", "components")) <= {
+        "reid/tracking.py",
+        "reid/registry.py",
+    }
+    for module in ("tritonclient", "tensorrt", "tensorrt_rtx", "onnxruntime"):
+        assert len(those_that_import(module, "reid", "pipelines", "components")) <= 1, module
+
+
+def test_the_maths_knows_no_files_no_spec_and_no_stage() -> None:
+    for module in ("reid.spec", "reid.stages", "reid.tracking", "reid.data", "reid.files", "pathlib", "mlflow"):
+        assert those_that_import(module, *MATHS) == []
+    assert those_that_import("logging", "reid/losses.py", "reid/schedule.py") == []
+    assert those_that_import("torch", "reid/retrieval") == []
+
+
+def test_the_spec_is_read_at_a_stages_top_and_nowhere_below() -> None:
+    allowed = re.compile(r"reid/(cli|tasks)\.py|reid/(stages|spec)/.*")
+    assert [file for file in those_that_import("reid.spec", "reid") if not allowed.fullmatch(file)] == []
+    assert [file for file in those_that_import("reid.stages", "reid") if not allowed.fullmatch(file)] == []
+
+
+def cpu_seconds(*command: str) -> float:
+    """CPU time of a command and all it starts, user and system; the better of two, for a busy machine."""
+    taken = []
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode == 0, done.stderr
+        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(taken)
+
+
+def test_help_costs_less_than_half_a_second_of_cpu() -> None:
+    assert cpu_seconds(sys.executable, "-m", "reid", "--help") < 0.5
+    assert cpu_seconds("make", "help") < 0.5
+
+
+@pytest.mark.parametrize("module", ["reid.cli", "reid.stages.validate", "pipelines.run", "components.entry"])
+def test_what_answers_at_once_loads_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
