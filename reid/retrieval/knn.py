@@ -1,0 +1,125 @@
+"""Exact nearest neighbours of every vector among all, without an (N, N) array. N vectors, D values each, K neighbours.
+
+Similarities come in float32 tiles of the upper triangle; a tile is read once, for the best of its rows and of its
+columns. Float32 cannot tell near-ties apart, so where two candidates are closer than its rounding, their distances are
+computed again in float64 and equal ones are ordered by index: the neighbours are those of a stable sort of exact
+distances, whatever the BLAS, the tiles or the number of threads.
+
+A search on another device has to return the same `Neighbours`; nothing after it looks at how they were found.
+"""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.progress import Progress
+from reid.retrieval.candidates import Candidates, Neighbours, order_exactly, scan, scan_diagonal, search_rows
+from reid.retrieval.parallel import row_ranges, run_in_order, thread_count, worker_pool
+
+logger = logging.getLogger(__name__)
+
+TILE = 1024
+"""Rows and columns of a tile: it stays in the cache between the product and the scan."""
+SPARE = 7
+"""Candidates kept beyond K, so that near-ties at the K-th place rarely cost a search of the whole row."""
+LENGTH_TOLERANCE = 5e-7
+
+TileHook = Callable[[int, int, NDArray[np.float32]], None]
+
+
+def nearest_neighbours(vectors: NDArray[np.float32], *, count: int, on_tile: TileHook | None = None) -> Neighbours:
+    """vectors (N, D) of length 1 -> the `count` nearest of each among all N, or all of them where count > N.
+
+    on_tile(first row, first column, similarity tile) is called for every tile of the upper triangle, from several
+    threads at once. Raises ValueError where a vector's length is not 1.
+    """
+    check_lengths(vectors)
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    total = len(vectors)
+    best = Candidates.none(total, min(count + SPARE, total))
+    strips = row_ranges(total, size=TILE)
+    with worker_pool() as pool, Progress("nearest neighbours", total * (total + 1) // 2, "pairs") as progress:
+        done = 0
+
+        def count_pairs(pairs: int) -> None:
+            nonlocal done
+            done += pairs
+            progress.update(done)
+
+        work = _tile_worker(vectors, best, strips, on_tile)
+        run_in_order(pool, work, _tile_order(len(strips)), count_pairs)
+        return _settle(pool, vectors, best, count=min(count, total))
+
+
+def check_lengths(vectors: NDArray[np.float32]) -> None:
+    """Raises ValueError unless every row of vectors (N, D) has Euclidean length 1."""
+    length = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+    bad = np.flatnonzero(~(np.abs(length - 1) <= LENGTH_TOLERANCE))
+    if bad.size:
+        raise ValueError(
+            f"vectors: {bad.size} of {len(vectors)} do not have length 1; "
+            f"first: row {bad[0]}, length {length[bad[0]]:.7g}; l2_normalize them"
+        )
+
+
+def _tile_order(strips: int) -> Iterator[tuple[int, int]]:
+    """Every pair of strips once: the diagonal, for early bars, then its parallels, so that few tiles share a strip."""
+    for offset in range(strips // 2 + 1):
+        for strip in range(strips):
+            other = (strip + offset) % strips
+            if 2 * offset != strips or strip < other:
+                yield min(strip, other), max(strip, other)
+
+
+def _tile_worker(
+    vectors: NDArray[np.float32], best: Candidates, strips: list[tuple[int, int]], on_tile: TileHook | None
+) -> Callable[[tuple[int, int]], int]:
+    """A function of (row strip, column strip) that adds one tile to `best` and returns how many pairs it saw."""
+    side = min(TILE, len(vectors))
+    buffers: queue.SimpleQueue[NDArray[np.float32]] = queue.SimpleQueue()
+    for _ in range(thread_count()):
+        buffers.put(np.empty(side * side, np.float32))
+    locks = [threading.Lock() for _ in strips]
+
+    def work(tile: tuple[int, int]) -> int:
+        (top, bottom), (left, right) = strips[tile[0]], strips[tile[1]]
+        buffer = buffers.get()
+        try:
+            similarity = buffer[: (bottom - top) * (right - left)].reshape(bottom - top, right - left)
+            np.dot(vectors[top:bottom], vectors[left:right].T, out=similarity)
+            if tile[0] == tile[1]:
+                with locks[tile[0]]:
+                    scan_diagonal(similarity, best.rows(top, bottom), top)
+            else:
+                with locks[tile[0]], locks[tile[1]]:
+                    scan(similarity, best.rows(top, bottom), best.rows(left, right), top, left)
+            if on_tile is not None:
+                on_tile(top, left, similarity)
+        finally:
+            buffers.put(buffer)
+        return similarity.size if tile[0] != tile[1] else len(similarity) * (len(similarity) + 1) // 2
+
+    return work
+
+
+def _settle(pool: ThreadPoolExecutor, vectors: NDArray[np.float32], best: Candidates, *, count: int) -> Neighbours:
+    """The `count` best candidates in their exact order; a row whose candidates may not suffice is searched again."""
+    found = Neighbours.empty(len(vectors), count)
+    # a float32 sum of D products is off by about sqrt(D) roundings; tests measure it
+    rounding = 2.0**-24 * (4 + float(np.sqrt(vectors.shape[1]))) + LENGTH_TOLERANCE
+    run_in_order(
+        pool,
+        lambda rows: order_exactly(vectors, best.rows(*rows), rows[0], 2 * rounding, found.rows(*rows)),
+        row_ranges(len(vectors), size=TILE),
+    )
+    crowded = np.flatnonzero(found.crowded)
+    if crowded.size:
+        logger.debug("%d of %d vectors have near-ties beyond float32; searched again", crowded.size, len(vectors))
+        blocks = [crowded[first:end] for first, end in row_ranges(crowded.size, size=16)]
+        run_in_order(pool, lambda rows: search_rows(vectors, rows, found), blocks)
+    return found

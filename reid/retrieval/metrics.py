@@ -1,0 +1,240 @@
+"""Scores of a ranking: CMC, mAP and mINP, without sorting the gallery. Q queries, G gallery images, R ranks (from 1).
+
+Equally distant images rank by their index. Who counts as a match and who is ignored: protocol.py.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.errors import DatasetError
+from reid.retrieval.distance import distance_rows, euclidean_squared, l2_normalize
+from reid.retrieval.parallel import compiled, row_ranges, run_in_order, worker_pool
+from reid.retrieval.protocol import Floats, Integers, Protocol, market_protocol, why_no_match
+
+__all__ = ["Scorer", "Scores", "distance_rows", "euclidean_squared", "evaluate", "l2_normalize", "top_matches"]
+
+ROWS = 64
+"""Queries a thread takes at a time."""
+BLOCK = 4096
+"""Distances that stay in the first-level cache while every match is counted against them."""
+HIGHEST = np.finfo(np.float32).max
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How well the gallery is ranked; the means are over the queries that have a match."""
+
+    mAP: float  # noqa: N815
+    cmc: NDArray[np.float64]
+    """(R,): share of queries with a match among the first 1..R."""
+    mINP: float  # noqa: N815
+    average_precision: NDArray[np.float64]
+    """(Q,), nan where a query has no match."""
+    inverse_negative_penalty: NDArray[np.float64]
+    """(Q,): matches over the rank of the last one, nan where a query has no match."""
+    first_match_rank: Integers
+    """(Q,), 0 where a query has no match."""
+    valid_queries: int
+    """Queries that have a match in the gallery."""
+
+
+def evaluate(
+    distance: Floats,
+    *,
+    query_person: Integers,
+    query_camera: Integers,
+    gallery_person: Integers,
+    gallery_camera: Integers,
+    max_rank: int,
+) -> Scores:
+    """distance (Q, G), persons and cameras (Q,) and (G,) -> Scores, with a CMC of `max_rank` ranks.
+
+    Average precision is the mean, over a query's matches, of the precision at the match's rank, with no
+    interpolation (Zheng et al., ICCV 2015); mINP is that of Ye et al., TPAMI 2021, arXiv:2001.04193, sec. 4.2. A
+    query without a match from another camera counts in none of the means. Raises DatasetError where no query has
+    one, ValueError on a distance that is not finite.
+    """
+    protocol = market_protocol(
+        query_person=query_person,
+        query_camera=query_camera,
+        gallery_person=gallery_person,
+        gallery_camera=gallery_camera,
+    )
+    scorer = Scorer(protocol, max_rank=max_rank)
+    scorer.add(0, distance)
+    return scorer.scores()
+
+
+class _PerQuery(NamedTuple):
+    """(Q,) each; what a kernel fills in."""
+
+    average_precision: NDArray[np.float64]
+    inverse_negative_penalty: NDArray[np.float64]
+    first_match_rank: Integers
+    scored: NDArray[np.bool_]
+    """False where a distance is not finite, or none has come yet."""
+
+
+class Scorer:
+    """`evaluate` for distances that come in blocks of queries, in any order."""
+
+    def __init__(self, protocol: Protocol, *, max_rank: int) -> None:
+        queries = len(protocol.query_person)
+        self._protocol, self._max_rank = protocol, max_rank
+        self._per_query = _PerQuery(
+            np.full(queries, np.nan), np.full(queries, np.nan), np.zeros(queries, np.int64), np.zeros(queries, np.bool_)
+        )
+
+    def add(self, first_query: int, distance: Floats) -> None:
+        """Scores the queries from `first_query` on by distance (rows, G)."""
+        distance, protocol = self._protocol.block(distance, first_query)
+        part = slice(first_query, first_query + len(distance))
+        per_query = _PerQuery(*(values[part] for values in self._per_query))  # type: ignore[arg-type]
+        with worker_pool() as pool:
+            run_in_order(
+                pool,
+                lambda rows: _score_rows(*rows, distance, protocol, per_query),
+                row_ranges(len(distance), size=ROWS),
+            )
+        bad = np.flatnonzero(~per_query.scored)
+        if bad.size:
+            raise ValueError(
+                f"distance: {bad.size} queries have one that is not finite; first: query {first_query + bad[0]}"
+            )
+
+    def scores(self) -> Scores:
+        """The scores of all queries. DatasetError where none has a match, ValueError where one was never added."""
+        values = self._per_query
+        if not values.scored.all():
+            raise ValueError(f"{(~values.scored).sum()} of {len(values.scored)} queries have no distances yet")
+        valid = values.first_match_rank > 0
+        if not valid.any():
+            raise DatasetError(why_no_match(self._protocol))
+        beyond = self._max_rank + 1
+        first_matches = np.bincount(np.minimum(values.first_match_rank[valid], beyond), minlength=beyond + 1)
+        return Scores(
+            mAP=float(values.average_precision[valid].mean()),
+            cmc=first_matches[1:beyond].cumsum() / valid.sum(),
+            mINP=float(values.inverse_negative_penalty[valid].mean()),
+            average_precision=values.average_precision,
+            inverse_negative_penalty=values.inverse_negative_penalty,
+            first_match_rank=values.first_match_rank,
+            valid_queries=int(valid.sum()),
+        )
+
+
+def top_matches(
+    distance: Floats,
+    *,
+    query_person: Integers,
+    query_camera: Integers,
+    gallery_person: Integers,
+    gallery_camera: Integers,
+    count: int,
+) -> Integers:
+    """distance (Q, G) -> (Q, count) gallery indices, nearest first, of what `evaluate` ranks; -1 beyond the last.
+
+    What the metric ignores is left out: images of the query's own person from its own camera, and junk.
+    """
+    protocol = market_protocol(
+        query_person=query_person,
+        query_camera=query_camera,
+        gallery_person=gallery_person,
+        gallery_camera=gallery_camera,
+    )
+    distance, protocol = protocol.block(distance, 0)
+    matches = np.full((len(distance), count), -1, np.int64)
+    with worker_pool() as pool:
+        run_in_order(
+            pool,
+            lambda rows: _top_rows(*rows, distance, protocol, matches),
+            row_ranges(len(distance), size=ROWS) if count else [],
+        )
+    return matches
+
+
+@compiled()
+def _nearer(distance: Floats, value: np.float32) -> int:
+    count = np.int32(0)
+    for at in range(len(distance)):
+        count += np.int32(distance[at] < value)
+    return count  # type: ignore[return-value]
+
+
+@compiled()
+def _as_near(distance: Floats, value: np.float32) -> int:
+    count = np.int32(0)
+    for at in range(len(distance)):
+        count += np.int32(distance[at] <= value)
+    return count  # type: ignore[return-value]
+
+
+@compiled()
+def _ranks(row: Floats, matches: Integers, ranks: Integers) -> None:
+    """The ranks of row[matches] in row, rising: 1 and those that are nearer, or as near with a lower index."""
+    for at in range(len(ranks)):
+        ranks[at] = 1
+    for begin in range(0, len(row), BLOCK):
+        end = min(begin + BLOCK, len(row))
+        for at in range(len(ranks)):
+            value, middle = row[matches[at]], min(max(matches[at], begin), end)
+            ranks[at] += _as_near(row[begin:middle], value) + _nearer(row[middle:end], value)
+    for at in range(1, len(ranks)):
+        rank, place = ranks[at], at
+        while place > 0 and ranks[place - 1] > rank:
+            ranks[place] = ranks[place - 1]
+            place -= 1
+        ranks[place] = rank
+
+
+@compiled()
+def _score_rows(first: int, end: int, distance: Floats, protocol: Protocol, per_query: _PerQuery) -> None:
+    gallery = distance.shape[1]
+    row, matches, ranks = np.empty(gallery, np.float32), np.empty(gallery, np.int64), np.empty(gallery, np.int64)
+    for query in range(first, end):
+        for index in range(gallery):
+            row[index] = distance[query, index]
+        per_query.scored[query] = _as_near(row, HIGHEST) - _nearer(row, -HIGHEST) == gallery
+        for at in range(len(protocol.junk)):
+            row[protocol.junk[at]] = np.inf
+        found = 0
+        for at in range(protocol.begin[query], protocol.end[query]):
+            index = protocol.by_person[at]
+            if protocol.gallery_camera[index] == protocol.query_camera[query]:
+                row[index] = np.inf
+            else:
+                matches[found] = index
+                found += 1
+        if found == 0:
+            continue
+        _ranks(row, matches[:found], ranks[:found])
+        precision_sum = 0.0
+        for at in range(found):
+            precision_sum += (at + 1) / ranks[at]
+        per_query.average_precision[query] = precision_sum / found
+        per_query.inverse_negative_penalty[query] = found / ranks[found - 1]
+        per_query.first_match_rank[query] = ranks[0]
+
+
+@compiled()
+def _top_rows(first: int, end: int, distance: Floats, protocol: Protocol, matches: Integers) -> None:
+    count = matches.shape[1]
+    nearest = np.empty(count, np.float32)
+    for query in range(first, end):
+        person, camera = protocol.query_person[query], protocol.query_camera[query]
+        for at in range(count):
+            nearest[at] = np.inf
+        for index in range(distance.shape[1]):
+            value, other = distance[query, index], protocol.gallery_person[index]
+            if not value < nearest[count - 1] or other < 0:
+                continue
+            if other == person and protocol.gallery_camera[index] == camera:
+                continue
+            place = count - 1
+            while place > 0 and nearest[place - 1] > value:
+                nearest[place], matches[query, place] = nearest[place - 1], matches[query, place - 1]
+                place -= 1
+            nearest[place], matches[query, place] = value, index

@@ -1,0 +1,111 @@
+"""Compiled kernels and the threads they run on.
+
+A kernel is a serial loop over a range of rows that lets go of the interpreter lock; ranges are cut by size, never by
+the number of threads, so a result does not depend on the machine. BLAS gets one thread inside a pool: two sets of
+threads on the same cores cost more than they give.
+"""
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, TypeVar
+
+import numba
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
+logger = logging.getLogger(__name__)
+
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+SUM_IN_ANY_ORDER = frozenset({"reassoc", "contract"})
+"""Lets the compiler vectorise a sum. Every pair of rows is still summed in one and the same order."""
+
+
+def compiled(fastmath: frozenset[str] = frozenset()) -> Callable[[Kernel], Kernel]:
+    """A decorator: machine code at the first call, kept on disk for the next process.
+
+    numba keeps it in NUMBA_CACHE_DIR, else beside the source, else in the user's cache folder. Where none of them
+    can be written it raises at the decoration; here the kernel is then compiled anew by each process.
+    """
+
+    def decorate(function: Kernel) -> Kernel:
+        options = {"nogil": True, "fastmath": set(fastmath), "error_model": "numpy"}
+        try:
+            kernel = numba.njit(cache=True, **options)(function)
+        except RuntimeError:
+            _say_once(
+                "compiled code cannot be kept, every process compiles again: set NUMBA_CACHE_DIR to a writable folder"
+            )
+            kernel = numba.njit(**options)(function)
+        return kernel  # type: ignore[no-any-return]
+
+    return decorate
+
+
+def thread_count() -> int:
+    """Threads to run kernels on: OMP_NUM_THREADS where it is set, else the processors this process may use."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS cannot say which ones
+
+
+def row_ranges(rows: int, *, size: int) -> list[tuple[int, int]]:
+    """[(first, end), ...) that cover `rows` rows, `size` at a time."""
+    return [(first, min(first + size, rows)) for first in range(0, rows, size)]
+
+
+@contextmanager
+def worker_pool() -> Iterator[ThreadPoolExecutor]:
+    """Threads for kernels and matrix products, BLAS held to one each; an error or Ctrl-C drops what is queued."""
+    with _controller().limit(limits=1, user_api="blas"):
+        pool = ThreadPoolExecutor(thread_count(), thread_name_prefix="retrieval")
+        try:
+            yield pool
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_in_order(
+    pool: ThreadPoolExecutor,
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    after_each: Callable[[Result], None] | None = None,
+) -> list[Result]:
+    """function(item) for every item -> the results in the items' order; after_each gets every result in that order.
+
+    Only a few items are queued at a time, however many there are.
+    """
+    queued: deque[Future[Result]] = deque()
+    results: list[Result] = []
+
+    def take() -> None:
+        results.append(queued.popleft().result())
+        if after_each is not None:
+            after_each(results[-1])
+
+    for item in items:
+        queued.append(pool.submit(function, item))
+        if len(queued) >= 4 * thread_count():
+            take()
+    while queued:
+        take()
+    return results
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+@cache
+def _say_once(text: str) -> None:
+    logger.warning(text)

@@ -1,0 +1,192 @@
+"""Verification: do two images show one person? Every query against every gallery image, at every threshold.
+
+Q queries, G gallery images, T thresholds. Pairs that the ranking protocol ignores are left out: an image of the query's
+own person from its own camera, and junk.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.errors import DatasetError
+from reid.retrieval.parallel import compiled, row_ranges, run_in_order, worker_pool
+from reid.retrieval.protocol import Floats, Integers, Protocol, market_protocol
+
+BINS = 1 << 16
+"""Thresholds told apart: the range of distances in equal steps, so that pairs are counted and never sorted."""
+FALSE_MATCH_RATES = (1e-2, 1e-3, 1e-4)
+ROWS = 128
+"""Queries a thread takes at a time."""
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What a threshold does: a pair at most `threshold` apart is taken for one person."""
+
+    threshold: float
+    true_match_rate: float
+    """Share of same-person pairs that are accepted."""
+    false_match_rate: float
+    """Share of different-person pairs that are accepted."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The receiver operating curve over T thresholds and the points of interest on it."""
+
+    thresholds: NDArray[np.float64]
+    """(T,), rising; the first accepts nothing. Right to one step, 1 / 65,536 of the range of distances."""
+    true_match_rate: NDArray[np.float64]
+    """(T,)."""
+    false_match_rate: NDArray[np.float64]
+    """(T,)."""
+    equal_error_rate: float
+    """Where as large a share of different-person pairs is accepted as of same-person pairs refused."""
+    equal_error_threshold: float
+    at_false_match_rate: dict[float, OperatingPoint]
+    """For 1e-2, 1e-3 and 1e-4: the highest threshold that accepts no larger a share of different-person pairs."""
+    best_f1: float
+    best_f1_threshold: float
+    same_person_pairs: int
+    different_person_pairs: int
+
+
+def verification(
+    distance: Floats,
+    *,
+    query_person: Integers,
+    query_camera: Integers,
+    gallery_person: Integers,
+    gallery_camera: Integers,
+) -> Verification:
+    """distance (Q, G), persons and cameras (Q,) and (G,) -> Verification.
+
+    Raises DatasetError where no pair is of one person, or none of two; ValueError on a distance that is not finite.
+    """
+    low, high = float(distance.min()), float(distance.max())
+    if not np.isfinite(low) or not np.isfinite(high):
+        raise ValueError("distance: not all finite")
+    protocol = market_protocol(
+        query_person=query_person,
+        query_camera=query_camera,
+        gallery_person=gallery_person,
+        gallery_camera=gallery_camera,
+    )
+    counter = PairCounter(protocol, low=low, high=high)
+    counter.add(0, distance)
+    return counter.verification()
+
+
+class _Bins(NamedTuple):
+    """Pairs by distance: bin b holds those in (low + b / steps, low + (b + 1) / steps], the first also `low`."""
+
+    low: float
+    steps: float
+    """Bins per unit of distance."""
+    same: Integers
+    """(BINS,): pairs of one person."""
+    different: Integers
+    """(BINS,): pairs of two persons."""
+
+
+class PairCounter:
+    """`verification` for distances that come in blocks of queries.
+
+    They lie in low..high: 0..4 for squared Euclidean ones, 0..1 for re-ranked ones.
+    """
+
+    def __init__(self, protocol: Protocol, *, low: float, high: float) -> None:
+        self._protocol, self._low = protocol, low
+        self._step = (high - low) / BINS or 1.0
+        self._bins = self._empty()
+
+    def _empty(self) -> _Bins:
+        return _Bins(self._low, 1 / self._step, np.zeros(BINS, np.int64), np.zeros(BINS, np.int64))
+
+    def add(self, first_query: int, distance: Floats) -> None:
+        """Counts the pairs of distance (rows, G) of the queries from `first_query` on."""
+        distance, protocol = self._protocol.block(distance, first_query)
+
+        def count(rows: tuple[int, int]) -> _Bins:
+            bins = self._empty()
+            _count_rows(*rows, distance, protocol, bins)
+            return bins
+
+        def gather(bins: _Bins) -> None:
+            np.add(self._bins.same, bins.same, out=self._bins.same)
+            np.add(self._bins.different, bins.different, out=self._bins.different)
+
+        with worker_pool() as pool:
+            run_in_order(pool, count, row_ranges(len(distance), size=ROWS), gather)
+
+    def verification(self) -> Verification:
+        """The curve of all pairs that were added."""
+        same_pairs, different_pairs = int(self._bins.same.sum()), int(self._bins.different.sum())
+        if not same_pairs or not different_pairs:
+            queries, gallery = len(self._protocol.query_person), len(self._protocol.gallery_person)
+            raise DatasetError(
+                f"verification: {same_pairs} pairs of one person and {different_pairs} pairs of two, "
+                f"from {queries} queries and {gallery} gallery images\n"
+                f"  want: at least one of each"
+            )
+        filled = np.flatnonzero(self._bins.same + self._bins.different)
+        thresholds = self._low + self._step * np.concatenate([[filled[0]], filled + 1])
+        accepted = np.concatenate([[0], self._bins.same[filled].cumsum()])
+        wrong = np.concatenate([[0], self._bins.different[filled].cumsum()])
+        return _curve(thresholds, accepted, wrong)
+
+
+def _curve(thresholds: NDArray[np.float64], accepted: Integers, wrong: Integers) -> Verification:
+    """Thresholds (T,) with the same-person and the different-person pairs that each accepts -> Verification."""
+    true_match_rate, false_match_rate = accepted / accepted[-1], wrong / wrong[-1]
+    error, threshold = _equal_error(thresholds, true_match_rate, false_match_rate)
+    f1 = 2 * accepted / (accepted + wrong + accepted[-1])
+    points = {}
+    for rate in FALSE_MATCH_RATES:
+        at = int(np.searchsorted(false_match_rate, rate, side="right")) - 1
+        points[rate] = OperatingPoint(float(thresholds[at]), float(true_match_rate[at]), float(false_match_rate[at]))
+    return Verification(
+        thresholds=thresholds,
+        true_match_rate=true_match_rate,
+        false_match_rate=false_match_rate,
+        equal_error_rate=error,
+        equal_error_threshold=threshold,
+        at_false_match_rate=points,
+        best_f1=float(f1.max()),
+        best_f1_threshold=float(thresholds[f1.argmax()]),
+        same_person_pairs=int(accepted[-1]),
+        different_person_pairs=int(wrong[-1]),
+    )
+
+
+def _equal_error(
+    thresholds: NDArray[np.float64], true_match_rate: NDArray[np.float64], false_match_rate: NDArray[np.float64]
+) -> tuple[float, float]:
+    """(rate, threshold) where false matches meet false non-matches, on the straight line between two thresholds."""
+    excess = false_match_rate - (1 - true_match_rate)  # from -1 to 1, rising
+    after = int(np.argmax(excess >= 0))
+    share = -excess[after - 1] / (excess[after] - excess[after - 1])
+    pair = slice(after - 1, after + 1)
+    rate, threshold = np.diff(false_match_rate[pair])[0] * share, np.diff(thresholds[pair])[0] * share
+    return float(false_match_rate[after - 1] + rate), float(thresholds[after - 1] + threshold)
+
+
+@compiled()
+def _count_rows(first: int, end: int, distance: Floats, protocol: Protocol, bins: _Bins) -> None:
+    last = len(bins.same) - 1
+    for query in range(first, end):
+        person, camera = protocol.query_person[query], protocol.query_camera[query]
+        if person <= 0:
+            continue
+        for index in range(distance.shape[1]):
+            other = protocol.gallery_person[index]
+            if other < 0 or (other == person and protocol.gallery_camera[index] == camera):
+                continue
+            place = int(np.ceil((np.float64(distance[query, index]) - bins.low) * bins.steps)) - 1
+            place = min(max(place, 0), last)
+            if other == person:
+                bins.same[place] += 1
+            else:
+                bins.different[place] += 1

@@ -1,0 +1,87 @@
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import reid
+from reid.retrieval.parallel import row_ranges, run_in_order, thread_count, worker_pool
+
+RANK = """
+import numpy as np
+from reid.retrieval import metrics
+one = np.ones(1, np.int64)
+print(metrics.top_matches(np.zeros((1, 1), np.float32), query_person=one, query_camera=one, gallery_person=one,
+                          gallery_camera=2 * one, count=1).tolist())
+stats = metrics._top_rows.stats
+print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+"""
+
+
+def run(code, root, **environment):
+    """A fresh Python with `root` as its place of reid -> (lines of output, standard error)."""
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return done.stdout.splitlines(), done.stderr
+
+
+def test_ranges_cover_all_rows_once():
+    assert row_ranges(10, size=4) == [(0, 4), (4, 8), (8, 10)]
+    assert row_ranges(0, size=4) == []
+
+
+def test_results_come_in_the_order_of_the_items():
+    seen = []
+    with worker_pool() as pool:
+        assert run_in_order(pool, lambda number: number * number, range(50), seen.append) == [n * n for n in range(50)]
+    assert seen == [n * n for n in range(50)]
+
+
+def test_an_error_in_a_thread_is_raised_and_the_rest_is_dropped():
+    started = []
+    hold = threading.Event()
+
+    def work(number):
+        started.append(number)
+        if number == 0:
+            raise ZeroDivisionError
+        hold.wait(0.01)
+
+    with pytest.raises(ZeroDivisionError), worker_pool() as pool:
+        run_in_order(pool, work, range(10_000))
+    assert len(started) < 10_000
+
+
+@pytest.mark.parametrize(("setting", "wanted"), [("3", 3), ("", None), ("0", None)])
+def test_omp_num_threads_sets_the_threads(monkeypatch, setting, wanted):
+    monkeypatch.setenv("OMP_NUM_THREADS", setting)
+    assert thread_count() == (wanted or len(os.sched_getaffinity(0)))
+
+
+def test_a_second_process_compiles_nothing(tmp_path):
+    root = Path(reid.__file__).parents[1]
+    first, _ = run(RANK, root, NUMBA_CACHE_DIR=str(tmp_path))
+    second, _ = run(RANK, root, NUMBA_CACHE_DIR=str(tmp_path))
+    assert first == ["[[0]]", "0 1"]
+    assert second == ["[[0]]", "1 0"]
+
+
+def test_compiled_code_works_where_no_cache_can_be_written(tmp_path):
+    shutil.copytree(Path(reid.__file__).parent, tmp_path / "reid", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "reid/retrieval/__pycache__").write_text("a file where the folder would be")
+    nowhere = str(tmp_path / "reid/retrieval/__pycache__/cache")
+    lines, said = run(RANK, tmp_path, NUMBA_CACHE_DIR=nowhere, HOME=nowhere, XDG_CACHE_HOME=nowhere)
+    assert lines[0] == "[[0]]"
+    assert said == (
+        "compiled code cannot be kept, every process compiles again: set NUMBA_CACHE_DIR to a writable folder\n"
+    )

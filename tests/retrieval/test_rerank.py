@@ -1,0 +1,153 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reid.retrieval import distance as distance_module
+from reid.retrieval import knn
+from reid.retrieval.distance import l2_normalize
+from reid.retrieval.metrics import Scorer, evaluate
+from reid.retrieval.protocol import market_protocol
+from reid.retrieval.rerank import forecast, rerank, rerank_rows
+from tests import reference
+
+# 24 directions of length 1 whose distances are exact in float32, so that ties are ties
+DIRECTIONS = np.concatenate([np.eye(4), -np.eye(4), 0.5 * np.array(list(itertools.product([1, -1], repeat=4)))])
+TOLERANCE = 1e-6  # float32 sums of products and of weights
+
+
+def textbook(query, gallery, **parameters):
+    vectors = np.concatenate([query, gallery])
+    return reference.k_reciprocal_distance(reference.squared_euclidean(vectors, vectors), len(query), **parameters)
+
+
+def persons(rng, *, queries, gallery, width, spread=1.2):
+    """Embeddings in clusters, as persons give them, and who and where they are."""
+    centre = rng.standard_normal((max(2, (queries + gallery) // 12), width))
+    person = rng.integers(0, len(centre), queries + gallery)
+    vectors = l2_normalize(centre[person] + spread * rng.standard_normal((queries + gallery, width)))
+    camera = rng.integers(1, 7, queries + gallery)
+    labels = {
+        "query_person": person[:queries] + 1,
+        "query_camera": camera[:queries],
+        "gallery_person": person[queries:] + 1,
+        "gallery_camera": camera[queries:],
+    }
+    return vectors[:queries], vectors[queries:], labels
+
+
+def test_a_reciprocal_neighbour_comes_before_a_nearer_hub_by_hand():
+    # k1 = 1, k2 = 1, lambda 0. Query at 0 degrees, gallery at 20, 36 and 50; two neighbours, itself one of them.
+    # Nearest other one: 0 -> 20, 20 -> 36, 36 -> 50, 50 -> 36. Mutual: only 36 and 50. R(0) = {0}, R(20) = {20}.
+    # The query shares no member with anybody: every Jaccard distance is 1.
+    angle = np.radians([0, 20, 36, 50])
+    vectors = l2_normalize(np.stack([np.cos(angle), np.sin(angle)], axis=1))
+    assert rerank(vectors[:1], vectors[1:], k1=1, k2=1, lambda_value=0).tolist() == [[1, 1, 1]]
+    # From 36: R = {36, 50}, as R(50). Weights exp(-d / farthest) / sum; d(36, 50) = 2 - 2 cos 14 = 0.05941,
+    # farthest of 36 is 0: 2 - 2 cos 36 = 0.38197; of 50: 2 - 2 cos 50 = 0.71442. exp(-0.05941 / 0.38197) = 0.85596,
+    # exp(-0.05941 / 0.71442) = 0.92021: encodings (0.53880, 0.46120) and (0.47922, 0.52078) over (36, 50).
+    # Lesser weights 0.47922 + 0.46120 = 0.94042; Jaccard 1 - 0.94042 / 1.05958 = 0.11246.
+    found = rerank(vectors[2:3], vectors[[0, 1, 3]], k1=1, k2=1, lambda_value=0)
+    assert found.tolist() == [[1, 1, pytest.approx(0.11246, abs=1e-5)]]
+
+
+def test_lambda_one_is_the_original_distance_over_the_greatest():
+    # from e1: e2 at 2, -e1 at 4, so 0.5 and 1
+    found = rerank(np.array([[1, 0]], np.float32), np.array([[0, 1], [-1, 0]], np.float32), k1=20, k2=6, lambda_value=1)
+    assert found.tolist() == [[0.5, 1]]
+
+
+PARAMETERS = st.fixed_dictionaries(
+    {"k1": st.integers(1, 60), "k2": st.integers(1, 12), "lambda_value": st.sampled_from([0, 0.3, 0.77, 1])}
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    query=st.lists(st.integers(0, 23), min_size=1, max_size=8),
+    gallery=st.lists(st.integers(0, 23), min_size=1, max_size=40),
+    parameters=PARAMETERS,
+)
+def test_duplicates_ties_and_any_k_give_the_textbook_distance(query, gallery, parameters):
+    query, gallery = DIRECTIONS[query].astype(np.float32), DIRECTIONS[gallery].astype(np.float32)
+    if (np.concatenate([query, gallery]) == query[0]).all():
+        return  # one point: the textbook divides 0 by 0; see below
+    found, wanted = rerank(query, gallery, **parameters), textbook(query, gallery, **parameters)
+    assert found.shape == wanted.shape
+    assert np.abs(found - wanted).max() < TOLERANCE
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    queries=st.integers(1, 10),
+    gallery=st.integers(1, 80),
+    width=st.sampled_from([2, 3, 17, 64, 257]),
+    parameters=PARAMETERS,
+)
+def test_persons_give_the_textbook_distance(seed, queries, gallery, width, parameters):
+    query, gallery, _ = persons(np.random.default_rng(seed), queries=queries, gallery=gallery, width=width)
+    found, wanted = rerank(query, gallery, **parameters), textbook(query, gallery, **parameters)
+    assert np.abs(found - wanted).max() < TOLERANCE
+
+
+@pytest.mark.parametrize(("width", "spread"), [(256, 2.5), (2048, 5)])
+def test_a_gallery_of_several_tiles_gives_the_textbook_distance_and_scores(monkeypatch, width, spread):
+    monkeypatch.setattr(knn, "TILE", 200)
+    query, gallery, labels = persons(np.random.default_rng(5), queries=70, gallery=600, width=width, spread=spread)
+    found = rerank(query, gallery, k1=20, k2=6, lambda_value=0.3)
+    wanted = textbook(query, gallery, k1=20, k2=6, lambda_value=0.3)
+    assert np.abs(found - wanted).max() < TOLERANCE
+    ours, theirs = evaluate(found, **labels, max_rank=50), reference.scores(wanted, **labels, max_rank=50)
+    assert 0.3 < theirs.mAP < 0.99  # neither hopeless nor trivial
+    assert abs(ours.mAP - theirs.mAP) < 1e-6
+    assert np.array_equal(ours.cmc, theirs.cmc)
+
+
+def test_one_point_only_has_no_nan():
+    found = rerank(np.ones((2, 1), np.float32), np.ones((3, 1), np.float32), k1=20, k2=6, lambda_value=0.3)
+    assert np.abs(found).max() < TOLERANCE
+
+
+def test_rows_in_blocks_are_the_matrix_and_score_alike(monkeypatch):
+    monkeypatch.setattr(distance_module, "BLOCK_BYTES", 4 * 300 * 7)  # seven queries of 300
+    query, gallery, labels = persons(np.random.default_rng(6), queries=40, gallery=300, width=64)
+    whole = rerank(query, gallery, k1=20, k2=6, lambda_value=0.3)
+    scorer = Scorer(market_protocol(**labels), max_rank=10)
+    starts = []
+    for first, block in rerank_rows(query, gallery, k1=20, k2=6, lambda_value=0.3):
+        starts.append(first)
+        assert np.abs(block - whole[first : first + len(block)]).max() < TOLERANCE
+        scorer.add(first, block)
+    assert starts == [0, 7, 14, 21, 28, 35]
+    assert scorer.scores().mAP == pytest.approx(evaluate(whole, **labels, max_rank=10).mAP, abs=1e-6)
+
+
+def test_float64_and_strided_embeddings_are_taken():
+    query, gallery, _ = persons(np.random.default_rng(7), queries=4, gallery=60, width=32)
+    wanted = rerank(query, gallery, k1=10, k2=3, lambda_value=0.3)
+    assert np.array_equal(
+        rerank(np.asfortranarray(query), gallery.astype(np.float64), k1=10, k2=3, lambda_value=0.3), wanted
+    )
+
+
+def test_the_forecast_grows_with_the_gallery_and_not_with_its_square():
+    small, large = (forecast(3368, g, width=256, k1=20, k2=6, streamed=True) for g in (100_000, 1_000_000))
+    assert large.memory_bytes < 11 * small.memory_bytes
+    assert large.memory_bytes < 16e9
+    # (Q, G) float32 of Market-1501 alone is 214 MB
+    assert 0.214e9 < forecast(3368, 15913, width=256, k1=20, k2=6, streamed=False).memory_bytes < 1e9
+
+
+def test_mistaken_arguments_are_errors():
+    one, two = np.ones((1, 1), np.float32), np.ones((1, 2), np.float32)
+    with pytest.raises(ValueError) as error:
+        rerank(one, two, k1=20, k2=6, lambda_value=0.3)
+    assert str(error.value) == "re-ranking: query (1, 1), gallery (1, 2); want (Q, D) and (G, D), none empty"
+    with pytest.raises(ValueError) as error:
+        rerank(one, one, k1=0, k2=6, lambda_value=1.5)
+    assert str(error.value) == (
+        "re-ranking: k1 0, k2 6, lambda_value 1.5; want k1 >= 1, k2 >= 1, 0 <= lambda_value <= 1"
+    )
