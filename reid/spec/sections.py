@@ -258,7 +258,7 @@ class Export(Section):
     onnx_file: str | None = None
     """null: beside the checkpoint."""
     gpu_id: Annotated[int, Field(ge=0)] = 0
-    opset: Annotated[int, Field(ge=17)] = 18
+    opset: Annotated[int, Field(ge=18)] = 18
     min_cosine: Share = 0.9999
     """Least cosine between the embeddings of torch and of the ONNX, over real query images."""
     overwrite: bool = False

@@ -1,0 +1,122 @@
+"""An ONNX model with half-precision weights and arithmetic behind a float32 input and output.
+
+TensorRT's strongly typed networks take every type from the ONNX file, so FP16 is a matter of the file and not of a
+builder's flag.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from reid.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from onnx import AttributeProto, ModelProto, NodeProto
+
+KEPT_IN_FLOAT32 = {
+    # sums over a whole map or vector, which overflow or lose digits in half precision, and the BNNeck: next to no time
+    *("BatchNormalization", "GlobalAveragePool", "LayerNormalization", "LpNormalization", "ReduceL2", "ReduceMean"),
+    # inputs that ONNX wants in float32
+    *("Range", "Resize"),
+}
+
+
+def to_half(model: "ModelProto") -> "ModelProto":
+    """An FP16 copy of an onnx.ModelProto: same names, shapes and metadata, float32 in and out.
+
+    Raises ArtifactError where the graph has branches or loops, which no network of this project exports.
+    """
+    import onnx
+
+    half: ModelProto = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    _HalfGraph(half.graph).convert()
+    return half
+
+
+class _HalfGraph:
+    """A graph while it is rewritten in place, node by node.
+
+    Each tensor stays in the type that its producer gives, and is cast once if a consumer wants the other one.
+    """
+
+    def __init__(self, graph: Any) -> None:
+        from onnx import TensorProto
+
+        self.float, self.half = TensorProto.FLOAT, TensorProto.FLOAT16
+        self.graph = graph
+        tensors = (*graph.input, *graph.value_info, *graph.output)
+        self.type_of = {tensor.name: tensor.type.tensor_type.elem_type for tensor in tensors}
+        self.weights = {weight.name: weight for weight in graph.initializer}
+        self.type_of |= {name: weight.data_type for name, weight in self.weights.items()}
+        self.nodes: list[NodeProto] = []
+
+    def convert(self) -> None:
+        """Rewrite every node, and drop what no node reads any more."""
+        outputs = {tensor.name for tensor in self.graph.output if self.type_of[tensor.name] == self.float}
+        for node in list(self.graph.node):
+            wanted = self.float if node.op_type in KEPT_IN_FLOAT32 else self.half
+            node.input[:] = [self._as(name, wanted) for name in node.input]
+            for attribute in node.attribute:
+                self._retype(attribute, node, wanted)
+            self.nodes.append(node)
+            for name in node.output:
+                if self.type_of.get(name) == self.float:
+                    self.type_of[name] = wanted
+        for name in sorted(outputs):
+            self._give_float(name)
+        read = {name for node in self.nodes for name in node.input}
+        kept = [weight for name, weight in self.weights.items() if name in read]
+        for field, entries in (("node", self.nodes), ("initializer", kept), ("value_info", [])):
+            copies = [type(entry).FromString(entry.SerializeToString()) for entry in entries]
+            self.graph.ClearField(field)
+            getattr(self.graph, field).extend(copies)
+
+    def _as(self, name: str, wanted: int) -> str:
+        """The name under which tensor `name` is there in the type `wanted`; integers and absent inputs keep theirs."""
+        found = self.type_of.get(name)
+        if found == wanted or found not in (self.float, self.half):
+            return name
+        other = f"{name}__{'half' if wanted == self.half else 'float'}"
+        if other not in self.type_of:
+            self.type_of[other] = wanted
+            if name in self.weights:
+                self.weights[other] = _rounded(self.weights[name], other)
+            else:
+                self._cast(name, other, wanted)
+        return other
+
+    def _cast(self, source: str, target: str, wanted: int) -> None:
+        from onnx import helper
+
+        self.nodes.append(helper.make_node("Cast", [source], [target], name=f"cast_{target}", to=wanted))
+
+    def _give_float(self, output: str) -> None:
+        """Rename a half-precision output of the graph and cast it back under its own name."""
+        if self.type_of[output] == self.float:
+            return
+        inner = f"{output}__half"
+        for node in self.nodes:
+            node.input[:] = [inner if name == output else name for name in node.input]
+            node.output[:] = [inner if name == output else name for name in node.output]
+        self._cast(inner, output, self.float)
+
+    def _retype(self, attribute: "AttributeProto", node: "NodeProto", wanted: int) -> None:
+        """Turn the float32 constants and the casts to float32 of a half-precision node into half."""
+        if attribute.HasField("g") or attribute.graphs:
+            raise ArtifactError(
+                f"FP16: node {node.name} ({node.op_type}) has a graph of its own\n  want: no branch, no loop"
+            )
+        if wanted != self.half:
+            return
+        if node.op_type == "Cast" and attribute.name == "to" and attribute.i == self.float:
+            attribute.i = self.half
+        elif attribute.HasField("t") and attribute.t.data_type == self.float:
+            attribute.t.CopyFrom(_rounded(attribute.t, attribute.t.name))
+
+
+def _rounded(weight: Any, name: str) -> Any:
+    """A float32 onnx.TensorProto as float16 under another name; what is beyond 65504 becomes 65504."""
+    from onnx import numpy_helper
+
+    limit = float(np.finfo(np.float16).max)
+    return numpy_helper.from_array(np.clip(numpy_helper.to_array(weight), -limit, limit).astype(np.float16), name)

@@ -1,0 +1,201 @@
+"""A TensorRT engine from the exported ONNX, by whichever of NVIDIA's two packages can build here.
+
+Networks are strongly typed in both, so that the types are the ONNX file's: FP16 is a converted file (`half.py`) with a
+float32 input and output.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reid.contract import Contract
+from reid.deploy.gpu import use_gpu
+from reid.deploy.half import to_half
+from reid.deploy.onnx import INPUT, read_onnx
+from reid.deploy.tensorrt_packages import Package, find_package, find_targets, sm_name, the_log
+from reid.errors import ArtifactError, MissingDependency, SpecError
+from reid.files import replacing
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Batch sizes the engine takes, and the one it is tuned for."""
+
+    min_batch_size: int
+    opt_batch_size: int
+    max_batch_size: int
+
+
+@dataclass(frozen=True)
+class BuildRecord:
+    """How an engine was built, or why none was; `build.json` beside the engine."""
+
+    built: bool
+    reason: str | None
+    """Why nothing was built."""
+    onnx_sha256: str
+    contract: dict[str, Any]
+    data_type: str
+    profile: Profile
+    workspace_mib: int
+    package: str | None = None
+    version: str | None = None
+    targets: list[str] = field(default_factory=list)
+    """Compute capabilities of the GPUs that can run the engine."""
+    gpu: str | None = None
+    """The GPU it was built on; null: ahead of time, on none."""
+    tf32: bool | None = None
+    """Whether float32 convolutions may round their inputs to TF32's 10 bits."""
+    seconds: float | None = None
+    engine_bytes: int | None = None
+    engine_sha256: str | None = None
+    measured: str = "not run"
+
+    def to_json(self) -> str:
+        """The record as indented JSON."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def build_engine(
+    onnx: Path,
+    engine: Path,
+    *,
+    data_type: str,
+    profile: Profile,
+    workspace_mib: int,
+    compute_capabilities: Sequence[str],
+    timing_cache: Path | None,
+    gpu_id: int,
+    verbose: bool,
+) -> BuildRecord:
+    """Build `engine` from a file that `reid export` wrote, in data_type "FP32" or "FP16", and say how.
+
+    Where nothing on this machine can build one the record says why and `engine` is not written. Raises ArtifactError
+    where the ONNX is damaged or TensorRT refuses it; SpecError for INT8, a target the package does not know, a GPU that
+    is not there.
+    """
+    if data_type not in ("FP32", "FP16"):
+        raise SpecError(
+            f"gen_trt_engine.tensorrt.data_type: {data_type}: not built here, since an INT8 engine needs calibration "
+            "ranges in the ONNX, which export does not write; want FP32 or FP16"
+        )
+    model, contract = read_onnx(onnx)
+    record: dict[str, Any] = {
+        "onnx_sha256": hashlib.sha256(onnx.read_bytes()).hexdigest(),
+        "contract": asdict(contract),
+        "data_type": data_type,
+        "profile": profile,
+        "workspace_mib": workspace_mib,
+    }
+    try:
+        package = find_package(use_gpu(gpu_id))
+    except MissingDependency as error:
+        return BuildRecord(built=False, reason=str(error), measured="not run: not built", **record)
+    started = time.monotonic()
+    content = (to_half(model) if data_type == "FP16" else model).SerializeToString()
+    targets = find_targets(package, compute_capabilities)
+    serialized, tf32 = _build(
+        content,
+        onnx=onnx,
+        package=package,
+        contract=contract,
+        targets=targets,
+        profile=profile,
+        workspace_mib=workspace_mib,
+        timing_cache=timing_cache,
+        verbose=verbose,
+    )
+    with replacing(engine) as partial:
+        partial.write_bytes(serialized)
+    return BuildRecord(
+        built=True,
+        reason=None,
+        package=package.name,
+        version=package.trt.__version__,
+        targets=targets,
+        gpu=package.gpu.name if package.gpu and not package.is_rtx else None,
+        tf32=tf32 if data_type == "FP32" else None,
+        seconds=round(time.monotonic() - started, 3),
+        engine_bytes=len(serialized),
+        engine_sha256=hashlib.sha256(serialized).hexdigest(),
+        measured="not run: no GPU" if package.gpu is None else "not run: this version builds engines and runs none",
+        **record,
+    )
+
+
+def trtexec_line(onnx: Path, contract: Contract) -> str:
+    """The command that builds an FP32 engine by hand, for batches of 1 to 16 and tuned for 4, as TAO's page."""
+    size = f"x{contract.channels}x{contract.height}x{contract.width}"
+    shapes = " ".join(f"--{name}Shapes={INPUT}:{batch}{size}" for name, batch in (("min", 1), ("opt", 4), ("max", 16)))
+    return f"trtexec --onnx={onnx} {shapes} --saveEngine=model.engine"
+
+
+def _build(
+    content: bytes,
+    *,
+    onnx: Path,
+    package: Package,
+    contract: Contract,
+    targets: list[str],
+    profile: Profile,
+    workspace_mib: int,
+    timing_cache: Path | None,
+    verbose: bool,
+) -> tuple[bytes, bool]:
+    """The serialized engine, and whether TF32 was allowed; ArtifactError with TensorRT's messages where it fails."""
+    trt = package.trt
+    log = the_log(trt)
+    log.verbose = verbose
+    log.errors.clear()
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(content):
+        messages = [str(parser.get_error(index)) for index in range(parser.num_errors)]
+        raise ArtifactError(_refusal(package, onnx, "cannot read", messages))
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
+    shapes = builder.create_optimization_profile()
+    image = (contract.channels, contract.height, contract.width)
+    sizes = (profile.min_batch_size, profile.opt_batch_size, profile.max_batch_size)
+    shapes.set_shape(INPUT, *((size, *image) for size in sizes))
+    if config.add_optimization_profile(shapes) < 0:
+        raise ArtifactError(_refusal(package, onnx, f"refuses batch sizes {sizes} for", log.errors))
+    if package.is_rtx:
+        config.num_compute_capabilities = len(targets)
+        for index, target in enumerate(targets):
+            config.set_compute_capability(trt.ComputeCapability.__members__[sm_name(target)], index)
+    if timing_cache is not None:
+        _load_timings(package, config, timing_cache)
+    serialized = builder.build_serialized_network(network, config)
+    if serialized is None:
+        raise ArtifactError(_refusal(package, onnx, f"builds no engine with {workspace_mib} MiB from", log.errors))
+    if timing_cache is not None and not package.is_rtx:
+        with replacing(timing_cache) as partial:
+            partial.write_bytes(bytes(config.get_timing_cache().serialize()))
+    return bytes(serialized), bool(config.get_flag(trt.BuilderFlag.TF32))
+
+
+def _load_timings(package: Package, config: Any, path: Path) -> None:
+    """Hand the kernel timings of an earlier build to this one."""
+    if package.is_rtx:
+        logger.info("gen_trt_engine.timing_cache: TensorRT-RTX times no kernels while it builds; %s is not used", path)
+        return
+    known = path.read_bytes() if path.exists() else b""
+    if not config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False):
+        logger.warning("%s: timings of another GPU or TensorRT; measuring anew", path)
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+
+
+def _refusal(package: Package, onnx: Path, what: str, messages: Sequence[str]) -> str:
+    first = messages[0] if messages else "no message"
+    return (
+        f"{package.name} {package.trt.__version__} {what} {onnx}\n  first of {len(messages)} messages: {first.strip()}"
+    )

@@ -1,0 +1,130 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import reid
+from reid.deploy.gpu import use_gpu
+from reid.errors import ArtifactError, SpecError
+from reid.spec import load_spec
+from reid.stages.gen_trt_engine import gen_trt_engine
+from reid.tracking import StageRun
+from tests.exporting import exported
+
+ROOT = Path(reid.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def onnx(tmp_path_factory) -> Path:
+    return exported(tmp_path_factory.mktemp("onnx") / "onnx")[0]
+
+
+@pytest.fixture
+def rtx():
+    if use_gpu(0) is not None:
+        pytest.skip("there is a GPU here; this is about machines without")
+    return pytest.importorskip(
+        "tensorrt_rtx_bindings", reason="NO ENGINE IS BUILT: the TensorRT-RTX wheels are for Linux on x86-64"
+    )
+
+
+def run_stage(onnx: Path, engine: Path, *overrides: str):
+    spec = load_spec(text="results_dir: /results", overrides=overrides)
+    return gen_trt_engine(spec, onnx=onnx, engine=engine, run=StageRun.none())
+
+
+def test_an_engine_and_its_record_are_written_as_the_spec_says(rtx, onnx, tmp_path):
+    folder, copy = tmp_path / "engine", tmp_path / "mine" / "reid.engine"
+    outcome = run_stage(
+        onnx,
+        folder,
+        "gen_trt_engine.tensorrt.data_type=FP16",
+        "gen_trt_engine.tensorrt.max_batch_size=8",
+        "gen_trt_engine.tensorrt.workspace_size=512",
+        "gen_trt_engine.tensorrt.compute_capabilities=['8.9']",
+        f"gen_trt_engine.trt_engine={copy}",
+    )
+    assert sorted(entry.name for entry in folder.iterdir()) == ["build.json", "model.engine"]
+    record = json.loads((folder / "build.json").read_text())
+    assert (record["built"], record["data_type"], record["targets"]) == (True, "FP16", ["8.9"])
+    assert record["profile"] == {"min_batch_size": 1, "opt_batch_size": 4, "max_batch_size": 8}
+    assert (record["package"], record["workspace_mib"]) == ("tensorrt_rtx", 512)
+    assert copy.read_bytes() == (folder / "model.engine").read_bytes()
+
+    engine_mib = copy.stat().st_size / 2**20
+    assert outcome.parameters == {"built": "true"}
+    assert outcome.metrics == {"engine_built": 1.0, "engine_mib": engine_mib, "build_seconds": record["seconds"]}
+    assert outcome.lines == [
+        f"TensorRT engine: {engine_mib:.1f} MiB, FP16, by tensorrt_rtx {rtx.__version__} for compute capability 8.9 "
+        f"in {record['seconds']:.1f} s; not run: no GPU"
+    ]
+
+
+def test_a_second_attempt_leaves_nothing_of_a_broken_first(rtx, onnx, tmp_path):
+    for name in ("model.engine", "model.engine.partial", "build.json"):
+        (tmp_path / name).write_bytes(b"cut short")
+    assert run_stage(onnx, tmp_path).parameters == {"built": "true"}
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["build.json", "model.engine"]
+    assert json.loads((tmp_path / "build.json").read_text())["engine_bytes"] == len(
+        (tmp_path / "model.engine").read_bytes()
+    )
+
+
+def test_where_nothing_can_be_built_the_stage_ends_well_and_says_why(onnx, tmp_path):
+    if use_gpu(0) is not None:
+        pytest.skip("there is a GPU here; this is about machines without")
+    hidden, folder = tmp_path / "hidden", tmp_path / "engine"
+    hidden.mkdir()
+    folder.mkdir()
+    (folder / "model.engine").write_bytes(b"of an earlier attempt")
+    for name in ("tensorrt_rtx", "tensorrt_rtx_bindings"):
+        (hidden / f"{name}.py").write_text("raise ImportError('hidden')\n")
+    program = (
+        "import dataclasses, json, sys; from pathlib import Path\n"
+        "from tests.stages.test_gen_trt_engine import run_stage\n"
+        "print(json.dumps(dataclasses.asdict(run_stage(Path(sys.argv[1]), Path(sys.argv[2])))))"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{hidden}{os.pathsep}{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, onnx, folder],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    reason = (
+        "tensorrt (not installed) builds on a GPU only and there is none; "
+        "tensorrt_rtx_bindings cannot be imported (hidden); tensorrt_rtx cannot be imported (hidden); "
+        "pip install 'reid-pipeline[tensorrt]' has TensorRT-RTX for Linux on x86-64"
+    )
+    assert json.loads(done.stdout) == {
+        "metrics": {"engine_built": 0.0},
+        "parameters": {"built": "false"},
+        "lines": [f"TensorRT engine not built: {reason}"],
+    }
+    assert [entry.name for entry in folder.iterdir()] == ["build.json"]
+    record = json.loads((folder / "build.json").read_text())
+    assert (record["built"], record["reason"], record["package"]) == (False, reason, None)
+
+
+def test_a_file_that_is_no_onnx_fails_and_leaves_no_record(tmp_path):
+    (tmp_path / "onnx").write_bytes(b"no network at all")
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine" / "build.json").write_text("of an earlier attempt")
+    with pytest.raises(ArtifactError) as caught:
+        run_stage(tmp_path / "onnx", tmp_path / "engine")
+    assert str(caught.value).startswith(f"{tmp_path / 'onnx'}: damaged, or no ONNX file (")
+    assert list((tmp_path / "engine").iterdir()) == []
+
+
+def test_a_target_that_cannot_be_built_for_fails(rtx, onnx, tmp_path):
+    with pytest.raises(SpecError) as caught:
+        run_stage(onnx, tmp_path / "engine", "gen_trt_engine.tensorrt.compute_capabilities=['9.0']")
+    assert str(caught.value) == (
+        f"gen_trt_engine.tensorrt.compute_capabilities: 9.0: tensorrt_rtx {rtx.__version__} does not build for it; "
+        "want of 7.5, 8.0, 8.6, 8.9, 12.0, 12.1"
+    )
