@@ -167,8 +167,7 @@ class Record(Checkpoint):
         if self._due(epoch, self._validation_interval):
             row |= self._validate(trainer, module, epoch)
         module.after_epoch(train_loss=row["train_loss"], val_loss=row.get("val_loss"))
-        best = best_row(self.history)
-        is_best = row.get("mAP", math.nan) > best.get("mAP", -1.0) or (epoch + 1 == self._epochs and not best)
+        is_best = row.get("mAP", -1.0) > best_row(self.history).get("mAP", -1.0)
         self._add(row)
         self._save(trainer, epoch, is_best=is_best)
         logger.info("epoch %d/%d: %s", epoch + 1, self._epochs, _sentence(row, is_best=is_best))
@@ -188,8 +187,8 @@ class Record(Checkpoint):
             write_history(self._folder, self.history)
 
     def _add(self, row: Row) -> None:
-        self.history.append({name: value for name, value in row.items() if math.isfinite(value)})
-        self._log(self.history[-1])
+        self.history.append(row)
+        self._log(row)
 
     def _log(self, row: Row) -> None:
         """The curves' x axis is the number of epochs done: 0 is the untrained network."""

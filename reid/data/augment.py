@@ -1,0 +1,113 @@
+"""Training augmentation of whole batches: pad-and-crop, flip, random erasing; normalised as the contract says.
+
+In two steps. `draw` takes all chance from a generator and gives a plan, a few numbers an image; `augment` carries a
+plan out and is exact. So a batch is the same whichever process or rank makes it, and after a resume.
+
+Shapes: B images, H height, W width, C channels.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+STREAM = 2  # keeps these draws apart from the sampler's, which share the seed
+ERASED_AREA = (0.02, 0.4)
+ERASED_ASPECT = (0.3, 1 / 0.3)
+ERASING_TRIES = 100
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What happens to each of B images, in this order: shift (black comes in), mirror, erase."""
+
+    shift: NDArray[np.int64]
+    """(B, 2) pixels down and right, -padding..padding."""
+    mirror: NDArray[np.bool_]
+    """(B,)"""
+    erased: NDArray[np.int64]
+    """(B, 4) top, left, height, width of the erased box; height 0: none."""
+
+    def rows(self, rows: slice) -> "Plan":
+        """The plan of some of the images."""
+        return Plan(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+def step_rng(*, seed: int, epoch: int, step: int) -> np.random.Generator:
+    """The generator of one global batch, whatever ran before it."""
+    return np.random.default_rng([seed, epoch, STREAM, step])
+
+
+def draw(
+    rng: np.random.Generator,
+    count: int,
+    *,
+    height: int,
+    width: int,
+    padding: int,
+    flip_probability: float,
+    erasing_probability: float,
+) -> Plan:
+    """A plan for `count` images: padding pixels on each side then a random crop, a mirror, a random box.
+
+    The box: Zhong et al., AAAI 2020, arXiv:1708.04896, algorithm 1: area 0.02-0.4 of the image, aspect 0.3-3.33, drawn
+    again until it fits (an image whose hundred tries all fail stays whole). Shifting before mirroring has the same
+    distribution as after.
+    """
+    shift = rng.integers(-padding, padding, (count, 2), endpoint=True)
+    mirror = rng.random(count) < flip_probability
+    erase = rng.random(count) < erasing_probability
+    area = rng.uniform(*ERASED_AREA, (count, ERASING_TRIES)) * (height * width)
+    aspect = rng.uniform(*ERASED_ASPECT, (count, ERASING_TRIES))
+    box_height = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+    box_width = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+    fits = (box_height < height) & (box_width < width)
+    first = fits.argmax(axis=1)[:, None]
+    box_height = np.where(fits.any(axis=1) & erase, np.take_along_axis(box_height, first, 1)[:, 0], 0)
+    box_width = np.take_along_axis(box_width, first, 1)[:, 0] * (box_height > 0)
+    top = rng.integers(0, height - box_height, endpoint=True)
+    left = rng.integers(0, width - box_width, endpoint=True)
+    return Plan(shift, mirror, np.stack([top, left, box_height, box_width], axis=1))
+
+
+def augment(pixels: NDArray[np.uint8], plan: Plan, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """pixels (B, H, W, C) uint8, plan of B images -> (B, C, H, W) float32, normalised, in channels-last memory.
+
+    Erased boxes hold `mean` AFTER normalisation, as in the strong baseline and TAO (Zhong et al. fill before it).
+    """
+    images = normalize(_mirrored(_shifted(pixels, plan.shift), plan.mirror), mean=mean, std=std)
+    fill = torch.tensor(mean)[:, None, None]
+    for image, (top, left, height, width) in zip(images, plan.erased.tolist()):
+        if height:
+            image[:, top : top + height, left : left + width] = fill
+    return images
+
+
+def normalize(pixels: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """pixels (B, H, W, C) uint8 -> (B, C, H, W) float32: (x / 255 - mean) / std, in channels-last memory."""
+    count, height, width, channels = pixels.shape
+    # a row of W x C numbers at a time: three channels alone would be too short a loop
+    deviation = torch.tensor(std, dtype=torch.float64)
+    scale = (1 / (255 * deviation)).float().repeat(width).to(pixels.device)
+    offset = (-torch.tensor(mean, dtype=torch.float64) / deviation).float().repeat(width).to(pixels.device)
+    flat = pixels.reshape(count, height, width * channels).float().mul_(scale).add_(offset)
+    return flat.view(count, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _shifted(pixels: NDArray[np.uint8], shift: NDArray[np.int64]) -> Tensor:
+    """Each image moved by its (down, right); what moves in is black."""
+    height, width = pixels.shape[1:3]
+    moved = np.zeros_like(pixels)
+    for target, source, (down, right) in zip(moved, pixels, shift.tolist()):
+        target[max(down, 0) : height + down, max(right, 0) : width + right] = source[
+            max(-down, 0) : height - down, max(-right, 0) : width - right
+        ]
+    return torch.from_numpy(moved)
+
+
+def _mirrored(images: Tensor, mirror: NDArray[np.bool_]) -> Tensor:
+    for row in np.flatnonzero(mirror).tolist():  # one by one, in the processor's cache: 4 times as fast as all at once
+        images[row].copy_(images[row].flip(1))
+    return images

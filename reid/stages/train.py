@@ -1,0 +1,204 @@
+"""The train stage: the data set's manifest -> a model directory with checkpoints, curves and the untrained figures."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from reid.callbacks import Record, Row, Steps, best_row, write_history
+from reid.data.market1501 import Manifest, Split
+from reid.errors import DatasetError, TrainingError
+from reid.files import copy_file, replacing
+from reid.model.checkpoint import reid_entry
+from reid.plots import training_curves
+from reid.resume import BEST, LATEST, Start, newest_checkpoint, read_training_checkpoint
+from reid.spec import Experiment
+from reid.stages.outcome import Outcome
+from reid.stages.recipe import UNTRAINED_EMBEDDINGS, build_data, build_module, build_network, contract_of, validator
+from reid.tracking import StageRun
+from reid.training import choose_device, fit, seed_everything
+from reid.training_report import training_page
+
+logger = logging.getLogger(__name__)
+
+DECIDING = {
+    "model": None,
+    "dataset": {
+        "batch_size", "pixel_mean", "pixel_std", "padding", "prob", "re_prob", "sampler", "num_instances",
+    },
+    "train": {"seed", "clip_grad_norm", "precision", "optim"},
+}  # fmt: skip
+"""Fields that decide what a training gives (None: a whole section). An interrupted one goes on only with the same."""
+
+
+def train(spec: Experiment, *, dataset: Path, model: Path, report: Path, run: StageRun) -> Outcome:
+    """Trains the network of the spec; `model` becomes the model directory, `report` an HTML page.
+
+    Continues what is in `model` already; a finished training only returns its figures. Raises TrainingError where that
+    training had other settings, or a loss is not finite; KeyboardInterrupt where it is interrupted.
+    """
+    manifest = Manifest.load(dataset)
+    settings = _settings(spec, manifest.fingerprint)
+    model.mkdir(parents=True, exist_ok=True)
+    start = _starting_point(spec, model, settings)
+    if start and start.epochs_done >= spec.train.num_epochs:
+        logger.info("%s: all %d epochs are done already", start.path, spec.train.num_epochs)
+        history, weights = start.checkpoint["training"]["history"], start.checkpoint["training"]["weights"]
+    else:
+        history, weights = _train(spec, manifest, settings=settings, model=model, start=start, run=run)
+    return _conclude(history, weights=weights, settings=settings, model=model, report=report, run=run)
+
+
+def _settings(spec: Experiment, fingerprint: str) -> dict[str, Any]:
+    """The deciding fields by their dotted names, and the data set's fingerprint."""
+    flat: dict[str, Any] = {"fingerprint": fingerprint}
+    for section, names in DECIDING.items():
+        for name, value in getattr(spec, section).model_dump(include=names).items():
+            nested = value.items() if isinstance(value, dict) else [("", value)]
+            flat |= {f"{section}.{name}.{inner}".rstrip("."): entry for inner, entry in nested}
+    del flat["model.pretrained_model_path"]  # where the first weights lay does not matter any more
+    return flat
+
+
+def _starting_point(spec: Experiment, model: Path, settings: dict[str, Any]) -> Start | None:
+    """The checkpoint to continue from, said in the log; None to begin."""
+    named = spec.train.resume_training_checkpoint_path
+    start = read_training_checkpoint(Path(named)) if named else newest_checkpoint(model)
+    if not start:
+        return None
+    before = start.checkpoint["training"]["settings"]
+    differing = sorted(name for name in before | settings if before.get(name) != settings.get(name))
+    if differing:
+        first = f"{differing[0]}: then {before.get(differing[0])!r}, now {settings.get(differing[0])!r}"
+        if not named:
+            raise TrainingError(
+                f"{start.path}: a training with other settings: {len(differing)} differ\n  first: {first}\n"
+                "  want: the settings of then; or another folder for the new ones; or, to go on from there with the\n"
+                f"  new ones, train.resume_training_checkpoint_path={start.path}"
+            )
+        logger.warning("%s: continuing with other settings: %d differ, first %s", start.path, len(differing), first)
+    logger.info("continuing from epoch %d of %d: %s", start.epochs_done, spec.train.num_epochs, start.path)
+    untrained = start.path.with_name(UNTRAINED_EMBEDDINGS)
+    if untrained.exists():
+        copy_file(untrained, model / UNTRAINED_EMBEDDINGS)
+    return start
+
+
+def _train(
+    spec: Experiment,
+    manifest: Manifest,
+    *,
+    settings: dict[str, Any],
+    model: Path,
+    start: Start | None,
+    run: StageRun,
+) -> tuple[list[Row], list[str]]:
+    """Trains; returns the history and the weights report's lines."""
+    options = spec.train
+    images = manifest.train.of_persons()
+    persons, label = np.unique(images.person, return_inverse=True)
+    _check_persons(spec, images, len(persons))
+    torch.backends.cudnn.benchmark = options.cudnn.benchmark
+    torch.backends.cudnn.deterministic = options.cudnn.deterministic
+    device = choose_device(num_gpus=options.num_gpus, gpu_ids=options.gpu_ids, precision=options.precision)
+    seed_everything(options.seed)
+    network, weights = build_network(spec, persons.tolist(), start)
+    contract = contract_of(spec, network.embedding_size)
+    data = build_data(spec, images, label, contract=contract, fingerprint=manifest.fingerprint)
+    steps = Steps(
+        epochs=options.num_epochs,
+        steps=len(data.steps()),
+        batch_size=spec.dataset.batch_size,
+        files=[image.file for image in images.images],
+        run=run,
+    )
+    record = Record(
+        model,
+        steps=steps,
+        validate=validator(spec, manifest, contract, model),
+        epochs=options.num_epochs,
+        validation_interval=options.validation_interval,
+        checkpoint_interval=options.checkpoint_interval,
+        reid=reid_entry(model=network.settings, contract=contract, persons=persons.tolist()),
+        training={"settings": settings, "weights": weights},
+        run=run,
+    )
+    try:
+        fit(
+            build_module(spec, network),
+            data,
+            callbacks=[steps, record],
+            device=device,
+            epochs=options.num_epochs,
+            continue_from=start.path if start else None,
+            folder=model,
+        )
+    except KeyboardInterrupt:
+        latest = model / LATEST
+        logger.warning("interrupted; the next run %s", f"continues from {latest}" if latest.exists() else "starts anew")
+        raise
+    return record.history, weights
+
+
+def _check_persons(spec: Experiment, images: Split, persons: int) -> None:
+    wanted = spec.dataset.num_classes
+    if wanted not in (None, persons):
+        raise DatasetError(
+            f"{images.root}: {persons} persons\n  dataset.num_classes: {wanted}\n"
+            f"  want: dataset.num_classes={persons}, or null to count them"
+        )
+
+
+def _conclude(
+    history: list[Row],
+    *,
+    weights: list[str],
+    settings: dict[str, Any],
+    model: Path,
+    report: Path,
+    run: StageRun,
+) -> Outcome:
+    """Writes the curves and the report; the figures are those of the best checkpoint."""
+    write_history(model, history)
+    curves = model / "training_curves.png"
+    training_curves(history, curves)
+    best, last, epochs = best_row(history), history[-1], len(history) - 1
+    page = training_page(
+        history,
+        best=best,
+        subtitle=f"{settings['model.backbone']}, {epochs} epochs; the best is {BEST}",
+        weights=weights,
+        settings=[(name, str(value)) for name, value in settings.items()],
+    )
+    with replacing(report) as partial:
+        partial.write_text(page, encoding="utf-8")
+    for file in (curves, report, model / "history.json"):
+        run.log_artifact(file)
+    metrics = _metrics(history, best)
+    lines = [f"{epochs} epochs, {metrics['images_per_second']:.0f} images/s, training loss {last['train_loss']:.3f}"]
+    if best and "untrained_mAP" in metrics:
+        lines.insert(
+            0,
+            f"plain mAP {100 * metrics['untrained_mAP']:.1f} -> {100 * best['mAP']:.1f}, "
+            f"rank-1 {100 * metrics['untrained_rank1']:.1f} -> {100 * best['rank1']:.1f} "
+            f"(best after epoch {int(best['epoch']) + 1})",
+        )
+    return Outcome(metrics, lines=lines)
+
+
+def _metrics(history: list[Row], best: Row) -> dict[str, float]:
+    """best_epoch counts from 1, as the curves' axis; mAP and rank-k are those of the best checkpoint."""
+    untrained, epochs = history[0], history[1:]
+    images = sum(row["images_per_second"] * row["seconds"] for row in epochs)
+    metrics = {
+        "epochs": float(len(epochs)),
+        "train_loss": epochs[-1]["train_loss"],
+        "images_per_second": images / sum(row["seconds"] for row in epochs),
+    }
+    metrics |= {f"untrained_{name}": untrained[name] for name in ("mAP", "rank1") if name in untrained}
+    if best:
+        metrics |= {"best_mAP": best["mAP"], "best_epoch": best["epoch"] + 1}
+        metrics |= {name: best[name] for name in ("rank1", "rank5", "rank10", "mINP")}
+    return metrics

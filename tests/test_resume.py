@@ -1,0 +1,78 @@
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reid.errors import ArtifactError
+from reid.resume import (
+    DurableCheckpoints,
+    epoch_file,
+    give_name,
+    newest_checkpoint,
+    read_training_checkpoint,
+    restore_rng,
+    rng_states,
+)
+
+
+def write(path: Path, epoch: int = 0) -> Path:
+    """A checkpoint with all that a training goes on from, and nothing in it."""
+    parts = {name: {} for name in ("state_dict", "optimizer_states", "loops", "reid", "training")}
+    DurableCheckpoints().save_checkpoint({"epoch": epoch, **parts}, path)
+    return path
+
+
+def test_epochs_are_named_as_the_published_tool_names_them():
+    assert epoch_file(0) == "model_epoch_000.pth"
+    assert epoch_file(1000) == "model_epoch_1000.pth"
+
+
+def test_a_checkpoint_is_written_whole_and_leaves_no_other_file(tmp_path):
+    path = write(tmp_path / "model" / "a.pth", epoch=4)
+    write(path, epoch=5)
+    assert [file.name for file in path.parent.iterdir()] == ["a.pth"]
+    assert DurableCheckpoints().load_checkpoint(path)["epoch"] == 5
+
+
+def test_what_a_killed_attempt_left_is_no_checkpoint_and_is_overwritten(tmp_path):
+    (tmp_path / "a.pth.partial").write_bytes(b"half")
+    write(tmp_path / "a.pth", epoch=2)
+    assert DurableCheckpoints().load_checkpoint(tmp_path / "a.pth")["epoch"] == 2
+    assert not (tmp_path / "a.pth.partial").exists()
+
+
+def test_a_name_moves_from_file_to_file_and_can_be_given_twice(tmp_path):
+    first, second = write(tmp_path / "first.pth", 1), write(tmp_path / "second.pth", 2)
+    for source, epoch in ((first, 1), (second, 2), (second, 2)):
+        latest = give_name(source, "latest.pth")
+        assert torch.load(latest, weights_only=True)["epoch"] == epoch
+    assert {file.name for file in tmp_path.iterdir()} == {"first.pth", "second.pth", "latest.pth"}
+    assert second.stat().st_ino == (tmp_path / "latest.pth").stat().st_ino
+
+
+def test_the_newest_epoch_counts_by_its_number_and_other_files_do_not(tmp_path):
+    assert newest_checkpoint(tmp_path) is None
+    for epoch in (998, 1000, 999):
+        write(tmp_path / epoch_file(epoch), epoch)
+    (tmp_path / "model_epoch_old.pth").write_bytes(b"")
+    assert newest_checkpoint(tmp_path).path == tmp_path / "model_epoch_1000.pth"
+    assert newest_checkpoint(tmp_path).epochs_done == 1001
+
+
+def test_a_model_without_its_training_cannot_be_continued(tmp_path):
+    torch.save({"state_dict": {}, "reid": {}}, tmp_path / "model.pth")
+    with pytest.raises(ArtifactError) as error:
+        read_training_checkpoint(tmp_path / "model.pth")
+    assert str(error.value) == (
+        f"{tmp_path / 'model.pth'}: holds no training to continue\n  want: a checkpoint of this project's train stage"
+    )
+
+
+def test_every_generator_goes_on_where_its_state_was_taken(tmp_path):
+    torch.save(rng_states(), tmp_path / "rng.pth")
+    draws = [(torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()) for _ in range(2)]
+    restore_rng(torch.load(tmp_path / "rng.pth", weights_only=True))
+    again = [(torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()) for _ in range(2)]
+    assert again == draws
