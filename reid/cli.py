@@ -1,19 +1,23 @@
-"""The command `reid`: every task of a spec by itself, and the drawing of data sets.
+"""The command `reid`: every task of a spec by itself, the spec in words, and the drawing of data sets.
 
     reid train -e market.yaml train.num_epochs=2
+    reid spec --explain train.optim
     reid dataset synth data/drawn --train-persons 751
 
 Modules that load torch or MLflow are imported by the task that needs them; `reid --help` loads neither.
 """
 
 import argparse
-import logging
+import os
+import shutil
 import signal
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from reid.errors import ReidError
+from reid.console import show_outcome, shown_on
+from reid.errors import ReidError, SpecError
 
 TASKS = {
     "validate": "check the data set; writes a manifest and a findings report",
@@ -23,28 +27,65 @@ TASKS = {
     "export": "ONNX that carries its preprocessing contract; checked against torch",
     "gen_trt_engine": "a TensorRT engine from the ONNX, with a build record",
 }
+TEST_FOLDERS = ["dataset.query_dataset_dir", "dataset.test_dataset_dir", "dataset.val_batch_size", "dataset.store_dir"]
+FIELDS = {
+    "validate": ["dataset"],
+    "train": ["encryption_key", "model", "dataset", "train"],
+    "evaluate": ["encryption_key", *TEST_FOLDERS, "re_ranking", "train.seed", "evaluate"],
+    "inference": ["encryption_key", *TEST_FOLDERS, "inference"],
+    "export": ["encryption_key", "dataset.query_dataset_dir", "dataset.store_dir", "export"],
+    "gen_trt_engine": ["gen_trt_engine"],
+}
+"""Sections and fields of the spec that a task reads, for its help."""
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose help may end with lines that are made only when somebody asks for them."""
+
+    more_help: Callable[[], str] | None = None
+
+    def format_help(self) -> str:
+        """The help text."""
+        return super().format_help() + (f"\n{self.more_help()}" if self.more_help else "")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line; returns the exit status (0 done, 1 a fault of ours, 2 the user's to mend, 130 Ctrl-C)."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", datefmt="%H:%M:%S"
-    )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    options = _parsed(arguments)
     try:
-        options.action(options)
+        with shown_on(sys.stderr):
+            options.action(options)
+        return 0
     except ReidError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+        return INTERRUPTED
+    except BrokenPipeError:  # reid spec --blank | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception:
+        traceback.print_exc()
+        print("error: this is a fault of reid, not of yours", file=sys.stderr)
+        return 1
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options; overrides may stand before and after -e, which argparse alone does not take."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    stray = [word for word in rest if word.startswith("-") or "=" not in word]
+    if stray or (rest and not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(stray or rest)}")
+    if rest:
+        options.overrides += rest
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="reid",
         description="Person re-identification from one spec file.",
         epilog="The whole pipeline at once: make pipeline-run SPEC=demo.yaml",
@@ -55,12 +96,43 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "-e", "--experiment_spec", "--experiment_spec_file", dest="spec", required=True, metavar="SPEC", help="YAML"
         )
-        command.add_argument(
-            "overrides", nargs="*", metavar="section.field=value", help="overrides, e.g. train.num_epochs=2"
-        )
+        _add_overrides(command)
         command.set_defaults(action=_run_task, task=task)
+        command.more_help = _help_on(task)
+    _add_spec_command(commands.add_parser("spec", help="the spec's fields in words; a blank spec; check one"))
     _add_dataset_commands(commands.add_parser("dataset", help="draw a data set, or look at one"))
     return parser
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="section.field=value", help="overrides, e.g. train.num_epochs=2"
+    )
+
+
+def _help_on(task: str) -> Callable[[], str]:
+    def more_help() -> str:
+        from reid.spec.explain import listed
+
+        names = ["results_dir", *FIELDS[task]]
+        return f"fields of the spec that {task} reads, with their defaults:\n\n{listed(names, width=_columns())}"
+
+    return more_help
+
+
+def _columns() -> int:
+    return min(max(shutil.get_terminal_size((120, 24)).columns, 80), 140)
+
+
+def _add_spec_command(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--explain", nargs="?", const="", metavar="NAME", help="a section or field, e.g. train.optim; without: all"
+    )
+    what.add_argument("--blank", action="store_true", help="print a spec of every field at its default, with comments")
+    what.add_argument("--check", metavar="SPEC", help="load a spec and say all that is wrong with it")
+    _add_overrides(parser)
+    parser.set_defaults(action=_spec)
 
 
 def _add_dataset_commands(parser: argparse.ArgumentParser) -> None:
@@ -117,12 +189,27 @@ def _sheet(options: argparse.Namespace) -> None:
     print(options.output)
 
 
-def _run_task(options: argparse.Namespace) -> None:
-    from reid.spec import load_spec
-    from reid.tasks import run_task
+def _spec(options: argparse.Namespace) -> None:
+    if options.overrides and not options.check:
+        raise SpecError(f"{options.overrides[0]}: overrides go with --check only")
+    if options.check:
+        from reid.spec import load_spec
 
-    outcome = run_task(options.task, load_spec(options.spec, overrides=options.overrides))
-    for name, value in outcome.metrics.items():
-        print(f"{name:>28}  {value:.6g}")
-    for line in outcome.lines:
-        print(line)
+        load_spec(options.check, overrides=options.overrides)
+        print(f"{options.check}: nothing to object to")
+        return
+    from reid.spec.explain import blank, explain
+
+    print(blank() if options.blank else explain(options.explain, width=_columns()), end="")
+
+
+def _run_task(options: argparse.Namespace) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # docker stop, a scheduler: as on Ctrl-C
+    from reid.spec import load_spec
+
+    spec = load_spec(options.spec, overrides=options.overrides)
+    from reid.tasks import results_folder, run_task
+
+    outcome = run_task(options.task, spec)
+    lines = [*outcome.lines, f"results: {results_folder(spec, options.task)}"]
+    show_outcome(sys.stdout, options.task, outcome.metrics, lines)

@@ -1,40 +1,90 @@
 """The tasks of a spec outside the pipeline: where a stage's files are, if no pipeline says so.
 
-A task writes into `<task>.results_dir`, else `results_dir/<task>`, and reads what the tasks before it left there.
+A task writes into `<task>.results_dir`, else `results_dir/<task>`, and reads what the tasks before it left there. Only
+one task at a time has a folder; experiment.yaml in it is the resolved spec, status.json what a machine can follow.
 """
 
-from collections.abc import Callable
+import errno
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from reid.errors import ArtifactError
+from reid.data.chosen_folders import Folder, manifest_of
+from reid.errors import ArtifactError, ReidError
+from reid.files import replacing
+from reid.results_lock import sole_task
 from reid.spec import Experiment
 from reid.stages.outcome import Outcome
+from reid.stages.validate import ensure_drawn, validate
+from reid.status import epochs_reported, reported
 from reid.tracking import StageRun, stage_run
+
+logger = logging.getLogger(__name__)
+
+SECRETS = {"encryption_key"}
+"""Fields of the spec that no file of the results may hold."""
+DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+"""Errors of the system that the user can mend and we cannot."""
+MANIFEST = "dataset.json"
 
 
 def run_task(task: str, spec: Experiment) -> Outcome:
-    """Runs one task with the paths of the spec; the resolved spec lies beside the results as experiment.yaml."""
+    """Runs one task with the paths of the spec.
+
+    Raises ReidError for what the user can mend: TrainingError, before anything is written, where another task has the
+    folder. The text of any error stands in status.json, too.
+    """
+    folder = results_folder(spec, task)
+    with sole_task(folder, task), reported(folder / "status.json", task) as status, _disk_faults_told(folder):
+        logger.info("%s: the results will be in %s", task, folder)
+        _write_resolved(spec, folder / "experiment.yaml")
+        with stage_run(task) as run, epochs_reported(status, folder / "history.json", epochs=spec.train.num_epochs):
+            outcome = TASKS[task](spec, folder, run)
+            run.log_outcome(outcome.metrics)
+        status.succeeded(outcome.metrics, outcome.lines[0] if outcome.lines else "")
+    return outcome
+
+
+def results_folder(spec: Experiment, task: str) -> Path:
+    """`<task>.results_dir`, else `results_dir/<task>`."""
+    return Path(getattr(getattr(spec, task, None), "results_dir", None) or f"{spec.results_dir}/{task}")
+
+
+def _write_resolved(spec: Experiment, path: Path) -> None:
     import yaml
 
-    folder = _folder(spec, task)
-    folder.mkdir(parents=True, exist_ok=True)
-    resolved = yaml.safe_dump(spec.model_dump(exclude={"encryption_key"}), sort_keys=False)
-    (folder / "experiment.yaml").write_text(resolved, encoding="utf-8")
-    with stage_run(task) as run:
-        return TASKS[task](spec, folder, run)
+    with replacing(path) as partial:
+        partial.write_text(yaml.safe_dump(spec.model_dump(exclude=SECRETS), sort_keys=False), encoding="utf-8")
 
 
-def _folder(spec: Experiment, task: str) -> Path:
-    section = getattr(spec, task, None)
-    return Path(getattr(section, "results_dir", None) or f"{spec.results_dir}/{task}")
+@contextmanager
+def _disk_faults_told(folder: Path) -> Iterator[None]:
+    """Turns a full or closed disk into an ArtifactError, wherever it was met; torch hides it in errors of its own."""
+    try:
+        yield
+    except ReidError:
+        raise
+    except Exception as error:
+        for cause in _with_causes(error):
+            if isinstance(cause, OSError) and cause.errno in DISK_FAULTS:
+                raise ArtifactError(
+                    f"{cause.filename or folder}: cannot be written\n  found: {cause.strerror}"
+                ) from error
+        raise
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    reached: BaseException | None = error
+    while reached is not None:
+        yield reached
+        reached = reached.__cause__ or reached.__context__
 
 
 def _validate(spec: Experiment, folder: Path, run: StageRun) -> Outcome:
-    from reid.stages.validate import validate
-
     return validate(
         spec,
-        dataset=folder / "dataset.json",
+        dataset=folder / MANIFEST,
         report=folder / "report.html",
         summary=folder / "summary.md",
         findings=folder / "findings.json",
@@ -42,64 +92,96 @@ def _validate(spec: Experiment, folder: Path, run: StageRun) -> Outcome:
     )
 
 
-def _dataset(spec: Experiment) -> Path:
-    """The manifest of the spec's data set, made anew: an index makes that a matter of seconds."""
-    folder = _folder(spec, "validate")
-    _validate(spec, folder, StageRun.none())
-    return folder / "dataset.json"
-
-
-def _given_or(path: str | None, fallback: Path, field: str) -> Path:
-    """The file the spec names, else what the task before left; ArtifactError where neither is there."""
-    found = Path(path) if path else fallback
-    if not found.exists():
-        raise ArtifactError(f"{field}: {found}: not there; name it, or run the task that makes it first")
-    return found
-
-
 def _train(spec: Experiment, folder: Path, run: StageRun) -> Outcome:
+    data = folder / "validate"
+    _validate(spec, data, StageRun.none())
     from reid.stages.train import train
 
-    return train(spec, dataset=_dataset(spec), model=folder, report=folder / "report.html", run=run)
+    return train(spec, dataset=data / MANIFEST, model=folder, report=folder / "report.html", run=run)
 
 
 def _evaluate(spec: Experiment, folder: Path, run: StageRun) -> Outcome:
+    model = _model(spec, "evaluate")
+    dataset = _images(spec, folder, "evaluate")
     from reid.stages.evaluate import evaluate
 
-    model = _given_or(spec.evaluate.checkpoint, _folder(spec, "train"), "evaluate.checkpoint")
-    return evaluate(spec, dataset=_dataset(spec), model=model, results=folder, report=folder / "report.html", run=run)
+    return evaluate(spec, dataset=dataset, model=model, results=folder, report=folder / "report.html", run=run)
 
 
 def _inference(spec: Experiment, folder: Path, run: StageRun) -> Outcome:
+    model = _model(spec, "inference")
+    dataset = _images(spec, folder, "inference")
     from reid.stages.inference import inference
 
-    model = _given_or(spec.inference.checkpoint, _folder(spec, "train"), "inference.checkpoint")
-    return inference(spec, dataset=_dataset(spec), model=model, embeddings=folder / "inference.json", run=run)
+    output = Path(spec.inference.output_file or folder / "inference.json")
+    return inference(spec, dataset=dataset, model=model, embeddings=output, run=run)
 
 
 def _export(spec: Experiment, folder: Path, run: StageRun) -> Outcome:
-    from reid.stages.export import export
-
-    model = _given_or(spec.export.checkpoint, _folder(spec, "train"), "export.checkpoint")
-    onnx = _onnx_file(spec, model)
+    model = _model(spec, "export")
+    onnx = _onnx_file(spec)
     if onnx.exists() and not spec.export.overwrite:
         raise ArtifactError(f"{onnx}: is there already; want another export.onnx_file, or export.overwrite=true")
-    return export(spec, dataset=_dataset(spec), model=model, onnx=onnx, parity=folder / "parity.json", run=run)
+    dataset = _images(spec, folder, "export", needed=["query"])
+    from reid.stages.export import export
 
-
-def _onnx_file(spec: Experiment, model: Path) -> Path:
-    """export.onnx_file, else beside the checkpoint."""
-    if spec.export.onnx_file:
-        return Path(spec.export.onnx_file)
-    return model / "reid_model.onnx" if model.is_dir() else model.with_suffix(".onnx")
+    return export(spec, dataset=dataset, model=model, onnx=onnx, parity=folder / "parity.json", run=run)
 
 
 def _gen_trt_engine(spec: Experiment, folder: Path, run: StageRun) -> Outcome:
+    onnx = Path(spec.gen_trt_engine.onnx_file or _onnx_file(spec))
+    if not onnx.exists():
+        raise ArtifactError(
+            f"{onnx}: no such ONNX file\n"
+            "  want: one in gen_trt_engine.onnx_file, or the one that the task export leaves there"
+        )
     from reid.stages.gen_trt_engine import gen_trt_engine
 
-    made = _onnx_file(spec, Path(spec.export.checkpoint) if spec.export.checkpoint else _folder(spec, "train"))
-    onnx = _given_or(spec.gen_trt_engine.onnx_file, made, "gen_trt_engine.onnx_file")
     return gen_trt_engine(spec, onnx=onnx, engine=folder, run=run)
+
+
+def _model(spec: Experiment, task: str) -> Path:
+    """<task>.checkpoint, else the model directory of the task train."""
+    given = getattr(spec, task).checkpoint
+    model = Path(given) if given else results_folder(spec, "train")
+    if not model.exists():
+        raise ArtifactError(
+            f"{model}: no such model\n"
+            f"  want: a checkpoint in {task}.checkpoint, or the one that the task train leaves there"
+        )
+    return model
+
+
+def _onnx_file(spec: Experiment) -> Path:
+    """export.onnx_file, else beside the checkpoint."""
+    if spec.export.onnx_file:
+        return Path(spec.export.onnx_file)
+    model = Path(spec.export.checkpoint or results_folder(spec, "train"))
+    return model.with_suffix(".onnx") if model.suffix else model / "reid_model.onnx"
+
+
+def _images(spec: Experiment, folder: Path, task: str, *, needed: Sequence[str] = ("query", "gallery")) -> Path:
+    """The manifest of the images that a task reads, written into its folder.
+
+    `<task>.query_dataset` and `test_dataset` win over dataset.*; the training images are never needed.
+    """
+    if spec.dataset.synthetic:
+        ensure_drawn(spec)
+    folders = {
+        "train": Folder(spec.dataset.train_dataset_dir, "dataset.train_dataset_dir"),
+        "query": _folder(spec, task, "query_dataset"),
+        "gallery": _folder(spec, task, "test_dataset"),
+    }
+    if any(chosen.field.startswith(task) for chosen in folders.values()):
+        folders["train"] = Folder(None, "dataset.train_dataset_dir")  # other images: not to be read for their sake
+    path = folder / MANIFEST
+    manifest_of(folders, needed=needed, index_file=Path(spec.store_dir) / "index.json").save(path)
+    return path
+
+
+def _folder(spec: Experiment, task: str, name: str) -> Folder:
+    own = getattr(getattr(spec, task), name, None)
+    return Folder(own, f"{task}.{name}") if own else Folder(getattr(spec.dataset, f"{name}_dir"), f"dataset.{name}_dir")
 
 
 TASKS: dict[str, Callable[[Experiment, Path, StageRun], Outcome]] = {

@@ -10,7 +10,7 @@ Imports neither torch nor PIL, and numpy only for the arrays: a missing data set
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,12 +153,17 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def missing_folders(
-    *, train: str | Path | None, query: str | Path | None, gallery: str | Path | None
+    fields: Mapping[str, str] = SPEC_FIELDS,
+    /,
+    *,
+    train: str | Path | None,
+    query: str | Path | None,
+    gallery: str | Path | None,
 ) -> list[tuple[str, str]]:
-    """(split, what is wrong) of every folder that is not set, not there, or no folder."""
+    """(split, what is wrong) of every folder that is not set, not there, or no folder; fields name them."""
     missing = []
     for split, folder in (("train", train), ("query", query), ("gallery", gallery)):
-        field = SPEC_FIELDS[split]
+        field = fields[split]
         if folder is None or not str(folder):
             missing.append((split, f"{field} is not set"))
         elif not os.path.lexists(folder):

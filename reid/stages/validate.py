@@ -36,7 +36,7 @@ def validate(
         "gallery": spec.dataset.test_dataset_dir,
     }
     if spec.dataset.synthetic:
-        _draw(spec)
+        ensure_drawn(spec)
     missing = dict(missing_folders(**folders))
     surveys = survey_folders(folders, missing=missing, index_file=Path(spec.store_dir) / "index.json")
     print_of_data = fingerprint(
@@ -71,8 +71,8 @@ def validate(
     )
 
 
-def _draw(spec: Experiment) -> None:
-    """Draws the data set where it is absent; one drawn with other figures than the spec's is an error."""
+def ensure_drawn(spec: Experiment) -> None:
+    """Draws the data set of dataset.synthetic where it is absent; one drawn with other figures is an error."""
     from reid.data.synthetic import ensure_market
 
     settings = spec.dataset.synthetic

@@ -1,0 +1,217 @@
+"""The spec's fields in words, generated from `sections.py`: what a field takes, its default, its meaning; a blank spec.
+
+A field's docstring is its meaning, its annotation what it takes; nothing is written down twice.
+"""
+
+import difflib
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic.fields import FieldInfo
+
+from reid.errors import SpecError
+from reid.spec.sections import Experiment, Section
+from reid.spec.tao import ALIASES, IDLE
+
+KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "pattern": "as"}
+WIDEST_NAME = 36
+"""Columns of `field = default`; a longer one has its line for itself."""
+INLINE_COLUMNS = 120
+"""A line of the blank spec that would be longer has its comment above it."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """One field, or one section, in words."""
+
+    name: str
+    """Dotted, from the top of the spec."""
+    wanted: str
+    """What it takes: "whole number, at least 1"; "" for a section."""
+    default: str
+    """As YAML writes it; "" for a section and for a field that has none."""
+    meaning: str
+    section: type[Section] | None = None
+    """Of a section, or of a field that may be one (dataset.synthetic)."""
+
+    @property
+    def key(self) -> str:
+        """The last part of the name."""
+        return self.name.rpartition(".")[2]
+
+    @property
+    def is_section(self) -> bool:
+        """Whether it always is a section; dataset.synthetic may be null."""
+        return self.section is not None and not self.default
+
+    def sentence(self) -> str:
+        """What it takes, and its meaning."""
+        return f"{self.wanted}. {self.meaning}" if self.meaning else f"{self.wanted}."
+
+
+def explain(name: str, *, width: int) -> str:
+    """What the spec's section or field `name` takes and means, in lines of `width` columns; "" is the whole spec.
+
+    TAO's older spellings and idle keys are explained too. SpecError for an unknown name, with the nearest.
+    """
+    if name in ALIASES:
+        return f"{name}: an older spelling\n{explain(ALIASES[name], width=width)}"
+    if name in IDLE:
+        default, why = IDLE[name]
+        return f"{name}: accepted and without effect (TAO's default: {_as_yaml(default)})\n  {why}\n"
+    if not name:
+        return "\n".join(_lines("", _children("", Experiment), width)) + "\n"
+    known = {entry.name: entry for entry in _all("", Experiment)}
+    if name not in known:
+        raise SpecError(f"{name}: no section or field of the spec{_nearest(name, list(known))}")
+    found = known[name]
+    if found.is_section and found.section:
+        head = textwrap.fill(f"{name}: {found.meaning}", width)
+        return "\n".join([head, *_lines(name, _children(name, found.section), width)]) + "\n"
+    lines = [f"{name}: {found.wanted}", f"  default: {found.default or 'none, it must be given'}"]
+    if found.meaning:
+        lines += textwrap.wrap(found.meaning, width, initial_indent="  ", subsequent_indent="  ")
+    if found.section:
+        lines += ["", "as a section:", *_lines(name, _children(name, found.section), width)]
+    return "\n".join(lines) + "\n"
+
+
+def listed(names: Sequence[str], *, width: int) -> str:
+    """The fields of some sections, and some single fields, each under the name of its section: a task's help."""
+    known = {entry.name: entry for entry in _all("", Experiment)}
+    lines: list[str] = []
+    for name in sorted(names, key=list(known).index):
+        entry = known[name]
+        if entry.is_section and entry.section:
+            lines += ["", f"{name}: {entry.meaning}", *_lines(name, _children(name, entry.section), width)]
+        else:
+            heading = name.rpartition(".")[0]
+            if heading and f"{heading}:" not in lines:
+                lines += ["", f"{heading}:"]
+            lines += _row(entry, width)
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def blank() -> str:
+    """A YAML spec of every field at its default, with comments; it loads as it stands."""
+    head = [
+        "# Every field of the spec, at its default. What stays at its default may be removed.",
+        "# A value may refer to another: ${results_dir}/train. On the command line: section.field=value",
+    ]
+    return "\n".join([*head, *_blank_lines("", Experiment, indent="")]) + "\n"
+
+
+def _blank_lines(prefix: str, section: type[Section], *, indent: str) -> Iterator[str]:
+    for entry in _children(prefix, section):
+        if entry.is_section and entry.section:
+            yield from ([""] if not prefix else [])
+            yield f"{indent}{entry.key}:  # {entry.meaning}"
+            yield from _blank_lines(entry.name, entry.section, indent=indent + "  ")
+            continue
+        line = f"{indent}{entry.key}: {entry.default}"
+        if len(line) + len(entry.sentence()) + 4 <= INLINE_COLUMNS:
+            yield f"{line}  # {entry.sentence()}"
+        else:
+            yield from textwrap.wrap(
+                entry.sentence(), INLINE_COLUMNS, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
+            )
+            yield line
+        if entry.section:
+            yield f"{indent}# {entry.key}:"
+            yield from _blank_lines(entry.name, entry.section, indent=f"{indent}#   ")
+
+
+def _children(prefix: str, section: type[Section]) -> list[Described]:
+    return [_describe(f"{prefix}.{name}" if prefix else name, field) for name, field in section.model_fields.items()]
+
+
+def _all(prefix: str, section: type[Section]) -> Iterator[Described]:
+    for entry in _children(prefix, section):
+        yield entry
+        if entry.section:
+            yield from _all(entry.name, entry.section)
+
+
+def _describe(name: str, field: FieldInfo) -> Described:
+    section = _section_of(field.annotation)
+    default = None if field.is_required() else field.get_default(call_default_factory=True)
+    if isinstance(default, Section):
+        return Described(name, "", "", " ".join((type(default).__doc__ or "").split()), section)
+    shown = "" if field.is_required() else _as_yaml(default)
+    return Described(name, wanted(field.annotation, field.metadata), shown, field.description or "", section)
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    kinds = (annotation, *get_args(annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
+
+
+def wanted(annotation: Any, limits: Sequence[Any] = ()) -> str:
+    """What a value of this annotation is: its kind, its choices or its range."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return wanted(parts[0], [*limits, *parts[1:]])
+    if origin in (Union, UnionType):
+        kinds = [wanted(part, limits) for part in parts if part is not type(None)]
+        return "; or ".join([*kinds, "null"] if type(None) in parts else kinds)
+    if origin is Literal:
+        *choices, last = map(_as_yaml, parts)
+        return f"{', '.join(choices)} or {last}"
+    if origin in (list, dict):
+        held = wanted(parts[-1])
+        return f"list of: {held}" if origin is list else f"section of own keys, each: {held}"
+    return "section" if _section_of(annotation) else ", ".join([KINDS[annotation], *_range(limits)])
+
+
+def _range(limits: Sequence[Any]) -> Iterator[str]:
+    """Pydantic keeps the limits of a part of an annotation in a FieldInfo, those of a field beside it."""
+    for limit in limits:
+        if isinstance(limit, FieldInfo):
+            yield from _range(limit.metadata)
+            continue
+        for name, words in BOUNDS.items():
+            if (bound := getattr(limit, name, None)) is not None:
+                yield f"{words} {bound}"
+
+
+def _as_yaml(value: Any) -> str:
+    if value == "":
+        return '""'
+    return str(yaml.safe_dump(value, default_flow_style=True, width=10_000)).removesuffix("...\n").strip()
+
+
+def _lines(name: str, entries: Sequence[Described], width: int) -> Iterator[str]:
+    """A row a field, then a block for each section below."""
+    for entry in entries:
+        if not entry.is_section:
+            yield from _row(entry, width)
+    for entry in entries:
+        if entry.section:
+            yield ""
+            yield from textwrap.wrap(f"{entry.name}: {entry.meaning}", width)
+            yield from _lines(entry.name, _children(entry.name, entry.section), width)
+
+
+def _row(entry: Described, width: int) -> list[str]:
+    left = f"  {entry.key} = {entry.default}" if entry.default else f"  {entry.key}"
+    room = WIDEST_NAME + 2
+    right = textwrap.wrap(entry.sentence(), max(width - room, 30), break_on_hyphens=False)
+    if len(left) >= room:
+        return [left, *(" " * room + line for line in right)]
+    return [f"{left:<{room}}{right[0]}", *(" " * room + line for line in right[1:])]
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """A hint at the name that was probably meant: one that ends so, else one that reads alike."""
+    last = name.rpartition(".")[2]
+    close = [entry for entry in known if entry.rpartition(".")[2] == last]
+    close = close or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not close:
+        ends = {entry.rpartition(".")[2]: entry for entry in known}
+        close = [ends[match] for match in difflib.get_close_matches(last, list(ends), n=1, cutoff=0.6)]
+    return f"; did you mean {close[0]}?" if close else "; reid spec --explain lists them all"
