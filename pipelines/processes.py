@@ -20,6 +20,7 @@ from typing import Any
 
 from pipelines import code_hash
 from pipelines.ir import Task
+from reid.secret import encryption_key
 
 GUARD = Path(__file__).with_name("guard.py")
 PROGRESS = "progress: "
@@ -105,7 +106,9 @@ class Processes:
         stage = code_hash.stage_of(task.command)
         python = ".".join(platform.python_version_tuple()[:2])
         lock = code_hash.file_hash(self.root / "requirements.lock")
-        return {"code": code_hash.stage_code(self.root, stage) if stage else "", "packages": f"{python} {lock}"}
+        parts = {"code": code_hash.stage_code(self.root, stage) if stage else "", "packages": f"{python} {lock}"}
+        # whether, not by which key: a hash of a weak key can be guessed
+        return parts | ({"encryption": "on"} if encryption_key() else {})
 
     def start(
         self, task: Task, *, executor_input: Mapping[str, Any], log: Path, environment: Mapping[str, str]

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-import yaml
-
 from pipelines import ir
 from pipelines.cache import Store
 from pipelines.display import Display, duration
@@ -25,7 +23,9 @@ from pipelines.run_record import RunRecord, close_killed_runs, sole_runner
 from pipelines.summary import print_summary
 from reid.data.market1501 import require_folders
 from reid.errors import PipelineError, ReidError, SpecError
+from reid.secret import key_to_environment
 from reid.spec import Experiment, load_spec
+from reid.spec.secret import open_text, open_values
 from reid.tracking import open_pipeline_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -137,11 +137,6 @@ def _require_data(spec: Experiment) -> None:
         )
 
 
-def _spec_text(spec: Experiment) -> str:
-    """The resolved spec as it travels to the stages; without the key, which is no pipeline parameter."""
-    return str(yaml.safe_dump(spec.model_dump(exclude={"encryption_key"}), sort_keys=False, allow_unicode=True))
-
-
 def _compile_only(path: Path, spec: Experiment) -> int:
     from pipelines.reid_pipeline import compile_pipeline  # noqa: PLC0415 - loads kfp
     from pipelines.resources import Resources  # noqa: PLC0415 - loads kfp
@@ -152,7 +147,7 @@ def _compile_only(path: Path, spec: Experiment) -> int:
         for stage, section in (("train", spec.train), ("evaluate", spec.evaluate), ("inference", spec.inference))
         if "num_gpus" in section.model_fields_set
     }
-    compile_pipeline(path, resources=Resources(gpus=gpus), spec_text=_spec_text(spec))
+    compile_pipeline(path, resources=Resources(gpus=gpus), spec_text=open_text(spec))
     print(path)
     return 0
 
@@ -161,6 +156,7 @@ def _run(spec: Experiment, path: Path, *, jobs: int) -> int:
     from pipelines.reid_pipeline import compile_pipeline  # noqa: PLC0415 - loads kfp
 
     started = time.monotonic()
+    key_to_environment(spec.encryption_key)
     store = Store(Path(spec.results_dir))
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or TRACKING_URI
     with sole_runner(store.root) as lock:
@@ -196,12 +192,12 @@ def _run_tracked(
         experiment=spec.mlflow.experiment,
         run_name=spec.mlflow.run_name or f"{path.stem} {datetime.now():%Y-%m-%d %H:%M:%S}",
         tags={**spec.mlflow.tags, "reid.spec": str(path), "reid.results_dir": str(store.results_dir)},
-        params=spec.model_dump(exclude={"encryption_key"}),
+        params=open_values(spec),
     )
     record = RunRecord(store.results_dir / "runs", pid=os.getpid(), spec=str(path), mlflow_run_id=tracking.run_id)
     run = LocalRun(
         pipeline,
-        {"spec": _spec_text(spec)},
+        {"spec": open_text(spec)},
         store=store,
         processes=Processes(ROOT, keep_open=[lock]),
         display=Display(sys.stdout, width=max(len(task.stage) for task in pipeline.tasks)),

@@ -23,6 +23,10 @@ class ArtifactError(ReidError):
     """A checkpoint, ONNX file, engine or output file is missing, damaged, of the wrong kind, or in the way."""
 
 
+class KeyRefused(ArtifactError):
+    """An encrypted file, and no key or another one; or the file was changed, which cannot be told apart."""
+
+
 class TrainingError(ReidError):
     """Training cannot go on: the loss is not finite, or another run holds the results folder."""
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from reid.errors import ArtifactError
+from reid.errors import ArtifactError, KeyRefused
 from reid.files import copy_file, replacing
-from reid.model.checkpoint import read_file
+from reid.model.checkpoint import read_file, write_file
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class DurableCheckpoints(TorchCheckpointIO):
         """Returns when the file is on the disk under its name. ArtifactError where it cannot be written."""
         target = Path(path)
         with replacing(target) as partial, partial.open("wb") as file:
-            torch.save(checkpoint, file)
+            write_file(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
         _sync_folder(target.parent)
@@ -77,12 +77,19 @@ class Start(NamedTuple):
 
 
 def newest_checkpoint(folder: Path) -> Start | None:
-    """The training checkpoint to continue from: the latest, or where that is damaged the last loadable epoch's."""
+    """The training checkpoint to continue from: the latest, or where that is damaged the last loadable epoch's.
+
+    KeyRefused where none can be read and one of them is encrypted under another key.
+    """
+    refused: KeyRefused | None = None
     for path in _candidates(folder):
         try:
             return read_training_checkpoint(path)
         except ArtifactError as error:
+            refused = refused or (error if isinstance(error, KeyRefused) else None)
             logger.warning("%s; trying the checkpoint before it", error)
+    if refused:  # they may be whole, only locked: starting over would write over them
+        raise refused
     return None
 
 

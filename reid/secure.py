@@ -15,17 +15,12 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from reid.errors import ArtifactError
+from reid.errors import ArtifactError, KeyRefused
+from reid.secret import KEY_ENVIRONMENT
 
-ENVIRONMENT = "REID_ENCRYPTION_KEY"
 MAGIC = b"REIDENC1"
 SALT_BYTES, PREFIX_BYTES, TAG_BYTES = 16, 7, 16
 CHUNK_BYTES = 1 << 20
-
-
-def encryption_key(in_spec: str | None) -> str | None:
-    """The pass phrase: REID_ENCRYPTION_KEY of the environment, else the spec's; null means files are not encrypted."""
-    return os.environ.get(ENVIRONMENT) or in_spec or None
 
 
 def is_encrypted(path: Path) -> bool:
@@ -46,11 +41,11 @@ def encrypt(source: IO[bytes], target: IO[bytes], key: str) -> None:
 def decrypt(path: Path, key: str | None) -> io.BytesIO:
     """The plain content of an encrypted file.
 
-    ArtifactError where no key is given, or where the key is wrong or the file was changed or cut (which cannot be told
+    KeyRefused where no key is given, or where the key is wrong or the file was changed or cut (which cannot be told
     apart, by design).
     """
     if not key:
-        raise ArtifactError(f"{path}: encrypted, and no key is given\n  want: encryption_key, or {ENVIRONMENT} set")
+        raise KeyRefused(f"{path}: encrypted, and no key is given\n  want: encryption_key, or {KEY_ENVIRONMENT} set")
     plain = io.BytesIO()
     with path.open("rb") as stream:
         header = stream.read(len(MAGIC) + SALT_BYTES + PREFIX_BYTES)
@@ -64,9 +59,7 @@ def decrypt(path: Path, key: str | None) -> io.BytesIO:
             for nonce, chunk in _numbered(stream, CHUNK_BYTES + TAG_BYTES, prefix):
                 plain.write(cipher.decrypt(nonce, chunk, MAGIC))
         except InvalidTag:
-            raise ArtifactError(
-                f"{path}: the key is not the one it was encrypted with, or the file was changed"
-            ) from None
+            raise KeyRefused(f"{path}: the key is not the one it was encrypted with, or the file was changed") from None
     plain.seek(0)
     return plain
 

@@ -14,7 +14,9 @@ from reid.data.chosen_folders import Folder, manifest_of
 from reid.errors import ArtifactError, ReidError
 from reid.files import replacing
 from reid.results_lock import sole_task
+from reid.secret import key_to_environment
 from reid.spec import Experiment
+from reid.spec.secret import open_text
 from reid.stages.outcome import Outcome
 from reid.stages.validate import ensure_drawn, validate
 from reid.status import epochs_reported, reported
@@ -22,8 +24,6 @@ from reid.tracking import StageRun, stage_run
 
 logger = logging.getLogger(__name__)
 
-SECRETS = {"encryption_key"}
-"""Fields of the spec that no file of the results may hold."""
 DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 """Errors of the system that the user can mend and we cannot."""
 MANIFEST = "dataset.json"
@@ -36,6 +36,7 @@ def run_task(task: str, spec: Experiment) -> Outcome:
     folder. The text of any error stands in status.json, too.
     """
     folder = results_folder(spec, task)
+    key_to_environment(spec.encryption_key)
     with sole_task(folder, task), reported(folder / "status.json", task) as status, _disk_faults_told(folder):
         logger.info("%s: the results will be in %s", task, folder)
         _write_resolved(spec, folder / "experiment.yaml")
@@ -52,10 +53,8 @@ def results_folder(spec: Experiment, task: str) -> Path:
 
 
 def _write_resolved(spec: Experiment, path: Path) -> None:
-    import yaml
-
     with replacing(path) as partial:
-        partial.write_text(yaml.safe_dump(spec.model_dump(exclude=SECRETS), sort_keys=False), encoding="utf-8")
+        partial.write_text(open_text(spec), encoding="utf-8")
 
 
 @contextmanager

@@ -29,7 +29,7 @@ PARAMS_IN_A_CALL = 90
 
 
 def connect(tracking_uri: str) -> "MlflowClient":
-    """A client of the MLflow store; MissingDependency without MLflow, TrackingError where the store is not to be had."""
+    """A client of the MLflow store; MissingDependency without MLflow, TrackingError where there is no store."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from reid.errors import ArtifactError
+from reid.errors import ArtifactError, KeyRefused
 from reid.resume import (
     DurableCheckpoints,
     epoch_file,
@@ -76,3 +76,13 @@ def test_every_generator_goes_on_where_its_state_was_taken(tmp_path):
     restore_rng(torch.load(tmp_path / "rng.pth", weights_only=True))
     again = [(torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()) for _ in range(2)]
     assert again == draws
+
+
+def test_a_locked_folder_is_not_started_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("REID_ENCRYPTION_KEY", "open sesame")
+    latest = write(tmp_path / "reid_model_latest.pth", epoch=3)
+    assert newest_checkpoint(tmp_path).epochs_done == 4
+    monkeypatch.setenv("REID_ENCRYPTION_KEY", "open barley")
+    with pytest.raises(KeyRefused) as error:
+        newest_checkpoint(tmp_path)
+    assert str(error.value) == f"{latest}: the key is not the one it was encrypted with, or the file was changed"

@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reid.errors import ArtifactError
-from reid.secure import CHUNK_BYTES, MAGIC, decrypt, encrypt, encryption_key, is_encrypted
+from reid.secret import encryption_key, key_to_environment
+from reid.secure import CHUNK_BYTES, MAGIC, decrypt, encrypt, is_encrypted
+from reid.spec import load_spec
+from reid.spec.secret import open_text
 
 HEADER_BYTES = len(MAGIC) + 16 + 7
 
@@ -44,7 +47,7 @@ def test_a_missing_key_is_one_clear_error(tmp_path: Path) -> None:
     )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(min_value=len(MAGIC)), st.integers(min_value=1, max_value=255))
 def test_any_changed_byte_is_noticed(tmp_path_factory: pytest.TempPathFactory, place: int, change: int) -> None:
     path = write(tmp_path_factory.mktemp("secure") / "model", b"some weights of a network")
@@ -64,8 +67,16 @@ def test_a_file_cut_at_a_chunk_is_noticed(tmp_path: Path, kept_chunks: int) -> N
 
 
 def test_the_environment_wins_over_the_spec(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("REID_ENCRYPTION_KEY", raising=False)
-    assert encryption_key("spec") == "spec"
-    assert encryption_key(None) is None
+    monkeypatch.setenv("REID_ENCRYPTION_KEY", "")
+    assert encryption_key() is None
+    key_to_environment("spec")
+    assert encryption_key() == "spec"
     monkeypatch.setenv("REID_ENCRYPTION_KEY", "environment")
-    assert encryption_key("spec") == "environment"
+    key_to_environment("spec")
+    assert encryption_key() == "environment"
+
+
+def test_the_open_text_of_a_spec_holds_no_key() -> None:
+    spec = load_spec(text="encryption_key: open sesame")
+    assert "sesame" not in open_text(spec)
+    assert load_spec(text=open_text(spec)).encryption_key is None

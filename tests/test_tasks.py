@@ -255,7 +255,15 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize(
     ("task", "file", "room"),
-    [("train", "", 1 << 20), ("inference", "/inference.json", 20 << 10), ("evaluate", "/embeddings.npz", 20 << 10)],
+    [
+        [
+            ("train", "/model_epoch_000.pth", 1 << 20),
+            ("inference", "/inference.json", 20 << 10),
+            ("evaluate", "/embeddings.npz", 20 << 10),
+        ],
+        ("inference", "/inference.json", 20 << 10),
+        ("evaluate", "/embeddings.npz", 20 << 10),
+    ],
 )
 def test_a_full_disk_is_the_users_to_mend_and_named(
     spec: Callable[..., Experiment], full_disk: Path, task: str, file: str, room: int

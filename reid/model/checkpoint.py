@@ -8,6 +8,7 @@ Shapes: B images, C channels, H height, W width, D width of the embedding.
 
 import builtins
 import inspect
+import io
 import json
 import os
 import pickle
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ from reid.contract import Contract
 from reid.errors import ArtifactError
 from reid.model.backbones import is_convolutional
 from reid.model.embedder import Embedder, build_embedder
+from reid.secret import encryption_key
+from reid.secure import decrypt, encrypt, is_encrypted
 
 FORMAT = 1
 PREFIX = "model."
@@ -73,15 +76,15 @@ def read_file(path: Path) -> Any:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise ArtifactError(f"{path}: damaged: not readable as safetensors ({error})") from None
-    with path.open("rb") as stream:
-        head = stream.read(8)
+    source = decrypt(path, encryption_key()) if is_encrypted(path) else io.BytesIO(path.read_bytes())
+    head = source.getvalue()[:8]
     if not head.startswith((b"PK", b"\x80")):
         raise ArtifactError(
             f"{path}: not a checkpoint: it begins with {head!r}\n  want: a file of torch.save or .safetensors"
         )
     try:
-        with _allowances(path, zipped=head.startswith(b"PK")):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with _allowances(path, source, zipped=head.startswith(b"PK")):
+            return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ArtifactError(
             f"{path}: needs code to be read, or is damaged ({_reason(error)})\n  want: tensors only"
@@ -90,10 +93,22 @@ def read_file(path: Path) -> Any:
         raise ArtifactError(f"{path}: damaged or cut short ({_reason(error)})\n  want: a whole checkpoint") from None
 
 
+def write_file(content: Any, stream: IO[bytes]) -> None:
+    """Writes what `read_file` reads: torch.save's format, encrypted where this process has an encryption key."""
+    key = encryption_key()
+    if key is None:
+        torch.save(content, stream)
+        return
+    plain = io.BytesIO()
+    torch.save(content, plain)
+    plain.seek(0)
+    encrypt(plain, stream, key)
+
+
 @contextmanager
-def _allowances(path: Path, *, zipped: bool) -> Iterator[None]:
+def _allowances(path: Path, source: IO[bytes], *, zipped: bool) -> Iterator[None]:
     """Within it torch.load also takes PLAIN types and makes INERT_PACKAGES' objects Inert; ArtifactError for others."""
-    wanted = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
+    wanted = torch.serialization.get_unsafe_globals_in_checkpoint(source) if zipped else []
     code = sorted(name for name in wanted if name not in PLAIN and name.partition(".")[0] not in INERT_PACKAGES)
     if code:
         raise ArtifactError(
@@ -104,6 +119,7 @@ def _allowances(path: Path, *, zipped: bool) -> Iterator[None]:
         (PLAIN.get(name, Inert), name) for name in wanted
     ]
     with torch.serialization.safe_globals(stand_ins):
+        source.seek(0)
         yield
 
 
@@ -162,7 +178,8 @@ def save_model(path: Path, network: Embedder, *, contract: Contract, persons: Se
     entry = reid_entry(model=network.settings, contract=contract, persons=persons)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    torch.save({"state_dict": state, "reid": entry}, partial)
+    with partial.open("wb") as stream:
+        write_file({"state_dict": state, "reid": entry}, stream)
     partial.replace(path)
 
 

@@ -16,6 +16,7 @@ SPECS = sorted(Path("pipelines/specs").glob("*.yaml"))
 
 SEED_SAMPLE = """
 results_dir: "/path/to/experiment_results"
+encryption_key: nvidia_tao
 model:
   backbone: resnet_50
   last_stride: 1
