@@ -191,7 +191,12 @@ def _run_tracked(
         tracking_uri=tracking_uri,
         experiment=spec.mlflow.experiment,
         run_name=spec.mlflow.run_name or f"{path.stem} {datetime.now():%Y-%m-%d %H:%M:%S}",
-        tags={**spec.mlflow.tags, "reid.spec": str(path), "reid.results_dir": str(store.results_dir)},
+        tags={
+            **spec.mlflow.tags,
+            "mlflow.source.name": path.name,
+            "reid.spec": str(path),
+            "reid.results_dir": str(store.results_dir),
+        },
         params=open_values(spec),
     )
     record = RunRecord(store.results_dir / "runs", pid=os.getpid(), spec=str(path), mlflow_run_id=tracking.run_id)

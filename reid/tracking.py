@@ -5,6 +5,8 @@ it is the one of Kubeflow Pipelines' own MLflow plugin: MLFLOW_TRACKING_URI, MLF
 where a stage logs.
 """
 
+import getpass
+import json
 import logging
 import os
 import socket
@@ -122,7 +124,12 @@ def open_pipeline_run(
     with reaching(tracking_uri):
         experiment_id = _experiment(client, tracking_uri, experiment)
         _close_orphans(client, experiment_id)
-        ours = {"reid.host": socket.gethostname(), "reid.process": str(os.getpid())}
+        ours = {
+            "reid.host": socket.gethostname(),
+            "reid.process": str(os.getpid()),
+            "mlflow.user": getpass.getuser(),
+            "mlflow.source.type": "LOCAL",
+        }
         run = client.create_run(experiment_id, run_name=run_name, tags={**tags, **ours})
         _log_params(client, run.info.run_id, _as_params(params))
     return PipelineRun(client, tracking_uri, experiment_id, run.info.run_id)
@@ -219,6 +226,17 @@ class StageRun:
             _log_metrics(self._client, self.run_id, metrics, 0)
             if self._parent_id:
                 _log_metrics(self._client, self._parent_id, _on_parent(self.stage, metrics), 0)
+
+    def log_dataset(self, name: str, *, fingerprint: str, source: str) -> None:
+        """Names the data set of this run and of the parent: the Dataset column of the comparison table."""
+        if self._client is None:
+            return
+        from mlflow.entities import Dataset, DatasetInput
+
+        data = Dataset(name=name, digest=fingerprint[:8], source_type="local", source=json.dumps({"uri": source}))
+        with reaching(self.tracking_uri):
+            for run_id in filter(None, (self.run_id, self._parent_id)):
+                self._client.log_inputs(run_id, [DatasetInput(dataset=data, tags=[])])
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Parameters, nested ones as "section.field"."""

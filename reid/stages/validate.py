@@ -63,6 +63,8 @@ def validate(
         drawn = spec.dataset.synthetic
         advice = f"remove {drawn.root} to have the data set drawn again" if drawn else HOW_TO_GET
     _refuse_errors(examination, report=report, advice=advice)
+    train = spec.dataset.train_dataset_dir
+    run.log_dataset(Path(train).parent.name if train else "dataset", fingerprint=print_of_data, source=str(train))
     slices: dict[str, str | int | float] = {f"{stage}_spec": spec.stage_slice(stage) for stage in SLICES}
     return Outcome(
         metrics=_metrics(examination),

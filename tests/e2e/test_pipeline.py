@@ -132,6 +132,7 @@ def check_mlflow(workplace: Workplace) -> None:
     assert sorted(nested) == sorted(STAGES)
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert parent.data.params["re_ranking.k1"] == "8"
+    assert [entry.dataset.name for entry in parent.inputs.dataset_inputs] == ["data"]
     assert parent.data.metrics["mAP"] == nested["evaluate"].data.metrics["mAP"]
     losses = client.get_metric_history(nested["train"].info.run_id, "train_loss")
     assert sorted(row.step for row in losses if row.step) == [1, 2]
