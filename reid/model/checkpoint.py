@@ -95,14 +95,13 @@ def read_file(path: Path) -> Any:
 
 def write_file(content: Any, stream: IO[bytes]) -> None:
     """Writes what `read_file` reads: torch.save's format, encrypted where this process has an encryption key."""
-    key = encryption_key()
+    plain, key = io.BytesIO(), encryption_key()
+    torch.save(content, plain)  # to memory first: on a full disk torch raises an error that does not say so
     if key is None:
-        torch.save(content, stream)
-        return
-    plain = io.BytesIO()
-    torch.save(content, plain)
-    plain.seek(0)
-    encrypt(plain, stream, key)
+        stream.write(plain.getbuffer())
+    else:
+        plain.seek(0)
+        encrypt(plain, stream, key)
 
 
 @contextmanager
