@@ -43,8 +43,6 @@ def not_yet(spec: Experiment) -> Iterator[tuple[str, str]]:
     """(field, why) for values whose capability this version does not have: refused, never ignored."""
     if spec.train.num_nodes > 1:
         yield "train.num_nodes", f"{spec.train.num_nodes}: training on several machines is not there yet; want 1"
-    if spec.encryption_key is not None:
-        yield "encryption_key", "encryption of model files is not there yet; want null"
 
 
 def idle(spec: Experiment) -> Iterator[tuple[str, str]]:
