@@ -42,11 +42,11 @@ mlflow-ui: $(STAMP) ## the experiments in a browser: http://127.0.0.1:5000
 
 test: export OMP_NUM_THREADS := 1
 test: $(STAMP) ## the tests, at most 10 minutes on 2 cores
-	@$(RUN) -m pytest -q -m "not slow" -n 2 tests
+	@$(RUN) -m pytest -q -m "not slow" -n 2 --dist loadfile tests
 
 test-all: export OMP_NUM_THREADS := 1
 test-all: $(STAMP) ## the slow tests too: real servers, kills, whole runs
-	@$(RUN) -m pytest -q -n 2 tests
+	@$(RUN) -m pytest -q -n 2 --dist loadfile tests
 
 check: $(STAMP) ## ruff and mypy
 	@$(VENV)/bin/ruff check .

@@ -153,9 +153,10 @@ def test_a_changed_image_runs_everything_again(workplace: Workplace) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 def test_a_training_that_was_cut_short_is_continued(workplace: Workplace, number: signal.Signals) -> None:
-    seed = f"train.seed={int(number)}"
-    process = workplace.start("train.num_epochs=30", seed)
-    log = workplace.latest("train", "log.txt")
+    results = workplace.folder / f"results-{int(number)}"
+    overrides = ["train.num_epochs=30", f"results_dir={results}"]
+    process = workplace.start(*overrides)
+    log = results / "latest" / "train" / "log.txt"
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and not (log.exists() and re.search(r"epoch [3-9]/30: loss", log.read_text())):
         assert process.poll() is None, process.communicate()[0]
@@ -163,7 +164,7 @@ def test_a_training_that_was_cut_short_is_continued(workplace: Workplace, number
     os.kill(process.pid, number)
     process.communicate(timeout=60)
     assert process.returncode == (-number if number == signal.SIGKILL else 130)
-    text = workplace.run("train.num_epochs=30", seed)
+    text = workplace.run(*overrides)
     assert "continuing an interrupted train" in text
     assert states(text)["train"] == "continued"
     continued = re.search(r"continuing from epoch (\d+) of 30", log.read_text())

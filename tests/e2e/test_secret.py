@@ -33,18 +33,18 @@ def files_with(secret: str, folder: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished pipeline run, its spec and its MLflow store."""
     folder = tmp_path_factory.mktemp("secret")
     (folder / "spec.yaml").write_text(SPEC.format(folder=folder, key=KEY), encoding="utf-8")
+    store = f"sqlite:///{folder}/mlflow.db"
+    done = reid("pipelines.run", "--spec", str(folder / "spec.yaml"), MLFLOW_TRACKING_URI=store)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert KEY not in done.stdout + done.stderr
     return folder
 
 
 @pytest.mark.slow
 def test_no_file_of_a_pipeline_run_holds_the_key(folder: Path) -> None:
-    done = reid(
-        "pipelines.run", "--spec", str(folder / "spec.yaml"), MLFLOW_TRACKING_URI=f"sqlite:///{folder}/mlflow.db"
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert KEY not in done.stdout + done.stderr
     assert files_with(KEY, folder) == [folder / "spec.yaml"]
     latest = folder / "results/latest/train/model/reid_model_latest.pth"
     assert latest.read_bytes().startswith(b"REIDENC1")
