@@ -66,12 +66,13 @@ class Plateau:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {"factor": self.factor, **self._scheduler.state_dict()}
+        kept = {name: value for name, value in self._scheduler.state_dict().items() if name != "factor"}  # gamma
+        return {"reached": self.factor, **kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What state_dict gave."""
+        """What state_dict gave; gamma stays this one's own."""
         values = dict(state)
-        self._optimizer.param_groups[0]["lr"] = values.pop("factor")
+        self._optimizer.param_groups[0]["lr"] = values.pop("reached")
         self._scheduler.load_state_dict(values)
 
 
@@ -114,6 +115,11 @@ class Training(pl.LightningModule):
     def learning_rate_at(self, epoch: int) -> float:
         """Factor on every group's base learning rate in this epoch (from 0)."""
         return self._epoch_factor(epoch) * (self.plateau.factor if self.plateau else 1.0)
+
+    def on_train_start(self) -> None:
+        """A training that goes on brings the optimizer's state; its rates and decays are those of the spec now."""
+        for group, wanted in zip(self._optimizer().param_groups, self.configure_optimizers().param_groups):
+            group.update({name: value for name, value in wanted.items() if name != "params"})
 
     def on_train_epoch_start(self) -> None:
         """Sets the epoch's learning rate."""

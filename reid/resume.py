@@ -104,6 +104,39 @@ def read_training_checkpoint(path: Path) -> Start:
     return Start(path, checkpoint)
 
 
+def bring_checkpoints(start: Start, folder: Path, *, best_epoch: int | None, latest_too: bool) -> None:
+    """Makes a training of another folder go on in this one: its best checkpoint (epoch from 0), and with `latest_too`
+    the checkpoint itself as the latest. They are written anew, under this process's key.
+
+    A best one of a training that was here before goes: it would be taken for this one's.
+    """
+    if latest_too:
+        path = folder / epoch_file(start.epochs_done - 1)
+        DurableCheckpoints().save_checkpoint(start.checkpoint, path)
+        give_name(path, LATEST)
+        logger.info("%s is now %s, too", start.path, folder / LATEST)
+    (folder / BEST).unlink(missing_ok=True)
+    best = None if best_epoch is None else _checkpoint_of(start, best_epoch)
+    if best:
+        DurableCheckpoints().save_checkpoint(best.checkpoint, folder / BEST)
+    elif best_epoch is not None:
+        logger.warning("%s: its best epoch, %d, is not beside it", start.path, best_epoch + 1)
+
+
+def _checkpoint_of(start: Start, epoch: int) -> Start | None:
+    """The checkpoint of an epoch (from 0) of the same training, from the same folder."""
+    if start.epochs_done == epoch + 1:
+        return start
+    for path in (start.path.with_name(epoch_file(epoch)), start.path.with_name(BEST)):
+        if not path.exists():
+            continue
+        found = read_training_checkpoint(path)
+        history = found.checkpoint["training"]["history"]
+        if history == start.checkpoint["training"]["history"][: len(history)] and found.epochs_done == epoch + 1:
+            return found
+    return None
+
+
 def _candidates(folder: Path) -> Iterator[Path]:
     if (folder / LATEST).exists():
         yield folder / LATEST

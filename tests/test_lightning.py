@@ -154,6 +154,16 @@ def test_a_plateau_of_ten_looks_multiplies_by_gamma():
     assert plateau.factor == pytest.approx(0.1)
 
 
+def test_a_plateau_that_is_not_reached_leaves_the_factor_and_gamma_is_the_new_ones_own():
+    plateau, other = Plateau(gamma=0.1), Plateau(gamma=0.5)
+    plateau.look(1.0)
+    other.load_state_dict(plateau.state_dict())
+    assert other.factor == 1.0
+    for _ in range(11):
+        other.look(1.0)
+    assert other.factor == 0.5
+
+
 def test_a_plateau_goes_on_where_its_state_was_taken():
     plateau, other = Plateau(gamma=0.5), Plateau(gamma=0.5)
     for _ in range(16):

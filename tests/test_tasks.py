@@ -87,7 +87,10 @@ def test_a_training_leaves_its_model_its_findings_its_spec_and_a_line_for_each_e
     assert lines[4]["kpi"]["best_mAP"] == max(row["mAP"] for row in history[1:])
 
 
-def test_the_resolved_spec_loads_back_and_holds_no_key(spec: Callable[..., Experiment], tmp_path: Path) -> None:
+def test_the_resolved_spec_loads_back_and_holds_no_key(
+    spec: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REID_ENCRYPTION_KEY", "")  # puts what the task sets here back after the test
     given = spec("train.seed=5")
     run_task("validate", given.model_copy(update={"encryption_key": "a very secret key"}))
     assert load_spec(tmp_path / "validate" / "experiment.yaml") == given

@@ -131,6 +131,8 @@ def loader_processes(size_bytes: int, *, asked: int) -> int:
     """How many loader processes to use for decoded images of this size: none where they fit in half of the memory."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size_bytes <= MEMORY_SHARE * memory_bytes:
+        if asked > 1:
+            logger.warning("dataset.num_workers: %d loader processes are not needed: the images fit in memory", asked)
         return 0
     logger.info(
         "decoded images: %.1f GB of %.1f GB of memory: %d loader processes", size_bytes / 1e9, memory_bytes / 1e9, asked

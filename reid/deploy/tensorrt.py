@@ -186,7 +186,9 @@ def _build(
 def _load_timings(package: Package, config: Any, path: Path) -> None:
     """Hand the kernel timings of an earlier build to this one."""
     if package.is_rtx:
-        logger.info("gen_trt_engine.timing_cache: TensorRT-RTX times no kernels while it builds; %s is not used", path)
+        logger.warning(
+            "gen_trt_engine.timing_cache: TensorRT-RTX times no kernels while it builds; %s is not used", path
+        )
         return
     known = path.read_bytes() if path.exists() else b""
     if not config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False):

@@ -88,7 +88,7 @@ def build_backbone(
         if last_stride != 1:
             logger.warning("model.last_stride: %d has no effect: %s has no ResNet stage", last_stride, backbone)
         if not stem_relu:
-            logger.warning("model.stem_relu: false has no effect: %s has no ResNet stem", backbone)
+            logger.warning("model.stem_relu: off has no effect: %s has no ResNet stem", backbone)
     return base
 
 

@@ -5,15 +5,12 @@ Luo et al. 2019, arXiv:1903.07071 (BNNeck); as TAO builds it.
 Shapes: B images, C channels, H height, W width, D width of the features, P persons (classes).
 """
 
-import logging
 from typing import Any
 
 from torch import Tensor, nn
 
 from reid.errors import SpecError
 from reid.model.backbones import build_backbone, feature_map, is_swin
-
-logger = logging.getLogger(__name__)
 
 
 class Embedder(nn.Module):
@@ -123,7 +120,7 @@ def build_embedder(
         att_drop_rate=att_drop_rate,
         semantic_weight=semantic_weight,
     )
-    reduction = _reduction(base, backbone=backbone, feat_dim=feat_dim, reduce_feat_dim=reduce_feat_dim)
+    reduction = _reduction(base, feat_dim=feat_dim, reduce_feat_dim=reduce_feat_dim)
     own_width = int(base.num_features)  # type: ignore[arg-type]
     return Embedder(
         base,
@@ -138,22 +135,14 @@ def build_embedder(
     )
 
 
-def _reduction(base: nn.Module, *, backbone: str, feat_dim: int | None, reduce_feat_dim: bool) -> nn.Module:
+def _reduction(base: nn.Module, *, feat_dim: int | None, reduce_feat_dim: bool) -> nn.Module:
     """From the backbone's width to feat_dim, as TAO has it: without a bias behind Swin, with one elsewhere."""
     own_width = int(base.num_features)  # type: ignore[arg-type]
-    if not is_swin(base) and reduce_feat_dim:
-        logger.warning(
-            "model.reduce_feat_dim: true has no effect: it is Swin's; %s reduces wherever feat_dim asks", backbone
-        )
     if feat_dim is None or feat_dim == own_width:
         return nn.Identity()
     if not is_swin(base):
         return nn.Linear(own_width, feat_dim)
     if not reduce_feat_dim:
-        logger.warning(
-            "model.feat_dim: %d has no effect: %s gives %d features unless reduce_feat_dim is true",
-            feat_dim, backbone, own_width,
-        )  # fmt: skip
         return nn.Identity()
     reduction = nn.Linear(own_width, feat_dim, bias=False)
     nn.init.xavier_uniform_(reduction.weight)

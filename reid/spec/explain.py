@@ -14,7 +14,8 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from reid.errors import SpecError
-from reid.spec.sections import Experiment, Section
+from reid.spec.field_types import Section
+from reid.spec.sections import Experiment
 from reid.spec.tao import ALIASES, IDLE
 
 KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}

@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
 from reid.errors import SpecError
-from reid.spec.rules import contradictions, idle, not_yet
+from reid.spec.rules import contradictions, idle, not_yet, read_as
 from reid.spec.sections import Experiment
 from reid.spec.tao import ALIASES, IDLE
 
@@ -46,6 +46,8 @@ def load_spec(
     ]
     if wrong:
         raise SpecError("\n".join(wrong))
+    for field, how in read_as(spec):
+        logger.warning("%s: %s: %s", where, field, how)
     for field, why in idle(spec):
         logger.warning("%s: %s has no effect: %s", where, field, why)
     return spec
@@ -68,8 +70,8 @@ def _read(path: str | os.PathLike[str] | None, text: str | None, where: str) -> 
 
 
 def _apply_overrides(raw: DictConfig, overrides: Sequence[str]) -> set[str]:
-    """Merges the overrides into raw; returns the dotted names that they set."""
-    given = set()
+    """Merges the overrides into raw; returns the dotted names that they set, sections that they bring included."""
+    given, written = set(), OmegaConf.to_container(raw)
     for override in overrides:
         name, equals, _ = override.partition("=")
         if not equals or not name.strip():
@@ -78,8 +80,18 @@ def _apply_overrides(raw: DictConfig, overrides: Sequence[str]) -> set[str]:
             raw.merge_with(OmegaConf.from_dotlist([override]))
         except (OmegaConfBaseException, YAMLError) as error:
             raise SpecError(f"command line: {override!r}: {str(error).splitlines()[0]}") from None
-        given.add(name)
+        given.add(ALIASES.get(name, name))
+        given.update(_sections_new_by(name, written))
     return given
+
+
+def _sections_new_by(name: str, written: Any) -> Iterator[str]:
+    """The sections above a field that the file does not have, so that the override brings them."""
+    *sections, _ = name.split(".")
+    for count, key in enumerate(sections, start=1):
+        written = written.get(key) if isinstance(written, dict) else None
+        if not isinstance(written, dict):
+            yield ".".join(sections[:count])
 
 
 def _resolve(raw: DictConfig, where: str) -> dict[str, Any]:
@@ -100,6 +112,9 @@ def _without_missing(value: Any) -> Any:
 
 def _rename_and_drop(values: dict[str, Any]) -> Iterator[str]:
     """Moves aliases to their field, removes keys that do nothing; yields the lines that the user should read."""
+    if values.get("results_dir") == "":
+        del values["results_dir"]
+        yield "results_dir is empty: its default is used"
     for alias, field in ALIASES.items():
         section, key = _section_of(values, alias)
         if section is not None and key in section:

@@ -1,28 +1,29 @@
 """Rules that span fields of the spec: contradictions are errors, fields that cannot matter are warnings."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from reid.spec.sections import Experiment
 
-SGD_KIN = {"SGD", "RMSprop"}
-"""Optimizers of torch.optim that read `momentum`."""
+MOMENTUM_READERS = {"SGD", "RMSprop"}
+"""Optimizers of torch.optim that take `momentum`."""
+CALIBRATION = ("cal_image_dir", "cal_cache_file", "cal_batch_size", "cal_batches")
+
+Finding = tuple[str, str]
+"""(dotted field, what there is to say of it)."""
+SwitchedOff = tuple[bool, list[str], str]
+"""(whether other choices switch these off, dotted fields, why)."""
 
 
-def contradictions(spec: Experiment) -> Iterator[tuple[str, str]]:
-    """(field, what is wrong and what is wanted) for every pair of fields that cannot both hold."""
+def contradictions(spec: Experiment) -> Iterator[Finding]:
+    """What is wrong and what is wanted, for every pair of fields that cannot both hold."""
     model, dataset, ranking = spec.model, spec.dataset, spec.re_ranking
     if ranking.k2 > ranking.k1:
         yield "re_ranking.k2", f"{ranking.k2} is above re_ranking.k1 = {ranking.k1}; want k2 <= k1"
     for name, values in (("pixel_mean", dataset.pixel_mean), ("pixel_std", dataset.pixel_std)):
         if len(values) != model.input_channels and not (model.input_channels == 1 and len(values) == 3):
             yield f"dataset.{name}", f"{len(values)} values for {model.input_channels} channels; want one per channel"
-    if dataset.sampler != "softmax" and dataset.batch_size % dataset.num_instances:
-        down = max(1, dataset.batch_size // dataset.num_instances) * dataset.num_instances
-        yield (
-            "dataset.batch_size",
-            f"{dataset.batch_size} is not divisible by dataset.num_instances = {dataset.num_instances}; "
-            f"nearest: {down} and {down + dataset.num_instances}",
-        )
+    yield from _batch_that_does_not_divide(spec)
     if model.metric_loss_type != "triplet" and not model.with_center_loss:
         yield (
             "model.metric_loss_type",
@@ -35,44 +36,110 @@ def contradictions(spec: Experiment) -> Iterator[tuple[str, str]]:
             f"min {engine.min_batch_size}, opt {engine.opt_batch_size}, max {engine.max_batch_size}; "
             "want min <= opt <= max",
         )
-    if engine.data_type == "INT8":
+
+
+def _batch_that_does_not_divide(spec: Experiment) -> Iterator[Finding]:
+    """A batch is shared by the GPUs, and each holds whole groups of one person's images."""
+    size, gpus = spec.dataset.batch_size, max(spec.train.num_gpus, len(set(spec.train.gpu_ids)))
+    instances = spec.dataset.num_instances if spec.dataset.sampler != "softmax" else 1
+    unit = gpus * instances
+    if size % unit:
+        parts = [f"dataset.num_instances = {instances}"] if instances > 1 else []
+        parts += [f"{gpus} GPUs"] if gpus > 1 else []
+        down = size // unit * unit
+        nearest = f"{down} and {down + unit}" if down else f"{unit}"
+        yield "dataset.batch_size", f"{size} is not divisible by {' x '.join(parts)}; nearest: {nearest}"
+
+
+def not_yet(spec: Experiment) -> Iterator[Finding]:
+    """Why, for values whose capability this version does not have: refused, never ignored."""
+    if spec.train.num_nodes > 1:
+        yield "train.num_nodes", f"{spec.train.num_nodes}: training on several machines is not there yet; want 1"
+    if spec.gen_trt_engine.tensorrt.data_type == "INT8":
         yield "gen_trt_engine.tensorrt.data_type", "INT8 is not built here (no calibration); want FP32 or FP16"
 
 
-def not_yet(spec: Experiment) -> Iterator[tuple[str, str]]:
-    """(field, why) for values whose capability this version does not have: refused, never ignored."""
-    if spec.train.num_nodes > 1:
-        yield "train.num_nodes", f"{spec.train.num_nodes}: training on several machines is not there yet; want 1"
+def read_as(spec: Experiment) -> Iterator[Finding]:
+    """How a value is understood where that is not what it says."""
+    model = spec.model
+    if model.with_center_loss and model.metric_loss_type == "triplet" and spec.dataset.sampler != "softmax":
+        yield "model.metric_loss_type", "'triplet' is read as 'triplet_center', because model.with_center_loss is true"
+    for task, section in (("evaluate", spec.evaluate), ("inference", spec.inference)):
+        if len(section.gpu_ids) > 1:
+            yield f"{task}.gpu_ids", f"{section.gpu_ids} is read as [{section.gpu_ids[0]}]: {task} uses one GPU"
 
 
-def idle(spec: Experiment) -> Iterator[tuple[str, str]]:
-    """(field, why it cannot matter) for fields away from their default that the other choices switch off."""
-    optim, model, dataset = spec.train.optim, spec.model, spec.dataset
-    cosine = optim.warmup_method == "cosine"
-    switched_off = [
-        (optim.name not in SGD_KIN, ["momentum"], f"{optim.name} has no momentum of this kind"),
+def idle(spec: Experiment) -> Iterator[Finding]:
+    """Why it cannot matter, for each field away from its default that other choices, or this version, switch off."""
+    unset, told = Experiment(), set()
+    for is_off, names, why in (*_model(spec), *_optim(spec), *_tasks()):
+        for name in names:
+            if is_off and name not in told and value_of(spec, name) != value_of(unset, name):
+                told.add(name)
+                yield name, why
+
+
+def value_of(spec: Experiment, name: str) -> Any:
+    """The value of a field by its dotted name."""
+    value: Any = spec
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _model(spec: Experiment) -> Iterator[SwitchedOff]:
+    model, sampler = spec.model, spec.dataset.sampler
+    swin = model.backbone.removeprefix("timm/").startswith("swin_")
+    swins_own = ["model.drop_path", "model.drop_out", "model.att_drop_rate", "model.semantic_weight"]
+    yield not swin, swins_own, "only Swin reads it"
+    yield not swin, ["model.reduce_feat_dim"], "only Swin reads it; model.feat_dim reduces the embedding here"
+    yield (
+        swin and not model.reduce_feat_dim and model.feat_dim is not None,
+        ["model.feat_dim"],
+        "Swin keeps its own width unless model.reduce_feat_dim is true",
+    )
+    yield not model.neck, ["model.neck_feat"], "model.neck is '', and both sides of no neck are the same"
+    yield model.pretrain_choice == "", ["model.min_matched_share"], "model.pretrain_choice is '' (random weights)"
+    yield (
+        sampler == "softmax",
+        ["model.metric_loss_type", "model.with_center_loss"],
+        "dataset.sampler = softmax uses no metric loss",
+    )
+    yield sampler == "softmax", ["dataset.num_instances"], "dataset.sampler = softmax shuffles plainly"
+    yield sampler == "triplet", ["model.label_smooth"], "dataset.sampler = triplet uses no cross-entropy"
+
+
+def _optim(spec: Experiment) -> Iterator[SwitchedOff]:
+    optim = spec.train.optim
+    cosine, plateau = optim.warmup_method == "cosine", optim.lr_scheduler == "AutoReduce"
+    off: list[SwitchedOff] = [
+        (optim.name not in MOMENTUM_READERS, ["momentum"], f"{optim.name} has no momentum of this kind"),
         (
-            not model.with_center_loss or dataset.sampler == "softmax",
+            not spec.model.with_center_loss or spec.dataset.sampler == "softmax",
             ["center_lr", "center_loss_weight"],
             "the centre loss is off",
         ),
-        (
-            optim.lr_scheduler != "AutoReduce",
-            ["lr_monitor"],
-            "only train.optim.lr_scheduler = AutoReduce watches it",
-        ),
-        (
-            cosine,
-            ["warmup_iters", "lr_steps", "gamma", "warmup_factor"],
-            "the cosine schedule does not read it",
-        ),
+        (not plateau, ["lr_monitor"], "only train.optim.lr_scheduler = AutoReduce watches it"),
+        (plateau, ["lr_steps"], "train.optim.lr_scheduler = AutoReduce watches train.optim.lr_monitor instead"),
+        (cosine, ["warmup_iters", "warmup_factor", "lr_steps"], "the cosine schedule does not read it"),
+        (cosine and not plateau, ["gamma"], "the cosine schedule does not read it"),
+        (not plateau and not optim.lr_steps, ["gamma"], "train.optim.lr_steps is empty"),
         (not cosine, ["warmup_epochs"], "only train.optim.warmup_method = cosine reads it"),
-        (dataset.sampler == "softmax", ["triplet_loss_margin"], "dataset.sampler = softmax uses no metric loss"),
+        (
+            not cosine and optim.warmup_iters <= 1,
+            ["warmup_factor", "warmup_method"],
+            f"train.optim.warmup_iters = {optim.warmup_iters} is no warm-up",
+        ),
     ]
-    unset = type(optim)()
-    for is_off, names, why in switched_off:
-        for name in names:
-            if is_off and getattr(optim, name) != getattr(unset, name):
-                yield f"train.optim.{name}", why
-    if not model.backbone.startswith("swin") and model.reduce_feat_dim:
-        yield "model.reduce_feat_dim", "only Swin reads it; model.feat_dim reduces the embedding here"
+    for is_off, names, why in off:
+        yield is_off, [f"train.optim.{name}" for name in names], why
+
+
+def _tasks() -> Iterator[SwitchedOff]:
+    """Fields of other TAO networks and of other machines that this version has no use for."""
+    for task in ("evaluate", "inference"):
+        yield True, [f"{task}.num_gpus"], f"{task} uses one GPU, the first of {task}.gpu_ids"
+    yield True, ["export.gpu_id"], "the network is exported and compared on the CPU"
+    tensorrt = "gen_trt_engine.tensorrt"
+    yield True, [f"{tensorrt}.layers_precision"], f"every layer has {tensorrt}.data_type"
+    yield True, [f"{tensorrt}.calibration.{name}" for name in CALIBRATION], "INT8 is not built here"

@@ -1,25 +1,17 @@
 """The typed experiment spec: every field, its default, its range and its meaning.
 
 Names and defaults are those of NVIDIA TAO's re_identification; TAO's fields that do nothing here stand in `tao.py`,
-rules that span fields in `rules.py`, reading of files and overrides in `loading.py`. A docstring under a field is its
-help text.
+rules that span fields in `rules.py`, reading of files and overrides in `loading.py`; the tasks' own sections are in
+`task_sections.py`. A docstring under a field is its help text.
 """
 
+# ruff: noqa: RUF012 - pydantic copies a mutable default for each instance
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-Count = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-GpuIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-
-
-class Section(BaseModel):
-    """A part of the spec: unknown keys and silent conversions are refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=())
+from reid.spec.field_types import Count, Positive, Section, Share
+from reid.spec.task_sections import Evaluate, Export, GenTrtEngine, Inference, MLflow, Train
 
 
 class Model(Section):
@@ -28,7 +20,7 @@ class Model(Section):
     backbone: str = "resnet_50"
     """resnet_18/34/50/101/152, swin_{tiny,small,base}_patch4_window7_224, or any timm model as timm/<name>."""
     last_stride: Literal[1, 2] = 1
-    """Stride of the last ResNet stage; 1 doubles the feature map."""
+    """Stride of the last ResNet stage; 1 doubles the feature map's height and width."""
     stem_relu: Literal["auto", "on", "off"] = "auto"
     """ReLU after the stem's first BatchNorm; TAO's ResNet has none. auto: off for TAO's weights, else on."""
     pretrain_choice: Literal["imagenet", "self", ""] = "imagenet"
@@ -46,7 +38,7 @@ class Model(Section):
     neck: Literal["bnneck", ""] = "bnneck"
     """bnneck: BatchNorm between the metric loss's features and the classifier."""
     feat_dim: Count | None = 256
-    """Width of the embedding; null: the backbone's own width."""
+    """Width of the embedding; null: the backbone's own width. Swin: with reduce_feat_dim only."""
     neck_feat: Literal["before", "after"] = "after"
     """Which side of the neck is the embedding at test time."""
     metric_loss_type: Literal["triplet", "center", "triplet_center"] = "triplet"
@@ -54,7 +46,7 @@ class Model(Section):
     with_center_loss: bool = False
     """Center loss: Wen et al., ECCV 2016."""
     with_flip_feature: bool = False
-    """At test time add the embedding of the mirrored image."""
+    """At test time: the sum of the embeddings of the image and of its mirror image."""
     label_smooth: bool = True
     """Cross-entropy with label smoothing, epsilon 0.1: Szegedy et al., CVPR 2016."""
     drop_path: Share = 0.1
@@ -64,11 +56,17 @@ class Model(Section):
     att_drop_rate: Share = 0.0
     """Swin: dropout of the attention."""
     dropout_rate: Share = 0.0
-    """Swin: dropout before the classifier."""
+    """Dropout before the classifier."""
     reduce_feat_dim: bool = False
     """Swin: reduce the embedding to feat_dim."""
     semantic_weight: float = 1.0
     """Swin: SOLIDER's semantic controller; negative switches it off."""
+
+    @field_validator("stem_relu", mode="before")
+    @classmethod
+    def _yaml_switch(cls, value: Any) -> Any:
+        """YAML reads a bare on or off as true or false."""
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
 
 class Synthetic(Section):
@@ -77,10 +75,13 @@ class Synthetic(Section):
     root: str
     """Folder of the drawn data set; the three split folders go into it."""
     train_persons: Count = 120
+    """Persons in the training images; dataset.num_classes has to agree."""
     test_persons: Count = 60
+    """Persons in the query and gallery images."""
     cameras: Annotated[int, Field(ge=2)] = 6
+    """Cameras; a person is seen by about two thirds of them."""
     images_per_camera: Count = 3
-    """Images of a person under one camera that saw them."""
+    """Images of a person under one camera that saw them, on average."""
     distractors: Annotated[int, Field(ge=0)] = 60
     """Gallery images of persons never asked for (person 0)."""
     junk: Annotated[int, Field(ge=0)] = 30
@@ -90,6 +91,7 @@ class Synthetic(Section):
     height: Annotated[int, Field(ge=32)] = 128
     """Pixels."""
     seed: Annotated[int, Field(ge=0)] = 7
+    """Of everything drawn."""
 
 
 class Dataset(Section):
@@ -155,169 +157,11 @@ class ReRanking(Section):
     """Rows of the matches sheet."""
 
 
-class Optim(Section):
-    """Optimizer and learning-rate schedule; epochs count from 1."""
-
-    name: str = "Adam"
-    """Any optimizer of torch.optim."""
-    lr_scheduler: Literal["MultiStep", "AutoReduce"] = "MultiStep"
-    """MultiStep follows lr_steps or the cosine; AutoReduce multiplies by gamma when lr_monitor stalls."""
-    lr_monitor: Literal["val_loss", "train_loss"] = "val_loss"
-    """What AutoReduce watches."""
-    lr_steps: list[Count] = [40, 70]
-    """Epochs at which the learning rate is multiplied by gamma."""
-    gamma: Positive = 0.1
-    """Factor of a step of the learning rate."""
-    bias_lr_factor: Positive = 1.0
-    """Factor on the learning rate of biases."""
-    weight_decay: NotNegative = 5e-4
-    weight_decay_bias: NotNegative = 5e-4
-    warmup_factor: Annotated[float, Field(gt=0, le=1)] = 0.01
-    """Learning rate at the start of the warm-up, as a share of base_lr."""
-    warmup_iters: Annotated[int, Field(ge=0)] = 10
-    """Epochs of constant or linear warm-up."""
-    warmup_epochs: Annotated[int, Field(ge=0)] = 20
-    """Epochs of the cosine schedule's warm-up."""
-    warmup_method: Literal["constant", "linear", "cosine"] = "linear"
-    base_lr: Positive = 3.5e-4
-    momentum: Share = 0.9
-    """Of SGD and its kin."""
-    center_loss_weight: Positive = 5e-4
-    center_lr: Positive = 0.5
-    """Learning rate of the SGD that moves the centres."""
-    triplet_loss_margin: NotNegative = 0.3
-    """In units of the features."""
-
-
-class Cudnn(Section):
-    """cuDNN's switches."""
-
-    benchmark: bool = False
-    deterministic: bool = True
-
-
-class Train(Section):
-    """The training task."""
-
-    num_gpus: Count = 1
-    gpu_ids: GpuIds = [0]
-    num_nodes: Count = 1
-    seed: Annotated[int, Field(ge=0)] = 1234
-    num_epochs: Count = 10
-    checkpoint_interval: Count = 1
-    """Epochs between checkpoints."""
-    validation_interval: Count = 1
-    """Epochs between validations; the untrained network is always validated too."""
-    resume_training_checkpoint_path: str | None = None
-    """Checkpoint to continue from; wins over the results folder's latest."""
-    results_dir: str | None = None
-    clip_grad_norm: NotNegative = 0.0
-    """Largest L2 norm of the gradient; 0: no clipping."""
-    precision: Literal["auto", "32", "bf16"] = "auto"
-    """auto: bf16 on GPUs that have it, fp32 elsewhere."""
-    optim: Optim = Field(default_factory=Optim)
-    cudnn: Cudnn = Field(default_factory=Cudnn)
-
-
-class Evaluate(Section):
-    """The evaluation task."""
-
-    checkpoint: str | None = None
-    """Model to evaluate."""
-    test_dataset: str | None = None
-    """Gallery folder; null: dataset.test_dataset_dir."""
-    query_dataset: str | None = None
-    """Query folder; null: dataset.query_dataset_dir."""
-    output_sampled_matches_plot: str | None = None
-    """.png, .svg or .pdf."""
-    output_cmc_curve_plot: str | None = None
-    """.png, .svg or .pdf."""
-    num_gpus: Count = 1
-    gpu_ids: GpuIds = [0]
-    results_dir: str | None = None
-
-
-class Inference(Section):
-    """The inference task."""
-
-    checkpoint: str | None = None
-    """Model to run."""
-    output_file: str | None = None
-    """JSON of {"img_path", "embedding"} rows."""
-    test_dataset: str | None = None
-    query_dataset: str | None = None
-    num_gpus: Count = 1
-    gpu_ids: GpuIds = [0]
-    results_dir: str | None = None
-
-
-class Export(Section):
-    """The ONNX export task."""
-
-    checkpoint: str | None = None
-    onnx_file: str | None = None
-    """null: beside the checkpoint."""
-    gpu_id: Annotated[int, Field(ge=0)] = 0
-    opset: Annotated[int, Field(ge=18)] = 18
-    min_cosine: Share = 0.9999
-    """Least cosine between the embeddings of torch and of the ONNX, over real query images."""
-    overwrite: bool = False
-    """Replace an existing ONNX file."""
-    results_dir: str | None = None
-
-
-class Calibration(Section):
-    """INT8 calibration, as TAO's other networks name it; INT8 is not built here."""
-
-    cal_image_dir: list[str] = []
-    cal_cache_file: str | None = None
-    cal_batch_size: Count = 1
-    cal_batches: Count = 1
-
-
-class TensorRT(Section):
-    """How the engine is built."""
-
-    data_type: Literal["FP32", "FP16", "INT8"] = "FP32"
-    workspace_size: Count = 1024
-    """MiB."""
-    min_batch_size: Count = 1
-    opt_batch_size: Count = 4
-    max_batch_size: Count = 16
-    compute_capabilities: list[Annotated[str, Field(pattern=r"^\d+\.\d$")]] = ["8.6"]
-    """GPUs that a TensorRT-RTX engine is built for ahead of time, e.g. ["8.6", "8.9"]."""
-    layers_precision: list[str] = []
-    calibration: Calibration = Field(default_factory=Calibration)
-
-
-class GenTrtEngine(Section):
-    """The TensorRT task; the section has the shape of TAO's other networks."""
-
-    onnx_file: str | None = None
-    trt_engine: str | None = None
-    timing_cache: str | None = None
-    """File that keeps kernel timings between builds."""
-    gpu_id: Annotated[int, Field(ge=0)] = 0
-    results_dir: str | None = None
-    verbose: bool = False
-    tensorrt: TensorRT = Field(default_factory=TensorRT)
-
-
-class MLflow(Section):
-    """Where and under which names the run is recorded."""
-
-    experiment: str = "reid"
-    run_name: str | None = None
-    """null: the spec file's name and the time."""
-    tags: dict[str, str] = {}
-    registered_model: str = "reid"
-    """Name in the MLflow model registry."""
-
-
 class Experiment(Section):
     """One experiment, whole."""
 
     results_dir: str = "/results"
+    """Folder of all results; a task writes to <results_dir>/<task>."""
     encryption_key: str | None = None
     """Encrypts checkpoints at rest; the environment variable REID_ENCRYPTION_KEY wins."""
     model: Model = Field(default_factory=Model)

@@ -21,7 +21,7 @@ from reid.deploy.parity import parity as compare
 from reid.deploy.tensorrt import trtexec_line
 from reid.embeddings import Network, embed
 from reid.errors import ArtifactError, DatasetError
-from reid.files import replacing
+from reid.files import copy_file, replacing
 from reid.spec import Experiment
 from reid.stages.inference import OpenModel, find_checkpoint
 from reid.stages.outcome import Outcome
@@ -39,6 +39,7 @@ def export(spec: Experiment, *, dataset: Path, model: Path, onnx: Path, parity: 
 
     A file at `onnx` is replaced, and only by one that passed: where an image's cosine is below spec.export.min_cosine
     the new file stays beside it, with ".candidate" to its name, and ArtifactError names the worst images.
+    spec.export.onnx_file, where it is another file, gets a copy; one that is there stays unless overwrite is set.
     """
     from reid.model.checkpoint import load_model
 
@@ -68,8 +69,25 @@ def export(spec: Experiment, *, dataset: Path, model: Path, onnx: Path, parity: 
         below = int((figures.cosines < spec.export.min_cosine).sum())
         raise ArtifactError(_failure(report, candidate, below=below, comparisons=figures.images))
     candidate.replace(onnx)
+    if spec.export.onnx_file:
+        _copy(onnx, Path(spec.export.onnx_file), overwrite=spec.export.overwrite)
     logger.info("to build an engine by hand: %s", trtexec_line(onnx, loaded.contract))
     return _outcome(report, onnx)
+
+
+def _copy(onnx: Path, target: Path, *, overwrite: bool) -> None:
+    """Puts the ONNX where the spec wants it too; hours of training are not to fail for a file that is there."""
+    if target.exists() and target.samefile(onnx):
+        return
+    if target.exists() and not overwrite:
+        logger.warning(
+            "export.onnx_file: %s is there already and stays (export.overwrite is false); the new one is %s",
+            target,
+            onnx,
+        )
+        return
+    copy_file(onnx, target)
+    logger.info("the ONNX is also in export.onnx_file: %s", target)
 
 
 def _compare(reference: OpenModel, onnx: Path, manifest: Manifest, store: Path) -> tuple[Parity, dict[str, Any]]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from reid.contract import Contract
 from reid.data.market1501 import Manifest, Split
 from reid.embeddings import Embeddings, Network, embed, write_json
-from reid.errors import ArtifactError
+from reid.errors import ArtifactError, SpecError
 from reid.files import copy_file
 from reid.spec import Experiment
 from reid.stages.outcome import Outcome
@@ -96,10 +96,20 @@ def _open_checkpoint(file: Path, gpu_id: int) -> OpenModel:
 
     from reid.model.checkpoint import load_model
 
-    device = f"cuda:{gpu_id}" if torch.cuda.is_available() else "cpu"
+    device = _device(gpu_id, present=torch.cuda.device_count())
     loaded = load_model(file, device=device)
     backbone = str(loaded.settings.get("backbone", "unknown"))
     return OpenModel(file, loaded.embed, loaded.contract, {"backbone": backbone, "device": device})
+
+
+def _device(gpu_id: int, *, present: int) -> str:
+    """torch's name of the GPU, or of the CPU on a machine without any; SpecError where this one is not there."""
+    if not present:
+        logger.info("no GPU here: the network runs on the CPU")
+        return "cpu"
+    if gpu_id >= present:
+        raise SpecError(f"gpu_ids: GPU {gpu_id} is not there\n  found: {present} (0..{present - 1})")
+    return f"cuda:{gpu_id}"
 
 
 OPENERS: dict[str, Callable[[Path, int], OpenModel]] = {".pth": _open_checkpoint}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -35,17 +36,9 @@ NETWORK_FIELDS = {
 
 def build_network(spec: Experiment, persons: list[int], start: Start | None) -> tuple[Embedder, list[str]]:
     """The network with its first weights (a checkpoint to continue from brings its own), and the account of them."""
-    section = spec.model
-    values = section.model_dump(include=NETWORK_FIELDS)
-    values |= {"height": section.input_height, "width": section.input_width, "num_classes": len(persons)}
+    section, values = spec.model, _network_values(spec, persons)
     if start:
         before = start.checkpoint["reid"]["model"]
-        other = [name for name, value in values.items() if before.get(name) != value]
-        if other or start.checkpoint["reid"]["persons"] != persons:
-            what = f"{other[0]} {before.get(other[0])!r}, not {values[other[0]]!r}" if other else "other persons"
-            raise ArtifactError(
-                f"{start.path}: a checkpoint of another network: {what}\n  want: one of the spec's network and persons"
-            )
         return build_embedder(**values, stem_relu=before["stem_relu"]), start.checkpoint["training"]["weights"]
     choice, path_name = section.pretrain_choice, section.pretrained_model_path
     weights_file = Path(path_name) if path_name else None
@@ -53,6 +46,42 @@ def build_network(spec: Experiment, persons: list[int], start: Start | None) -> 
     network = build_embedder(**values, stem_relu=resolve_stem_relu(setting, choice=choice, path=weights_file))
     loaded = load_pretrained(network, weights_file, choice=choice, min_share=section.min_matched_share)
     return network, loaded.lines() if loaded else []
+
+
+def refuse_other_network(spec: Experiment, persons: list[int], start: Start) -> None:
+    """ArtifactError where a checkpoint to continue from is not of the spec's network, persons and optimizer."""
+    before, wanted = start.checkpoint["reid"]["model"], _network_values(spec, persons)
+    if spec.model.stem_relu != "auto":
+        wanted["stem_relu"] = spec.model.stem_relu == "on"
+    other = [
+        f"{name} {before.get(name)!r}, not {value!r}" for name, value in wanted.items() if before.get(name) != value
+    ]
+    if start.checkpoint["reid"]["persons"] != persons:
+        other.append("other persons")
+    if other:
+        raise ArtifactError(
+            f"{start.path}: a checkpoint of another network: {other[0]}\n  want: one of the spec's network and persons"
+        )
+    settings = start.checkpoint["training"]["settings"]
+    centres, optimizer = "losses.center.centers" in start.checkpoint["state_dict"], settings["train.optim.name"]
+    wants_centres = spec.model.with_center_loss and spec.dataset.sampler != "softmax"
+    if (centres, optimizer) != (wants_centres, spec.train.optim.name):
+        told = [
+            f"{name}, {'with' if centred else 'without'} centre loss"
+            for name, centred in ((optimizer, centres), (spec.train.optim.name, wants_centres))
+        ]
+        raise ArtifactError(
+            f"{start.path}: a checkpoint of another kind of training: {told[0]}; not {told[1]}\n"
+            "  want: the same optimizer and losses; or its weights alone, for a new training:\n"
+            f"  model.pretrain_choice=self model.pretrained_model_path={start.path}"
+        )
+
+
+def _network_values(spec: Experiment, persons: list[int]) -> dict[str, Any]:
+    """The keyword values of build_embedder, but stem_relu."""
+    section = spec.model
+    size = {"height": section.input_height, "width": section.input_width, "num_classes": len(persons)}
+    return section.model_dump(include=NETWORK_FIELDS) | size
 
 
 def contract_of(spec: Experiment, embedding_size: int) -> Contract:

@@ -13,10 +13,18 @@ from reid.errors import DatasetError, TrainingError
 from reid.files import copy_file, replacing
 from reid.model.checkpoint import reid_entry
 from reid.plots import training_curves
-from reid.resume import BEST, LATEST, Start, newest_checkpoint, read_training_checkpoint
+from reid.resume import BEST, LATEST, Start, bring_checkpoints, newest_checkpoint, read_training_checkpoint
 from reid.spec import Experiment
 from reid.stages.outcome import Outcome
-from reid.stages.recipe import UNTRAINED_EMBEDDINGS, build_data, build_module, build_network, contract_of, validator
+from reid.stages.recipe import (
+    UNTRAINED_EMBEDDINGS,
+    build_data,
+    build_module,
+    build_network,
+    contract_of,
+    refuse_other_network,
+    validator,
+)
 from reid.tracking import StageRun
 from reid.training import choose_device, fit, seed_everything
 from reid.training_report import training_page
@@ -37,14 +45,14 @@ def train(spec: Experiment, *, dataset: Path, model: Path, report: Path, run: St
     """Trains the network of the spec; `model` becomes the model directory, `report` an HTML page.
 
     Continues what is in `model` already; a finished training only returns its figures. Raises TrainingError where that
-    training had other settings, or a loss is not finite; KeyboardInterrupt where it is interrupted.
+    training had other settings, or a loss is not finite; ArtifactError where a checkpoint that the spec names is of
+    another network; KeyboardInterrupt where it is interrupted.
     """
     manifest = Manifest.load(dataset)
     settings = _settings(spec, manifest.fingerprint)
     model.mkdir(parents=True, exist_ok=True)
-    start = _starting_point(spec, model, settings)
+    start = _starting_point(spec, manifest, model, settings)
     if start and start.epochs_done >= spec.train.num_epochs:
-        logger.info("%s: all %d epochs are done already", start.path, spec.train.num_epochs)
         history, weights = start.checkpoint["training"]["history"], start.checkpoint["training"]["weights"]
     else:
         history, weights = _train(spec, manifest, settings=settings, model=model, start=start, run=run)
@@ -62,28 +70,60 @@ def _settings(spec: Experiment, fingerprint: str) -> dict[str, Any]:
     return flat
 
 
-def _starting_point(spec: Experiment, model: Path, settings: dict[str, Any]) -> Start | None:
-    """The checkpoint to continue from, said in the log; None to begin."""
+def _starting_point(spec: Experiment, manifest: Manifest, model: Path, settings: dict[str, Any]) -> Start | None:
+    """The checkpoint to continue from, said in the log; None to begin.
+
+    What a named one's folder has besides (the best checkpoint, the untrained embeddings) comes into `model`; where no
+    epoch is left to train, the checkpoint itself, too.
+    """
     named = spec.train.resume_training_checkpoint_path
     start = read_training_checkpoint(Path(named)) if named else newest_checkpoint(model)
     if not start:
         return None
+    finished = start.epochs_done >= spec.train.num_epochs
+    _compare_settings(spec, manifest, settings, start)
+    if finished:
+        done = f"all {start.epochs_done}" if start.epochs_done == spec.train.num_epochs else str(start.epochs_done)
+        logger.info("%s: %s epochs are done already", start.path, done)
+    else:
+        logger.info("continuing from epoch %d of %d: %s", start.epochs_done, spec.train.num_epochs, start.path)
+    if start.path.resolve().parent != model.resolve():
+        best = best_row(start.checkpoint["training"]["history"])
+        bring_checkpoints(start, model, best_epoch=int(best["epoch"]) if best else None, latest_too=finished)
+        untrained = start.path.with_name(UNTRAINED_EMBEDDINGS)
+        if untrained.exists():
+            copy_file(untrained, model / UNTRAINED_EMBEDDINGS)
+    return start
+
+
+def _compare_settings(spec: Experiment, manifest: Manifest, settings: dict[str, Any], start: Start) -> None:
+    """TrainingError or ArtifactError where a checkpoint cannot be continued under the spec.
+
+    A results folder's own latest goes on under equal settings only; one that the spec names under others too, where
+    they leave the network, the persons and the optimizer alone and there is an epoch left to train.
+    """
+    named = spec.train.resume_training_checkpoint_path
     before = start.checkpoint["training"]["settings"]
     differing = sorted(name for name in before | settings if before.get(name) != settings.get(name))
+    first = (
+        f"{differing[0]}: then {before.get(differing[0])!r}, now {settings.get(differing[0])!r}" if differing else ""
+    )
+    if differing and not named:
+        raise TrainingError(
+            f"{start.path}: a training with other settings: {len(differing)} differ\n  first: {first}\n"
+            "  want: the settings of then; or another folder for the new ones; or, to go on from there with the\n"
+            f"  new ones, train.resume_training_checkpoint_path={start.path}"
+        )
+    persons = np.unique(manifest.train.of_persons().person).tolist()
+    refuse_other_network(spec, persons, start)
+    if differing and start.epochs_done >= spec.train.num_epochs:
+        raise TrainingError(
+            f"{start.path}: finished, after {start.epochs_done} epochs, with other settings: {len(differing)} differ\n"
+            f"  first: {first}\n"
+            f"  want: the settings of then; or more epochs, train.num_epochs={start.epochs_done + 1} or above"
+        )
     if differing:
-        first = f"{differing[0]}: then {before.get(differing[0])!r}, now {settings.get(differing[0])!r}"
-        if not named:
-            raise TrainingError(
-                f"{start.path}: a training with other settings: {len(differing)} differ\n  first: {first}\n"
-                "  want: the settings of then; or another folder for the new ones; or, to go on from there with the\n"
-                f"  new ones, train.resume_training_checkpoint_path={start.path}"
-            )
         logger.warning("%s: continuing with other settings: %d differ, first %s", start.path, len(differing), first)
-    logger.info("continuing from epoch %d of %d: %s", start.epochs_done, spec.train.num_epochs, start.path)
-    untrained = start.path.with_name(UNTRAINED_EMBEDDINGS)
-    if untrained.exists():
-        copy_file(untrained, model / UNTRAINED_EMBEDDINGS)
-    return start
 
 
 def _train(

@@ -98,7 +98,7 @@ def test_a_resnets_option_on_another_backbone_is_warned_about(
     with caplog.at_level(logging.WARNING):
         build(backbone="timm/test_vit", **changes)
     found = {"last_stride": "model.last_stride: 2 has no effect: timm/test_vit has no ResNet stage"}
-    found["stem_relu"] = "model.stem_relu: false has no effect: timm/test_vit has no ResNet stem"
+    found["stem_relu"] = "model.stem_relu: off has no effect: timm/test_vit has no ResNet stem"
     assert caplog.messages == [found[next(iter(changes))]]
 
 

@@ -1,6 +1,5 @@
 """The network's head: reduction, neck, classifier, flip test, export."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +129,8 @@ def test_the_settings_are_build_embedders_own_values() -> None:
     assert build_embedder(**network.settings).embedding_size == 24
 
 
-def test_reduce_feat_dim_on_a_convolutional_network_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        build(reduce_feat_dim=True)
-    assert caplog.messages == [
-        "model.reduce_feat_dim: true has no effect: it is Swin's; timm/test_resnet reduces wherever feat_dim asks"
-    ]
+def test_reduce_feat_dim_is_swins_alone() -> None:
+    assert [build(reduce_feat_dim=reduce).embedding_size for reduce in (True, False)] == [16, 16]
 
 
 @pytest.mark.parametrize(

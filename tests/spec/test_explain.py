@@ -119,14 +119,14 @@ def test_the_commented_section_of_a_blank_spec_loads_once_it_is_filled_in() -> N
 def test_single_fields_are_listed_under_their_section() -> None:
     names = ["evaluate", "dataset.query_dataset_dir", "train.seed", "results_dir", "dataset.test_dataset_dir"]
     assert listed(names, width=120).splitlines()[:10] == [
-        "  results_dir = /results              text.",
+        "  results_dir = /results              text. Folder of all results; a task writes to <results_dir>/<task>.",
         "",
         "dataset:",
         "  test_dataset_dir = null             text; or null. Folder of the gallery images (bounding_box_test).",
         "  query_dataset_dir = null            text; or null. Folder of the query images (query).",
         "",
         "train:",
-        "  seed = 1234                         whole number, at least 0.",
+        "  seed = 1234                         whole number, at least 0. Same seed, same machine: same results.",
         "",
         "evaluate: The evaluation task.",
     ]

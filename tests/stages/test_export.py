@@ -134,3 +134,16 @@ def test_a_data_set_without_query_images_proves_nothing(dataset, checkpoint):
     assert str(caught.value) == (
         f"{manifest.query.root}: no query image to compare the ONNX with torch on\n  want: one at least"
     )
+
+
+def test_the_file_that_the_spec_names_gets_a_copy_and_one_that_is_there_stays(dataset, checkpoint, caplog):
+    mine, written = dataset.parent / "mine" / "reid.onnx", dataset.parent / "out" / "onnx"
+    mine.parent.mkdir()
+    mine.write_bytes(b"an earlier one")
+    run_export(dataset, checkpoint, f"export.onnx_file={mine}")
+    assert mine.read_bytes() == b"an earlier one"
+    assert (
+        f"export.onnx_file: {mine} is there already and stays (export.overwrite is false); the new one is {written}"
+    ) in caplog.messages
+    run_export(dataset, checkpoint, f"export.onnx_file={mine}", "export.overwrite=true")
+    assert mine.read_bytes() == written.read_bytes()

@@ -1,0 +1,223 @@
+"""What each field of the spec's section `dataset` does."""
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from reid.data.market1501 import Manifest, Split, list_folder
+from reid.errors import DatasetError
+from reid.stages.validate import ensure_drawn
+from tests.spec.lab import FOLDERS, Lab
+
+DRAWN = {
+    "train_persons": 2, "test_persons": 2, "cameras": 2, "images_per_camera": 1, "distractors": 1, "junk": 1,
+    "width": 16, "height": 32, "seed": 0,
+}  # fmt: skip
+
+
+def _folder_of(split: str) -> Callable[[Lab], None]:
+    def check(lab: Lab) -> None:
+        other = lab.other_images(split)
+        lab.task("validate", f"dataset.{split}_dataset_dir={other}", f"results_dir={lab.folder}")
+        manifest = Manifest.load(lab.folder / "validate" / "dataset.json")
+        roots = {"train": manifest.train.root, "query": manifest.query.root, "test": manifest.gallery.root}
+        wanted = {name: lab.root / "data" / folder for name, folder in FOLDERS.items()} | {split: other}
+        assert roots == wanted
+
+    return check
+
+
+def _drawn(lab: Lab, **changes: int) -> dict[str, Split]:
+    """The splits of a drawn data set; "train" and so on."""
+    root = lab.root / "-".join(["drawn", *(f"{name}{value}" for name, value in changes.items())])
+    values = [f"dataset.synthetic.{name}={value}" for name, value in (DRAWN | changes).items()]
+    lab.once(root, lambda: ensure_drawn(lab.spec(f"dataset.synthetic.root={root}", *values)))
+    return {name: list_folder(root / folder).split for name, folder in FOLDERS.items()}
+
+
+def synthetic_root(lab: Lab) -> None:
+    assert _drawn(lab)["train"].root == lab.root / "drawn" / FOLDERS["train"]
+
+
+def _persons(field: str, split: str) -> Callable[[Lab], None]:
+    def check(lab: Lab) -> None:
+        persons = [_drawn(lab, **changes)[split].of_persons().person for changes in ({}, {field: 3})]
+        assert [len(set(found.tolist())) for found in persons] == [2, 3]
+
+    return check
+
+
+def synthetic_cameras(lab: Lab) -> None:
+    cameras = [max(_drawn(lab, **changes)["train"].camera) for changes in ({}, {"cameras": 6})]
+    assert cameras[0] == 2
+    assert 2 < cameras[1] <= 6
+
+
+def synthetic_images_per_camera(lab: Lab) -> None:
+    assert len(_drawn(lab, images_per_camera=4)["train"]) > 2 * len(_drawn(lab)["train"])
+
+
+def _gallery_images(field: str, person: int) -> Callable[[Lab], None]:
+    def check(lab: Lab) -> None:
+        galleries = [_drawn(lab, **changes)["test"] for changes in ({}, {field: 3})]
+        assert [int((gallery.person == person).sum()) for gallery in galleries] == [1, 3]
+
+    return check
+
+
+def _pixels(lab: Lab, **changes: int) -> NDArray[np.uint8]:
+    """(H, W, 3) of a drawn image."""
+    with Image.open(_drawn(lab, **changes)["train"].paths[0]) as image:
+        return np.asarray(image)
+
+
+def synthetic_width(lab: Lab) -> None:
+    assert [_pixels(lab).shape, _pixels(lab, width=24).shape] == [(32, 16, 3), (32, 24, 3)]
+
+
+def synthetic_height(lab: Lab) -> None:
+    assert [_pixels(lab).shape, _pixels(lab, height=40).shape] == [(32, 16, 3), (40, 16, 3)]
+
+
+def synthetic_seed(lab: Lab) -> None:
+    assert not np.array_equal(_pixels(lab), _pixels(lab, seed=1))
+
+
+def store_dir(lab: Lab) -> None:
+    lab.batch(f"dataset.store_dir={lab.folder}/mine")
+    assert [path for path in (lab.folder / "mine").rglob("*") if path.is_file()]
+    spec = lab.spec("dataset.store_dir=null", "results_dir=/r")
+    assert spec.store_dir == "/r/store"
+
+
+def num_classes(lab: Lab) -> None:
+    with pytest.raises(DatasetError) as caught:
+        lab.train_in(lab.folder, "dataset.num_classes=5")
+    assert str(caught.value) == (
+        f"{lab.root}/data/bounding_box_train: 4 persons\n  dataset.num_classes: 5\n"
+        "  want: dataset.num_classes=4, or null to count them"
+    )
+    assert lab.train("dataset.num_classes=null").epochs
+
+
+def batch_size(lab: Lab) -> None:
+    assert [len(lab.batch(f"dataset.batch_size={size}").images) for size in (8, 4)] == [8, 4]
+
+
+def val_batch_size(lab: Lab) -> None:
+    assert [max(_sizes_embedded(lab, size)) for size in (16, 5)] == [16, 5]
+
+
+def _sizes_embedded(lab: Lab, batch_size: int) -> list[int]:
+    """The batches that the network sees in an inference."""
+    sizes: list[int] = []
+    model = lab.train().folder
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    try:
+        lab.task(
+            "inference",
+            f"inference.checkpoint={model}",
+            f"dataset.val_batch_size={batch_size}",
+            f"results_dir={lab.folder}",
+        )
+    finally:
+        hook.remove()
+    return sizes
+
+
+def num_workers(lab: Lab) -> None:
+    said = lab.said(lambda: lab.batch("dataset.num_workers=3"))
+    assert said == ["dataset.num_workers: 3 loader processes are not needed: the images fit in memory"]
+    lab.patch.setattr(os, "sysconf", lambda _: 1)  # a machine with one byte of memory
+    assert lab.data("dataset.num_workers=3").num_workers == 3
+
+
+def _normalised(field: str, values: str) -> Callable[[Lab], None]:
+    """Both batches are the same pixels, normalised by the figures that the spec names."""
+
+    def check(lab: Lab) -> None:
+        raw = []
+        for overrides in ([], [f"dataset.{field}={values}"]):
+            section, batch = lab.spec(*overrides).dataset, lab.batch(*overrides)
+            mean, std = torch.tensor(section.pixel_mean), torch.tensor(section.pixel_std)
+            raw.append(batch.images * std[:, None, None] + mean[:, None, None])
+        torch.testing.assert_close(raw[0], raw[1])
+        assert not torch.equal(lab.batch().images, lab.batch(f"dataset.{field}={values}").images)
+
+    return check
+
+
+def padding(lab: Lab) -> None:
+    black = -torch.tensor([0.485, 0.456, 0.406]) / 0.226
+    for pixels, wanted in ((0, False), (3, True)):
+        edges = lab.batch(f"dataset.padding={pixels}").images[:, :, [0, -1]]  # (B, 3, 2, W)
+        is_black = (edges - black[:, None, None]).abs().amax(dim=(1, 3)) < 1e-6
+        assert bool(is_black.any()) is wanted
+
+
+def prob(lab: Lab) -> None:
+    never, always = (lab.batch(f"dataset.prob={value}").images for value in (0.0, 1.0))
+    assert torch.equal(always, never.flip(3))
+
+
+def re_prob(lab: Lab) -> None:
+    fill = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+    for value, wanted in ((0.0, 0), (1.0, 8)):
+        erased = (lab.batch(f"dataset.re_prob={value}").images == fill).all(dim=1)  # (B, H, W)
+        assert int(erased.any(dim=(1, 2)).sum()) == wanted
+
+
+def sampler(lab: Lab) -> None:
+    losses = {"cross_entropy", "triplet"}
+    for value, names, in_pairs in (
+        ("softmax", {"cross_entropy"}, False),
+        ("triplet", {"triplet"}, True),
+        ("softmax_triplet", losses, True),
+    ):
+        label = lab.batch(f"dataset.sampler={value}").label.view(-1, 2)
+        assert bool((label[:, 0] == label[:, 1]).all()) is in_pairs
+        assert lab.fit(f"dataset.sampler={value}").steps[0].keys() & losses == names
+
+
+def num_instances(lab: Lab) -> None:
+    for count in (2, 4):
+        label = lab.batch(f"dataset.num_instances={count}").label.view(-1, count)
+        assert bool((label == label[:, :1]).all())
+        assert len(set(label[:, 0].tolist())) == len(label) == 8 // count
+    assert lab.warnings("dataset.sampler=softmax", "dataset.num_instances=2") == [
+        "spec: dataset.num_instances has no effect: dataset.sampler = softmax shuffles plainly"
+    ]
+
+
+DATASET: dict[str, Callable[[Lab], None]] = {
+    "dataset.train_dataset_dir": _folder_of("train"),
+    "dataset.test_dataset_dir": _folder_of("test"),
+    "dataset.query_dataset_dir": _folder_of("query"),
+    "dataset.synthetic.root": synthetic_root,
+    "dataset.synthetic.train_persons": _persons("train_persons", "train"),
+    "dataset.synthetic.test_persons": _persons("test_persons", "test"),
+    "dataset.synthetic.cameras": synthetic_cameras,
+    "dataset.synthetic.images_per_camera": synthetic_images_per_camera,
+    "dataset.synthetic.distractors": _gallery_images("distractors", 0),
+    "dataset.synthetic.junk": _gallery_images("junk", -1),
+    "dataset.synthetic.width": synthetic_width,
+    "dataset.synthetic.height": synthetic_height,
+    "dataset.synthetic.seed": synthetic_seed,
+    "dataset.store_dir": store_dir,
+    "dataset.num_classes": num_classes,
+    "dataset.batch_size": batch_size,
+    "dataset.val_batch_size": val_batch_size,
+    "dataset.num_workers": num_workers,
+    "dataset.pixel_mean": _normalised("pixel_mean", "[0.1,0.2,0.3]"),
+    "dataset.pixel_std": _normalised("pixel_std", "[0.5,0.4,0.3]"),
+    "dataset.padding": padding,
+    "dataset.prob": prob,
+    "dataset.re_prob": re_prob,
+    "dataset.sampler": sampler,
+    "dataset.num_instances": num_instances,
+}

@@ -1,0 +1,218 @@
+"""What each field of `export` and `gen_trt_engine` does."""
+
+import ctypes
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from reid.deploy.gpu import use_gpu
+from reid.deploy.onnx import OnnxModel
+from reid.errors import ArtifactError, SpecError
+from reid.model.checkpoint import load_model
+from reid.resume import LATEST
+from tests.spec.lab import Lab, images
+
+CALIBRATION = {"cal_image_dir": "[/c]", "cal_cache_file": "/c", "cal_batch_size": "2", "cal_batches": "2"}
+
+
+def exported(lab: Lab) -> Path:
+    """An ONNX with every field of the section changed; parity.json lies beside it."""
+    folder = lab.root / "exported"
+    model = lab.train("train.seed=4").folder / LATEST
+    values = {"checkpoint": model, "onnx_file": folder / "mine.onnx", "results_dir": folder, "opset": 20}
+    lab.once("exported", lambda: lab.task("export", *(f"export.{field}={value}" for field, value in values.items())))
+    return folder / "mine.onnx"
+
+
+def export_checkpoint(lab: Lab) -> None:
+    ours, other = (load_model(lab.train(*seed).folder / LATEST) for seed in (["train.seed=4"], []))
+    noise = images().numpy()
+    found = OnnxModel(exported(lab), threads=1)(noise)
+    assert found == pytest.approx(ours.embed(noise), abs=1e-4)  # float32 sums in another order
+    assert found != pytest.approx(other.embed(noise), abs=0.01)
+
+
+def export_onnx_file(lab: Lab) -> None:
+    assert exported(lab).exists()
+
+
+def export_gpu_id(lab: Lab) -> None:
+    assert lab.warnings("export.gpu_id=1") == [
+        "spec: export.gpu_id has no effect: the network is exported and compared on the CPU"
+    ]
+
+
+def export_opset(lab: Lab) -> None:
+    assert onnx.load(exported(lab)).opset_import[0].version == 20
+    assert json.loads((exported(lab).parent / "parity.json").read_text())["opset"] == 20
+
+
+def export_min_cosine(lab: Lab) -> None:
+    model, target = lab.train().folder / LATEST, lab.folder / "m.onnx"
+    with pytest.raises(ArtifactError, match=r"below a cosine of 1\.0 \(export\.min_cosine\)"):
+        # float32 sums differ in the last bits
+        lab.task(
+            "export", "export.min_cosine=1.0", f"export.checkpoint={model}", f"export.onnx_file={target}",
+            f"results_dir={lab.folder}",
+        )  # fmt: skip
+    assert not target.exists()
+
+
+def export_overwrite(lab: Lab) -> None:
+    target = lab.folder / "m.onnx"
+    target.write_bytes(b"an earlier one")
+    again = [f"export.checkpoint={lab.train().folder / LATEST}", f"export.onnx_file={target}"]
+    with pytest.raises(ArtifactError) as caught:
+        lab.task("export", *again, f"results_dir={lab.folder}")
+    assert str(caught.value) == f"{target}: is there already; want another export.onnx_file, or export.overwrite=true"
+    lab.task("export", *again, f"results_dir={lab.folder}", "export.overwrite=true")
+    assert target.read_bytes() != b"an earlier one"
+
+
+def export_results_dir(lab: Lab) -> None:
+    assert (exported(lab).parent / "experiment.yaml").exists()
+
+
+def _built(lab: Lab) -> Path:
+    """The folder of an engine with every field of the section changed; skipped where none can be built here."""
+    if use_gpu(0) is not None:
+        pytest.skip("there is a GPU here; this is about ahead-of-time builds")
+    pytest.importorskip("tensorrt_rtx_bindings", reason="NO ENGINE IS BUILT: the wheels are for Linux on x86-64")
+    folder = lab.root / "built"
+    section = {"onnx_file": exported(lab), "trt_engine": folder / "mine.engine", "results_dir": folder}
+    tensorrt = {
+        "data_type": "FP16", "workspace_size": 512, "min_batch_size": 2, "opt_batch_size": 3, "max_batch_size": 5,
+        "compute_capabilities": "['8.9']",
+    }  # fmt: skip
+    overrides = [f"gen_trt_engine.{field}={value}" for field, value in section.items()]
+    overrides += [f"gen_trt_engine.tensorrt.{field}={value}" for field, value in tensorrt.items()]
+    lab.once("built", lambda: lab.task("gen_trt_engine", *overrides))
+    return folder
+
+
+def _record(*path: str, wanted: Any) -> Callable[[Lab], None]:
+    """An entry of the engine's build record."""
+
+    def check(lab: Lab) -> None:
+        found: Any = json.loads((_built(lab) / "build.json").read_text())
+        for key in path:
+            found = found[key]
+        assert found == wanted
+
+    return check
+
+
+def trt_onnx_file(lab: Lab) -> None:
+    content = exported(lab).read_bytes()
+    _record("onnx_sha256", wanted=hashlib.sha256(content).hexdigest())(lab)
+
+
+def trt_engine(lab: Lab) -> None:
+    assert (_built(lab) / "mine.engine").read_bytes() == (_built(lab) / "model.engine").read_bytes()
+
+
+def trt_results_dir(lab: Lab) -> None:
+    assert (_built(lab) / "experiment.yaml").exists()
+
+
+def _build_again(lab: Lab, *overrides: str) -> Any:
+    assert _built(lab)
+    again = [f"gen_trt_engine.onnx_file={exported(lab)}", f"results_dir={lab.folder}"]
+    return lab.task("gen_trt_engine", *again, *overrides)
+
+
+def timing_cache(lab: Lab) -> None:
+    said = lab.said(lambda: _build_again(lab, f"gen_trt_engine.timing_cache={lab.folder}/timings"))
+    assert (
+        f"gen_trt_engine.timing_cache: TensorRT-RTX times no kernels while it builds; {lab.folder}/timings is not used"
+    ) in said
+
+
+def verbose(lab: Lab) -> None:
+    for value, wanted in (("false", False), ("true", True)):
+        said = lab.said(lambda value=value: _build_again(lab, f"gen_trt_engine.verbose={value}"))  # type: ignore[misc]
+        assert any(line.startswith("TensorRT: Opset version") for line in said) is wanted
+
+
+class OneGpu:
+    """NVIDIA's driver on a machine with one GPU, as far as it is asked before a GPU is chosen."""
+
+    def cuInit(self, _flags: int) -> int:
+        return 0
+
+    def cuDeviceGetCount(self, count: Any) -> int:
+        count._obj.value = 1
+        return 0
+
+
+def trt_gpu_id(lab: Lab) -> None:
+    onnx_file = exported(lab)
+    lab.patch.setattr(ctypes, "CDLL", lambda _: OneGpu())
+    with pytest.raises(SpecError) as caught:
+        lab.task(
+            "gen_trt_engine", f"gen_trt_engine.onnx_file={onnx_file}", "gen_trt_engine.gpu_id=3",
+            f"results_dir={lab.folder}",
+        )  # fmt: skip
+    assert str(caught.value) == "gpu_id: 3: this machine has 1 GPUs; want 0 to 0"
+
+
+def data_type(lab: Lab) -> None:
+    _record("data_type", wanted="FP16")(lab)
+    _build_again(lab)
+    assert (_built(lab) / "model.engine").stat().st_size < (lab.folder / "gen_trt_engine/model.engine").stat().st_size
+    with pytest.raises(SpecError) as caught:
+        lab.spec("gen_trt_engine.tensorrt.data_type=INT8")
+    assert str(caught.value) == (
+        "command line: gen_trt_engine.tensorrt.data_type: INT8 is not built here (no calibration); want FP32 or FP16"
+    )
+
+
+def workspace_size(lab: Lab) -> None:
+    _record("workspace_mib", wanted=512)(lab)
+    with pytest.raises(ArtifactError, match="builds no engine with 1 MiB"):
+        _build_again(lab, "gen_trt_engine.tensorrt.workspace_size=1")
+
+
+def layers_precision(lab: Lab) -> None:
+    assert lab.warnings("gen_trt_engine.tensorrt.layers_precision=['conv:fp32']") == [
+        "spec: gen_trt_engine.tensorrt.layers_precision has no effect: "
+        "every layer has gen_trt_engine.tensorrt.data_type"
+    ]
+
+
+def _calibration(field: str) -> Callable[[Lab], None]:
+    def check(lab: Lab) -> None:
+        name = f"gen_trt_engine.tensorrt.calibration.{field}"
+        assert lab.warnings(f"{name}={CALIBRATION[field]}") == [f"spec: {name} has no effect: INT8 is not built here"]
+
+    return check
+
+
+DEPLOY: dict[str, Callable[[Lab], None]] = {
+    "export.checkpoint": export_checkpoint,
+    "export.onnx_file": export_onnx_file,
+    "export.gpu_id": export_gpu_id,
+    "export.opset": export_opset,
+    "export.min_cosine": export_min_cosine,
+    "export.overwrite": export_overwrite,
+    "export.results_dir": export_results_dir,
+    "gen_trt_engine.onnx_file": trt_onnx_file,
+    "gen_trt_engine.trt_engine": trt_engine,
+    "gen_trt_engine.timing_cache": timing_cache,
+    "gen_trt_engine.gpu_id": trt_gpu_id,
+    "gen_trt_engine.results_dir": trt_results_dir,
+    "gen_trt_engine.verbose": verbose,
+    "gen_trt_engine.tensorrt.data_type": data_type,
+    "gen_trt_engine.tensorrt.workspace_size": workspace_size,
+    "gen_trt_engine.tensorrt.min_batch_size": _record("profile", "min_batch_size", wanted=2),
+    "gen_trt_engine.tensorrt.opt_batch_size": _record("profile", "opt_batch_size", wanted=3),
+    "gen_trt_engine.tensorrt.max_batch_size": _record("profile", "max_batch_size", wanted=5),
+    "gen_trt_engine.tensorrt.compute_capabilities": _record("targets", wanted=["8.9"]),
+    "gen_trt_engine.tensorrt.layers_precision": layers_precision,
+    **{f"gen_trt_engine.tensorrt.calibration.{field}": _calibration(field) for field in CALIBRATION},
+}

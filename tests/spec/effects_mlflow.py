@@ -1,0 +1,80 @@
+"""What each field of the spec's section `mlflow` does, on a real SQLite store."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+from reid.stages.register import register
+from reid.tracking import StageRun, connect, open_pipeline_run
+from tests.spec.effects_deploy import exported
+from tests.spec.lab import BASE, Lab
+
+
+def _pipeline_run(lab: Lab) -> Any:
+    """The MLflow run of a pipeline that ends at its first stage, because its data set is empty."""
+    from mlflow import MlflowClient
+
+    from pipelines.run import main
+
+    uri = f"sqlite:///{lab.root}/mlflow.db"
+
+    def run() -> Any:
+        spec = yaml.safe_load(BASE.format(root=lab.root))
+        spec["results_dir"] = str(lab.root / "pipeline")
+        spec["mlflow"] = {"experiment": "mine", "run_name": "the third", "tags": {"colour": "green"}}
+        for split in ("train", "query", "test"):
+            (lab.root / "empty" / split).mkdir(parents=True)
+            spec["dataset"][f"{split}_dataset_dir"] = str(lab.root / "empty" / split)
+        (lab.root / "mine.yaml").write_text(yaml.safe_dump(spec))
+        lab.patch.setenv("MLFLOW_TRACKING_URI", uri)
+        assert main(["--spec", str(lab.root / "mine.yaml")]) != 0
+        return True
+
+    lab.once("pipeline run", run)
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("mine")
+    assert experiment
+    return next(run for run in client.search_runs([experiment.experiment_id]) if "reid.spec" in run.data.tags)
+
+
+def mlflow_experiment(lab: Lab) -> None:
+    assert _pipeline_run(lab).info.experiment_id
+
+
+def mlflow_run_name(lab: Lab) -> None:
+    assert _pipeline_run(lab).info.run_name == "the third"
+
+
+def mlflow_tags(lab: Lab) -> None:
+    assert _pipeline_run(lab).data.tags["colour"] == "green"
+
+
+def mlflow_registered_model(lab: Lab) -> None:
+    folder, uri = lab.folder, f"sqlite:///{lab.root}/mlflow.db"
+    pipeline = open_pipeline_run(tracking_uri=uri, experiment="registry", run_name="one", tags={}, params={})
+    run = StageRun("register", connect(uri), pipeline.start_stage("register"), uri)
+    figures = dict.fromkeys(("mAP", "rank1", "reranked_mAP", "reranked_rank1"), 0.5)
+    (folder / "metrics.json").write_text(json.dumps({"headline": "plain", **figures}))
+    (folder / "build.json").write_text(json.dumps({"built": False, "reason": "a test"}))
+    register(
+        lab.spec("mlflow.registered_model=my-model"),
+        fingerprint="drawn",
+        model=folder,
+        results=folder,
+        onnx=exported(lab),
+        parity=exported(lab).parent / "parity.json",
+        engine=folder,
+        registration=folder / "registration.json",
+        run=run,
+    )
+    assert connect(uri).get_registered_model("my-model").aliases.keys() == {"champion"}
+
+
+MLFLOW: dict[str, Callable[[Lab], None]] = {
+    "mlflow.experiment": mlflow_experiment,
+    "mlflow.run_name": mlflow_run_name,
+    "mlflow.tags": mlflow_tags,
+    "mlflow.registered_model": mlflow_registered_model,
+}

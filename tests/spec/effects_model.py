@@ -1,0 +1,231 @@
+"""What each field of the spec's section `model` does."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from reid.errors import ArtifactError
+from reid.model.backbones import feature_map
+from reid.model.embedder import Embedder
+from reid.model.swin import SemanticMerging
+from reid.resume import LATEST
+from tests.spec.lab import Lab, images
+
+SWIN = "model.backbone=swin_tiny_patch4_window7_224"
+
+
+def backbone(lab: Lab) -> None:
+    for name, width in (("timm/test_resnet", 96), ("timm/test_vit", 64)):
+        assert lab.network(f"model.backbone={name}").base.num_features == width
+
+
+def last_stride(lab: Lab) -> None:
+    maps = [
+        feature_map(lab.network(f"model.last_stride={stride}").base, images(height=64, width=32)) for stride in (1, 2)
+    ]
+    assert [tuple(found.shape[2:]) for found in maps] == [(4, 2), (2, 1)]
+    assert lab.said(lambda: lab.network("model.backbone=timm/test_vit", "model.last_stride=2")) == [
+        "model.last_stride: 2 has no effect: timm/test_vit has no ResNet stage"
+    ]
+
+
+def stem_relu(lab: Lab) -> None:
+    off, on, auto = (_after_stem(lab.network(f"model.stem_relu={value}")) for value in ("off", "on", "auto"))
+    assert off.min() < 0
+    assert torch.equal(on, off.relu())
+    assert torch.equal(auto, on)
+
+
+def _after_stem(network: Embedder) -> torch.Tensor:
+    maps = images()
+    for name in ("conv1", "bn1", "act1"):
+        maps = network.base.get_submodule(name)(maps)
+    return maps
+
+
+def pretrain_choice(lab: Lab) -> None:
+    file = lab.train().folder / LATEST
+    for choice, same in (("self", {"base", "reduction"}), ("imagenet", {"base"}), ("''", set())):
+        network = lab.network(f"model.pretrain_choice={choice}", f"model.pretrained_model_path={file}")
+        assert _parts_as_in(file, network) == same, choice
+
+
+def pretrained_model_path(lab: Lab) -> None:
+    files = [lab.train().folder / LATEST, lab.train("train.seed=4").folder / LATEST]
+    for file, other in (files, files[::-1]):
+        network = lab.network("model.pretrain_choice=self", f"model.pretrained_model_path={file}")
+        assert _parts_as_in(file, network) == {"base", "reduction"}
+        assert _parts_as_in(other, network) == set()
+
+
+def _parts_as_in(file: Path, network: Embedder) -> set[str]:
+    """Those of base and reduction whose tensors are all the file's."""
+    state = torch.load(file, weights_only=True)["state_dict"]
+    parts = {"base": network.base, "reduction": network.reduction}
+    return {
+        name
+        for name, part in parts.items()
+        if all(torch.equal(tensor, state[f"model.{name}.{key}"]) for key, tensor in part.named_parameters())
+    }
+
+
+def min_matched_share(lab: Lab) -> None:
+    half = {name: tensor for name, tensor in lab.network().base.state_dict().items() if not name.startswith("layer4")}
+    torch.save(half, lab.folder / "half.pth")
+    chosen = ["model.pretrain_choice=imagenet", f"model.pretrained_model_path={lab.folder}/half.pth"]
+    lab.network(*chosen, "model.min_matched_share=0.3")
+    with pytest.raises(ArtifactError, match="want: at least 95%"):
+        lab.network(*chosen, "model.min_matched_share=0.95")
+    assert lab.warnings("model.pretrain_choice=''", "model.min_matched_share=0.3") == [
+        "spec: model.min_matched_share has no effect: model.pretrain_choice is '' (random weights)"
+    ]
+
+
+def input_channels(lab: Lab) -> None:
+    assert lab.batch("model.input_channels=1").images.shape == (8, 1, 32, 16)
+    assert lab.network("model.input_channels=1").eval()(images(channels=1)).shape == (4, 8)
+
+
+def input_width(lab: Lab) -> None:
+    assert [lab.batch(f"model.input_width={width}").images.shape[3] for width in (16, 24)] == [16, 24]
+
+
+def input_height(lab: Lab) -> None:
+    assert [lab.batch(f"model.input_height={height}").images.shape[2] for height in (32, 48)] == [32, 48]
+
+
+def neck(lab: Lab) -> None:
+    for value, is_off in (("bnneck", False), ("''", True)):
+        network = _seasoned(lab.network(f"model.neck={value}"))
+        assert torch.equal(network(images()), network.features(images())) is is_off
+        assert (network.classifier.bias is not None) is is_off
+
+
+def feat_dim(lab: Lab) -> None:
+    for value, width in (("8", 8), ("12", 12), ("null", 96)):
+        assert lab.network(f"model.feat_dim={value}").eval()(images()).shape == (4, width)
+    assert lab.warnings(SWIN, "model.feat_dim=512") == [
+        "spec: model.feat_dim has no effect: Swin keeps its own width unless model.reduce_feat_dim is true"
+    ]
+    assert lab.warnings(SWIN) == lab.warnings(SWIN, "model.feat_dim=null") == []
+
+
+def neck_feat(lab: Lab) -> None:
+    before, after = (_seasoned(lab.network(f"model.neck_feat={side}")) for side in ("before", "after"))
+    assert torch.equal(before(images()), after.features(images()))
+    assert torch.equal(after(images()), after.bottleneck(before(images())))
+    assert not torch.allclose(after(images()), before(images()), rtol=0.1)
+    assert lab.warnings("model.neck=''", "model.neck_feat=before") == [
+        "spec: model.neck_feat has no effect: model.neck is '', and both sides of no neck are the same"
+    ]
+
+
+def _seasoned(network: Embedder) -> Embedder:
+    """In evaluation mode, after its BatchNorms have seen a batch."""
+    with torch.no_grad():
+        network.train()(images() * 3 + 1)
+    return network.eval()
+
+
+def metric_loss_type(lab: Lab) -> None:
+    for kind, names in (("center", {"center"}), ("triplet_center", {"triplet", "center"})):
+        step = lab.fit("model.with_center_loss=true", f"model.metric_loss_type={kind}").steps[0]
+        assert step.keys() & {"triplet", "center"} == names
+    with_center = ["model.metric_loss_type=center", "model.with_center_loss=true"]
+    assert lab.warnings(*with_center, "dataset.sampler=softmax") == [
+        "spec: model.metric_loss_type has no effect: dataset.sampler = softmax uses no metric loss",
+        "spec: model.with_center_loss has no effect: dataset.sampler = softmax uses no metric loss",
+    ]
+
+
+def with_center_loss(lab: Lab) -> None:
+    assert "center" not in lab.fit().steps[0]
+    assert lab.fit("model.with_center_loss=true").steps[0].keys() >= {"cross_entropy", "triplet", "center"}
+    assert lab.warnings("model.with_center_loss=true") == [
+        "spec: model.metric_loss_type: 'triplet' is read as 'triplet_center', because model.with_center_loss is true"
+    ]
+
+
+def with_flip_feature(lab: Lab) -> None:
+    plain, flipped = (lab.network(f"model.with_flip_feature={value}").eval() for value in ("false", "true"))
+    torch.testing.assert_close(flipped(images()), plain(images()) + plain(images().flip(3)))
+
+
+def label_smooth(lab: Lab) -> None:
+    # -log softmax of (4, 0, 0, 0) at 0: log(e^4 + 3) - 4 = 0.0535; smoothed, 0.1 of the label goes to the mean logit 1:
+    # 4.0535 - 0.9 x 4 - 0.1 x 1 = 0.3535
+    for value, wanted in (("true", 0.3535), ("false", 0.0535)):
+        loss = lab.module(f"model.label_smooth={value}").losses["cross_entropy"]
+        found = loss(torch.tensor([[4.0, 0, 0, 0]]), torch.tensor([0]))
+        assert found.item() == pytest.approx(wanted, abs=1e-4)
+    assert lab.warnings("model.label_smooth=false", "dataset.sampler=triplet") == [
+        "spec: model.label_smooth has no effect: dataset.sampler = triplet uses no cross-entropy"
+    ]
+
+
+def _swin(lab: Lab) -> Embedder:
+    """A Swin with every one of its own fields changed."""
+    rates = ["model.drop_path=0.3", "model.drop_out=0.4", "model.att_drop_rate=0.2", "model.semantic_weight=0.7"]
+    network: Embedder = lab.once("swin", lambda: lab.network(SWIN, *rates, "model.reduce_feat_dim=true"))
+    return network
+
+
+def _swins_own(field: str, value: str) -> Callable[[Lab], None]:
+    """A field of Swin: it arrives there, and says elsewhere that it has no effect."""
+
+    def check(lab: Lab) -> None:
+        last = _swin(lab).base.get_submodule("layers.3.blocks.1")
+        found = {
+            # stochastic depth grows linearly over the blocks up to its rate
+            "drop_path": last.get_submodule("drop_path1").drop_prob,
+            "drop_out": last.get_submodule("mlp.drop1").p,
+            "att_drop_rate": last.get_submodule("attn.attn_drop").p,
+            "semantic_weight": float(
+                next(part.control[0] for part in _swin(lab).modules() if isinstance(part, SemanticMerging))
+            ),
+        }
+        assert found[field] == pytest.approx(float(value))
+        assert lab.warnings(f"model.{field}={value}") == [f"spec: model.{field} has no effect: only Swin reads it"]
+
+    return check
+
+
+def dropout_rate(lab: Lab) -> None:
+    network = lab.network("model.dropout_rate=0.999999", "model.neck=''").train()
+    torch.testing.assert_close(network(images())[1], network.classifier.bias.expand(4, 4))
+
+
+def reduce_feat_dim(lab: Lab) -> None:
+    assert _swin(lab).embedding_size == 8
+    assert lab.network(SWIN).embedding_size == 768
+    assert lab.warnings("model.reduce_feat_dim=true") == [
+        "spec: model.reduce_feat_dim has no effect: only Swin reads it; model.feat_dim reduces the embedding here"
+    ]
+
+
+MODEL: dict[str, Callable[[Lab], None]] = {
+    "model.backbone": backbone,
+    "model.last_stride": last_stride,
+    "model.stem_relu": stem_relu,
+    "model.pretrain_choice": pretrain_choice,
+    "model.pretrained_model_path": pretrained_model_path,
+    "model.min_matched_share": min_matched_share,
+    "model.input_channels": input_channels,
+    "model.input_width": input_width,
+    "model.input_height": input_height,
+    "model.neck": neck,
+    "model.feat_dim": feat_dim,
+    "model.neck_feat": neck_feat,
+    "model.metric_loss_type": metric_loss_type,
+    "model.with_center_loss": with_center_loss,
+    "model.with_flip_feature": with_flip_feature,
+    "model.label_smooth": label_smooth,
+    "model.drop_path": _swins_own("drop_path", "0.3"),
+    "model.drop_out": _swins_own("drop_out", "0.4"),
+    "model.att_drop_rate": _swins_own("att_drop_rate", "0.2"),
+    "model.dropout_rate": dropout_rate,
+    "model.reduce_feat_dim": reduce_feat_dim,
+    "model.semantic_weight": _swins_own("semantic_weight", "0.7"),
+}

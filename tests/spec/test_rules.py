@@ -1,0 +1,142 @@
+"""Fields that contradict each other, that others switch off, and values that are understood as others."""
+
+import pytest
+
+from reid.errors import SpecError
+from reid.spec import load_spec
+
+CENTRED = "with_center_loss: true, metric_loss_type: triplet_center"
+COSINE = "warmup_method: cosine"
+
+
+def said(text: str, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The warnings of a spec, without its name."""
+    load_spec(text=text)
+    return [message.removeprefix("spec: ") for message in caplog.messages]
+
+
+def no_effect(name: str, why: str) -> str:
+    return f"{name} has no effect: {why}"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (
+            "re_ranking: {k1: 5}",
+            "spec: re_ranking.k2: 6 is above re_ranking.k1 = 5; want k2 <= k1",
+        ),
+        (
+            "dataset: {batch_size: 30}",
+            "spec: dataset.batch_size: 30 is not divisible by dataset.num_instances = 4; nearest: 28 and 32",
+        ),
+        (
+            "train: {num_gpus: 3}",
+            "spec: dataset.batch_size: 64 is not divisible by dataset.num_instances = 4 x 3 GPUs; nearest: 60 and 72",
+        ),
+        (
+            "train: {gpu_ids: [0, 1, 2]}\ndataset: {sampler: softmax}",
+            "spec: dataset.batch_size: 64 is not divisible by 3 GPUs; nearest: 63 and 66",
+        ),
+        (
+            "dataset: {batch_size: 2}",
+            "spec: dataset.batch_size: 2 is not divisible by dataset.num_instances = 4; nearest: 4",
+        ),
+        (
+            "model: {metric_loss_type: center}",
+            "spec: model.metric_loss_type: 'center' needs model.with_center_loss = true; "
+            "want 'triplet' or the centre loss on",
+        ),
+        (
+            "dataset: {pixel_mean: [0.5, 0.5]}",
+            "spec: dataset.pixel_mean: 2 values for 3 channels; want one per channel",
+        ),
+        (
+            "gen_trt_engine: {tensorrt: {min_batch_size: 8}}",
+            "spec: gen_trt_engine.tensorrt.opt_batch_size: min 8, opt 4, max 16; want min <= opt <= max",
+        ),
+        (
+            "gen_trt_engine: {tensorrt: {data_type: INT8}}",
+            "spec: gen_trt_engine.tensorrt.data_type: INT8 is not built here (no calibration); want FP32 or FP16",
+        ),
+    ],
+)
+def test_a_contradiction_names_place_found_and_wanted(text: str, wanted: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        load_spec(text=text)
+    assert str(caught.value) == wanted
+
+
+def test_a_field_is_told_once_with_its_first_reason(caplog: pytest.LogCaptureFixture) -> None:
+    text = "train: {optim: {lr_steps: [3], warmup_method: cosine, lr_scheduler: AutoReduce, momentum: 0.5}}"
+    assert said(text, caplog) == [
+        no_effect("train.optim.momentum", "Adam has no momentum of this kind"),
+        no_effect(
+            "train.optim.lr_steps", "train.optim.lr_scheduler = AutoReduce watches train.optim.lr_monitor instead"
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: {backbone: swin_tiny_patch4_window7_224}",
+        "model: {backbone: timm/swin_s3_tiny_224, drop_path: 0.2, att_drop_rate: 0.1, semantic_weight: 0.2}",
+        "model: {backbone: swin_base_patch4_window7_224, reduce_feat_dim: true, feat_dim: 64}",
+        "model: {backbone: swin_base_patch4_window7_224, feat_dim: null}",
+        "model: {neck: ''}",
+        "model: {pretrain_choice: ''}",
+        f"model: {{{CENTRED}}}\ntrain: {{optim: {{center_lr: 0.1, center_loss_weight: 0.1}}}}",
+        "model: {dropout_rate: 0.2}",
+        "dataset: {sampler: softmax}",
+        "dataset: {sampler: triplet}",
+        "train: {optim: {name: SGD, momentum: 0.5}}",
+        f"train: {{optim: {{{COSINE}, warmup_epochs: 3}}}}",
+        f"train: {{optim: {{{COSINE}, lr_scheduler: AutoReduce, gamma: 0.5, lr_monitor: train_loss}}}}",
+        "train: {optim: {lr_steps: [], warmup_iters: 0}}",
+        "train: {optim: {warmup_method: constant, warmup_factor: 0.5}}",
+        "evaluate: {gpu_ids: [2]}",
+    ],
+)
+def test_what_matters_or_stays_at_its_default_is_not_warned_about(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert said(text, caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "why"),
+    [
+        ("model: {backbone: timm/test_vit, drop_path: 0.2}", "model.drop_path", "only Swin reads it"),
+        (
+            "model: {backbone: timm/swin_s3_tiny_224, feat_dim: 64}",
+            "model.feat_dim",
+            "Swin keeps its own width unless model.reduce_feat_dim is true",
+        ),
+        (
+            f"model: {{{CENTRED}}}\ndataset: {{sampler: triplet}}\ntrain: {{optim: {{warmup_epochs: 3}}}}",
+            "train.optim.warmup_epochs",
+            "only train.optim.warmup_method = cosine reads it",
+        ),
+        (
+            f"train: {{optim: {{{COSINE}, warmup_factor: 0.5}}}}",
+            "train.optim.warmup_factor",
+            "the cosine schedule does not read it",
+        ),
+        (
+            "train: {optim: {warmup_iters: 1, warmup_method: constant}}",
+            "train.optim.warmup_method",
+            "train.optim.warmup_iters = 1 is no warm-up",
+        ),
+    ],
+)
+def test_what_cannot_matter_is_warned_about(text: str, name: str, why: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert said(text, caplog) == [no_effect(name, why)]
+
+
+def test_a_triplet_loss_with_the_centre_loss_on_is_both(caplog: pytest.LogCaptureFixture) -> None:
+    notice = "model.metric_loss_type: 'triplet' is read as 'triplet_center', because model.with_center_loss is true"
+    assert said("model: {with_center_loss: true}", caplog) == [notice]
+    caplog.clear()
+    softmax = "model: {with_center_loss: true}\ndataset: {sampler: softmax}"
+    assert said(softmax, caplog) == [
+        no_effect("model.with_center_loss", "dataset.sampler = softmax uses no metric loss")
+    ]

@@ -1,0 +1,175 @@
+"""Going on from a checkpoint that the spec names: in another folder, with more epochs, with other settings."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from reid.errors import ArtifactError, TrainingError
+from reid.stages.outcome import Outcome
+from reid.stages.train import train
+from reid.tracking import StageRun
+from tests.drawn_persons import small_spec, write_persons
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds the data set and its decoded images."""
+    folder = tmp_path_factory.mktemp("resuming")
+    write_persons(folder / "data", train=8, test=4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path) -> Path:
+    """The latest checkpoint of two epochs."""
+    run(folder, folder / "finished")
+    return folder / "finished" / "reid_model_latest.pth"
+
+
+def run(folder: Path, model: Path, *overrides: str, dataset: str = "data") -> Outcome:
+    return train(
+        small_spec(folder, "train.num_epochs=2", *overrides),
+        dataset=folder / dataset / "dataset.json",
+        model=model,
+        report=model / "report.html",
+        run=StageRun.none(),
+    )
+
+
+def go_on(folder: Path, model: Path, named: Path, *overrides: str, dataset: str = "data") -> Outcome:
+    return run(folder, model, f"train.resume_training_checkpoint_path={named}", *overrides, dataset=dataset)
+
+
+def read(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(file, weights_only=True)
+    return content
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    ours, theirs = read(one)["state_dict"], read(other)["state_dict"]
+    return all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
+
+
+def test_a_finished_one_leaves_its_model_in_a_fresh_folder(
+    folder: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        outcome = go_on(folder, tmp_path, finished)
+    assert f"{finished}: all 2 epochs are done already" in caplog.messages
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "history.json", "model_epoch_001.pth", "reid_model_best.pth", "reid_model_latest.pth", "report.html",
+        "training_curves.png", "untrained_embeddings.npz",
+    }  # fmt: skip
+    for name in ("reid_model_latest.pth", "reid_model_best.pth"):
+        assert same_weights(tmp_path / name, finished.with_name(name))
+    assert outcome.metrics["best_mAP"] == max(row["mAP"] for row in json.loads((tmp_path / "history.json").read_text()))
+    assert go_on(folder, tmp_path, finished).metrics == outcome.metrics
+
+
+def test_fewer_epochs_than_it_has_leave_it_as_it_is(
+    folder: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        go_on(folder, tmp_path, finished, "train.num_epochs=1")
+    assert f"{finished}: 2 epochs are done already" in caplog.messages
+    assert not any(message.startswith("continuing") for message in caplog.messages)
+    assert same_weights(tmp_path / "reid_model_latest.pth", finished)
+
+
+def test_more_epochs_continue_and_the_best_is_there_even_if_it_stays_the_best(
+    folder: Path, finished: Path, tmp_path: Path
+) -> None:
+    run(folder, tmp_path, "train.seed=9")  # another training's best, which is not to be taken for this one's
+    go_on(folder, tmp_path, finished, "train.num_epochs=3", "train.optim.base_lr=1e-12")
+    rows = json.loads((tmp_path / "history.json").read_text())
+    assert [row["epoch"] for row in rows] == [-1, 0, 1, 2]
+    best = max(rows[1:], key=lambda row: row["mAP"])
+    assert read(tmp_path / "reid_model_best.pth")["epoch"] == best["epoch"]
+    assert read(tmp_path / "reid_model_latest.pth")["epoch"] == 2
+    for epoch in {0, 1} & {best["epoch"]}:
+        assert same_weights(tmp_path / "reid_model_best.pth", finished.with_name(f"model_epoch_00{epoch}.pth"))
+
+
+def test_the_best_that_is_not_beside_it_is_told(
+    folder: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = read(finished)
+    content["training"]["history"][1]["mAP"] = 2.0  # the first epoch was the best
+    alone = tmp_path / "alone" / "model.pth"
+    alone.parent.mkdir()
+    torch.save(content, alone)
+    go_on(folder, tmp_path / "model", alone)
+    assert caplog.messages == [f"{alone}: its best epoch, 1, is not beside it"]
+    assert not (tmp_path / "model" / "reid_model_best.pth").exists()
+    assert same_weights(tmp_path / "model" / "reid_model_latest.pth", finished)
+
+
+def refusal(kind: type[Exception], folder: Path, model: Path, named: Path, *overrides: str, **other: str) -> str:
+    with pytest.raises(kind) as caught:
+        go_on(folder, model, named, *overrides, **other)
+    assert not list(model.glob("*.pth"))
+    return str(caught.value)
+
+
+def test_a_finished_one_of_another_network_is_refused(folder: Path, finished: Path, tmp_path: Path) -> None:
+    want = "\n  want: one of the spec's network and persons"
+    for override, what in (
+        ("model.feat_dim=16", "feat_dim 32, not 16"),
+        ("model.stem_relu=off", "stem_relu True, not False"),
+    ):
+        assert refusal(ArtifactError, folder, tmp_path, finished, override) == (
+            f"{finished}: a checkpoint of another network: {what}{want}"
+        )
+    write_persons(folder / "fewer", train=7, test=5)
+    assert refusal(ArtifactError, folder, tmp_path, finished, dataset="fewer") == (
+        f"{finished}: a checkpoint of another network: num_classes 8, not 7{want}"
+    )
+
+
+def test_a_finished_one_of_other_settings_is_refused(folder: Path, finished: Path, tmp_path: Path) -> None:
+    said = refusal(TrainingError, folder, tmp_path, finished, "train.optim.base_lr=0.1", "dataset.padding=1")
+    assert said == (
+        f"{finished}: finished, after 2 epochs, with other settings: 2 differ\n"
+        "  first: dataset.padding: then 3, now 1\n"
+        "  want: the settings of then; or more epochs, train.num_epochs=3 or above"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "then_and_now"),
+    [
+        ("train.optim.name=SGD", "AdamW, without centre loss; not SGD, without centre loss"),
+        ("model.with_center_loss=true", "AdamW, without centre loss; not AdamW, with centre loss"),
+    ],
+)
+def test_another_optimizer_or_loss_has_no_use_for_its_state(
+    folder: Path, finished: Path, tmp_path: Path, override: str, then_and_now: str
+) -> None:
+    assert refusal(ArtifactError, folder, tmp_path, finished, override, "train.num_epochs=3") == (
+        f"{finished}: a checkpoint of another kind of training: {then_and_now}\n"
+        "  want: the same optimizer and losses; or its weights alone, for a new training:\n"
+        f"  model.pretrain_choice=self model.pretrained_model_path={finished}"
+    )
+
+
+def test_the_rates_and_decays_of_the_new_spec_are_used(
+    folder: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    figures = ["base_lr=0.001", "bias_lr_factor=2.0", "weight_decay=0.03", "weight_decay_bias=0.04"]
+    go_on(folder, tmp_path, finished, "train.num_epochs=3", *(f"train.optim.{figure}" for figure in figures))
+    groups = read(tmp_path / "reid_model_latest.pth")["optimizer_states"][0]["param_groups"]
+    assert [(group["lr"], group["weight_decay"]) for group in groups] == [(0.001, 0.03), (0.002, 0.04)]
+    assert caplog.messages == [
+        f"{finished}: continuing with other settings: 4 differ, first train.optim.base_lr: then 0.003, now 0.001"
+    ]
+
+
+def test_a_plateau_that_was_not_reached_is_not_reached_after_a_resume(folder: Path, tmp_path: Path) -> None:
+    run(folder, tmp_path, "train.optim.lr_scheduler=AutoReduce")
+    run(folder, tmp_path, "train.optim.lr_scheduler=AutoReduce", "train.num_epochs=3")
+    rows = json.loads((tmp_path / "history.json").read_text())
+    assert [row["learning_rate"] for row in rows[1:]] == [0.003] * 3
