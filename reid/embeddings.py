@@ -18,6 +18,7 @@ from reid.contract import Contract
 from reid.errors import ArtifactError
 from reid.files import replacing
 from reid.progress import Progress
+from reid.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from reid.data.market1501 import Split
@@ -102,11 +103,15 @@ def embed(
     batch_size: int,
     what: str,
     keep: NDArray[np.bool_] | None = None,
+    ranks: Ranks = ALONE,
+    between: Callable[[], None] = lambda: None,
 ) -> Embeddings:
     """pixels (N, H, W, C) of a split's images -> their embeddings; with `keep` (N,), of those images only.
 
-    Works batch by batch, so that a memory map of any length costs one batch of memory beside the vectors. `what` names
-    the work in progress lines. ArtifactError where the network's output is not (B, contract.embedding) or not finite.
+    Works batch by batch, so that a memory map of any length costs one batch of memory beside the vectors. Several
+    `ranks` take turns at the same batches that one would make; rank 0 alone then has all vectors. `between` is called
+    before each round of batches, equally often on every rank; `what` names the work in progress lines. ArtifactError
+    where the network's output is not (B, contract.embedding) or not finite.
     """
     if len(pixels) != len(split.images):
         raise ArtifactError(
@@ -115,13 +120,18 @@ def embed(
     rows = np.arange(len(pixels)) if keep is None else np.flatnonzero(keep)
     paths = [str(split.root / split.images[row].file) for row in rows]
     vectors = np.empty((len(rows), contract.embedding), np.float32)
+    starts = np.arange(0, len(rows), batch_size)
     with Progress(what, total=len(rows)) as progress:
-        for start in range(0, len(rows), batch_size):
-            stop = min(start + batch_size, len(rows))
-            output = np.asarray(network(contract.preprocess(pixels[rows[start:stop]])))
-            _check_output(output, paths[start:stop], width=contract.embedding)
-            vectors[start:stop] = output
-            progress.update(stop)
+        for turn in range(0, len(starts), ranks.size):
+            between()
+            for start in starts[turn + ranks.rank : turn + ranks.rank + 1]:
+                stop = min(start + batch_size, len(rows))
+                output = np.asarray(network(contract.preprocess(pixels[rows[start:stop]])))
+                _check_output(output, paths[start:stop], width=contract.embedding)
+                vectors[start:stop] = output
+            progress.update(min((turn + ranks.size) * batch_size, len(rows)))
+    batch_of = np.arange(len(rows)) // batch_size
+    ranks.collect(vectors, [np.flatnonzero(batch_of % ranks.size == rank) for rank in range(ranks.size)])
     return Embeddings(paths, split.person[rows], split.camera[rows], vectors)
 
 

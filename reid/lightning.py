@@ -1,21 +1,26 @@
 """The LightningModule: network, losses, optimizers and learning rate put together; the maths is in their own files.
 
-Shapes: B images of a batch, C channels, H height, W width, D width of the features, P persons.
+Shapes: B images of this rank's part of a batch, C channels, H height, W width, D width of the features, P persons.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from reid.data.module import Batch
+from reid.gathering import mean_over_ranks, ranks, whole_batch
 from reid.losses import BatchHardTriplet, CenterLoss, LabelSmoothedCrossEntropy
 from reid.model.embedder import Embedder
 
 LABEL_SMOOTHING = 0.1
+OF_THE_WHOLE_BATCH = {"triplet"}
+"""Losses whose pairs are mined over all ranks; the others are means over images, and so is their mean over ranks."""
+STREAM = 3  # keeps the network's own draws (dropout) apart from the sampler's and the augmentation's
 
 
 def build_losses(
@@ -97,13 +102,16 @@ class Training(pl.LightningModule):
         clip_grad_norm: float,
         center_loss_weight: float,
         center_lr: float,
+        seed: int,
     ) -> None:
         """epoch_factor: epoch (from 0) -> factor on the base learning rate; plateau: one more factor, or None."""
         super().__init__()
         self.model, self.losses = model, losses
         self.center_loss_weight, self.center_lr, self.clip_grad_norm = center_loss_weight, center_lr, clip_grad_norm
         self.plateau, self.plateau_watches = plateau, plateau_watches
-        self._build_optimizer, self._epoch_factor = optimizer, epoch_factor
+        self._build_optimizer, self._epoch_factor, self._seed = optimizer, epoch_factor, seed
+        self._optimizer_state: dict[str, Any] | None = None
+        self._begin = (0, 0)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The network's optimizer; each group keeps its base learning rate as `initial_lr`."""
@@ -118,6 +126,9 @@ class Training(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """A training that goes on brings the optimizer's state; its rates and decays are those of the spec now."""
+        if self._optimizer_state is not None:
+            self._optimizer().load_state_dict(self._optimizer_state)
+            self._optimizer_state = None
         for group, wanted in zip(self._optimizer().param_groups, self.configure_optimizers().param_groups):
             group.update({name: value for name, value in wanted.items() if name != "params"})
 
@@ -132,27 +143,40 @@ class Training(pl.LightningModule):
         """Of the first group: the weights."""
         return float(self._optimizer().param_groups[0]["lr"])
 
+    def on_train_batch_start(self, batch: Batch, _batch_idx: int) -> int | None:
+        """-1, which ends the epoch, for a step that was done before the checkpoint that this training goes on from."""
+        return -1 if batch.step[:2] < self._begin else None
+
     def training_step(self, batch: Batch, _batch_idx: int) -> dict[str, Tensor]:
-        """One step of the optimizer; its figures as detached scalars: loss, each loss, accuracy, gradient_norm."""
+        """One step of the optimizer; its figures over all ranks as detached scalars: loss, each loss, accuracy,
+        gradient_norm.
+
+        What the network draws itself (dropout) depends on the seed, the step and the rank only, so that a training that
+        goes on needs no generator's state.
+        """
+        torch.manual_seed(self._step_seed(batch))
         features, logits = self.model(batch.images)
         parts = self.compute_losses(features, logits, batch.label)
-        loss = torch.stack([self._weight(name) * part for name, part in parts.items()]).sum()
+        weighted = {name: self._weight(name) * part for name, part in parts.items()}
+        of_all = [part * (ranks() if name in OF_THE_WHOLE_BATCH else 1) for name, part in weighted.items()]
         optimizer = self.optimizers()
         self.zero_grad(set_to_none=True)
-        self.manual_backward(loss)
+        self.manual_backward(torch.stack(of_all).sum())
         norm = self._clip()
         optimizer.step()  # type: ignore[union-attr]
         self._move_centers()
         accuracy = (logits.argmax(dim=1) == batch.label).float().mean()
+        loss = torch.stack(list(weighted.values())).sum()
         figures = {"loss": loss, **parts, "accuracy": accuracy, "gradient_norm": norm}
-        return {name: figure.detach() for name, figure in figures.items()}
+        values = torch.stack([figure.detach().float() for figure in figures.values()])
+        return dict(zip(figures, mean_over_ranks(values).unbind()))
 
     def compute_losses(self, features: Tensor, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
         """features (B, D), logits (B, P), label (B,) -> each loss, unweighted."""
-        return {
-            name: loss(logits.float() if name == "cross_entropy" else features, label)
-            for name, loss in self.losses.items()
-        }
+        inputs = {"cross_entropy": (logits.float(), label), "center": (features, label)}
+        if "triplet" in self.losses:
+            inputs["triplet"] = (whole_batch(features), whole_batch(label))
+        return {name: loss(*inputs[name]) for name, loss in self.losses.items()}
 
     def after_epoch(self, *, train_loss: float, val_loss: float | None) -> None:
         """Shows the epoch's losses to the plateau; val_loss is None where the epoch was not validated."""
@@ -165,10 +189,19 @@ class Training(pl.LightningModule):
         if self.plateau:
             checkpoint["plateau"] = self.plateau.state_dict()
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the plateau back, where there is one."""
+    def go_on_from(self, checkpoint: Mapping[str, Any], *, epoch: int, step: int) -> None:
+        """Takes weights, centres, plateau and the optimizer's state from a checkpoint, before the training starts; the
+        next step to do is `step` of `epoch`, both from 0.
+        """
+        self._begin = (epoch, step)
+        self.load_state_dict(checkpoint["state_dict"])
+        self._optimizer_state = checkpoint["optimizer_states"][0]
         if self.plateau and "plateau" in checkpoint:
             self.plateau.load_state_dict(checkpoint["plateau"])
+
+    def _step_seed(self, batch: Batch) -> int:
+        place = [self._seed, batch.step.epoch, STREAM, batch.step.step, self.global_rank]
+        return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
     def _weight(self, name: str) -> float:
         return self.center_loss_weight if name == "center" else 1.0

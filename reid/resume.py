@@ -6,14 +6,11 @@ written under another name first and takes its own name in one step, so each is 
 
 import logging
 import os
-import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from reid.errors import ArtifactError, KeyRefused
@@ -73,7 +70,18 @@ class Start(NamedTuple):
     @property
     def epochs_done(self) -> int:
         """Whole epochs that it holds."""
-        return int(self.checkpoint["epoch"]) + 1
+        return int(self._position[0])
+
+    @property
+    def step(self) -> int:
+        """Steps of the next epoch that it holds as well; all of them: only that epoch's end is left."""
+        return int(self._position[1])
+
+    @property
+    def _position(self) -> Sequence[int]:
+        after_the_epoch = (int(self.checkpoint["epoch"]) + 1, 0)  # of a version that wrote at the end of epochs only
+        position: Sequence[int] = self.checkpoint["training"].get("position", after_the_epoch)
+        return position
 
 
 def newest_checkpoint(folder: Path) -> Start | None:
@@ -96,7 +104,7 @@ def newest_checkpoint(folder: Path) -> Start | None:
 def read_training_checkpoint(path: Path) -> Start:
     """A checkpoint that a training can continue from; ArtifactError where it is missing, damaged or something else."""
     checkpoint = read_file(path)
-    wanted = {"epoch", "state_dict", "optimizer_states", "loops", "reid", "training"}
+    wanted = {"epoch", "global_step", "state_dict", "optimizer_states", "reid", "training"}
     if not isinstance(checkpoint, dict) or not wanted <= set(checkpoint):
         raise ArtifactError(
             f"{path}: holds no training to continue\n  want: a checkpoint of this project's train stage"
@@ -125,7 +133,7 @@ def bring_checkpoints(start: Start, folder: Path, *, best_epoch: int | None, lat
 
 def _checkpoint_of(start: Start, epoch: int) -> Start | None:
     """The checkpoint of an epoch (from 0) of the same training, from the same folder."""
-    if start.epochs_done == epoch + 1:
+    if start.epochs_done == epoch + 1 and not start.step:
         return start
     for path in (start.path.with_name(epoch_file(epoch)), start.path.with_name(BEST)):
         if not path.exists():
@@ -148,30 +156,8 @@ def _candidates(folder: Path) -> Iterator[Path]:
         (int(found[1]), path) for path in folder.glob("model_epoch_*.pth") if (found := EPOCH.fullmatch(path.name))
     ]
     yield from (path for _, path in sorted(epochs, reverse=True))
-
-
-def rng_states() -> dict[str, Any]:
-    """The state of every global generator, as tensors and plain values."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()
-    states: dict[str, Any] = {
-        "torch": torch.get_rng_state(),
-        "numpy": [kind, torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss, cached],
-        "python": random.getstate(),
-    }
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state_all()
-    return states
-
-
-def restore_rng(states: dict[str, Any]) -> None:
-    """What rng_states gave; a GPU's states only where the same number of GPUs is there."""
-    torch.set_rng_state(states["torch"])
-    kind, keys, *rest = states["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
-    if len(states.get("cuda", ())) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states.get("cuda", ()))
+    if (folder / BEST).exists():
+        yield folder / BEST  # of an epoch without a file of its own
 
 
 def _sync_folder(folder: Path) -> None:

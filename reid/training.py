@@ -3,7 +3,7 @@
 import logging
 import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,66 +11,57 @@ from pathlib import Path
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from reid.data.module import TrainingData
-from reid.errors import SpecError
+from reid.gathering import ranks
 from reid.lightning import Training
 from reid.model.backbones import is_convolutional
-from reid.resume import DurableCheckpoints
+from reid.resume import DurableCheckpoints, Start
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where a training runs; gpu_ids empty: on the CPU."""
+    """Where a training runs."""
 
-    gpu_ids: tuple[int, ...]
+    names: tuple[str, ...]
+    """A device for each rank: cuda:<n>, or cpu."""
     precision: str
     """As Lightning names it: 32-true or bf16-mixed."""
 
+    @property
+    def ranks(self) -> int:
+        """Processes that train together."""
+        return len(self.names)
 
-def choose_gpus(num_gpus: int, gpu_ids: Sequence[int]) -> tuple[int, ...]:
-    """The GPUs that both fields together ask for: the one with more wins; chosen ids are kept, free ones added."""
-    chosen = list(dict.fromkeys(gpu_ids))
-    free = (gpu for gpu in range(num_gpus + len(chosen)) if gpu not in chosen)
-    while len(chosen) < num_gpus:
-        chosen.append(next(free))
-    return tuple(sorted(chosen))
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the ranks are GPUs."""
+        return self.names[0] != "cpu"
 
 
-def choose_device(*, num_gpus: int, gpu_ids: Sequence[int], precision: str) -> Device:
-    """The device for train.num_gpus, gpu_ids and precision on this machine, named in the log.
-
-    Without any GPU it is the CPU. SpecError where a wanted GPU is not there, or several are wanted.
-    """
-    present = torch.cuda.device_count()
-    wanted = choose_gpus(num_gpus, gpu_ids)
-    if not present:
-        name = {"auto": "32-true", "32": "32-true", "bf16": "bf16-mixed"}[precision]
-        logger.info("no GPU here: training on the CPU, %d threads, precision %s", torch.get_num_threads(), name)
-        return Device((), name)
-    absent = [gpu for gpu in wanted if gpu >= present]
-    if absent:
-        raise SpecError(
-            f"train.num_gpus, train.gpu_ids: GPUs {list(wanted)} are asked for, {len(absent)} of them are not there\n"
-            f"  found: {present} (0..{present - 1})\n  want: at most {present}, e.g. train.num_gpus={present}"
-        )
-    if len(wanted) > 1:
-        raise SpecError(
-            f"train.num_gpus, train.gpu_ids: GPUs {list(wanted)} are asked for\n"
-            f"  training on several GPUs is not there yet; want one, e.g. train.num_gpus=1 train.gpu_ids=[{wanted[0]}]"
-        )
-    halved = precision == "bf16" or (precision == "auto" and torch.cuda.is_bf16_supported())
-    device = Device(wanted, "bf16-mixed" if halved else "32-true")
-    logger.info(
-        "training on GPU %d (%s), precision %s", wanted[0], torch.cuda.get_device_name(wanted[0]), device.precision
-    )
+def choose_device(names: tuple[str, ...], *, precision: str) -> Device:
+    """The devices with train.precision for them, named in the log."""
+    device = Device(names, "bf16-mixed" if _halved(names, precision) else "32-true")
+    if device.on_gpu:
+        shown = ", ".join(f"GPU {name.removeprefix('cuda:')} ({torch.cuda.get_device_name(name)})" for name in names)
+    else:
+        shown = f"the CPU, {torch.get_num_threads()} threads"
+        shown += f" in each of {device.ranks} processes" if device.ranks > 1 else ""
+    logger.info("training on %s, precision %s", shown, device.precision)
     return device
+
+
+def _halved(names: tuple[str, ...], precision: str) -> bool:
+    on_gpu = names[0] != "cpu"
+    return precision == "bf16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
 
 
 def seed_everything(seed: int) -> None:
@@ -87,36 +78,76 @@ def fit(
     callbacks: list[Callback],
     device: Device,
     epochs: int,
-    continue_from: Path | None,
+    start: Start | None,
     folder: Path,
 ) -> None:
-    """Trains to the end, from a checkpoint or from the start.
+    """Trains to the end, from a checkpoint or from the start; all ranks call it alike.
 
-    Raises KeyboardInterrupt where it was interrupted (Ctrl-C or SIGTERM); the last whole epoch's checkpoint is there.
+    Raises KeyboardInterrupt where it was interrupted.
     """
     if is_convolutional(module.model.base):
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with _quiet():
         trainer = pl.Trainer(
-            accelerator="gpu" if device.gpu_ids else "cpu",
-            devices=list(device.gpu_ids) or 1,
+            accelerator="gpu" if device.on_gpu else "cpu",
+            devices=[int(name.removeprefix("cuda:")) for name in device.names] if device.on_gpu else device.ranks,
+            strategy=_together(module, device) if device.ranks > 1 else "auto",
+            sync_batchnorm=device.on_gpu and device.ranks > 1,  # torch has none for the CPU
             precision=device.precision,  # type: ignore[arg-type]
             max_epochs=epochs,
             callbacks=callbacks,
-            plugins=[DurableCheckpoints()],
+            plugins=[DurableCheckpoints(), LightningEnvironment()],
             default_root_dir=folder,
             logger=False,
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
+            reload_dataloaders_every_n_epochs=1,  # the first epoch may begin in the middle
             limit_val_batches=0,
             num_sanity_val_steps=0,
         )
+        _no_signal_but_ours(trainer)
+        if start:
+            _go_on(trainer, module, data, start)
         try:
-            trainer.fit(module, data, ckpt_path=continue_from)
+            trainer.fit(module, data)
         except (SystemExit, SIGTERMException):  # SystemExit is Lightning's answer to KeyboardInterrupt
             raise KeyboardInterrupt from None
+
+
+def _together(module: Training, device: Device) -> DDPStrategy:
+    """Gradients are summed while the backward pass goes on.
+
+    On GPUs SyncBatchNorm computes the same statistics on each; on the CPU they are rank 0's.
+    """
+    return DDPStrategy(
+        process_group_backend="nccl" if device.on_gpu else "gloo",
+        find_unused_parameters="cross_entropy" not in module.losses,  # the classifier is not used then
+        forward_sync_buffers=not device.on_gpu,
+        gradient_as_bucket_view=True,
+    )
+
+
+def _no_signal_but_ours(trainer: pl.Trainer) -> None:
+    """Lightning sends a flag from GPU to GPU, and waits for it, in every step of several ranks; reid.stopping agrees
+    on the CPU instead, a step late, without anybody waiting.
+    """
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+def _go_on(trainer: pl.Trainer, module: Training, data: TrainingData, start: Start) -> None:
+    """Sets everything to where the checkpoint was written: not by Lightning's loops, whose place in the middle of an
+    epoch needs a loader with a state, but by the epoch and the step alone.
+    """
+    module.go_on_from(start.checkpoint, epoch=start.epochs_done, step=start.step)
+    data.begin_at(start.epochs_done, start.step)
+    loop = trainer.fit_loop
+    for progress in (loop.epoch_progress.current, loop.epoch_progress.total):
+        for name in ("ready", "started", "processed", "completed"):
+            setattr(progress, name, start.epochs_done)
+    steps = loop.epoch_loop.manual_optimization.optim_step_progress.total
+    steps.ready = steps.completed = int(start.checkpoint["global_step"])
 
 
 def network_of(trainer: pl.Trainer, module: Training) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
@@ -135,7 +166,10 @@ def network_of(trainer: pl.Trainer, module: Training) -> Callable[[NDArray[np.fl
 
 @contextmanager
 def evaluating(module: Training) -> Iterator[None]:
-    """The network in evaluation mode, and back in training mode after."""
+    """The network in evaluation mode, with rank 0's statistics on every rank, and back in training mode after."""
+    if ranks() > 1:
+        for buffer in module.model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
     module.model.eval()
     try:
         yield

@@ -3,6 +3,7 @@
 Shapes: N images, Q queries, G gallery images, D width of the embedding.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from reid.contract import Contract
 from reid.data.market1501 import JUNK, Split
 from reid.embeddings import Embeddings, Network, embed
+from reid.ranks import Ranks
 from reid.retrieval.distance import euclidean_squared, l2_normalize
 from reid.retrieval.metrics import evaluate
 
@@ -35,8 +37,10 @@ class Validation:
     batch_size: int
     triplet_loss_margin: float
 
-    def embed(self, network: Network, *, what: str) -> tuple[Embeddings, Embeddings]:
-        """The embeddings of the queries and of the gallery less its junk."""
+    def embed(
+        self, network: Network, *, what: str, ranks: Ranks, between: Callable[[], None]
+    ) -> tuple[Embeddings, Embeddings]:
+        """The embeddings of the queries and of the gallery less its junk, whole on rank 0; see reid.embeddings."""
         query, gallery = (
             embed(
                 split,
@@ -46,6 +50,8 @@ class Validation:
                 batch_size=self.batch_size,
                 what=f"{what}, {name}",
                 keep=split.person != JUNK,
+                ranks=ranks,
+                between=between,
             )
             for split, pixels, name in (
                 (self.query, self.query_pixels, "query"),

@@ -8,10 +8,11 @@ from pytorch_lightning.callbacks import Callback
 
 from reid.contract import Contract
 from reid.data.module import TrainingData
+from reid.devices import choose_gpus
 from reid.lightning import Plateau, Training, build_losses
 from reid.model.embedder import build_embedder
 from reid.schedule import build_optimizer, parameter_groups
-from reid.training import Device, choose_gpus, fit, seed_everything
+from reid.training import Device, fit, seed_everything
 from tests.networks import network_settings
 
 
@@ -45,6 +46,7 @@ def training(parts: torch.nn.ModuleDict | None = None, **changes: object) -> Tra
         "clip_grad_norm": 0.0,
         "center_loss_weight": 0.01,
         "center_lr": 0.5,
+        "seed": 0,
     }
     return Training(network, losses() if parts is None else parts, **(values | changes))
 
@@ -80,8 +82,8 @@ def run(module: Training, folder: Path, *, epochs: int = 1) -> Seen:
         erasing_probability=0.0,
     )
     seen = Seen()
-    device = Device((), "32-true")
-    fit(module, data, callbacks=[seen], device=device, epochs=epochs, continue_from=None, folder=folder)
+    device = Device(("cpu",), "32-true")
+    fit(module, data, callbacks=[seen], device=device, epochs=epochs, start=None, folder=folder)
     return seen
 
 

@@ -34,8 +34,8 @@ class Batch(NamedTuple):
     """(B, C, H, W) float32, normalised."""
     label: Tensor
     """(B,) int64, the row of the classifier."""
-    row: Tensor
-    """(B,) int64, the image's place in the training split."""
+    step: Step
+    """Where in the training it stands, and the images of all ranks: (global batch,) places in the training split."""
 
 
 class AugmentedImages(Dataset[Batch]):
@@ -64,7 +64,7 @@ class AugmentedImages(Dataset[Batch]):
         plan = self.plan(rng, len(wanted.indices)).rows(self.columns)
         own = wanted.indices[self.columns]
         images = augment(self.pixels[own], plan, mean=self.contract.mean, std=self.contract.std)
-        return Batch(images, torch.from_numpy(self.label[own]), torch.from_numpy(own))
+        return Batch(images, torch.from_numpy(self.label[own]), wanted)
 
 
 class TrainingData(pl.LightningDataModule):
@@ -86,6 +86,7 @@ class TrainingData(pl.LightningDataModule):
     ) -> None:
         """pixels (N, H, W, C) uint8; label (N,) int64 classifier rows; num_instances: K, None for plain shuffling."""
         super().__init__()
+        self._begin = (0, 0)
         self.pixels, self.label, self.contract = pixels, label, contract
         self.batch_size, self.num_instances, self.seed = batch_size, num_instances, seed
         self.num_workers = loader_processes(pixels.nbytes, asked=num_workers)
@@ -102,8 +103,12 @@ class TrainingData(pl.LightningDataModule):
         """The order of the images; its `len` is the number of steps of every epoch."""
         return EpochSteps(self.label, batch_size=self.batch_size, num_instances=self.num_instances, seed=self.seed)
 
+    def begin_at(self, epoch: int, step: int) -> None:
+        """The first epoch to be trained, and the step of it to begin with (both from 0)."""
+        self._begin = (epoch, step)
+
     def train_dataloader(self) -> DataLoader[Batch]:
-        """The loader that Lightning iterates once an epoch, after setting the epoch on its sampler."""
+        """The loader of the epoch that Lightning is at; the first one may begin in the middle."""
         world_size, rank, epoch, pin = 1, 0, 0, False
         if self.trainer is not None:
             world_size, rank = self.trainer.world_size, self.trainer.global_rank
@@ -116,7 +121,9 @@ class TrainingData(pl.LightningDataModule):
             self.pixels, self.label, contract=self.contract, columns=columns, seed=self.seed, plan=self.plan
         )
         steps = self.steps()
-        steps.set_epoch(epoch)  # worker processes read ahead before Lightning sets it
+        first = self._begin[1] if epoch == self._begin[0] else 0
+        # of an epoch that only lacks its end the last batch is given once more, and not trained on: none would end fit
+        steps.begin_at(epoch, min(first, len(steps) - 1))
         return DataLoader(
             images,
             sampler=steps,

@@ -97,16 +97,21 @@ class EpochSteps(Sampler[Step]):
     def __init__(self, person: Indices, *, batch_size: int, num_instances: int | None, seed: int) -> None:
         """num_instances: K, or None for plain shuffling."""
         self.person, self.batch_size, self.num_instances, self.seed = person, batch_size, num_instances, seed
-        self.epoch = 0
+        self.epoch = self.first = 0
+
+    def begin_at(self, epoch: int, step: int) -> None:
+        """The next iteration gives the batches of this epoch from this step on (both from 0)."""
+        self.epoch, self.first = epoch, step
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iteration gives the batches of this epoch (from 0)."""
-        self.epoch = epoch
+        """The next iteration gives the batches of this epoch (from 0); all of them, if it is not the one begun at."""
+        if epoch != self.epoch:
+            self.begin_at(epoch, 0)
 
     def __len__(self) -> int:
         if self.num_instances is None:
-            return math.ceil(len(self.person) / self.batch_size)
-        return identity_steps(self.person, batch_size=self.batch_size, num_instances=self.num_instances)
+            return math.ceil(len(self.person) / self.batch_size) - self.first
+        return identity_steps(self.person, batch_size=self.batch_size, num_instances=self.num_instances) - self.first
 
     def __iter__(self) -> Iterator[Step]:
         epoch, size, seed = self.epoch, self.batch_size, self.seed
@@ -116,8 +121,8 @@ class EpochSteps(Sampler[Step]):
             batches = identity_batches(
                 self.person, batch_size=size, num_instances=self.num_instances, seed=seed, epoch=epoch
             )
-        for step, indices in enumerate(batches):
-            yield Step(epoch, step, indices)
+        for step in range(self.first, len(batches)):
+            yield Step(epoch, step, batches[step])
 
 
 def _persons_per_batch(batch_size: int, num_instances: int, persons: int) -> int:

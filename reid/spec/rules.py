@@ -39,16 +39,19 @@ def contradictions(spec: Experiment) -> Iterator[Finding]:
 
 
 def _batch_that_does_not_divide(spec: Experiment) -> Iterator[Finding]:
-    """A batch is shared by the GPUs, and each holds whole groups of one person's images."""
+    """A batch is shared by the GPUs, or the processes, and each holds whole groups of one person's images."""
     size, gpus = spec.dataset.batch_size, max(spec.train.num_gpus, len(set(spec.train.gpu_ids)))
     instances = spec.dataset.num_instances if spec.dataset.sampler != "softmax" else 1
-    unit = gpus * instances
-    if size % unit:
+    for ranks, what in ((gpus, "GPUs"), (spec.train.cpu_processes, "processes")):
+        unit = ranks * instances
+        if not size % unit:
+            continue
         parts = [f"dataset.num_instances = {instances}"] if instances > 1 else []
-        parts += [f"{gpus} GPUs"] if gpus > 1 else []
+        parts += [f"{ranks} {what}"] if ranks > 1 else []
         down = size // unit * unit
         nearest = f"{down} and {down + unit}" if down else f"{unit}"
         yield "dataset.batch_size", f"{size} is not divisible by {' x '.join(parts)}; nearest: {nearest}"
+        return
 
 
 def not_yet(spec: Experiment) -> Iterator[Finding]:
@@ -64,9 +67,6 @@ def read_as(spec: Experiment) -> Iterator[Finding]:
     model = spec.model
     if model.with_center_loss and model.metric_loss_type == "triplet" and spec.dataset.sampler != "softmax":
         yield "model.metric_loss_type", "'triplet' is read as 'triplet_center', because model.with_center_loss is true"
-    for task, section in (("evaluate", spec.evaluate), ("inference", spec.inference)):
-        if len(section.gpu_ids) > 1:
-            yield f"{task}.gpu_ids", f"{section.gpu_ids} is read as [{section.gpu_ids[0]}]: {task} uses one GPU"
 
 
 def idle(spec: Experiment) -> Iterator[Finding]:
@@ -137,8 +137,6 @@ def _optim(spec: Experiment) -> Iterator[SwitchedOff]:
 
 def _tasks() -> Iterator[SwitchedOff]:
     """Fields of other TAO networks and of other machines that this version has no use for."""
-    for task in ("evaluate", "inference"):
-        yield True, [f"{task}.num_gpus"], f"{task} uses one GPU, the first of {task}.gpu_ids"
     yield True, ["export.gpu_id"], "the network is exported and compared on the CPU"
     tensorrt = "gen_trt_engine.tensorrt"
     yield True, [f"{tensorrt}.layers_precision"], f"every layer has {tensorrt}.data_type"

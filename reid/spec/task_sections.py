@@ -63,6 +63,8 @@ class Train(Section):
     """GPUs to train on; with gpu_ids, the one that names more GPUs wins. Without any GPU: the CPU."""
     gpu_ids: GpuIds = [0]
     """Which GPUs, from 0; free ones are added until there are num_gpus."""
+    cpu_processes: Count = 1
+    """Processes that train together on a machine without GPUs; one is best but for machines of many cores."""
     num_nodes: Count = 1
     """Machines; more than one is not there yet."""
     seed: Annotated[int, Field(ge=0)] = 1234
@@ -71,6 +73,8 @@ class Train(Section):
     """Passes over the training images."""
     checkpoint_interval: Count = 1
     """Epochs between checkpoints."""
+    checkpoint_minutes: NotNegative = 10.0
+    """Within a long epoch, minutes between writes of reid_model_latest.pth; 0: only at the end of epochs."""
     validation_interval: Count = 1
     """Epochs between validations; the untrained network is always validated too."""
     resume_training_checkpoint_path: str | None = None
@@ -105,9 +109,11 @@ class Evaluate(Section):
     output_cmc_curve_plot: str | None = None
     """CMC curve, besides the results folder's: .png, .svg or .pdf."""
     num_gpus: Count = 1
-    """GPUs that the task books on a cluster; one works."""
+    """GPUs that share the images; with gpu_ids, the one that names more GPUs wins. Without any GPU: the CPU."""
     gpu_ids: GpuIds = [0]
-    """The first is the GPU to use, from 0; without any GPU: the CPU."""
+    """Which GPUs, from 0; free ones are added until there are num_gpus."""
+    cpu_processes: Count = 1
+    """Processes that share the images on a machine without GPUs."""
     results_dir: str | None = None
     """Folder of the task's files; null: <results_dir>/evaluate."""
 
@@ -124,9 +130,11 @@ class Inference(Section):
     query_dataset: str | None = None
     """Query folder; null: dataset.query_dataset_dir."""
     num_gpus: Count = 1
-    """GPUs that the task books on a cluster; one works."""
+    """GPUs that share the images; with gpu_ids, the one that names more GPUs wins. Without any GPU: the CPU."""
     gpu_ids: GpuIds = [0]
-    """The first is the GPU to use, from 0; without any GPU: the CPU."""
+    """Which GPUs, from 0; free ones are added until there are num_gpus."""
+    cpu_processes: Count = 1
+    """Processes that share the images on a machine without GPUs."""
     results_dir: str | None = None
     """Folder of the task's files; null: <results_dir>/inference."""
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from reid import plots
-from reid.data.market1501 import JUNK, Manifest
+from reid.data.market1501 import Manifest
+from reid.devices import choose_devices
 from reid.embeddings import Embeddings
 from reid.errors import ArtifactError, DatasetError
 from reid.evaluation_report import Evaluation, evaluation_page
@@ -22,7 +23,7 @@ from reid.plots import Curve
 from reid.scoring import Scored, has_match, pair_histogram, per_query_csv, score, threshold_rows, verified
 from reid.sheet import matches_sheet
 from reid.spec import Experiment
-from reid.stages.inference import OpenModel, embed_splits, find_checkpoint, open_model
+from reid.stages.inference import OpenModel, embed_on_devices, find_checkpoint
 from reid.stages.outcome import Outcome
 from reid.tracking import StageRun
 
@@ -41,14 +42,17 @@ def evaluate(spec: Experiment, *, dataset: Path, model: Path, results: Path, rep
     """
     manifest = Manifest.load(dataset)
     _require_matches(manifest)
-    opened = open_model(find_checkpoint(model), gpu_id=spec.evaluate.gpu_ids[0])
-    parts, images_per_second = embed_splits(
-        opened,
-        {"query": manifest.query, "gallery": manifest.gallery},
+    section = spec.evaluate
+    devices = choose_devices(
+        "evaluate", num_gpus=section.num_gpus, gpu_ids=section.gpu_ids, cpu_processes=section.cpu_processes
+    )
+    opened, parts, images_per_second = embed_on_devices(
+        find_checkpoint(model),
+        devices,
+        dataset=dataset,
         batch_size=spec.dataset.val_batch_size,
         store=Path(spec.store_dir),
-        key=manifest.fingerprint,
-        keep={"gallery": manifest.gallery.person != JUNK},
+        with_junk=False,
     )
     Embeddings.joined(*parts.values()).save_npz(results / "embeddings.npz")
     settings = spec.re_ranking.model_dump(include={"k1", "k2", "lambda_value", "max_rank"})

@@ -5,18 +5,22 @@ Also where a model artifact becomes a network that can be called, for this stage
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reid.contract import Contract
-from reid.data.market1501 import Manifest, Split
+from reid.data.market1501 import JUNK, Manifest, Split
+from reid.devices import choose_devices, share_the_cpu
 from reid.embeddings import Embeddings, Network, embed, write_json
 from reid.errors import ArtifactError, SpecError
 from reid.files import copy_file
+from reid.rank_processes import started
+from reid.ranks import ALONE, Ranks
 from reid.spec import Experiment
 from reid.stages.outcome import Outcome
 from reid.tracking import StageRun
@@ -43,14 +47,17 @@ def inference(spec: Experiment, *, dataset: Path, model: Path, embeddings: Path,
 
     spec.inference.output_file, where set, gets the same file; one that is there is replaced.
     """
-    manifest = Manifest.load(dataset)
-    opened = open_model(find_checkpoint(model), gpu_id=spec.inference.gpu_ids[0])
-    parts, images_per_second = embed_splits(
-        opened,
-        {"query": manifest.query, "gallery": manifest.gallery},
+    section = spec.inference
+    devices = choose_devices(
+        "inference", num_gpus=section.num_gpus, gpu_ids=section.gpu_ids, cpu_processes=section.cpu_processes
+    )
+    opened, parts, images_per_second = embed_on_devices(
+        find_checkpoint(model),
+        devices,
+        dataset=dataset,
         batch_size=spec.dataset.val_batch_size,
         store=Path(spec.store_dir),
-        key=manifest.fingerprint,
+        with_junk=True,
     )
     write_json(embeddings, *parts.values())
     if spec.inference.output_file:
@@ -105,7 +112,6 @@ def _open_checkpoint(file: Path, gpu_id: int) -> OpenModel:
 def _device(gpu_id: int, *, present: int) -> str:
     """torch's name of the GPU, or of the CPU on a machine without any; SpecError where this one is not there."""
     if not present:
-        logger.info("no GPU here: the network runs on the CPU")
         return "cpu"
     if gpu_id >= present:
         raise SpecError(f"gpu_ids: GPU {gpu_id} is not there\n  found: {present} (0..{present - 1})")
@@ -116,6 +122,47 @@ OPENERS: dict[str, Callable[[Path, int], OpenModel]] = {".pth": _open_checkpoint
 """File ending -> (file, gpu_id) -> model."""
 
 
+def embed_on_devices(
+    file: Path, devices: Sequence[str], *, dataset: Path, batch_size: int, store: Path, with_junk: bool
+) -> tuple[OpenModel, dict[str, Embeddings], float]:
+    """The model, the embeddings of query and gallery, and images per second; each device has a process and takes turns
+    at the batches, so that the result is that of one.
+    """
+    request: dict[str, Any] = {
+        "file": str(file),
+        "devices": list(devices),
+        "dataset": str(dataset),
+        "batch_size": batch_size,
+        "store": str(store),
+        "with_junk": with_junk,
+    }
+    with started(len(devices), "reid.stages.inference:embed_along", request) as ranks:
+        return _embed_as(ranks, **request)
+
+
+def embed_along(*, ranks: Ranks, **request: Any) -> None:
+    """What every rank but the first does of embed_on_devices."""
+    _embed_as(ranks, **request)
+
+
+def _embed_as(
+    ranks: Ranks, *, file: str, devices: list[str], dataset: str, batch_size: int, store: str, with_junk: bool
+) -> tuple[OpenModel, dict[str, Embeddings], float]:
+    share_the_cpu(devices)
+    manifest = Manifest.load(Path(dataset))
+    model = open_model(Path(file), gpu_id=int(devices[ranks.rank].removeprefix("cpu").removeprefix("cuda:") or 0))
+    parts, images_per_second = embed_splits(
+        model,
+        {"query": manifest.query, "gallery": manifest.gallery},
+        batch_size=batch_size,
+        store=Path(store),
+        key=manifest.fingerprint,
+        keep=None if with_junk else {"gallery": manifest.gallery.person != JUNK},
+        ranks=ranks,
+    )
+    return model, parts, images_per_second
+
+
 def embed_splits(
     model: OpenModel,
     splits: dict[str, Split],
@@ -124,10 +171,12 @@ def embed_splits(
     store: Path,
     key: str,
     keep: dict[str, NDArray[np.bool_]] | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[dict[str, Embeddings], float]:
     """Embeddings of each split, and the images per second that the network and its preprocessing reached.
 
-    Images come from the decode-once store in folder `store`; with `keep`, only some images (N,) of a split.
+    Images come from the decode-once store in folder `store`; with `keep`, only some images (N,) of a split. Several
+    ranks share the batches, and rank 0 has all rows then.
     """
     from reid.data.store import open_store
 
@@ -146,6 +195,7 @@ def embed_splits(
             batch_size=batch_size,
             what=f"embedding {name}",
             keep=wanted,
+            ranks=ranks,
         )
         seconds += time.perf_counter() - started
     images = sum(len(part) for part in parts.values())

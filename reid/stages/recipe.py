@@ -10,16 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from reid.callbacks import UNTRAINED, Row
 from reid.contract import Contract
 from reid.data.market1501 import Manifest, Split
 from reid.data.module import TrainingData
 from reid.data.store import open_store
 from reid.embeddings import Embeddings
 from reid.errors import ArtifactError
+from reid.history import UNTRAINED, Row
 from reid.lightning import Plateau, Training, build_losses
 from reid.model.embedder import Embedder, build_embedder
 from reid.model.weights import load_pretrained, resolve_stem_relu
+from reid.ranks import Ranks
 from reid.resume import Start
 from reid.schedule import build_optimizer, epoch_factor, parameter_groups
 from reid.spec import Experiment
@@ -172,14 +173,13 @@ def build_module(spec: Experiment, network: Embedder) -> Training:
         clip_grad_norm=spec.train.clip_grad_norm,
         center_loss_weight=optim.center_loss_weight,
         center_lr=optim.center_lr,
+        seed=spec.train.seed,
     )
 
 
-def validator(
-    spec: Experiment, manifest: Manifest, contract: Contract, model: Path
-) -> Callable[[pl.Trainer, Training, int], Row]:
-    """A function that embeds query and gallery and gives the figures; the untrained network's embeddings are kept."""
-    validation = Validation(
+def validation_of(spec: Experiment, manifest: Manifest, contract: Contract) -> Validation:
+    """The query and gallery images, decoded."""
+    return Validation(
         manifest.query,
         manifest.gallery,
         decoded(spec, manifest.query, manifest.fingerprint),
@@ -189,12 +189,25 @@ def validator(
         triplet_loss_margin=spec.train.optim.triplet_loss_margin,
     )
 
+
+def validator(
+    validation: Validation, model: Path, *, ranks: Ranks, check: Callable[[], None]
+) -> Callable[[pl.Trainer, Training, int], Row]:
+    """A function that embeds query and gallery and gives the figures; the untrained network's embeddings are kept.
+
+    The ranks share the work, rank 0 scores, and all get the figures. `check` may raise between two batches.
+    """
+
     def validate(trainer: pl.Trainer, module: Training, epoch: int) -> Row:
         what = "untrained network" if epoch == UNTRAINED else f"validation after epoch {epoch + 1}"
         with evaluating(module):
-            query, gallery = validation.embed(network_of(trainer, module), what=what)
-        if epoch == UNTRAINED:
-            Embeddings.joined(query, gallery).save_npz(model / UNTRAINED_EMBEDDINGS)
-        return validation.figures(query, gallery)
+            query, gallery = validation.embed(network_of(trainer, module), what=what, ranks=ranks, between=check)
+        figures: Row = {}
+        if not ranks.rank:
+            if epoch == UNTRAINED:
+                Embeddings.joined(query, gallery).save_npz(model / UNTRAINED_EMBEDDINGS)
+            figures = validation.figures(query, gallery)
+        shared: Row = ranks.share(figures)
+        return shared
 
     return validate

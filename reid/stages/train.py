@@ -5,28 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from reid.callbacks import Record, Row, Steps, best_row, write_history
-from reid.data.market1501 import Manifest, Split
-from reid.errors import DatasetError, TrainingError
+from reid.data.market1501 import Manifest
+from reid.errors import TrainingError
 from reid.files import copy_file, replacing
-from reid.model.checkpoint import reid_entry
+from reid.history import Row, best_row, write_history
 from reid.plots import training_curves
-from reid.resume import BEST, LATEST, Start, bring_checkpoints, newest_checkpoint, read_training_checkpoint
+from reid.resume import BEST, Start, bring_checkpoints, newest_checkpoint, read_training_checkpoint
 from reid.spec import Experiment
+from reid.stages.fitting import train_on_devices
 from reid.stages.outcome import Outcome
 from reid.stages.recipe import (
     UNTRAINED_EMBEDDINGS,
-    build_data,
-    build_module,
-    build_network,
-    contract_of,
     refuse_other_network,
-    validator,
 )
 from reid.tracking import StageRun
-from reid.training import choose_device, fit, seed_everything
 from reid.training_report import training_page
 
 logger = logging.getLogger(__name__)
@@ -55,7 +48,9 @@ def train(spec: Experiment, *, dataset: Path, model: Path, report: Path, run: St
     if start and start.epochs_done >= spec.train.num_epochs:
         history, weights = start.checkpoint["training"]["history"], start.checkpoint["training"]["weights"]
     else:
-        history, weights = _train(spec, manifest, settings=settings, model=model, start=start, run=run)
+        history, weights = train_on_devices(
+            spec, manifest, settings=settings, dataset=dataset, model=model, start=start, run=run
+        )
     return _conclude(history, weights=weights, settings=settings, model=model, report=report, run=run)
 
 
@@ -86,7 +81,8 @@ def _starting_point(spec: Experiment, manifest: Manifest, model: Path, settings:
         done = f"all {start.epochs_done}" if start.epochs_done == spec.train.num_epochs else str(start.epochs_done)
         logger.info("%s: %s epochs are done already", start.path, done)
     else:
-        logger.info("continuing from epoch %d of %d: %s", start.epochs_done, spec.train.num_epochs, start.path)
+        step = f", step {start.step} of the next" if start.step else ""
+        logger.info("continuing from epoch %d of %d%s: %s", start.epochs_done, spec.train.num_epochs, step, start.path)
     if start.path.resolve().parent != model.resolve():
         best = best_row(start.checkpoint["training"]["history"])
         bring_checkpoints(start, model, best_epoch=int(best["epoch"]) if best else None, latest_too=finished)
@@ -124,71 +120,6 @@ def _compare_settings(spec: Experiment, manifest: Manifest, settings: dict[str, 
         )
     if differing:
         logger.warning("%s: continuing with other settings: %d differ, first %s", start.path, len(differing), first)
-
-
-def _train(
-    spec: Experiment,
-    manifest: Manifest,
-    *,
-    settings: dict[str, Any],
-    model: Path,
-    start: Start | None,
-    run: StageRun,
-) -> tuple[list[Row], list[str]]:
-    """Trains; returns the history and the weights report's lines."""
-    options = spec.train
-    images = manifest.train.of_persons()
-    persons, label = np.unique(images.person, return_inverse=True)
-    _check_persons(spec, images, len(persons))
-    torch.backends.cudnn.benchmark = options.cudnn.benchmark
-    torch.backends.cudnn.deterministic = options.cudnn.deterministic
-    device = choose_device(num_gpus=options.num_gpus, gpu_ids=options.gpu_ids, precision=options.precision)
-    seed_everything(options.seed)
-    network, weights = build_network(spec, persons.tolist(), start)
-    contract = contract_of(spec, network.embedding_size)
-    data = build_data(spec, images, label, contract=contract, fingerprint=manifest.fingerprint)
-    steps = Steps(
-        epochs=options.num_epochs,
-        steps=len(data.steps()),
-        batch_size=spec.dataset.batch_size,
-        files=[image.file for image in images.images],
-        run=run,
-    )
-    record = Record(
-        model,
-        steps=steps,
-        validate=validator(spec, manifest, contract, model),
-        epochs=options.num_epochs,
-        validation_interval=options.validation_interval,
-        checkpoint_interval=options.checkpoint_interval,
-        reid=reid_entry(model=network.settings, contract=contract, persons=persons.tolist()),
-        training={"settings": settings, "weights": weights},
-        run=run,
-    )
-    try:
-        fit(
-            build_module(spec, network),
-            data,
-            callbacks=[steps, record],
-            device=device,
-            epochs=options.num_epochs,
-            continue_from=start.path if start else None,
-            folder=model,
-        )
-    except KeyboardInterrupt:
-        latest = model / LATEST
-        logger.warning("interrupted; the next run %s", f"continues from {latest}" if latest.exists() else "starts anew")
-        raise
-    return record.history, weights
-
-
-def _check_persons(spec: Experiment, images: Split, persons: int) -> None:
-    wanted = spec.dataset.num_classes
-    if wanted not in (None, persons):
-        raise DatasetError(
-            f"{images.root}: {persons} persons\n  dataset.num_classes: {wanted}\n"
-            f"  want: dataset.num_classes={persons}, or null to count them"
-        )
 
 
 def _conclude(

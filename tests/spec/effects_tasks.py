@@ -147,26 +147,37 @@ def _written(task: str, name: str) -> Callable[[Lab], None]:
     return check
 
 
-def _num_gpus(task: str) -> Callable[[Lab], None]:
+def _gpus(task: str, override: str, wanted: str, absent: int) -> Callable[[Lab], None]:
+    """More is asked for than a machine with two GPUs has."""
+
     def check(lab: Lab) -> None:
-        why = f"{task} uses one GPU, the first of {task}.gpu_ids"
-        assert lab.warnings(f"{task}.num_gpus=2") == [f"spec: {task}.num_gpus has no effect: {why}"]
+        model = lab.train().folder
+        lab.patch.setattr(torch.cuda, "device_count", lambda: 2)
+        with pytest.raises(SpecError) as caught:
+            lab.task(task, f"{task}.{override}", f"{task}.checkpoint={model}", f"results_dir={lab.folder}")
+        assert str(caught.value) == (
+            f"{task}.num_gpus, {task}.gpu_ids: GPUs {wanted} are asked for, {absent} of them are not there\n"
+            f"  found: 2 (0..1)\n  want: at most 2, e.g. {task}.num_gpus=2"
+        )
 
     return check
 
 
-def _gpu_ids(task: str) -> Callable[[Lab], None]:
-    """GPU 5 is asked for on a machine with two."""
+def _cpu_processes(task: str) -> Callable[[Lab], None]:
+    """Two processes say so, and give what one gives."""
 
     def check(lab: Lab) -> None:
-        model = lab.train().folder
-        assert lab.warnings(f"{task}.gpu_ids=[1,2]") == [
-            f"spec: {task}.gpu_ids: [1, 2] is read as [1]: {task} uses one GPU"
-        ]
-        lab.patch.setattr(torch.cuda, "device_count", lambda: 2)
-        with pytest.raises(SpecError) as caught:
-            lab.task(task, f"{task}.gpu_ids=[5]", f"{task}.checkpoint={model}", f"results_dir={lab.folder}")
-        assert str(caught.value) == "gpu_ids: GPU 5 is not there\n  found: 2 (0..1)"
+        said, figures = [], []
+        for processes in (1, 2):
+            folder = lab.folder / f"{processes}"
+            overrides = (f"{task}.cpu_processes={processes}", f"{task}.checkpoint={lab.train().folder}")
+            said.append(
+                lab.said(lambda: figures.append(lab.task(task, *overrides, f"results_dir={folder}").metrics))  # noqa: B023
+            )
+        assert "no GPU here: running on the CPU" in said[0]
+        assert "no GPU here: running on the CPU, 2 processes" in said[1]
+        timeless = [{name: value for name, value in each.items() if "second" not in name} for each in figures]
+        assert timeless[0] == timeless[1]
 
     return check
 
@@ -176,8 +187,9 @@ def _common(task: str) -> dict[str, Callable[[Lab], None]]:
         f"{task}.test_dataset": lambda lab: _images_of(lab, task, "test"),
         f"{task}.query_dataset": lambda lab: _images_of(lab, task, "query"),
         f"{task}.results_dir": _written(task, "experiment.yaml"),
-        f"{task}.num_gpus": _num_gpus(task),
-        f"{task}.gpu_ids": _gpu_ids(task),
+        f"{task}.num_gpus": _gpus(task, "num_gpus=3", "[0, 1, 2]", 1),
+        f"{task}.gpu_ids": _gpus(task, "gpu_ids=[5]", "[5]", 1),
+        f"{task}.cpu_processes": _cpu_processes(task),
     }
 
 

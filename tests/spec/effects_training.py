@@ -36,7 +36,25 @@ def gpu_ids(lab: Lab) -> None:
     )
     lab.patch.setattr(torch.cuda, "device_count", lambda: 0)
     said = lab.said(lambda: lab.train_in(lab.folder / "cpu", "train.gpu_ids=[5]"))
-    assert "no GPU here: training on the CPU, 1 threads, precision 32-true" in said
+    assert {"no GPU here: running on the CPU", "training on the CPU, 1 threads, precision 32-true"} <= set(said)
+
+
+def cpu_processes(lab: Lab) -> None:
+    """Each has half of the batch: with statistics of its own half the weights are others."""
+    said = lab.said(lambda: lab.train_in(lab.folder, "train.cpu_processes=2"))
+    assert "training on the CPU, 1 threads in each of 2 processes, precision 32-true" in said
+    with pytest.raises(SpecError) as caught:
+        lab.spec("train.cpu_processes=3")
+    assert str(caught.value) == (
+        "spec: dataset.batch_size: 8 is not divisible by dataset.num_instances = 2 x 3 processes; nearest: 6 and 12"
+    )
+
+
+def checkpoint_minutes(lab: Lab) -> None:
+    """Every step, and never; the end of an epoch has its own."""
+    for minutes, times in ((1e-9, 3), (0, 0)):
+        said = lab.said(lambda: lab.train_in(lab.folder / f"{minutes}", f"train.checkpoint_minutes={minutes}"))  # noqa: B023
+        assert len([text for text in said if ": after step" in text]) == times
 
 
 def num_nodes(lab: Lab) -> None:
@@ -56,7 +74,7 @@ def seed(lab: Lab) -> None:
     again = lab.train_in(lab.folder)
     assert torch.equal(_weights(again.checkpoint), _weights(lab.train().checkpoint))
     assert not torch.equal(_weights(lab.train("train.seed=4").checkpoint), _weights(lab.train().checkpoint))
-    rows = [lab.batch(f"train.seed={value}").row.tolist() for value in (3, 4)]
+    rows = [lab.batch(f"train.seed={value}").step.indices.tolist() for value in (3, 4)]
     assert rows[0] != rows[1]
 
 
@@ -109,7 +127,7 @@ def clip_grad_norm(lab: Lab) -> None:
 
 def precision(lab: Lab) -> None:
     said = lab.said(lambda: lab.train_in(lab.folder, "train.precision=bf16"))
-    assert "no GPU here: training on the CPU, 1 threads, precision bf16-mixed" in said
+    assert "training on the CPU, 1 threads, precision bf16-mixed" in said
     exact, halved = (lab.train(f"train.precision={value}").epochs[0]["train_loss"] for value in ("32", "bf16"))
     assert exact != halved
     assert halved == pytest.approx(exact, rel=0.1)  # 8 bits a number
@@ -131,6 +149,8 @@ def _cudnn(name: str) -> Callable[[Lab], None]:
 TRAIN: dict[str, Callable[[Lab], None]] = {
     "train.num_gpus": num_gpus,
     "train.gpu_ids": gpu_ids,
+    "train.cpu_processes": cpu_processes,
+    "train.checkpoint_minutes": checkpoint_minutes,
     "train.num_nodes": num_nodes,
     "train.seed": seed,
     "train.num_epochs": num_epochs,

@@ -162,9 +162,9 @@ class Lab:
                 seen.module,
                 self.data(*overrides),
                 callbacks=[seen],
-                device=Device((), "32-true"),
+                device=Device(("cpu",), "32-true"),
                 epochs=spec.train.num_epochs,
-                continue_from=None,
+                start=None,
                 folder=self.folder,
             )
             return seen

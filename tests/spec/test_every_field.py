@@ -17,7 +17,7 @@ from tests.spec.effects_training import TRAIN
 from tests.spec.lab import Lab
 
 EFFECTS: dict[str, Callable[[Lab], None]] = MODEL | DATASET | TRAIN | OPTIM | TASKS | DEPLOY | MLFLOW
-SLOW = set(MLFLOW)
+SLOW = {*MLFLOW, *(f"{task}.cpu_processes" for task in ("train", "evaluate", "inference"))}
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,5 @@
 import json
 import logging
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +15,6 @@ from reid.stages.outcome import Outcome
 from reid.stages.train import train
 from reid.tracking import StageRun, open_pipeline_run
 from tests.drawn_persons import small_spec, write_persons
-
-PROCESS = """
-import sys
-from pathlib import Path
-from reid.stages.train import train
-from reid.tracking import StageRun, open_pipeline_run
-from tests.drawn_persons import small_spec
-folder, model, *overrides = sys.argv[1:]
-try:
-    train(small_spec(Path(folder), *overrides), dataset=Path(folder) / "data/dataset.json", model=Path(model),
-          report=Path(model) / "report.html", run=StageRun.none())
-except KeyboardInterrupt:
-    sys.exit(130)
-"""
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +32,6 @@ def run(folder: Path, model: Path, *overrides: str) -> Outcome:
         model=model,
         report=model / "report.html",
         run=StageRun.none(),
-    )
-
-
-def start(folder: Path, model: Path, *overrides: str) -> "subprocess.Popen[str]":
-    """The same in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-c", PROCESS, str(folder), str(model), *overrides],
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
     )
 
 
@@ -252,11 +221,13 @@ def test_a_loss_that_is_not_finite_stops_naming_the_step_and_its_images(folder, 
     named = ", ".join(images.images[row].file for row in step.indices[:4])
     assert str(error.value) == (
         "training: loss is nan in epoch 1 of 3, step 2 of 5\n"
-        f"  its batch begins with: {named} (16 images)\n"
+        f"  its batch begins with: {named}; all 16 images are in\n"
+        f"  {tmp_path / 'bad_batch.txt'}\n"
         "  the last good checkpoint is kept\n"
         "  want: a smaller train.optim.base_lr, or train.clip_grad_norm above 0"
     )
     assert not list(tmp_path.glob("*.pth"))
+    assert (tmp_path / "bad_batch.txt").read_text().split() == [images.images[row].file for row in step.indices]
 
 
 def test_intervals_say_when_to_validate_and_to_write_and_the_last_epoch_does_both(folder, tmp_path):
@@ -283,50 +254,6 @@ def test_the_ways_to_train_train(folder, tmp_path, overrides):
     assert outcome.metrics["train_loss"] > 0
     channels = 1 if "model.input_channels=1" in overrides else 3
     assert load_model(tmp_path / "reid_model_latest.pth").contract.channels == channels
-
-
-def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-@pytest.mark.slow
-def test_kill_9_at_any_instant_leaves_a_training_that_ends_bit_equal(folder, tmp_path):
-    overrides = ["train.num_epochs=8", "model.with_center_loss=true"]
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    whole = start(folder, straight, *overrides)
-    said = whole.communicate()[1]
-    assert whole.returncode == 0, said
-    rng = np.random.default_rng()
-    for epoch in (0, 3, 5):
-        process = start(folder, killed, *overrides)
-        wait_for(killed / f"model_epoch_{epoch:03d}.pth", process)
-        time.sleep(rng.uniform(0, 0.4))
-        process.kill()
-        process.communicate()
-        if epoch:
-            torch.load(killed / "reid_model_latest.pth", weights_only=True)
-    last = start(folder, killed, *overrides)
-    said = last.communicate()[1]
-    assert last.returncode == 0, said
-    assert_same_weights(straight / "reid_model_latest.pth", killed / "reid_model_latest.pth")
-    ours, theirs = torch.load(straight / "reid_model_latest.pth"), torch.load(killed / "reid_model_latest.pth")
-    assert str(ours["optimizer_states"]) == str(theirs["optimizer_states"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_an_interrupted_training_ends_as_interrupted_and_goes_on_later(folder, tmp_path, sent):
-    process = start(folder, tmp_path, "train.num_epochs=200")
-    wait_for(tmp_path / "model_epoch_001.pth", process)
-    process.send_signal(sent)
-    said = process.communicate(timeout=20)[1]
-    assert process.returncode == 130, said
-    run(folder, tmp_path, "train.num_epochs=3")
-    assert len(history(tmp_path)) >= 4
 
 
 @pytest.mark.slow

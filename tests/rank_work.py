@@ -1,0 +1,139 @@
+"""What the ranks of the tests do; a rank's process imports it by name."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import nn
+
+from reid.contract import Contract
+from reid.data.module import TrainingData
+from reid.devices import share_the_cpu
+from reid.errors import ArtifactError
+from reid.lightning import Training, build_losses
+from reid.model.embedder import build_embedder
+from reid.ranks import Ranks
+from reid.schedule import build_optimizer, parameter_groups
+from reid.training import Device, fit, seed_everything
+from tests.networks import network_settings
+
+ROWS = 7
+
+
+def talk(*, folder: str, ranks: Ranks) -> None:
+    """Every collective once; each rank writes what it heard."""
+    vectors = np.full((ROWS, 2), -1.0, np.float32)
+    rows = [np.flatnonzero(np.arange(ROWS) // 3 % ranks.size == rank) for rank in range(ranks.size)]
+    vectors[rows[ranks.rank]] = ranks.rank
+    ranks.collect(vectors, rows)
+    heard = [ranks.share({"of": ranks.rank}), ranks.any(ranks.rank == 1), ranks.any(False), vectors.tolist()]
+    Path(folder, f"{ranks.rank}").write_text(repr(heard))
+
+
+def refuse(*, ranks: Ranks) -> None:
+    """Raises on every rank but the first, which waits for them."""
+    if ranks.rank:
+        raise ArtifactError(f"rank {ranks.rank}: this is wrong\n  want: that")
+    ranks.share(1)
+
+
+def die(*, ranks: Ranks) -> None:
+    """Is killed on every rank but the first, which waits for them."""
+    if ranks.rank:
+        os.kill(os.getpid(), signal.SIGKILL)
+    ranks.share(1)
+
+
+def linger(*, folder: str, ranks: Ranks) -> None:
+    """Writes its process number and never ends by itself."""
+    Path(folder, f"{ranks.rank}").write_text(str(os.getpid()))
+    ranks.share(1)
+    time.sleep(600)
+
+
+class FrozenStatistics(Callback):
+    """BatchNorm in evaluation mode; keeps the gradients of every step."""
+
+    def __init__(self) -> None:
+        self.gradients: list[torch.Tensor] = []
+        self.figures: list[dict[str, float]] = []
+
+    def on_train_batch_start(self, _trainer: pl.Trainer, module: pl.LightningModule, _batch: Any, _idx: int) -> None:
+        """Lightning calls it."""
+        for layer in module.modules():
+            if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+                layer.eval()
+
+    def on_train_batch_end(
+        self, _trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, _batch: Any, _idx: int
+    ) -> None:
+        """Lightning calls it."""
+        gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
+        self.gradients.append(torch.cat(gradients).clone())
+        self.figures.append({name: float(value) for name, value in outputs.items()})
+
+
+def train_some_steps(*, folder: str, sampler: str, ranks: Ranks) -> None:
+    """Three epochs of 3 steps on 23 noise images of 6 persons with all losses; rank 0 writes gradients and weights."""
+    devices = ("cpu",) * ranks.size
+    share_the_cpu(devices)
+    seed_everything(0)
+    network = build_embedder(**network_settings(num_classes=6))
+    losses = build_losses(
+        sampler=sampler,
+        metric_loss_type="triplet_center",
+        with_center_loss=True,
+        label_smooth=True,
+        triplet_loss_margin=0.3,
+        num_classes=6,
+        embedding_size=network.embedding_size,
+    )
+
+    def optimizer(module: nn.Module) -> torch.optim.Optimizer:
+        groups = parameter_groups(module, base_lr=0.01, weight_decay=5e-4, bias_lr_factor=2.0, weight_decay_bias=5e-4)
+        return build_optimizer("SGD", groups, 0.9)
+
+    module = Training(
+        network,
+        losses,
+        optimizer=optimizer,
+        epoch_factor=lambda _epoch: 1.0,
+        plateau=None,
+        plateau_watches="val_loss",
+        clip_grad_norm=5.0,
+        center_loss_weight=0.01,
+        center_lr=0.5,
+        seed=0,
+    )
+    label = np.repeat(np.arange(6), [5, 2, 4, 1, 8, 3])
+    data = TrainingData(
+        np.random.default_rng(0).integers(0, 256, (len(label), 64, 32, 3), np.uint8),
+        label,
+        contract=Contract(64, 32, 3, (0.5,) * 3, (0.2,) * 3, network.embedding_size),
+        batch_size=8,
+        num_instances=None if sampler == "softmax" else 2,
+        num_workers=0,
+        seed=0,
+        padding=4,
+        flip_probability=0.5,
+        erasing_probability=0.5,
+    )
+    seen = FrozenStatistics()
+    fit(
+        module,
+        data,
+        callbacks=[seen],
+        device=Device(devices, "32-true"),
+        epochs=3,
+        start=None,
+        folder=Path(folder),
+    )
+    if not ranks.rank:
+        kept = {"gradients": seen.gradients, "figures": seen.figures, "state": module.state_dict()}
+        torch.save(kept, Path(folder, f"of_{ranks.size}.pth"))
