@@ -19,6 +19,10 @@ class DatasetError(ReidError):
     """The data set is missing, unreadable, or not laid out as Market-1501."""
 
 
+class UnreadableImage(DatasetError):
+    """An image that cannot be decoded."""
+
+
 class ArtifactError(ReidError):
     """A checkpoint, ONNX file, engine or output file is missing, damaged, of the wrong kind, or in the way."""
 

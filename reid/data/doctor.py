@@ -18,14 +18,15 @@ FORMAT_OF_ENDING = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 SEVERITY_ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
-def examine(surveys: Surveys, *, num_classes: int | None) -> list[Finding]:
-    """All findings of the splits train, query and gallery, errors first.
+def examine(surveys: Surveys, *, num_classes: int | None, told: Iterable[Finding] = ()) -> list[Finding]:
+    """All findings of the splits train, query and gallery, and those told already, errors first.
 
     num_classes: the spec's; None: the training persons are counted, not compared with it.
     """
     findings = [finding for check in SPLIT_CHECKS for survey in surveys.values() for finding in check(survey)]
     findings += [finding for check in CHECKS for finding in check(surveys)]
     findings += _num_classes(surveys["train"], num_classes)
+    findings += told
     return sorted(findings, key=lambda finding: SEVERITY_ORDER[finding.severity])
 
 

@@ -3,7 +3,7 @@
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -79,6 +79,18 @@ class SplitSurvey:
     def readable(self) -> list[PersonImage]:
         """Well named and decodable."""
         return [image for image in self.images if not self.facts[image.file].error]
+
+    def without_unreadable(self) -> "tuple[SplitSurvey, list[Finding]]":
+        """The survey as if images that cannot be decoded were not there, and a warning that counts them."""
+        bad = [image.file for image in self.images if self.facts[image.file].error]
+        if not bad:
+            return self, []
+        message = f"{self.name}: {len(bad)} of {len(self.images)} images cannot be read; left out"
+        examples = tuple(f"{self.name}/{file}: {self.facts[file].error}" for file in bad[:EXAMPLES])
+        split = Split(self.listing.root, tuple(self.readable))
+        return replace(self, listing=replace(self.listing, split=split)), [
+            Finding("warning", "unreadable image", message, len(bad), examples)
+        ]
 
     def finding(self, severity: Severity, check: str, message: str, files: Sequence[str]) -> Finding:
         """A finding about files of this split."""

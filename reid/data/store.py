@@ -21,7 +21,7 @@ from PIL import Image
 
 from reid.data.file_index import read_image
 from reid.data.market1501 import Split
-from reid.errors import ArtifactError, DatasetError
+from reid.errors import ArtifactError, UnreadableImage
 from reid.files import replacing
 from reid.progress import Progress
 
@@ -36,7 +36,7 @@ def open_store(split: Split, *, height: int, width: int, channels: int, folder: 
     """A read-only memory map (N, H, W, C) uint8; row i is the split's image i, resized bilinearly (PIL's, antialiased).
 
     key: the data set's fingerprint. Of several processes that ask at once one decodes and the others wait.
-    DatasetError where an image cannot be read, ArtifactError where the store cannot be written; nothing is left then.
+    UnreadableImage where one cannot be decoded, ArtifactError where the store cannot be written; nothing is left then.
     """
     shape = (len(split), height, width, channels)
     if not len(split):
@@ -147,7 +147,7 @@ def _pixels(path: Path, *, height: int, width: int, channels: int) -> NDArray[np
             converted = image.convert(MODE[channels])
     except Exception as error:  # decoders raise anything on damaged bytes; all of it is told
         what = read_image(path).error or error  # in the words of the validate stage
-        raise DatasetError(f"{path}: cannot be read: {what}; has it changed since the validate stage?") from error
+        raise UnreadableImage(f"{path}: cannot be read: {what}; has it changed since the validate stage?") from error
     if converted.size != (width, height):
         converted = converted.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(converted, np.uint8).reshape(height, width, channels)

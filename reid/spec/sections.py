@@ -109,6 +109,9 @@ class Dataset(Section):
     """Folder of the decoded images; null: <results_dir>/store."""
     num_classes: Count | None = 751
     """Persons in the training set; null: counted."""
+    corrupt_images: Literal["fail", "skip"] = "fail"
+    """A training image that cannot be decoded: fail names it; skip leaves it out, and counts. Of the query and the
+    gallery each must be readable: figures over fewer images compare with none."""
     batch_size: Count = 64
     """Training images in a step, over all GPUs."""
     val_batch_size: Count = 128

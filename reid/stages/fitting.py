@@ -24,7 +24,15 @@ from reid.ranks import Ranks
 from reid.resume import LATEST, Start, read_training_checkpoint
 from reid.spec import Experiment
 from reid.spec.secret import open_values
-from reid.stages.recipe import build_data, build_module, build_network, contract_of, validation_of, validator
+from reid.stages.recipe import (
+    build_data,
+    build_module,
+    build_network,
+    contract_of,
+    readable,
+    validation_of,
+    validator,
+)
 from reid.stopping import Stopping
 from reid.tracking import StageRun
 from reid.training import Device, choose_device, fit, seed_everything
@@ -51,6 +59,7 @@ def train_on_devices(
     share_the_cpu(names)
     device = choose_device(names, precision=options.precision)
     parts = _prepared(spec, manifest, start, device)
+    run.log_metrics({"skipped_images": len(manifest.train.of_persons()) - len(parts.images)})
     request = {
         "spec": open_values(spec),
         "dataset": str(dataset),
@@ -97,7 +106,7 @@ class Parts:
 
 def _prepared(spec: Experiment, manifest: Manifest, start: Start | None, device: Device) -> Parts:
     """The same on every rank: decoded images, the network and its first weights."""
-    images = manifest.train.of_persons()
+    images = readable(spec, manifest.train.of_persons(), manifest.fingerprint)
     persons, label = np.unique(images.person, return_inverse=True)
     _check_persons(spec, images, len(persons))
     rank_columns(

@@ -1,6 +1,9 @@
 """What the train stage's objects are for a given spec: contract, network, batches, LightningModule, validation."""
 
+import logging
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +14,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from reid.contract import Contract
+from reid.data.file_index import read_image
 from reid.data.market1501 import Manifest, Split
 from reid.data.module import TrainingData
 from reid.data.store import open_store
 from reid.embeddings import Embeddings
-from reid.errors import ArtifactError
+from reid.errors import ArtifactError, UnreadableImage
 from reid.history import UNTRAINED, Row
 from reid.lightning import Plateau, Training, build_losses
 from reid.model.embedder import Embedder, build_embedder
@@ -26,6 +30,8 @@ from reid.schedule import build_optimizer, epoch_factor, parameter_groups
 from reid.spec import Experiment
 from reid.training import evaluating, network_of
 from reid.validation import Validation
+
+logger = logging.getLogger(__name__)
 
 UNTRAINED_EMBEDDINGS = "untrained_embeddings.npz"
 NETWORK_FIELDS = {
@@ -111,6 +117,28 @@ def decoded(spec: Experiment, split: Split, fingerprint: str) -> NDArray[np.uint
         folder=Path(spec.store_dir),
         key=fingerprint,
     )
+
+
+def readable(spec: Experiment, split: Split, fingerprint: str) -> Split:
+    """The training images, decoded; where the spec says so, less those that became unreadable after validate."""
+    try:
+        decoded(spec, split, fingerprint)
+    except UnreadableImage:
+        if spec.dataset.corrupt_images != "skip":
+            raise
+    else:
+        return split
+    with ThreadPoolExecutor(max_workers=min(32, os.cpu_count() or 1)) as pool:
+        errors = list(pool.map(lambda path: read_image(path).error, split.paths))
+    bad = [f"{path}: {error}" for path, error in zip(split.paths, errors) if error]
+    logger.warning(
+        "%s: %d of %d training images cannot be read and are left out\n  first: %s",
+        split.root,
+        len(bad),
+        len(split),
+        bad[0] if bad else "",
+    )
+    return Split(split.root, tuple(image for image, error in zip(split.images, errors) if not error))
 
 
 def build_data(

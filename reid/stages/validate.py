@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from reid.data.doctor import examine
 from reid.data.file_index import fingerprint
-from reid.data.findings import Examination, counted, summarize, survey_folders
+from reid.data.findings import Examination, Finding, counted, summarize, survey_folders
 from reid.data.findings_page import to_html
 from reid.data.findings_report import to_json, to_lines, to_markdown
 from reid.data.market1501 import HOW_TO_GET, Manifest, missing_folders
@@ -42,10 +42,14 @@ def validate(
     print_of_data = fingerprint(
         {name: [(file, split.facts[file]) for file in split.listing.files] for name, split in surveys.items()}
     )
+    skipped: list[Finding] = []
+    if spec.dataset.corrupt_images == "skip":
+        readable, skipped = surveys["train"].without_unreadable()
+        surveys = {**surveys, "train": readable}
     examination = Examination(
         print_of_data,
         tuple(summarize(split) for split in surveys.values()),
-        tuple(examine(surveys, num_classes=spec.dataset.num_classes)),
+        tuple(examine(surveys, num_classes=spec.dataset.num_classes, told=skipped)),
     )
     Manifest(print_of_data, **{name: split.listing.split for name, split in surveys.items()}).save(dataset)
     for path, text in (
@@ -67,7 +71,7 @@ def validate(
     run.log_dataset(Path(train).parent.name if train else "dataset", fingerprint=print_of_data, source=str(train))
     slices: dict[str, str | int | float] = {f"{stage}_spec": spec.stage_slice(stage) for stage in SLICES}
     return Outcome(
-        metrics=_metrics(examination),
+        metrics=_metrics(examination) | {"skipped_images": float(sum(finding.count for finding in skipped))},
         parameters={"fingerprint": print_of_data, **slices},
         lines=to_lines(examination),
     )

@@ -1,5 +1,6 @@
 """What each field of the spec's section `dataset` does."""
 
+import logging
 import os
 from collections.abc import Callable
 
@@ -11,7 +12,10 @@ from PIL import Image
 
 from reid.data.market1501 import Manifest, Split, list_folder
 from reid.errors import DatasetError
+from reid.stages.train import train
 from reid.stages.validate import ensure_drawn
+from reid.tracking import StageRun
+from tests.drawn_persons import write_persons
 from tests.spec.lab import FOLDERS, Lab
 
 DRAWN = {
@@ -103,6 +107,26 @@ def num_classes(lab: Lab) -> None:
         "  want: dataset.num_classes=4, or null to count them"
     )
     assert lab.train("dataset.num_classes=null").epochs
+
+
+def corrupt_images(lab: Lab) -> None:
+    """One image is damaged after it was listed: named, or left out and counted."""
+    data = lab.folder / "data"
+    manifest = write_persons(data, train=4, test=6, height=32, width=16)
+    bad = sorted((data / "bounding_box_train").iterdir())[5]
+    bad.write_bytes(b"no picture")
+
+    def train_with(policy: str) -> None:
+        spec = lab.spec(f"dataset.corrupt_images={policy}", f"dataset.store_dir={lab.folder}/store")
+        model = lab.folder / policy
+        train(spec, dataset=manifest, model=model, report=model / "report.html", run=StageRun.none())
+
+    with pytest.raises(DatasetError) as caught:
+        train_with("fail")
+    assert str(caught.value) == f"{bad}: cannot be read: not an image; has it changed since the validate stage?"
+    assert lab.said(lambda: train_with("skip"), logging.WARNING) == [
+        f"{bad.parent}: 1 of 24 training images cannot be read and are left out\n  first: {bad}: not an image"
+    ]
 
 
 def batch_size(lab: Lab) -> None:
@@ -210,6 +234,7 @@ DATASET: dict[str, Callable[[Lab], None]] = {
     "dataset.synthetic.seed": synthetic_seed,
     "dataset.store_dir": store_dir,
     "dataset.num_classes": num_classes,
+    "dataset.corrupt_images": corrupt_images,
     "dataset.batch_size": batch_size,
     "dataset.val_batch_size": val_batch_size,
     "dataset.num_workers": num_workers,

@@ -84,6 +84,7 @@ def test_a_good_data_set_gives_a_manifest_three_reports_figures_and_slices(marke
         "distractors": 1,
         "errors": 0,
         "warnings": 0,
+        "skipped_images": 0,
     }
     slices = {f"{stage}_spec" for stage in ("train", "evaluate", "inference", "export", "gen_trt_engine", "register")}
     assert set(outcome.parameters) == {"fingerprint", *slices}
@@ -191,3 +192,25 @@ def test_the_stage_imports_neither_torch_nor_mlflow_nor_kfp() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_training_images_that_cannot_be_read_are_left_out_and_counted_where_the_spec_says_so(market, tmp_path):
+    bad = sorted((market / "bounding_box_train").iterdir())[0]
+    bad.write_bytes(b"no picture")
+    with pytest.raises(DatasetError, match="unreadable image: train: 1 of"):
+        _validate(_spec(market), tmp_path)
+    outcome = _validate(_spec(market, "dataset.corrupt_images=skip"), tmp_path)
+    manifest = Manifest.load(tmp_path / "dataset.json")
+    assert bad not in manifest.train.paths
+    assert outcome.metrics["skipped_images"] == 1
+    assert outcome.metrics["train_images"] == len(manifest.train)
+    told = json.loads((tmp_path / "findings.json").read_text())["findings"]
+    (finding,) = (entry for entry in told if entry["check"] == "unreadable image")
+    assert finding["severity"] == "warning"
+    assert finding["message"] == f"train: 1 of {len(manifest.train) + 1} images cannot be read; left out"
+
+
+def test_a_query_image_that_cannot_be_read_is_an_error_whatever_the_spec_says(market, tmp_path):
+    sorted((market / "query").iterdir())[0].write_bytes(b"no picture")
+    with pytest.raises(DatasetError, match="unreadable image: query: 1 of"):
+        _validate(_spec(market, "dataset.corrupt_images=skip"), tmp_path)
