@@ -1,8 +1,11 @@
-"""Which GPUs, or how many processes on the CPU, a task runs on."""
+"""Which GPUs, or how many processes on the CPU, a task runs on, and how a training uses them."""
 
+import importlib.util
 import logging
 import os
+import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -44,3 +47,82 @@ def share_the_cpu(devices: Sequence[str]) -> None:
     """Gives this process its part of the CPU, where several ranks compute on it; more threads than cores crawl."""
     if len(devices) > 1 and devices[0] == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // len(devices)))
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and how a training runs."""
+
+    names: tuple[str, ...]
+    """A device for each rank: cuda:<n>, or cpu."""
+    precision: str
+    """As Lightning names it: 32-true or bf16-mixed."""
+    channels_last: bool = True
+    compiled: bool = False
+    augments: bool = False
+    """Whether it augments the training images."""
+
+    @property
+    def ranks(self) -> int:
+        """Processes that train together."""
+        return len(self.names)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the ranks are GPUs."""
+        return self.names[0] != "cpu"
+
+
+LONG_IMAGES = {True: 400_000, False: 100_000}
+"""On a GPU, and on the CPU: images from which on a training wins back the minute or two that torch.compile takes."""
+
+
+def choose_device(
+    names: tuple[str, ...],
+    *,
+    precision: str,
+    channels_last: str,
+    compile: str,
+    augment_on: str,
+    convolutional: bool,
+    images: int,
+) -> Device:
+    """How these devices are used; each choice is auto, or what it is to be. Named in the log.
+
+    images: to be trained on in all, epoch after epoch.
+    """
+    on_gpu = names[0] != "cpu"
+    halved = precision == "bf16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
+    device = Device(
+        names,
+        "bf16-mixed" if halved else "32-true",
+        channels_last=channels_last == "on" or (channels_last == "auto" and convolutional),
+        compiled=_compiled(compile, on_gpu=on_gpu, long=images >= LONG_IMAGES[on_gpu]),
+        augments=augment_on == "device" or (augment_on == "auto" and on_gpu),
+    )
+    if on_gpu:
+        shown = ", ".join(f"GPU {name.removeprefix('cuda:')} ({torch.cuda.get_device_name(name)})" for name in names)
+    else:
+        shown = f"the CPU, {torch.get_num_threads()} threads"
+        shown += f" in each of {device.ranks} processes" if device.ranks > 1 else ""
+    logger.info(
+        "training on %s, precision %s, %s, %s; images augmented on the %s",
+        shown,
+        device.precision,
+        "channels last" if device.channels_last else "channels first",
+        "compiled" if device.compiled else "not compiled",
+        "device" if device.augments else "CPU",
+    )
+    return device
+
+
+def _compiled(asked: str, *, on_gpu: bool, long: bool) -> bool:
+    if asked == "off" or (asked == "auto" and not long):
+        return False
+    compilers = [os.environ.get("CXX" if not on_gpu else "CC", ""), "c++", "g++", "clang++", "cc", "gcc", "clang"]
+    lacking = [] if any(shutil.which(name) for name in compilers if name) else ["a C++ compiler"]
+    if on_gpu and not importlib.util.find_spec("triton"):
+        lacking.append("triton")
+    if lacking:
+        logger.warning("train.compile: without %s the network is not compiled", " and ".join(lacking))
+    return not lacking

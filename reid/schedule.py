@@ -109,11 +109,13 @@ def parameter_groups(
     return [group for group in groups if group["params"]]
 
 
-def build_optimizer(name: str, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
+def build_optimizer(
+    name: str, groups: list[dict[str, Any]], momentum: float, *, fused: bool | None = None
+) -> torch.optim.Optimizer:
     """The optimiser of torch.optim called `name` over `groups`, with `momentum` where it takes one.
 
-    Fused where it can be and every parameter lies on a GPU. Raises SpecError for an unknown name or one that cannot
-    train here.
+    fused: one kernel for the whole step; None: where it can be and every parameter lies on a GPU. Raises SpecError for
+    an unknown name, one that cannot train here, or one that has no fused form and is to be fused.
     """
     known = sorted(
         key
@@ -133,7 +135,10 @@ def build_optimizer(name: str, groups: list[dict[str, Any]], momentum: float) ->
     optimizer_class = getattr(torch.optim, name)
     takes = inspect.signature(optimizer_class).parameters
     options: dict[str, Any] = {"momentum": momentum} if "momentum" in takes else {}
-    if "fused" in takes and all(tensor.is_cuda for group in groups for tensor in group["params"]):
+    if fused and "fused" not in takes:
+        raise SpecError(f"train.fused_optimizer: {name} has no fused form; want auto or off")
+    on_gpu = all(tensor.is_cuda for group in groups for tensor in group["params"])
+    if "fused" in takes and (on_gpu if fused is None else fused):
         options["fused"] = True
     optimizer: torch.optim.Optimizer = optimizer_class(groups, **options)
     return optimizer

@@ -5,8 +5,8 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -19,49 +19,10 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from reid.data.module import TrainingData
+from reid.devices import Device
 from reid.gathering import ranks
 from reid.lightning import Training
-from reid.model.backbones import is_convolutional
 from reid.resume import DurableCheckpoints, Start
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Device:
-    """Where a training runs."""
-
-    names: tuple[str, ...]
-    """A device for each rank: cuda:<n>, or cpu."""
-    precision: str
-    """As Lightning names it: 32-true or bf16-mixed."""
-
-    @property
-    def ranks(self) -> int:
-        """Processes that train together."""
-        return len(self.names)
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether the ranks are GPUs."""
-        return self.names[0] != "cpu"
-
-
-def choose_device(names: tuple[str, ...], *, precision: str) -> Device:
-    """The devices with train.precision for them, named in the log."""
-    device = Device(names, "bf16-mixed" if _halved(names, precision) else "32-true")
-    if device.on_gpu:
-        shown = ", ".join(f"GPU {name.removeprefix('cuda:')} ({torch.cuda.get_device_name(name)})" for name in names)
-    else:
-        shown = f"the CPU, {torch.get_num_threads()} threads"
-        shown += f" in each of {device.ranks} processes" if device.ranks > 1 else ""
-    logger.info("training on %s, precision %s", shown, device.precision)
-    return device
-
-
-def _halved(names: tuple[str, ...], precision: str) -> bool:
-    on_gpu = names[0] != "cpu"
-    return precision == "bf16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
 
 
 def seed_everything(seed: int) -> None:
@@ -85,8 +46,11 @@ def fit(
 
     Raises KeyboardInterrupt where it was interrupted.
     """
-    if is_convolutional(module.model.base):
+    if device.channels_last:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.compiled:
+        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
+        module.model.compile()
     with _quiet():
         trainer = pl.Trainer(
             accelerator="gpu" if device.on_gpu else "cpu",
@@ -150,15 +114,19 @@ def _go_on(trainer: pl.Trainer, module: Training, data: TrainingData, start: Sta
     steps.ready = steps.completed = int(start.checkpoint["global_step"])
 
 
-def network_of(trainer: pl.Trainer, module: Training) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+def network_of(
+    trainer: pl.Trainer, module: Training, *, channels_last: bool
+) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     """The network as it is now: preprocessed images (B, C, H, W) -> embeddings (B, D), in the training's precision."""
 
     def embed(images: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode(), trainer.precision_plugin.forward_context():
             batch = torch.from_numpy(images).to(module.device)
-            if is_convolutional(module.model.base):
+            if channels_last:
                 batch = batch.contiguous(memory_format=torch.channels_last)
-            vectors: NDArray[np.float32] = module.model(batch).float().cpu().numpy()
+            # not compiled: that would be done anew for every size of a last batch
+            embedding: Any = module.model.forward(batch)
+            vectors: NDArray[np.float32] = embedding.float().cpu().numpy()
         return vectors
 
     return embed

@@ -8,11 +8,11 @@ from pytorch_lightning.callbacks import Callback
 
 from reid.contract import Contract
 from reid.data.module import TrainingData
-from reid.devices import choose_gpus
+from reid.devices import Device, choose_gpus
 from reid.lightning import Plateau, Training, build_losses
 from reid.model.embedder import build_embedder
 from reid.schedule import build_optimizer, parameter_groups
-from reid.training import Device, fit, seed_everything
+from reid.training import fit, seed_everything
 from tests.networks import network_settings
 
 

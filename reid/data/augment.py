@@ -101,9 +101,10 @@ def _shifted(pixels: NDArray[np.uint8], shift: NDArray[np.int64]) -> Tensor:
     height, width = pixels.shape[1:3]
     moved = np.zeros_like(pixels)
     for target, source, (down, right) in zip(moved, pixels, shift.tolist()):
-        target[max(down, 0) : height + down, max(right, 0) : width + right] = source[
-            max(-down, 0) : height - down, max(-right, 0) : width - right
-        ]
+        if abs(down) < height and abs(right) < width:  # else nothing is left of it
+            target[max(down, 0) : height + down, max(right, 0) : width + right] = source[
+                max(-down, 0) : height - down, max(-right, 0) : width - right
+            ]
     return torch.from_numpy(moved)
 
 

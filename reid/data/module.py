@@ -1,7 +1,8 @@
 """The training batches for Lightning: decoded images (a memory map) in, augmented normalised batches out.
 
 No JPEG is touched here and, for a data set that fits in memory, no worker process is needed: one core augments about
-9,000 images/s at 256 x 128. Workers pay where pages must come from a disk: `loader_processes` decides.
+9,000 images/s at 256 x 128. Workers pay where pages must come from a disk: `loader_processes` decides. A GPU augments
+for itself: it holds all images where they fit, and is told which ones and how; else it gets their bytes.
 """
 
 import logging
@@ -19,12 +20,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from reid.contract import Contract
 from reid.data.augment import Plan, augment, draw, step_rng
+from reid.data.device_augment import augment_batch, packed
 from reid.data.sampler import EpochSteps, Indices, Step, rank_columns
 
 logger = logging.getLogger(__name__)
 
 MEMORY_SHARE = 0.5
 """Of this machine's memory: decoded images below it stay in the page cache."""
+RESIDENT_SHARE = 0.25
+"""Of a GPU's free memory: decoded images below it stay there."""
 
 
 class Batch(NamedTuple):
@@ -36,6 +40,19 @@ class Batch(NamedTuple):
     """(B,) int64, the row of the classifier."""
     step: Step
     """Where in the training it stands, and the images of all ranks: (global batch,) places in the training split."""
+
+
+class Parcel(NamedTuple):
+    """What a device needs to make its part of a batch itself."""
+
+    pixels: Tensor
+    """(B, H, W, C) uint8; empty where the device holds all images."""
+    row: Tensor
+    """(B,) int64, places in the training split."""
+    plan: Tensor
+    """(B, 7) int64, see reid.data.device_augment."""
+    label: Tensor
+    step: Step
 
 
 class AugmentedImages(Dataset[Batch]):
@@ -59,12 +76,27 @@ class AugmentedImages(Dataset[Batch]):
         return len(self.pixels)
 
     def __getitem__(self, wanted: Step) -> Batch:
-        """This rank's part of a step's batch. The plan is drawn for all ranks, then cut."""
-        rng = step_rng(seed=self.seed, epoch=wanted.epoch, step=wanted.step)
-        plan = self.plan(rng, len(wanted.indices)).rows(self.columns)
-        own = wanted.indices[self.columns]
+        """This rank's part of a step's batch."""
+        own, plan = self._drawn(wanted)
         images = augment(self.pixels[own], plan, mean=self.contract.mean, std=self.contract.std)
         return Batch(images, torch.from_numpy(self.label[own]), wanted)
+
+    def _drawn(self, wanted: Step) -> tuple[Indices, Plan]:
+        """This rank's images, and what happens to them; drawn for all ranks, then cut."""
+        rng = step_rng(seed=self.seed, epoch=wanted.epoch, step=wanted.step)
+        return wanted.indices[self.columns], self.plan(rng, len(wanted.indices)).rows(self.columns)
+
+
+class Parcels(AugmentedImages):
+    """The same batches, to be made on a device; with the images' bytes, or where it holds them all without."""
+
+    with_pixels = True
+
+    def __getitem__(self, wanted: Step) -> Parcel:  # type: ignore[override]
+        """This rank's part of a step's batch, not yet made."""
+        own, plan = self._drawn(wanted)
+        pixels = torch.from_numpy(self.pixels[own if self.with_pixels else own[:0]])
+        return Parcel(pixels, torch.from_numpy(own), packed(plan), torch.from_numpy(self.label[own]), wanted)
 
 
 class TrainingData(pl.LightningDataModule):
@@ -83,10 +115,14 @@ class TrainingData(pl.LightningDataModule):
         padding: int,
         flip_probability: float,
         erasing_probability: float,
+        on_device: bool = False,
     ) -> None:
-        """pixels (N, H, W, C) uint8; label (N,) int64 classifier rows; num_instances: K, None for plain shuffling."""
+        """pixels (N, H, W, C) uint8; label (N,) int64 classifier rows; num_instances: K, None for plain shuffling;
+        on_device: the device of the training augments.
+        """
         super().__init__()
         self._begin = (0, 0)
+        self._on_device, self._resident = on_device, torch.empty(0)
         self.pixels, self.label, self.contract = pixels, label, contract
         self.batch_size, self.num_instances, self.seed = batch_size, num_instances, seed
         self.num_workers = loader_processes(pixels.nbytes, asked=num_workers)
@@ -117,9 +153,10 @@ class TrainingData(pl.LightningDataModule):
         columns = rank_columns(
             batch_size=self.batch_size, num_instances=self.num_instances or 1, world_size=world_size, rank=rank
         )
-        images = AugmentedImages(
-            self.pixels, self.label, contract=self.contract, columns=columns, seed=self.seed, plan=self.plan
-        )
+        kind = Parcels if self._on_device else AugmentedImages
+        images = kind(self.pixels, self.label, contract=self.contract, columns=columns, seed=self.seed, plan=self.plan)
+        if isinstance(images, Parcels) and self.trainer is not None:
+            images.with_pixels = not self._settled_on(self.trainer.strategy.root_device)
         steps = self.steps()
         first = self._begin[1] if epoch == self._begin[0] else 0
         # of an epoch that only lacks its end the last batch is given once more, and not trained on: none would end fit
@@ -132,6 +169,24 @@ class TrainingData(pl.LightningDataModule):
             pin_memory=pin,
             generator=torch.Generator(),  # else the loader draws from torch's own, which dropout needs untouched
         )
+
+
+    def on_after_batch_transfer(self, batch: Batch | Parcel, dataloader_idx: int) -> Batch:
+        """Lightning calls it with what has arrived on the device: makes a batch of a parcel there."""
+        if isinstance(batch, Batch):
+            return batch
+        pixels = batch.pixels if len(batch.pixels) else self._resident[batch.row]
+        images = augment_batch(pixels, batch.plan, mean=self.contract.mean, std=self.contract.std)
+        return Batch(images, batch.label, batch.step)
+
+    def _settled_on(self, device: torch.device) -> bool:
+        """Whether the device holds all images; a GPU does where they take little of its free memory."""
+        if device.type != "cuda":
+            return False
+        if not len(self._resident) and self.pixels.nbytes <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+            self._resident = torch.from_numpy(np.array(self.pixels)).to(device)
+            logger.info("%.0f MB of decoded images are on %s", self.pixels.nbytes / 1e6, device)
+        return bool(len(self._resident))
 
 
 def loader_processes(size_bytes: int, *, asked: int) -> int:

@@ -8,9 +8,9 @@ rules that span fields in `rules.py`, reading of files and overrides in `loading
 # ruff: noqa: RUF012 - pydantic copies a mutable default for each instance
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from reid.spec.field_types import Count, Positive, Section, Share
+from reid.spec.field_types import Count, Positive, Section, Share, Switch
 from reid.spec.task_sections import Evaluate, Export, GenTrtEngine, Inference, MLflow, Train
 
 
@@ -21,7 +21,7 @@ class Model(Section):
     """resnet_18/34/50/101/152, swin_{tiny,small,base}_patch4_window7_224, or any timm model as timm/<name>."""
     last_stride: Literal[1, 2] = 1
     """Stride of the last ResNet stage; 1 doubles the feature map's height and width."""
-    stem_relu: Literal["auto", "on", "off"] = "auto"
+    stem_relu: Switch = "auto"
     """ReLU after the stem's first BatchNorm; TAO's ResNet has none. auto: off for TAO's weights, else on."""
     pretrain_choice: Literal["imagenet", "self", ""] = "imagenet"
     """imagenet: ImageNet weights; self: a re-identification checkpoint; "": random."""
@@ -61,12 +61,6 @@ class Model(Section):
     """Swin: reduce the embedding to feat_dim."""
     semantic_weight: float = 1.0
     """Swin: SOLIDER's semantic controller; negative switches it off."""
-
-    @field_validator("stem_relu", mode="before")
-    @classmethod
-    def _yaml_switch(cls, value: Any) -> Any:
-        """YAML reads a bare on or off as true or false."""
-        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
 
 class Synthetic(Section):
@@ -116,6 +110,8 @@ class Dataset(Section):
     """Training images in a step, over all GPUs."""
     val_batch_size: Count = 128
     """Images in a step of evaluation and inference."""
+    augment_on: Literal["auto", "cpu", "device"] = "auto"
+    """Where training images are augmented; auto: on the GPU where the training has one, else on the CPU."""
     num_workers: Annotated[int, Field(ge=0)] = 1
     """Loader processes, used only where the decoded images do not fit in memory."""
     pixel_mean: list[float] = [0.485, 0.456, 0.406]

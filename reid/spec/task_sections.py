@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from reid.spec.field_types import Count, GpuIds, NotNegative, Positive, Section, Share
+from reid.spec.field_types import Count, GpuIds, NotNegative, Positive, Section, Share, Switch
 
 
 class Optim(Section):
@@ -85,6 +85,12 @@ class Train(Section):
     """Largest L2 norm of the gradient; 0: no clipping."""
     precision: Literal["auto", "32", "bf16"] = "auto"
     """auto: bf16 on GPUs that have it, fp32 elsewhere."""
+    channels_last: Switch = "auto"
+    """Layout of the images in memory; auto: for convolutional networks."""
+    compile: Switch = "auto"
+    """torch.compile; auto: where there is a compiler and the training is long enough to win its time back."""
+    fused_optimizer: Switch = "auto"
+    """One kernel for the optimizer's whole step; auto: on GPUs, for optimizers that have it."""
     optim: Optim = Field(default_factory=Optim)
     cudnn: Cudnn = Field(default_factory=Cudnn)
 

@@ -1,7 +1,7 @@
 """A training on its devices: what every rank makes ready, and the steps that they do together."""
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from reid.contract import Contract
 from reid.data.market1501 import Manifest, Split
 from reid.data.module import TrainingData
 from reid.data.sampler import rank_columns
-from reid.devices import choose_devices, share_the_cpu
+from reid.devices import Device, choose_device, choose_devices, share_the_cpu
 from reid.errors import DatasetError
 from reid.history import Row
+from reid.model.backbones import is_convolutional
 from reid.model.checkpoint import reid_entry
 from reid.model.embedder import Embedder
 from reid.rank_processes import started
@@ -35,7 +36,7 @@ from reid.stages.recipe import (
 )
 from reid.stopping import Stopping
 from reid.tracking import StageRun
-from reid.training import Device, choose_device, fit, seed_everything
+from reid.training import fit, seed_everything
 from reid.validation import Validation
 
 logger = logging.getLogger(__name__)
@@ -57,18 +58,17 @@ def train_on_devices(
         "train", num_gpus=options.num_gpus, gpu_ids=options.gpu_ids, cpu_processes=options.cpu_processes
     )
     share_the_cpu(names)
-    device = choose_device(names, precision=options.precision)
-    parts = _prepared(spec, manifest, start, device)
+    parts = _prepared(spec, manifest, start, names)
     run.log_metrics({"skipped_images": len(manifest.train.of_persons()) - len(parts.images)})
     request = {
         "spec": open_values(spec),
         "dataset": str(dataset),
         "model": str(model),
         "start": str(start.path) if start else None,
-        "device": asdict(device),
+        "names": names,
     }
     try:
-        with started(device.ranks, "reid.stages.fitting:train_along", request) as ranks:
+        with started(len(names), "reid.stages.fitting:train_along", request) as ranks:
             history = _fit(spec, parts, settings=settings, model=model, start=start, ranks=ranks, run=run)
     except KeyboardInterrupt:
         latest = model / LATEST
@@ -78,14 +78,13 @@ def train_on_devices(
 
 
 def train_along(
-    *, spec: dict[str, Any], dataset: str, model: str, start: str | None, device: dict[str, Any], ranks: Ranks
+    *, spec: dict[str, Any], dataset: str, model: str, start: str | None, names: list[str], ranks: Ranks
 ) -> None:
     """What every rank but the first does of a training: the same steps, with its part of each batch; writes nothing."""
     experiment, manifest = Experiment.model_validate(spec), Manifest.load(Path(dataset))
     going_on = read_training_checkpoint(Path(start)) if start else None
-    chosen = Device(tuple(device["names"]), device["precision"])
-    share_the_cpu(chosen.names)
-    parts = _prepared(experiment, manifest, going_on, chosen)
+    share_the_cpu(names)
+    parts = _prepared(experiment, manifest, going_on, tuple(names))
     _fit(experiment, parts, settings={}, model=Path(model), start=going_on, ranks=ranks, run=StageRun.none())
 
 
@@ -104,7 +103,7 @@ class Parts:
     validation: Validation
 
 
-def _prepared(spec: Experiment, manifest: Manifest, start: Start | None, device: Device) -> Parts:
+def _prepared(spec: Experiment, manifest: Manifest, start: Start | None, names: tuple[str, ...]) -> Parts:
     """The same on every rank: decoded images, the network and its first weights."""
     images = readable(spec, manifest.train.of_persons(), manifest.fingerprint)
     persons, label = np.unique(images.person, return_inverse=True)
@@ -112,7 +111,7 @@ def _prepared(spec: Experiment, manifest: Manifest, start: Start | None, device:
     rank_columns(
         batch_size=spec.dataset.batch_size,
         num_instances=spec.dataset.num_instances if spec.dataset.sampler != "softmax" else 1,
-        world_size=device.ranks,
+        world_size=len(names),
         rank=0,
     )
     torch.backends.cudnn.benchmark = spec.train.cudnn.benchmark
@@ -120,7 +119,18 @@ def _prepared(spec: Experiment, manifest: Manifest, start: Start | None, device:
     seed_everything(spec.train.seed)
     network, weights = build_network(spec, persons.tolist(), start)
     contract = contract_of(spec, network.embedding_size)
-    data = build_data(spec, images, label, contract=contract, fingerprint=manifest.fingerprint)
+    device = choose_device(
+        names,
+        precision=spec.train.precision,
+        channels_last=spec.train.channels_last,
+        compile=spec.train.compile,
+        augment_on=spec.dataset.augment_on,
+        convolutional=is_convolutional(network.base),
+        images=spec.train.num_epochs * len(images),
+    )
+    data = build_data(
+        spec, images, label, contract=contract, fingerprint=manifest.fingerprint, on_device=device.augments
+    )
     validation = validation_of(spec, manifest, contract)
     return Parts(device, images, persons.tolist(), network, weights, contract, data, validation)
 
@@ -157,7 +167,13 @@ def _fit(
     record = Record(
         model,
         steps=steps,
-        validate=validator(parts.validation, model, ranks=ranks, check=stopping.check),
+        validate=validator(
+            parts.validation,
+            model,
+            channels_last=parts.device.channels_last,
+            ranks=ranks,
+            check=stopping.check,
+        ),
         epochs=options.num_epochs,
         validation_interval=options.validation_interval,
         checkpoint_interval=options.checkpoint_interval,

@@ -142,7 +142,13 @@ def readable(spec: Experiment, split: Split, fingerprint: str) -> Split:
 
 
 def build_data(
-    spec: Experiment, images: Split, label: NDArray[np.int64], *, contract: Contract, fingerprint: str
+    spec: Experiment,
+    images: Split,
+    label: NDArray[np.int64],
+    *,
+    contract: Contract,
+    fingerprint: str,
+    on_device: bool = False,
 ) -> TrainingData:
     """The batches of the training images; label (N,) is each one's row of the classifier."""
     section = spec.dataset
@@ -157,6 +163,7 @@ def build_data(
         padding=section.padding,
         flip_probability=section.prob,
         erasing_probability=section.re_prob,
+        on_device=on_device,
     )
 
 
@@ -180,7 +187,8 @@ def build_module(spec: Experiment, network: Embedder) -> Training:
             bias_lr_factor=optim.bias_lr_factor,
             weight_decay_bias=optim.weight_decay_bias,
         )
-        return build_optimizer(optim.name, groups, optim.momentum)
+        fused = {"auto": None, "on": True, "off": False}[spec.train.fused_optimizer]
+        return build_optimizer(optim.name, groups, optim.momentum, fused=fused)
 
     auto_reduce = optim.lr_scheduler == "AutoReduce"
     return Training(
@@ -219,7 +227,7 @@ def validation_of(spec: Experiment, manifest: Manifest, contract: Contract) -> V
 
 
 def validator(
-    validation: Validation, model: Path, *, ranks: Ranks, check: Callable[[], None]
+    validation: Validation, model: Path, *, channels_last: bool, ranks: Ranks, check: Callable[[], None]
 ) -> Callable[[pl.Trainer, Training, int], Row]:
     """A function that embeds query and gallery and gives the figures; the untrained network's embeddings are kept.
 
@@ -229,7 +237,8 @@ def validator(
     def validate(trainer: pl.Trainer, module: Training, epoch: int) -> Row:
         what = "untrained network" if epoch == UNTRAINED else f"validation after epoch {epoch + 1}"
         with evaluating(module):
-            query, gallery = validation.embed(network_of(trainer, module), what=what, ranks=ranks, between=check)
+            network = network_of(trainer, module, channels_last=channels_last)
+            query, gallery = validation.embed(network, what=what, ranks=ranks, between=check)
         figures: Row = {}
         if not ranks.rank:
             if epoch == UNTRAINED:

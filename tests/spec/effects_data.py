@@ -1,5 +1,6 @@
 """What each field of the spec's section `dataset` does."""
 
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -196,6 +197,21 @@ def re_prob(lab: Lab) -> None:
         assert int(erased.any(dim=(1, 2)).sum()) == wanted
 
 
+def augment_on(lab: Lab) -> None:
+    """The same batches, made elsewhere; auto: where the training's device is a GPU."""
+    chance = ("dataset.padding=4", "dataset.prob=0.5", "dataset.re_prob=0.5")
+    said = lab.said(lambda: lab.train_in(lab.folder, "dataset.augment_on=device", *chance))
+    assert any(text.endswith("images augmented on the device") for text in said)
+    assert any(
+        text.endswith("images augmented on the CPU") for text in lab.said(lambda: lab.train_in(lab.folder / "x"))
+    )
+    losses = [
+        json.loads((folder / "history.json").read_text())[1]["train_loss"]
+        for folder in (lab.folder, lab.train("dataset.augment_on=cpu", *chance).folder)
+    ]
+    assert losses[0] == losses[1]
+
+
 def sampler(lab: Lab) -> None:
     losses = {"cross_entropy", "triplet"}
     for value, names, in_pairs in (
@@ -238,6 +254,7 @@ DATASET: dict[str, Callable[[Lab], None]] = {
     "dataset.batch_size": batch_size,
     "dataset.val_batch_size": val_batch_size,
     "dataset.num_workers": num_workers,
+    "dataset.augment_on": augment_on,
     "dataset.pixel_mean": _normalised("pixel_mean", "[0.1,0.2,0.3]"),
     "dataset.pixel_std": _normalised("pixel_std", "[0.5,0.4,0.3]"),
     "dataset.padding": padding,

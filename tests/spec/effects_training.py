@@ -1,11 +1,15 @@
 """What each field of the spec's section `train` does, but those of `train.optim`."""
 
+import json
+import logging
+import shutil
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
+from reid.devices import Device, choose_device
 from reid.errors import SpecError
 from reid.resume import LATEST
 from tests.spec.lab import Lab
@@ -17,6 +21,15 @@ def _gpus_wanted(lab: Lab, *overrides: str) -> str:
     with pytest.raises(SpecError) as caught:
         lab.train_in(lab.folder, *overrides)
     return str(caught.value).splitlines()[0]
+
+
+AS_EVER = "channels last, not compiled; images augmented on the CPU"
+
+
+def trained_on(said: list[str]) -> str:
+    """What the log says of the device."""
+    (line,) = (text for text in said if text.startswith("training on "))
+    return line.removeprefix("training on ")
 
 
 def num_gpus(lab: Lab) -> None:
@@ -36,13 +49,14 @@ def gpu_ids(lab: Lab) -> None:
     )
     lab.patch.setattr(torch.cuda, "device_count", lambda: 0)
     said = lab.said(lambda: lab.train_in(lab.folder / "cpu", "train.gpu_ids=[5]"))
-    assert {"no GPU here: running on the CPU", "training on the CPU, 1 threads, precision 32-true"} <= set(said)
+    assert "no GPU here: running on the CPU" in said
+    assert trained_on(said) == f"the CPU, 1 threads, precision 32-true, {AS_EVER}"
 
 
 def cpu_processes(lab: Lab) -> None:
     """Each has half of the batch: with statistics of its own half the weights are others."""
     said = lab.said(lambda: lab.train_in(lab.folder, "train.cpu_processes=2"))
-    assert "training on the CPU, 1 threads in each of 2 processes, precision 32-true" in said
+    assert trained_on(said) == f"the CPU, 1 threads in each of 2 processes, precision 32-true, {AS_EVER}"
     with pytest.raises(SpecError) as caught:
         lab.spec("train.cpu_processes=3")
     assert str(caught.value) == (
@@ -127,10 +141,45 @@ def clip_grad_norm(lab: Lab) -> None:
 
 def precision(lab: Lab) -> None:
     said = lab.said(lambda: lab.train_in(lab.folder, "train.precision=bf16"))
-    assert "training on the CPU, 1 threads, precision bf16-mixed" in said
+    assert trained_on(said) == f"the CPU, 1 threads, precision bf16-mixed, {AS_EVER}"
     exact, halved = (lab.train(f"train.precision={value}").epochs[0]["train_loss"] for value in ("32", "bf16"))
     assert exact != halved
     assert halved == pytest.approx(exact, rel=0.1)  # 8 bits a number
+
+
+def channels_last(lab: Lab) -> None:
+    """The same training in another layout; auto decides by the kind of network."""
+    said = lab.said(lambda: lab.train_in(lab.folder, "train.channels_last=off"))
+    assert ", channels first, " in trained_on(said)
+    rows = [json.loads((folder / "history.json").read_text())[1] for folder in (lab.folder, lab.train().folder)]
+    assert rows[0]["train_loss"] == pytest.approx(rows[1]["train_loss"], rel=1e-4)
+    chosen = [_choice(convolutional=convolutional).channels_last for convolutional in (True, False)]
+    assert chosen == [True, False]
+
+
+def compiling(lab: Lab) -> None:
+    """auto: for a long training; without a compiler one line, and as it is."""
+    assert [_choice(images=images).compiled for images in (99_999, 100_000)] == [False, True]
+    assert not _choice(compile="off", images=10**9).compiled
+    assert _choice(compile="on").compiled
+    lab.patch.setattr(shutil, "which", lambda _name: None)
+    said = lab.said(lambda: lab.train_in(lab.folder, "train.compile=on"), logging.WARNING)
+    assert said == ["train.compile: without a C++ compiler the network is not compiled"]
+
+
+def _choice(**changes: Any) -> Device:
+    values: dict[str, Any] = {
+        "precision": "auto", "channels_last": "auto", "compile": "auto", "augment_on": "auto", "convolutional": True,
+        "images": 1,
+    }  # fmt: skip
+    return choose_device(("cpu",), **values | changes)
+
+
+def fused_optimizer(lab: Lab) -> None:
+    with pytest.raises(SpecError) as caught:
+        lab.train_in(lab.folder, "train.fused_optimizer=on", "train.optim.name=Adamax")
+    assert str(caught.value) == "train.fused_optimizer: Adamax has no fused form; want auto or off"
+    assert [lab.train(f"train.fused_optimizer={choice}").groups[0]["fused"] for choice in ("on", "off")] == [True, None]
 
 
 def _cudnn(name: str) -> Callable[[Lab], None]:
@@ -160,6 +209,9 @@ TRAIN: dict[str, Callable[[Lab], None]] = {
     "train.results_dir": results_dir,
     "train.clip_grad_norm": clip_grad_norm,
     "train.precision": precision,
+    "train.channels_last": channels_last,
+    "train.compile": compiling,
+    "train.fused_optimizer": fused_optimizer,
     "train.cudnn.benchmark": _cudnn("benchmark"),
     "train.cudnn.deterministic": _cudnn("deterministic"),
 }

@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import Callback
 
 from reid.data.market1501 import Manifest
 from reid.data.module import Batch, TrainingData
+from reid.devices import Device
 from reid.lightning import Training
 from reid.model.embedder import Embedder
 from reid.resume import LATEST
@@ -24,7 +25,7 @@ from reid.stages.recipe import build_data, build_module, build_network, contract
 from reid.stages.train import train
 from reid.tasks import run_task
 from reid.tracking import StageRun
-from reid.training import Device, fit, seed_everything
+from reid.training import fit, seed_everything
 from tests.drawn_persons import GALLERY, QUERY, TRAIN, write_persons
 
 BASE = """
