@@ -130,7 +130,11 @@ def _checkpoint_of(start: Start, epoch: int) -> Start | None:
     for path in (start.path.with_name(epoch_file(epoch)), start.path.with_name(BEST)):
         if not path.exists():
             continue
-        found = read_training_checkpoint(path)
+        try:
+            found = read_training_checkpoint(path)
+        except ArtifactError as error:
+            logger.warning("%s; it is passed over", error)
+            continue
         history = found.checkpoint["training"]["history"]
         if history == start.checkpoint["training"]["history"][: len(history)] and found.epochs_done == epoch + 1:
             return found

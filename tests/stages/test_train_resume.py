@@ -108,6 +108,25 @@ def test_the_best_that_is_not_beside_it_is_told(
     assert same_weights(tmp_path / "model" / "reid_model_latest.pth", finished)
 
 
+def test_a_damaged_best_is_passed_over(
+    folder: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = read(finished)
+    content["training"]["history"][1]["mAP"] = 2.0  # the first epoch was the best
+    named = tmp_path / "before" / "reid_model_latest.pth"
+    named.parent.mkdir()
+    torch.save(content, named)
+    damaged = [named.with_name("model_epoch_000.pth"), named.with_name("reid_model_best.pth")]
+    for path in damaged:
+        path.write_bytes(finished.read_bytes()[:5000])
+    go_on(folder, tmp_path / "model", named)
+    *passed_over, missing = caplog.messages
+    for path, message in zip(damaged, passed_over, strict=True):
+        assert message.startswith(f"{path}: ") and message.endswith("; it is passed over")
+    assert missing == f"{named}: its best epoch, 1, is not beside it"
+    assert same_weights(tmp_path / "model" / "reid_model_latest.pth", finished)
+
+
 def refusal(kind: type[Exception], folder: Path, model: Path, named: Path, *overrides: str, **other: str) -> str:
     with pytest.raises(kind) as caught:
         go_on(folder, model, named, *overrides, **other)
