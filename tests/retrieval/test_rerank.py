@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from reid.retrieval import distance as distance_module
 from reid.retrieval import knn
-from reid.retrieval.distance import l2_normalize
+from reid.retrieval.distance import euclidean_squared, l2_normalize
 from reid.retrieval.metrics import Scorer, evaluate
 from reid.retrieval.protocol import market_protocol
 from reid.retrieval.rerank import forecast, rerank, rerank_rows
@@ -117,8 +117,10 @@ def test_rows_in_blocks_are_the_matrix_and_score_alike(monkeypatch):
     whole = rerank(query, gallery, k1=20, k2=6, lambda_value=0.3)
     scorer = Scorer(market_protocol(**labels), max_rank=10)
     starts = []
-    for first, block in rerank_rows(query, gallery, k1=20, k2=6, lambda_value=0.3):
+    for first, original, block in rerank_rows(query, gallery, k1=20, k2=6, lambda_value=0.3):
         starts.append(first)
+        squared = euclidean_squared(query, gallery)[first : first + len(block)]
+        assert np.abs(original - squared).max() < TOLERANCE
         assert np.abs(block - whole[first : first + len(block)]).max() < TOLERANCE
         scorer.add(first, block)
     assert starts == [0, 7, 14, 21, 28, 35]
