@@ -1,6 +1,6 @@
 """Compiles the pipeline and runs it: the command behind `make pipeline-run`.
 
-    python -m pipelines.run --spec demo train.num_epochs=2
+    python -m pipelines --spec demo train.num_epochs=2
 
 Reads the spec and looks for the data set first: a mistake there is told at once, before kfp, MLflow or torch is loaded.
 """
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines.run",
+        prog="python -m pipelines",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
