@@ -24,7 +24,7 @@ from pipelines.summary import print_summary
 from reid.data.market1501 import require_folders
 from reid.errors import PipelineError, ReidError, SpecError
 from reid.secret import key_to_environment
-from reid.spec import Experiment, load_spec
+from reid.spec import Experiment, load_spec, tell_what_a_pipeline_replaces
 from reid.spec.secret import open_text, open_values
 from reid.tracking import open_pipeline_run
 
@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         path = spec_path(options.spec)
         spec = load_spec(path, overrides=options.overrides)
+        tell_what_a_pipeline_replaces(spec)
         if options.compile_only:
             return _compile_only(options.compile_only, spec)
         _refuse_other_runners(options.runner)

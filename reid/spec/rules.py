@@ -7,6 +7,16 @@ from reid.spec.sections import Experiment
 
 MOMENTUM_READERS = {"SGD", "RMSprop"}
 """Optimizers of torch.optim that take `momentum`."""
+PORTS = {
+    "the model comes from the stage train": ["evaluate.checkpoint", "inference.checkpoint", "export.checkpoint"],
+    "the images are those of dataset.test_dataset_dir": ["evaluate.test_dataset", "inference.test_dataset"],
+    "the images are those of dataset.query_dataset_dir": ["evaluate.query_dataset", "inference.query_dataset"],
+    "the ONNX comes from the stage export": ["gen_trt_engine.onnx_file"],
+    "the runner says where the results are": [
+        f"{task}.results_dir" for task in ("train", "evaluate", "inference", "export", "gen_trt_engine")
+    ],
+}
+"""What takes their place in a pipeline -> dotted fields, of paths all."""
 CALIBRATION = ("cal_image_dir", "cal_cache_file", "cal_batch_size", "cal_batches")
 
 Finding = tuple[str, str]
@@ -67,6 +77,14 @@ def read_as(spec: Experiment) -> Iterator[Finding]:
     for task, section in (("evaluate", spec.evaluate), ("inference", spec.inference)):
         if len(section.gpu_ids) > 1:
             yield f"{task}.gpu_ids", f"{section.gpu_ids} is read as [{section.gpu_ids[0]}]: {task} uses one GPU"
+
+
+def replaced(spec: Experiment) -> Iterator[Finding]:
+    """What a pipeline takes instead, for each path of the spec that it does not read."""
+    for instead, names in PORTS.items():
+        for name in names:
+            if value_of(spec, name) is not None:
+                yield name, instead
 
 
 def idle(spec: Experiment) -> Iterator[Finding]:
