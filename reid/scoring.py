@@ -19,7 +19,7 @@ from reid.retrieval.distance import l2_normalize
 from reid.retrieval.metrics import Scorer, Scores
 from reid.retrieval.nearest import Nearest, NearestFinder
 from reid.retrieval.protocol import Protocol, market_protocol
-from reid.retrieval.rerank import rerank_rows
+from reid.retrieval.rerank import both_rows
 from reid.retrieval.threshold import PairCounter, Verification
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ def score(
     plain, reranked = (_Ranker(protocol, ranks=max(max_rank, *RANKS)) for _ in range(2))
     vectors = l2_normalize(query.vectors), l2_normalize(gallery.vectors)
     started, scoring_seconds = time.perf_counter(), 0.0
-    for first, distance, final in rerank_rows(*vectors, k1=k1, k2=k2, lambda_value=lambda_value):
+    for first, distance, final in both_rows(*vectors, k1=k1, k2=k2, lambda_value=lambda_value):
         came = time.perf_counter()
         plain.add(first, distance)
         reranked.add(first, final)

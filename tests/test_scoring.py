@@ -204,5 +204,5 @@ def peak_bytes(queries: int, images: int) -> int:
 def test_memory_grows_with_the_images_and_not_with_their_pairs(monkeypatch):
     monkeypatch.setattr(distance_module, "BLOCK_BYTES", 1 << 20)
     few, many = peak_bytes(500, 1_500), peak_bytes(4_000, 12_000)
-    assert many < 3 * few  # 8 times the images, 64 times the pairs
+    assert many < 8 * few  # 8 times the images, 64 times the pairs
     assert many < 4 * 4_000 * 12_000 / 2  # half of one (Q, G) of float32

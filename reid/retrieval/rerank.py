@@ -59,8 +59,19 @@ def rerank(
 
 def rerank_rows(
     query: NDArray[np.float32], gallery: NDArray[np.float32], *, k1: int, k2: int, lambda_value: float
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The rows of `rerank` in blocks: (first query, (rows, G) float32), for galleries whose (Q, G) does not fit.
+
+    The next block is written over the last one.
+    """
+    for first, _, distance in both_rows(query, gallery, k1=k1, k2=k2, lambda_value=lambda_value):
+        yield first, distance
+
+
+def both_rows(
+    query: NDArray[np.float32], gallery: NDArray[np.float32], *, k1: int, k2: int, lambda_value: float
 ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
-    """The rows of `euclidean_squared` and those of `rerank` in blocks, from one product, so that no (Q, G) is held.
+    """The rows of `euclidean_squared` and those of `rerank` in blocks, of one product.
 
     A block is (first query, (rows, G), (rows, G)), float32; the next one is written over it.
     """

@@ -7,6 +7,7 @@ from reid.spec.sections import Experiment
 
 MOMENTUM_READERS = {"SGD", "RMSprop"}
 """Optimizers of torch.optim that take `momentum`."""
+PICTURES = (".png", ".svg", ".pdf")
 PORTS = {
     "the model comes from the stage train": ["evaluate.checkpoint", "inference.checkpoint", "export.checkpoint"],
     "the images are those of dataset.test_dataset_dir": ["evaluate.test_dataset", "inference.test_dataset"],
@@ -39,6 +40,10 @@ def contradictions(spec: Experiment) -> Iterator[Finding]:
             "model.metric_loss_type",
             f"{model.metric_loss_type!r} needs model.with_center_loss = true; want 'triplet' or the centre loss on",
         )
+    for name in ("output_cmc_curve_plot", "output_sampled_matches_plot"):
+        plot = getattr(spec.evaluate, name)
+        if plot is not None and not plot.lower().endswith(PICTURES):
+            yield f"evaluate.{name}", f"found {plot!r}; want a file that ends in {', '.join(PICTURES)}"
     engine = spec.gen_trt_engine.tensorrt
     if not engine.min_batch_size <= engine.opt_batch_size <= engine.max_batch_size:
         yield (

@@ -16,7 +16,7 @@ from reid.data.market1501 import JUNK, Manifest
 from reid.embeddings import Embeddings
 from reid.errors import ArtifactError, DatasetError
 from reid.evaluation_report import Evaluation, evaluation_page
-from reid.files import replacing
+from reid.files import replacing, require_writable
 from reid.matches import BEST, HARDEST, RANDOM, choose_queries, hardest_queries, match_rows
 from reid.plots import Curve
 from reid.retrieval.threshold import PairCounter
@@ -24,6 +24,7 @@ from reid.scoring import Scored, has_match, pair_counter, pair_histogram, per_qu
 from reid.sheet import matches_sheet
 from reid.spec import Experiment
 from reid.stages.inference import OpenModel, embed_splits, find_checkpoint, open_model
+from reid.stages.named_backbone import require_backbone
 from reid.stages.outcome import Outcome
 from reid.tracking import StageRun
 
@@ -42,7 +43,10 @@ def evaluate(spec: Experiment, *, dataset: Path, model: Path, results: Path, rep
     """
     manifest = Manifest.load(dataset)
     _require_matches(manifest)
+    for plot in (spec.evaluate.output_cmc_curve_plot, spec.evaluate.output_sampled_matches_plot):
+        require_writable(plot)
     opened = open_model(find_checkpoint(model), gpu_id=spec.evaluate.gpu_ids[0])
+    require_backbone(spec, opened.settings.get("backbone"), opened.file)
     parts, images_per_second = embed_splits(
         opened,
         {"query": manifest.query, "gallery": manifest.gallery},

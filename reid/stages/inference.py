@@ -16,8 +16,9 @@ from reid.contract import Contract
 from reid.data.market1501 import Manifest, Split
 from reid.embeddings import Embeddings, Network, embed, write_json
 from reid.errors import ArtifactError, SpecError
-from reid.files import copy_file
+from reid.files import copy_file, require_writable
 from reid.spec import Experiment
+from reid.stages.named_backbone import require_backbone
 from reid.stages.outcome import Outcome
 from reid.tracking import StageRun
 
@@ -44,7 +45,10 @@ def inference(spec: Experiment, *, dataset: Path, model: Path, embeddings: Path,
     spec.inference.output_file, where set, gets the same file; one that is there is replaced.
     """
     manifest = Manifest.load(dataset)
+    for file in (embeddings, spec.inference.output_file):
+        require_writable(file)
     opened = open_model(find_checkpoint(model), gpu_id=spec.inference.gpu_ids[0])
+    require_backbone(spec, opened.settings.get("backbone"), opened.file)
     parts, images_per_second = embed_splits(
         opened,
         {"query": manifest.query, "gallery": manifest.gallery},

@@ -122,7 +122,7 @@ def _work(arguments: argparse.Namespace, query, gallery, known) -> tuple[Callabl
 
         def streamed() -> float:
             scorer = Scorer(market_protocol(**known), max_rank=50)
-            for first, _, distance in rerank_rows(query, gallery, **parameters):
+            for first, distance in rerank_rows(query, gallery, **parameters):
                 scorer.add(first, distance)
             return scorer.scores().mAP
 

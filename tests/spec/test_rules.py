@@ -160,3 +160,13 @@ def test_paths_that_a_pipeline_does_not_read_are_named(caplog: pytest.LogCapture
             ("evaluate.results_dir", "the runner says where the results are"),
         )
     ]
+
+
+def test_a_plot_is_a_picture_of_a_known_kind() -> None:
+    load_spec(text="evaluate: {output_cmc_curve_plot: a.PNG, output_sampled_matches_plot: b.svg}")
+    with pytest.raises(SpecError) as caught:
+        load_spec(text="evaluate: {output_cmc_curve_plot: a.bmp, output_sampled_matches_plot: folder}")
+    assert str(caught.value) == (
+        "spec: evaluate.output_cmc_curve_plot: found 'a.bmp'; want a file that ends in .png, .svg, .pdf\n"
+        "spec: evaluate.output_sampled_matches_plot: found 'folder'; want a file that ends in .png, .svg, .pdf"
+    )
