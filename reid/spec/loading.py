@@ -90,9 +90,18 @@ def _apply_overrides(raw: DictConfig, overrides: Sequence[str]) -> set[str]:
             raw.merge_with(OmegaConf.from_dotlist([override]))
         except (OmegaConfBaseException, YAMLError) as error:
             raise SpecError(f"command line: {override!r}: {str(error).splitlines()[0]}") from None
+        _drop_other_spelling(raw, name)
         given.add(ALIASES.get(name, name))
         given.update(_sections_new_by(name, written))
     return given
+
+
+def _drop_other_spelling(raw: DictConfig, name: str) -> None:
+    """An override of a field wins over the file's alias of it, and the other way round."""
+    for spellings in ALIASES.items():
+        if name in spellings:
+            section, _, key = spellings[spellings.index(name) - 1].rpartition(".")
+            OmegaConf.select(raw, section).pop(key, None)
 
 
 def _sections_new_by(name: str, written: Any) -> Iterator[str]:

@@ -62,6 +62,12 @@ class Model(Section):
     semantic_weight: float = 1.0
     """Swin: SOLIDER's semantic controller; negative switches it off."""
 
+    @field_validator("neck", "pretrain_choice", mode="before")
+    @classmethod
+    def _nothing_given(cls, value: Any) -> Any:
+        """A shell makes neck= of neck="", and YAML reads nothing as null."""
+        return "" if value is None else value
+
     @field_validator("stem_relu", mode="before")
     @classmethod
     def _yaml_switch(cls, value: Any) -> Any:
