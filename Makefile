@@ -31,10 +31,10 @@ $(STAMP): requirements.lock
 	@touch $@
 
 pipeline-run: $(STAMP) ## the whole pipeline of SPEC on this machine
-	@$(RUN) -m pipelines.run --spec "$(SPEC)" --runner "$(RUNNER)" $(ARGS)
+	@$(RUN) -m pipelines --spec "$(SPEC)" --runner "$(RUNNER)" $(ARGS)
 
 compile: $(STAMP) ## pipeline.yaml of SPEC, for the Kubeflow UI
-	@$(RUN) -m pipelines.run --spec "$(SPEC)" --compile-only pipeline.yaml $(ARGS)
+	@$(RUN) -m pipelines --spec "$(SPEC)" --compile-only pipeline.yaml $(ARGS)
 
 mlflow-ui: $(STAMP) ## the experiments in a browser: http://127.0.0.1:5000
 	@mkdir -p results

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from reid.errors import ReidError
-from reid.spec import load_spec
+from reid.spec import load_spec, tell_what_a_pipeline_replaces
 from reid.stages.outcome import Outcome
 from reid.tracking import stage_run
 
@@ -90,7 +90,10 @@ def _local_path(entry: Mapping[str, Any]) -> Path:
 
 def run_stage(stage: str, ports: Ports) -> None:
     """Runs the stage and writes everything that the runner reads."""
-    spec = load_spec(text=ports.parameters["spec"])
+    first = stage == "validate"  # reads the whole of the spec, the others their parts
+    spec = load_spec(text=ports.parameters["spec"], told=not first)
+    if first:
+        tell_what_a_pipeline_replaces(spec)
     function = getattr(importlib.import_module(f"reid.stages.{stage}"), stage)
     arguments: dict[str, Any] = {name: artifact.path for name, artifact in ports.inputs.items()}
     arguments |= {name: artifact.path for name, artifact in ports.outputs.items() if artifact.schema != METRICS}

@@ -1,6 +1,6 @@
 """Compiles the pipeline and runs it: the command behind `make pipeline-run`.
 
-    python -m pipelines.run --spec demo train.num_epochs=2
+    python -m pipelines --spec demo train.num_epochs=2
 
 Reads the spec and looks for the data set first: a mistake there is told at once, before kfp, MLflow or torch is loaded.
 """
@@ -24,7 +24,7 @@ from pipelines.summary import print_summary
 from reid.data.market1501 import require_folders
 from reid.errors import PipelineError, ReidError, SpecError
 from reid.secret import key_to_environment
-from reid.spec import Experiment, load_spec
+from reid.spec import Experiment, load_spec, tell_what_a_pipeline_replaces
 from reid.spec.secret import open_text, open_values
 from reid.tracking import open_pipeline_run
 
@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         path = spec_path(options.spec)
         spec = load_spec(path, overrides=options.overrides)
+        tell_what_a_pipeline_replaces(spec)
         if options.compile_only:
             return _compile_only(options.compile_only, spec)
         _refuse_other_runners(options.runner)
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines.run",
+        prog="python -m pipelines",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,7 +1,18 @@
-"""`python -m reid`: the same as the command `reid`."""
+"""The command `reid`, also as `python -m reid`. It is on guard before anything is loaded: Ctrl-C may come at once."""
 
 import sys
 
-from reid.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """reid.cli's main, and its exit status for Ctrl-C while that is still loading."""
+    try:
+        from reid.cli import main as command
+
+        return command()
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

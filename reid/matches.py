@@ -1,16 +1,20 @@
 """What a ranking looks like for single queries: which queries to show, and their nearest gallery images.
 
-Shapes: Q queries, G gallery images, R ranks shown. Gallery images that the metric ignores for a query (same person and
-same camera; junk) are dropped here too, so that a shown rank is the rank that was counted.
+Shapes: Q queries.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reid.embeddings import Embeddings
+
+if TYPE_CHECKING:
+    from reid.retrieval.metrics import Scores
+    from reid.retrieval.nearest import Nearest
 
 BEST, HARDEST, RANDOM = "best", "hardest", "random"
 
@@ -72,64 +76,49 @@ def hardest_queries(average_precision: NDArray[np.floating], *, count: int) -> l
     return [(int(query), HARDEST) for query in order[:count]]
 
 
-def counted(query: int, queries: Embeddings, gallery: Embeddings) -> NDArray[np.bool_]:
-    """(G,) which gallery images the metric counts for a query: not junk, not the same person in the same camera."""
-    same = (gallery.person == queries.person[query]) & (gallery.camera == queries.camera[query])
-    mask: NDArray[np.bool_] = ~same & (gallery.person != -1)
-    return mask
-
-
-def match_row(
-    query: int,
-    distance: NDArray[np.float32],
-    *,
-    reason: str,
-    average_precision: float,
-    queries: Embeddings,
-    gallery: Embeddings,
-    ranks: int,
-) -> MatchRow:
-    """distance (G,) of one query that has a match -> its row; equal distances rank by index, as in the metric."""
-    shown = np.flatnonzero(counted(query, queries, gallery))
-    order = shown[np.argsort(distance[shown], kind="stable")]
-    right = gallery.person[order] == queries.person[query]
-    first = int(np.argmax(right))
-
-    def match(rank: int) -> Match:
-        image = int(order[rank - 1])
-        person, camera = int(gallery.person[image]), int(gallery.camera[image])
-        return Match(gallery.paths[image], person, camera, rank, float(distance[image]), bool(right[rank - 1]))
-
-    return MatchRow(
-        path=queries.paths[query],
-        person=int(queries.person[query]),
-        camera=int(queries.camera[query]),
-        reason=reason,
-        average_precision=average_precision,
-        first_match=match(first + 1),
-        matches=tuple(match(rank) for rank in range(1, min(ranks, len(order)) + 1)),
-    )
-
-
-def rows_of(
+def match_rows(
     chosen: Sequence[tuple[int, str]],
-    distance: NDArray[np.float32],
-    average_precision: NDArray[np.floating],
+    nearest: "Nearest",
+    scores: "Scores",
     *,
     queries: Embeddings,
     gallery: Embeddings,
     ranks: int,
 ) -> list[MatchRow]:
-    """The rows of chosen queries, of distance (Q, G) and average_precision (Q,)."""
+    """The rows of chosen (query, reason), each of which has a match, with `ranks` of the ranks that `nearest` holds."""
     return [
-        match_row(
-            query,
-            distance[query],
-            reason=reason,
-            average_precision=float(average_precision[query]),
-            queries=queries,
-            gallery=gallery,
-            ranks=ranks,
-        )
+        _match_row(query, reason, nearest, scores, queries=queries, gallery=gallery, ranks=ranks)
         for query, reason in chosen
     ]
+
+
+def _match_row(
+    query: int,
+    reason: str,
+    nearest: "Nearest",
+    scores: "Scores",
+    *,
+    queries: Embeddings,
+    gallery: Embeddings,
+    ranks: int,
+) -> MatchRow:
+    person = int(queries.person[query])
+
+    def match(image: int, rank: int, distance: float) -> Match:
+        other, camera = int(gallery.person[image]), int(gallery.camera[image])
+        return Match(gallery.paths[image], other, camera, rank, float(distance), other == person)
+
+    top = zip(nearest.image[query, :ranks].tolist(), nearest.distance[query], strict=False)
+    return MatchRow(
+        path=queries.paths[query],
+        person=person,
+        camera=int(queries.camera[query]),
+        reason=reason,
+        average_precision=float(scores.average_precision[query]),
+        first_match=match(
+            int(nearest.first_match[query]),
+            int(scores.first_match_rank[query]),
+            nearest.first_match_distance[query],
+        ),
+        matches=tuple(match(image, rank, distance) for rank, (image, distance) in enumerate(top, 1) if image >= 0),
+    )

@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from reid.data.market1501 import DISTRACTOR, Split
 from reid.embeddings import Embeddings
 from reid.plots import Curve, PairHistogram
-from reid.retrieval.metrics import Scores, euclidean_squared, evaluate, l2_normalize, top_matches
-from reid.retrieval.rerank import rerank
-from reid.retrieval.threshold import Verification, verification
+from reid.retrieval.distance import l2_normalize
+from reid.retrieval.metrics import Scorer, Scores
+from reid.retrieval.nearest import Nearest, NearestFinder
+from reid.retrieval.protocol import Protocol, market_protocol
+from reid.retrieval.rerank import both_rows
+from reid.retrieval.threshold import PairCounter, Verification
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +31,10 @@ HISTOGRAM_BINS = 80
 
 @dataclass(frozen=True)
 class Ranking:
-    """All distances, and how good the order is that they give."""
+    """How good an order of the gallery is, and the top of it."""
 
-    distance: NDArray[np.float32]
-    """(Q, G)."""
     scores: Scores
+    nearest: Nearest
 
     def metrics(self, prefix: str = "") -> dict[str, float]:
         """mAP, mINP and rank-k as fractions, under their metric names."""
@@ -76,35 +78,64 @@ class ThresholdRow:
     """Share of accepted pairs that are genuine."""
 
 
-def score(query: Embeddings, gallery: Embeddings, *, k1: int, k2: int, lambda_value: float, max_rank: int) -> Scored:
+class _Ranker:
+    """A Ranking from distances that come in blocks of queries."""
+
+    def __init__(self, protocol: Protocol, *, ranks: int) -> None:
+        self._scorer, self._finder = Scorer(protocol, max_rank=ranks), NearestFinder(protocol, ranks=ranks)
+
+    def add(self, first_query: int, distance: NDArray[np.float32]) -> None:
+        self._scorer.add(first_query, distance)
+        self._finder.add(first_query, distance)
+
+    def ranking(self) -> Ranking:
+        return Ranking(self._scorer.scores(), self._finder.found)
+
+
+def score(
+    query: Embeddings,
+    gallery: Embeddings,
+    *,
+    k1: int,
+    k2: int,
+    lambda_value: float,
+    max_rank: int,
+    pairs: PairCounter | None = None,
+) -> Scored:
     """Squared Euclidean distances of the normalised embeddings, and those re-ranked (Zhong et al. 2017), both scored.
 
-    k1 neighbours can only be had among Q + G - 1 other images: above that it is lowered to it, with a warning.
+    The distances come in blocks, so that memory does not grow with Q x G; `pairs` counts the plain ones. Both rankings
+    hold max_rank ranks, at least 10. k1 neighbours can only be had among Q + G - 1 other images: above that it is
+    lowered to it, with a warning.
     """
     images = len(query) + len(gallery)
     if k1 > images - 1:
         logger.warning("re_ranking.k1 is %d, but there are %d images: %d neighbours are used", k1, images, images - 1)
         k1 = images - 1
     k2 = min(k2, k1)
-    query_vectors, gallery_vectors = l2_normalize(query.vectors), l2_normalize(gallery.vectors)
-    who = _who(query, gallery)
-    ranks = max(max_rank, *RANKS)
-    distance = euclidean_squared(query_vectors, gallery_vectors)
-    plain = Ranking(distance, evaluate(distance, **who, max_rank=ranks))
-    started = time.perf_counter()
-    distance = rerank(query_vectors, gallery_vectors, k1=k1, k2=k2, lambda_value=lambda_value)
-    rerank_seconds = time.perf_counter() - started
-    reranked = Ranking(distance, evaluate(distance, **who, max_rank=ranks))
-    return Scored(query, gallery, plain, reranked, rerank_seconds, k1, k2)
+    protocol = _who(query, gallery)
+    plain, reranked = (_Ranker(protocol, ranks=max(max_rank, *RANKS)) for _ in range(2))
+    vectors = l2_normalize(query.vectors), l2_normalize(gallery.vectors)
+    started, scoring_seconds = time.perf_counter(), 0.0
+    for first, distance, final in both_rows(*vectors, k1=k1, k2=k2, lambda_value=lambda_value):
+        came = time.perf_counter()
+        plain.add(first, distance)
+        reranked.add(first, final)
+        if pairs:
+            pairs.add(first, distance)
+        scoring_seconds += time.perf_counter() - came
+    rerank_seconds = time.perf_counter() - started - scoring_seconds
+    return Scored(query, gallery, plain.ranking(), reranked.ranking(), rerank_seconds, k1, k2)
 
 
-def _who(query: Embeddings, gallery: Embeddings) -> dict[str, NDArray[np.int64]]:
-    return {
-        "query_person": query.person,
-        "query_camera": query.camera,
-        "gallery_person": gallery.person,
-        "gallery_camera": gallery.camera,
-    }
+def _who(query: Embeddings, gallery: Embeddings) -> Protocol:
+    """Who is a match for which query."""
+    return market_protocol(
+        query_person=query.person,
+        query_camera=query.camera,
+        gallery_person=gallery.person,
+        gallery_camera=gallery.camera,
+    )
 
 
 def has_match(query: Split, gallery: Split) -> NDArray[np.bool_]:
@@ -116,12 +147,12 @@ def has_match(query: Split, gallery: Split) -> NDArray[np.bool_]:
     return np.array([bool(cameras.get(image.person, set()) - {image.camera}) for image in query.images], bool)
 
 
-def verified(scored: Scored) -> Verification | None:
-    """What the plain distance of a single pair tells; None, with a warning, where there are no pairs of two persons."""
-    if not (scored.gallery.person != scored.query.person[:, None]).any():
+def pair_counter(query: Embeddings, gallery: Embeddings) -> PairCounter | None:
+    """What `score` can count pairs with; None, with a warning, where there are no pairs of two persons."""
+    if len(np.union1d(query.person, gallery.person)) == 1:
         logger.warning("all queries and gallery images show one person; no distance can be judged")
         return None
-    return verification(scored.plain.distance, **_who(scored.query, scored.gallery))
+    return PairCounter(_who(query, gallery), low=0, high=4)
 
 
 def pair_histogram(found: Verification) -> PairHistogram:
@@ -178,13 +209,12 @@ def per_query_csv(scored: Scored) -> str:
 
 def _per_query_columns(scored: Scored, kind: str) -> list[list[str]]:
     """(Q) rows of five cells."""
-    ranking = scored.ranking(kind)
-    top = top_matches(ranking.distance, **_who(scored.query, scored.gallery), count=1)[:, 0]
+    scores, nearest = scored.ranking(kind).scores, scored.ranking(kind).nearest
     rows = []
-    for query, image in enumerate(top.tolist()):
-        precision, first = ranking.scores.average_precision[query], int(ranking.scores.first_match_rank[query])
+    for query, image in enumerate(nearest.image[:, 0].tolist()):
+        precision, first = scores.average_precision[query], int(scores.first_match_rank[query])
         result = [f"{precision:.6f}", str(first)] if first else ["", ""]
-        distance = f"{ranking.distance[query, image]:.6f}"
-        nearest = [scored.gallery.paths[image], str(scored.gallery.person[image]), distance]
-        rows.append(result + (nearest if image >= 0 else ["", "", ""]))
+        distance = f"{nearest.distance[query, 0]:.6f}"
+        top = [scored.gallery.paths[image], str(scored.gallery.person[image]), distance]
+        rows.append(result + (top if image >= 0 else ["", "", ""]))
     return rows

@@ -15,8 +15,9 @@ from reid.contract import Contract
 from reid.data.market1501 import JUNK, Split
 from reid.embeddings import Embeddings, Network, embed
 from reid.ranks import Ranks
-from reid.retrieval.distance import euclidean_squared, l2_normalize
-from reid.retrieval.metrics import evaluate
+from reid.retrieval.distance import distance_rows, l2_normalize
+from reid.retrieval.metrics import Scorer
+from reid.retrieval.protocol import market_protocol
 
 MAX_RANK = 10
 BLOCK_ROWS = 1024
@@ -62,15 +63,16 @@ class Validation:
 
     def figures(self, query: Embeddings, gallery: Embeddings) -> dict[str, float]:
         """mAP, rank1, rank5, rank10 and mINP of the plain ranking, as fractions, and val_loss."""
-        distance = euclidean_squared(l2_normalize(query.vectors), l2_normalize(gallery.vectors))
-        scores = evaluate(
-            distance,
+        protocol = market_protocol(
             query_person=query.person,
             query_camera=query.camera,
             gallery_person=gallery.person,
             gallery_camera=gallery.camera,
-            max_rank=MAX_RANK,
         )
+        scorer = Scorer(protocol, max_rank=MAX_RANK)
+        for first, distance in distance_rows(l2_normalize(query.vectors), l2_normalize(gallery.vectors)):
+            scorer.add(first, distance)
+        scores = scorer.scores()
         ranks = {f"rank{rank}": float(scores.cmc[min(rank, len(scores.cmc)) - 1]) for rank in (1, 5, 10)}
         loss = validation_triplet(query, gallery, margin=self.triplet_loss_margin)
         return {"mAP": float(scores.mAP), **ranks, "mINP": float(scores.mINP), "val_loss": loss}

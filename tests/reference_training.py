@@ -37,6 +37,18 @@ def center_loss(
     return sum(math.dist(x, centers[y]) ** 2 for x, y in zip(features, person, strict=True)) / len(person)
 
 
+def bnneck_logits(
+    features: Sequence[Sequence[float]], scale: Sequence[float], classifier: Sequence[Sequence[float]]
+) -> list[list[float]]:
+    """Luo et al. 2019, section 3.5, in training: W f_i, where f_i is f_t normalised over the batch and scaled only."""
+    columns = []
+    for column, gamma in zip(zip(*features), scale, strict=True):
+        mean = sum(column) / len(column)
+        variance = sum((value - mean) ** 2 for value in column) / len(column)
+        columns.append([gamma * (value - mean) / math.sqrt(variance + 1e-5) for value in column])
+    return [[sum(x * w for x, w in zip(row, weights, strict=True)) for weights in classifier] for row in zip(*columns)]
+
+
 def luo_warmup_multistep(
     epoch: int, warmup_factor: float, warmup_iters: int, lr_steps: Sequence[int], gamma: float
 ) -> float:

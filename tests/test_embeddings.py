@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import resource
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +215,19 @@ def test_a_split_with_images_that_have_no_embedding_names_the_first(tmp_path):
     assert str(caught.value) == (
         f"embeddings: 2 of 3 images of {tmp_path} have none\n  first: {tmp_path}/0001_c1s1_000001_00.jpg"
     )
+
+
+def test_a_memory_map_of_images_costs_a_batch_of_memory(tmp_path):
+    pixels = np.lib.format.open_memmap(tmp_path / "store.npy", mode="w+", dtype=np.uint8, shape=(800, 256, 128, 3))
+    contract = dataclasses.replace(CONTRACT, height=256, width=128)
+    tracemalloc.start()
+    try:
+        embed(some_split(tmp_path, 800), pixels, mean_colour, contract=contract, batch_size=16, what="")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    batch_bytes = 16 * 256 * 128 * 3 * 4
+    assert peak < 4 * batch_bytes < pixels.nbytes / 2  # float32, and what becomes of it
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
+import os
+
 import pytest
 
 from reid.errors import ArtifactError
-from reid.files import copy_file, replacing
+from reid.files import copy_file, replacing, require_writable
 
 
 def test_a_file_appears_whole_with_its_folders(tmp_path):
@@ -47,3 +49,27 @@ def test_copying_a_file_onto_itself_does_nothing(tmp_path):
     assert source.read_text() == "text"
     copy_file(source, tmp_path / "copy" / "b.txt")
     assert (tmp_path / "copy" / "b.txt").read_text() == "text"
+
+
+def test_a_folder_or_a_device_in_the_way_is_left_as_it_is(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for target, found in ((tmp_path, "Is a directory"), (pipe, "a device or a pipe")):
+        with pytest.raises(ArtifactError) as caught, replacing(target):
+            pass
+        assert str(caught.value) == f"{target}: cannot be written\n  found: {found}"
+    assert pipe.is_fifo()
+
+
+def test_a_place_is_tried_before_the_work_and_what_is_there_stays(tmp_path):
+    target = tmp_path / "a" / "file.txt"
+    for _ in range(2):
+        require_writable(target)
+        assert list(target.parent.iterdir()) == []
+    target.write_text("old")
+    require_writable(target)
+    assert target.read_text() == "old"
+    require_writable(None)
+    with pytest.raises(ArtifactError) as caught:
+        require_writable(target / "below.txt")
+    assert str(caught.value) == f"{target}/below.txt: cannot be written\n  found: File exists"

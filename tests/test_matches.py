@@ -3,7 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reid.embeddings import Embeddings
-from reid.matches import choose_queries, counted, hardest_queries, match_row
+from reid.matches import MatchRow, choose_queries, hardest_queries, match_rows
+from reid.retrieval.metrics import Scorer
+from reid.retrieval.nearest import NearestFinder
+from reid.retrieval.protocol import market_protocol
 
 
 def images(*who: tuple[int, int]) -> Embeddings:
@@ -13,41 +16,45 @@ def images(*who: tuple[int, int]) -> Embeddings:
     return Embeddings(paths, person, camera, np.zeros((len(who), 1), np.float32))
 
 
+def row_of(distance: list[float], query: Embeddings, gallery: Embeddings, *, ranks: int) -> MatchRow:
+    """The row of the one query."""
+    protocol = market_protocol(
+        query_person=query.person,
+        query_camera=query.camera,
+        gallery_person=gallery.person,
+        gallery_camera=gallery.camera,
+    )
+    scorer, finder = Scorer(protocol, max_rank=10), NearestFinder(protocol, ranks=10)
+    for reader in (scorer, finder):
+        reader.add(0, np.array([distance], np.float32))
+    (row,) = match_rows([(0, "best")], finder.found, scorer.scores(), queries=query, gallery=gallery, ranks=ranks)
+    return row
+
+
 def test_the_same_person_in_the_same_camera_and_junk_are_left_out_as_in_the_metric():
     query = images((7, 1))
     gallery = images((7, 1), (7, 2), (-1, 3), (0, 1), (8, 1))
-    assert counted(0, query, gallery).tolist() == [False, True, False, True, True]
-    row = match_row(
-        0,
-        np.array([0.0, 0.9, 0.1, 0.5, 0.4], np.float32),
-        reason="best",
-        average_precision=1 / 3,
-        queries=query,
-        gallery=gallery,
-        ranks=10,
-    )
+    row = row_of([0.0, 0.9, 0.1, 0.5, 0.4], query, gallery, ranks=10)
     # by distance: 8 at 0.4, the distractor at 0.5, person 7 in camera 2 at 0.9
     assert [(match.person, match.camera, match.rank, match.correct) for match in row.matches] == [
         (8, 1, 1, False),
         (0, 1, 2, False),
         (7, 2, 3, True),
     ]
-    assert (row.first_match.rank, row.first_match.path) == (3, "/d/7_c2_1.jpg")
+    assert [match.distance for match in row.matches] == np.float32([0.4, 0.5, 0.9]).tolist()
+    assert row.first_match == row.matches[2]
+    assert (row.reason, row.average_precision) == ("best", 1 / 3)
 
 
 def test_the_first_right_image_is_known_even_beyond_the_ranks_shown():
-    query, gallery = images((1, 1)), images((2, 2), (3, 2), (1, 2))
-    distance = np.array([0.1, 0.2, 0.3], np.float32)
-    row = match_row(0, distance, reason="", average_precision=1 / 3, queries=query, gallery=gallery, ranks=2)
+    row = row_of([0.1, 0.2, 0.3], images((1, 1)), images((2, 2), (3, 2), (1, 2)), ranks=2)
     assert [match.person for match in row.matches] == [2, 3]
-    assert row.first_match.rank == 3
+    assert (row.first_match.rank, row.first_match.path) == (3, "/d/1_c2_2.jpg")
+    assert row.first_match.distance == np.float32(0.3)
 
 
 def test_equal_distances_rank_by_index():
-    query, gallery = images((1, 1)), images((2, 2), (1, 2), (3, 2))
-    row = match_row(
-        0, np.zeros(3, np.float32), reason="", average_precision=0.5, queries=query, gallery=gallery, ranks=3
-    )
+    row = row_of([0, 0, 0], images((1, 1)), images((2, 2), (1, 2), (3, 2)), ranks=3)
     assert [match.person for match in row.matches] == [2, 1, 3]
 
 

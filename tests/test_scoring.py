@@ -1,13 +1,24 @@
 import csv
 import io
+import itertools
 import logging
+import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reid.data.market1501 import PersonImage, Split
 from reid.embeddings import Embeddings
-from reid.scoring import has_match, pair_histogram, per_query_csv, score, threshold_rows, verified
+from reid.retrieval import distance as distance_module
+from reid.retrieval.distance import euclidean_squared
+from reid.retrieval.metrics import evaluate
+from reid.retrieval.protocol import market_protocol
+from reid.retrieval.rerank import rerank
+from reid.retrieval.threshold import PairCounter, Verification
+from reid.scoring import has_match, pair_counter, pair_histogram, per_query_csv, score, threshold_rows
+from tests import reference
 
 SETTINGS = {"k1": 20, "k2": 6, "lambda_value": 0.3, "max_rank": 3}
 
@@ -30,7 +41,8 @@ def test_both_rankings_are_scored_and_the_length_of_an_embedding_does_not_matter
     scored = score(QUERY, GALLERY, **SETTINGS)
     assert scored.plain.metrics() == pytest.approx({"mAP": 0.5, "rank1": 0.0, "rank5": 1.0, "rank10": 1.0, "mINP": 0.5})
     assert scored.plain.scores.valid_queries == 2
-    assert scored.plain.distance[0] == pytest.approx(2 - 2 * np.cos(np.radians([0, 30, 60, 180])), abs=1e-6)
+    assert scored.plain.nearest.image[0, :4].tolist() == [1, 2, 3, -1]
+    assert scored.plain.nearest.distance[0, :3] == pytest.approx(2 - 2 * np.cos(np.radians([30, 60, 180])), abs=1e-6)
     assert scored.reranked.metrics("reranked_").keys() == {
         "reranked_mAP",
         "reranked_rank1",
@@ -81,11 +93,15 @@ def test_each_query_is_a_line_and_one_without_a_match_has_no_precision():
     assert rows[2]["plain_top1"] == GALLERY.paths[0]
 
 
+def judged(query: Embeddings, gallery: Embeddings) -> Verification:
+    pairs = pair_counter(query, gallery)
+    assert pairs is not None
+    score(query, gallery, **SETTINGS, pairs=pairs)
+    return pairs.verification()
+
+
 def test_pairs_are_counted_by_distance_without_those_the_metric_ignores():
-    scored = score(QUERY, GALLERY, **SETTINGS)
-    found = verified(scored)
-    assert found is not None
-    pairs = pair_histogram(found)
+    pairs = pair_histogram(judged(QUERY, GALLERY))
     # 3 x 4 pairs less the own-camera pair of query 1; same person: query 1 at 60 degrees, query 2 at 60 degrees
     assert (pairs.genuine.sum(), pairs.impostor.sum()) == (2, 9)
     # both at 2 - 2 cos 60 = 1.0, of 80 steps up to 2 - 2 cos 180 = 4: step 19 or 20
@@ -95,7 +111,7 @@ def test_pairs_are_counted_by_distance_without_those_the_metric_ignores():
 def test_a_threshold_says_what_it_accepts_of_each_kind():
     # best F1 by hand: at 1.0 both genuine pairs are in, and of the impostors those at 0 (query 3 with the image of
     # person 1 at 0 degrees), at 30 degrees from 0 (queries 1 and 3), at 60 (query 3) and at 30 from 90 (query 2)
-    rows = {row.name: row for row in threshold_rows(verified(score(QUERY, GALLERY, **SETTINGS)))}
+    rows = {row.name: row for row in threshold_rows(judged(QUERY, GALLERY))}
     best = rows["best F1"]
     assert best.distance == pytest.approx(1.0, abs=1e-3)
     assert best.true_match_rate == 1.0
@@ -104,12 +120,89 @@ def test_a_threshold_says_what_it_accepts_of_each_kind():
 
 
 def test_a_false_match_rate_of_less_than_one_pair_is_no_threshold():
-    rows = threshold_rows(verified(score(QUERY, GALLERY, **SETTINGS)))
+    rows = threshold_rows(judged(QUERY, GALLERY))
     assert [row.name for row in rows] == ["best F1", "equal error"]  # 1 % of 9 pairs is none
 
 
 def test_one_person_alone_gives_no_thresholds_but_a_warning(caplog):
-    scored = score(on_a_circle((1, 1, 0)), on_a_circle((1, 2, 10), (1, 3, 20)), **SETTINGS)
     with caplog.at_level(logging.WARNING):
-        assert verified(scored) is None
-    assert "all queries and gallery images show one person; no distance can be judged" in caplog.messages
+        assert pair_counter(on_a_circle((1, 1, 0)), on_a_circle((1, 2, 10), (1, 3, 20))) is None
+    assert caplog.messages == ["all queries and gallery images show one person; no distance can be judged"]
+
+
+# directions of length 1 whose distances are exact in float32, so that ties are ties and blocks round alike
+DIRECTIONS = np.concatenate([np.eye(4), -np.eye(4), 0.5 * np.array(list(itertools.product([1, -1], repeat=4)))])
+WHO = st.lists(st.tuples(st.sampled_from([0, 1, 2, 3]), st.integers(1, 3), st.integers(0, 23)), min_size=1, max_size=30)
+
+
+def embedded(images: list[tuple[int, int, int]]) -> Embeddings:
+    person, camera, direction = (np.array(column, np.int64) for column in zip(*images))
+    paths = [f"/d/{number}.jpg" for number in range(len(images))]
+    return Embeddings(paths, person, camera, DIRECTIONS[direction].astype(np.float32))
+
+
+@settings(deadline=None, max_examples=60)
+@given(WHO, WHO, st.integers(1, 7))
+def test_blocks_give_what_the_whole_matrices_give_to_the_last_bit(queries, images, block_queries):
+    query, gallery = embedded([(1, 1, 0), *queries]), embedded([(1, 2, 3), (2, 1, 5), *images])
+    known = {
+        "query_person": query.person,
+        "query_camera": query.camera,
+        "gallery_person": gallery.person,
+        "gallery_camera": gallery.camera,
+    }
+    parameters = {"k1": min(6, len(query) + len(gallery) - 1), "k2": 2, "lambda_value": 0.3}
+    pairs = pair_counter(query, gallery)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distance_module, "BLOCK_BYTES", 4 * len(gallery) * block_queries)
+        scored = score(query, gallery, **parameters, max_rank=12, pairs=pairs)
+    matrices = {
+        "plain": euclidean_squared(query.vectors, gallery.vectors),
+        "reranked": rerank(query.vectors, gallery.vectors, **parameters),
+    }
+    for kind, distance in matrices.items():
+        wanted, found = evaluate(distance, **known, max_rank=12), scored.ranking(kind)
+        assert (found.scores.mAP, found.scores.mINP) == (wanted.mAP, wanted.mINP)
+        assert np.array_equal(found.scores.cmc, wanted.cmc)
+        assert np.array_equal(found.scores.average_precision, wanted.average_precision, equal_nan=True)
+        for row in range(len(query)):
+            order = reference.ranking(
+                distance[row],
+                person=query.person[row],
+                camera=query.camera[row],
+                gallery_person=gallery.person,
+                gallery_camera=gallery.camera,
+            )[:12]
+            assert found.nearest.image[row, : len(order)].tolist() == order
+            assert np.array_equal(found.nearest.distance[row, : len(order)], distance[row, order])
+    whole = PairCounter(market_protocol(**known), low=0, high=4)
+    whole.add(0, matrices["plain"])
+    assert threshold_rows(pairs.verification()) == threshold_rows(whole.verification())
+
+
+def peak_bytes(queries: int, images: int) -> int:
+    """The most that scoring has allocated at a time, beside the embeddings."""
+    rng = np.random.default_rng(0)
+    query, gallery = (
+        Embeddings(
+            [f"/d/{number}.jpg" for number in range(count)],
+            rng.integers(1, images // 20, count),
+            rng.integers(1, 7, count),
+            rng.standard_normal((count, 16), dtype=np.float32),
+        )
+        for count in (queries, images)
+    )
+    tracemalloc.start()
+    try:
+        pairs = pair_counter(query, gallery)
+        per_query_csv(score(query, gallery, **SETTINGS, pairs=pairs))
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_grows_with_the_images_and_not_with_their_pairs(monkeypatch):
+    monkeypatch.setattr(distance_module, "BLOCK_BYTES", 1 << 20)
+    few, many = peak_bytes(500, 1_500), peak_bytes(4_000, 12_000)
+    assert many < 8 * few  # 8 times the images, 64 times the pairs
+    assert many < 4 * 4_000 * 12_000 / 2  # half of one (Q, G) of float32

@@ -1,6 +1,7 @@
 """The tasks of a spec one by one: which files they read and write, and what they say of a bad input."""
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -188,6 +189,59 @@ def test_a_text_file_is_no_checkpoint(spec: Callable[..., Experiment], tmp_path:
     )
 
 
+@pytest.mark.parametrize("task", ["evaluate", "inference", "export"])
+def test_a_checkpoint_of_another_backbone_than_the_spec_names_is_refused(
+    spec: Callable[..., Experiment], trained: Path, task: str
+) -> None:
+    assert refusal(ArtifactError, task, spec("model.backbone=resnet_18")) == (
+        f"{trained}/train/reid_model_best.pth: a checkpoint of model.backbone timm/test_resnet\n"
+        "  found: resnet_18 in the spec\n"
+        "  want:  the model's own, or the field left out: the model knows its network"
+    )
+
+
+@pytest.mark.parametrize("task", ["validate", "train", "evaluate", "inference", "export"])
+def test_images_that_cannot_be_used_are_told_and_nothing_is_lost(
+    spec: Callable[..., Experiment], market: Path, tmp_path: Path, task: str
+) -> None:
+    kept = results_folder(spec(), task) / "of_an_earlier_run.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("kept")
+    text = refusal(DatasetError, task, spec(f"dataset.query_dataset_dir={tmp_path}/none"))
+    assert f"query: no such folder: {tmp_path}/none" in text
+    (tmp_path / "empty").mkdir()
+    text = refusal(DatasetError, task, spec(f"dataset.query_dataset_dir={tmp_path}/empty"))
+    assert f"query: no image in {tmp_path}/empty" in text
+    shutil.copytree(market / "query", tmp_path / "damaged")
+    damaged = min((tmp_path / "damaged").glob("*.jpg"))
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    text = refusal(DatasetError, task, spec(f"dataset.query_dataset_dir={tmp_path}/damaged"))
+    assert " 1 of 12 images cannot be read\n" in text
+    assert f"{damaged.name}: Truncated File Read" in text
+    assert kept.read_text() == "kept"
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".partial")]
+
+
+@pytest.mark.parametrize(
+    ("task", "field"),
+    [
+        ("inference", "inference.output_file"),
+        ("evaluate", "evaluate.output_cmc_curve_plot"),
+        ("evaluate", "evaluate.output_sampled_matches_plot"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_told_before_the_work(
+    spec: Callable[..., Experiment], tmp_path: Path, task: str, field: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    target = tmp_path / "file" / "out.png"
+    with caplog.at_level(logging.INFO):
+        text = refusal(ArtifactError, task, spec(f"{field}={target}"))
+    assert text == f"{target}: cannot be written\n  found: File exists"
+    assert "no GPU here" not in caplog.text  # the network was not even opened
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
 def test_the_number_of_classes_is_the_checkpoints_where_nothing_is_trained(spec: Callable[..., Experiment]) -> None:
     run_task("inference", spec("dataset.num_classes=751"))
 
@@ -259,6 +313,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("task", "file", "room"),
     [
+        ("validate", "/dataset.json", 12 << 10),
         ("train", "/model_epoch_000.pth", 1 << 20),
         ("inference", "/inference.json", 20 << 10),
         ("evaluate", "/embeddings.npz", 20 << 10),
@@ -268,6 +323,21 @@ def test_a_full_disk_is_the_users_to_mend_and_named(
     spec: Callable[..., Experiment], full_disk: Path, task: str, file: str, room: int
 ) -> None:
     (full_disk / "ballast").write_bytes(bytes((1 << 20) - room))
-    text = refusal(ArtifactError, task, spec(f"{task}.results_dir={full_disk}/results"))
-    assert text == f"{full_disk}/results{file}: cannot be written\n  found: No space left on device"
-    assert list((full_disk / "results").glob("*.partial")) == []
+    text = refusal(ArtifactError, task, spec(f"results_dir={full_disk}"))
+    assert text == f"{full_disk}/{task}{file}: cannot be written\n  found: No space left on device"
+    assert list((full_disk / task).glob("*.partial")) == []
+
+
+def test_a_full_disk_stops_the_export_and_the_engine_and_is_named(
+    spec: Callable[..., Experiment], full_disk: Path, tmp_path: Path
+) -> None:
+    assert refusal(ArtifactError, "export", spec(f"export.onnx_file={full_disk}/m.onnx")) == (
+        f"{full_disk}/m.onnx.candidate: cannot be written\n  found: No space left on device"
+    )
+    assert list(full_disk.iterdir()) == []
+    run_task("export", spec())
+    engine = spec(f"gen_trt_engine.onnx_file={tmp_path}/m.onnx", f"gen_trt_engine.results_dir={full_disk}/results")
+    assert refusal(ArtifactError, "gen_trt_engine", engine) == (
+        f"{full_disk}/results/model.engine: cannot be written\n  found: No space left on device"
+    )
+    assert not list((full_disk / "results").glob("model.engine*"))

@@ -54,8 +54,12 @@ def query_blocks(queries: int, gallery: int) -> list[tuple[int, int]]:
 def _distance_block(
     query: NDArray[np.float32], gallery: NDArray[np.float32], distance: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    np.dot(query, gallery.T, out=distance)
-    np.multiply(distance, -2, out=distance)
-    np.add(distance, 2, out=distance)
+    return squared_from_cosine(np.dot(query, gallery.T, out=distance), out=distance)
+
+
+def squared_from_cosine(cosine: NDArray[np.float32], *, out: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cosines of any shape -> squared Euclidean distances 2 - 2 cos, in 0..4, written to `out`."""
+    np.multiply(cosine, -2, out=out)
+    np.add(out, 2, out=out)
     # rounding puts equal vectors a little below zero
-    return np.maximum(distance, 0, out=distance)
+    return np.maximum(out, 0, out=out)

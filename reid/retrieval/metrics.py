@@ -14,7 +14,7 @@ from reid.retrieval.distance import distance_rows, euclidean_squared, l2_normali
 from reid.retrieval.parallel import compiled, row_ranges, run_in_order, worker_pool
 from reid.retrieval.protocol import Floats, Integers, Protocol, market_protocol, why_no_match
 
-__all__ = ["Scorer", "Scores", "distance_rows", "euclidean_squared", "evaluate", "l2_normalize", "top_matches"]
+__all__ = ["Scorer", "Scores", "distance_rows", "euclidean_squared", "evaluate", "l2_normalize"]
 
 ROWS = 64
 """Queries a thread takes at a time."""
@@ -126,36 +126,6 @@ class Scorer:
         )
 
 
-def top_matches(
-    distance: Floats,
-    *,
-    query_person: Integers,
-    query_camera: Integers,
-    gallery_person: Integers,
-    gallery_camera: Integers,
-    count: int,
-) -> Integers:
-    """distance (Q, G) -> (Q, count) gallery indices, nearest first, of what `evaluate` ranks; -1 beyond the last.
-
-    What the metric ignores is left out: images of the query's own person from its own camera, and junk.
-    """
-    protocol = market_protocol(
-        query_person=query_person,
-        query_camera=query_camera,
-        gallery_person=gallery_person,
-        gallery_camera=gallery_camera,
-    )
-    distance, protocol = protocol.block(distance, 0)
-    matches = np.full((len(distance), count), -1, np.int64)
-    with worker_pool() as pool:
-        run_in_order(
-            pool,
-            lambda rows: _top_rows(*rows, distance, protocol, matches),
-            row_ranges(len(distance), size=ROWS) if count else [],
-        )
-    return matches
-
-
 @compiled()
 def _nearer(distance: Floats, value: np.float32) -> int:
     count = np.int32(0)
@@ -217,24 +187,3 @@ def _score_rows(first: int, end: int, distance: Floats, protocol: Protocol, per_
         per_query.average_precision[query] = precision_sum / found
         per_query.inverse_negative_penalty[query] = found / ranks[found - 1]
         per_query.first_match_rank[query] = ranks[0]
-
-
-@compiled()
-def _top_rows(first: int, end: int, distance: Floats, protocol: Protocol, matches: Integers) -> None:
-    count = matches.shape[1]
-    nearest = np.empty(count, np.float32)
-    for query in range(first, end):
-        person, camera = protocol.query_person[query], protocol.query_camera[query]
-        for at in range(count):
-            nearest[at] = np.inf
-        for index in range(distance.shape[1]):
-            value, other = distance[query, index], protocol.gallery_person[index]
-            if not value < nearest[count - 1] or other < 0:
-                continue
-            if other == person and protocol.gallery_camera[index] == camera:
-                continue
-            place = count - 1
-            while place > 0 and nearest[place - 1] > value:
-                nearest[place], matches[query, place] = nearest[place - 1], matches[query, place - 1]
-                place -= 1
-            nearest[place], matches[query, place] = value, index

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.progress import Progress, duration
-from reid.retrieval.distance import query_blocks
+from reid.retrieval.distance import query_blocks, squared_from_cosine
 from reid.retrieval.jaccard import Encoded, blend, encode, expand, invert
 from reid.retrieval.knn import SPARE, TILE, TileHook, nearest_neighbours
 from reid.retrieval.parallel import row_ranges, run_in_order, thread_count, worker_pool
@@ -60,16 +60,33 @@ def rerank(
 def rerank_rows(
     query: NDArray[np.float32], gallery: NDArray[np.float32], *, k1: int, k2: int, lambda_value: float
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """The rows of `rerank` in blocks: (first query, (rows, G) float32), for galleries whose (Q, G) does not fit."""
+    """The rows of `rerank` in blocks: (first query, (rows, G) float32), for galleries whose (Q, G) does not fit.
+
+    The next block is written over the last one.
+    """
+    for first, _, distance in both_rows(query, gallery, k1=k1, k2=k2, lambda_value=lambda_value):
+        yield first, distance
+
+
+def both_rows(
+    query: NDArray[np.float32], gallery: NDArray[np.float32], *, k1: int, k2: int, lambda_value: float
+) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
+    """The rows of `euclidean_squared` and those of `rerank` in blocks, of one product.
+
+    A block is (first query, (rows, G), (rows, G)), float32; the next one is written over it.
+    """
     query, gallery = _checked(query, gallery, k1=k1, k2=k2, lambda_value=lambda_value)
     _announce(query, gallery, k1=k1, k2=k2, streamed=True)
     encoded = _encode(query, gallery, k1=k1, k2=k2)
+    blocks = query_blocks(len(query), len(gallery))
+    original, final = (np.empty((blocks[0][1], len(gallery)), np.float32) for _ in range(2))
     with Progress("re-ranked distances", len(query), "queries") as progress:
-        for first, end in query_blocks(len(query), len(gallery)):
-            distance = np.dot(query[first:end], gallery.T)
+        for first, end in blocks:
+            distance = np.dot(query[first:end], gallery.T, out=final[: end - first])
+            squared = squared_from_cosine(distance, out=original[: end - first])
             _blend(encoded, first, lambda_value, distance)
+            yield first, squared, distance
             progress.update(end)
-            yield first, distance
 
 
 def forecast(queries: int, gallery: int, *, width: int, k1: int, k2: int, streamed: bool) -> Forecast:
@@ -82,7 +99,7 @@ def forecast(queries: int, gallery: int, *, width: int, k1: int, k2: int, stream
     total = queries + gallery
     neighbours = (min(k1 + 1 + SPARE, total) + min(max(k1, k2) + 1, total)) * 8 * total
     encodings = min(k1 + 1, total) * 8 * total * (1 + 2 * k2)
-    block = min(queries, query_blocks(queries, gallery)[0][1]) * gallery if streamed else queries * gallery
+    block = 2 * query_blocks(queries, gallery)[0][1] * gallery if streamed else queries * gallery
     memory = 4 * total * width + neighbours + encodings + 4 * block + thread_count() * 4 * TILE * TILE
     return Forecast(memory, 1.5 * total * total * width / _multiplications_per_second(width))
 

@@ -14,7 +14,7 @@ from reid.errors import DatasetError
 from reid.retrieval.parallel import compiled, row_ranges, run_in_order, worker_pool
 from reid.retrieval.protocol import Floats, Integers, Protocol, market_protocol
 
-BINS = 1 << 16
+BINS = 1 << 17
 """Thresholds told apart: the range of distances in equal steps, so that pairs are counted and never sorted."""
 FALSE_MATCH_RATES = (1e-2, 1e-3, 1e-4)
 ROWS = 128
@@ -37,7 +37,7 @@ class Verification:
     """The receiver operating curve over T thresholds and the points of interest on it."""
 
     thresholds: NDArray[np.float64]
-    """(T,), rising; the first accepts nothing. Right to one step, 1 / 65,536 of the range of distances."""
+    """(T,), rising; the first accepts nothing. Right to one step, 1 / 131,072 of the range of distances."""
     true_match_rate: NDArray[np.float64]
     """(T,)."""
     false_match_rate: NDArray[np.float64]

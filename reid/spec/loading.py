@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
 from reid.errors import SpecError
-from reid.spec.rules import contradictions, idle, not_yet, read_as
+from reid.spec.rules import contradictions, idle, not_yet, read_as, replaced
 from reid.spec.sections import Experiment
 from reid.spec.tao import ALIASES, IDLE
 
@@ -25,18 +25,22 @@ logger = logging.getLogger(__name__)
 
 
 def load_spec(
-    path: str | os.PathLike[str] | None = None, *, text: str | None = None, overrides: Sequence[str] = ()
+    path: str | os.PathLike[str] | None = None,
+    *,
+    text: str | None = None,
+    overrides: Sequence[str] = (),
+    told: bool = False,
 ) -> Experiment:
     """The experiment that a YAML file (or text) and overrides like "train.num_epochs=2" describe.
 
-    Notices (an older spelling, a key that does nothing here) go to the log. Raises SpecError, with all that is wrong.
+    Notices (an older spelling, a key that does nothing here) go to the log, unless they were `told` before: where this
+    is a part of a spec that another stage has read. Raises SpecError, with all that is wrong.
     """
     where = Path(path).name if path is not None else "spec"
     raw = _read(path, text, where)
     given = _apply_overrides(raw, overrides)
     values = _resolve(raw, where)
-    for line in _rename_and_drop(values):
-        logger.warning("%s: %s", where, line)
+    notices = list(_rename_and_drop(values))
     try:
         spec = Experiment.model_validate(values)
     except ValidationError as error:
@@ -46,11 +50,17 @@ def load_spec(
     ]
     if wrong:
         raise SpecError("\n".join(wrong))
-    for field, how in read_as(spec):
-        logger.warning("%s: %s: %s", where, field, how)
-    for field, why in idle(spec):
-        logger.warning("%s: %s has no effect: %s", where, field, why)
+    notices += [f"{field}: {how}" for field, how in read_as(spec)]
+    notices += [f"{field} has no effect: {why}" for field, why in idle(spec)]
+    for notice in [] if told else notices:
+        logger.warning("%s: %s", where, notice)
     return spec
+
+
+def tell_what_a_pipeline_replaces(spec: Experiment) -> None:
+    """Warns of the spec's paths that a pipeline does not read, because its stages hand each other theirs."""
+    for field, instead in replaced(spec):
+        logger.warning("%s has no effect in a pipeline: %s", field, instead)
 
 
 def _read(path: str | os.PathLike[str] | None, text: str | None, where: str) -> DictConfig:
@@ -80,9 +90,18 @@ def _apply_overrides(raw: DictConfig, overrides: Sequence[str]) -> set[str]:
             raw.merge_with(OmegaConf.from_dotlist([override]))
         except (OmegaConfBaseException, YAMLError) as error:
             raise SpecError(f"command line: {override!r}: {str(error).splitlines()[0]}") from None
+        _drop_other_spelling(raw, name)
         given.add(ALIASES.get(name, name))
         given.update(_sections_new_by(name, written))
     return given
+
+
+def _drop_other_spelling(raw: DictConfig, name: str) -> None:
+    """An override of a field wins over the file's alias of it, and the other way round."""
+    for spellings in ALIASES.items():
+        if name in spellings:
+            section, _, key = spellings[spellings.index(name) - 1].rpartition(".")
+            OmegaConf.select(raw, section).pop(key, None)
 
 
 def _sections_new_by(name: str, written: Any) -> Iterator[str]:

@@ -7,6 +7,17 @@ from reid.spec.sections import Experiment
 
 MOMENTUM_READERS = {"SGD", "RMSprop"}
 """Optimizers of torch.optim that take `momentum`."""
+PICTURES = (".png", ".svg", ".pdf")
+PORTS = {
+    "the model comes from the stage train": ["evaluate.checkpoint", "inference.checkpoint", "export.checkpoint"],
+    "the images are those of dataset.test_dataset_dir": ["evaluate.test_dataset", "inference.test_dataset"],
+    "the images are those of dataset.query_dataset_dir": ["evaluate.query_dataset", "inference.query_dataset"],
+    "the ONNX comes from the stage export": ["gen_trt_engine.onnx_file"],
+    "the runner says where the results are": [
+        f"{task}.results_dir" for task in ("train", "evaluate", "inference", "export", "gen_trt_engine")
+    ],
+}
+"""What takes their place in a pipeline -> dotted fields, of paths all."""
 CALIBRATION = ("cal_image_dir", "cal_cache_file", "cal_batch_size", "cal_batches")
 
 Finding = tuple[str, str]
@@ -29,6 +40,10 @@ def contradictions(spec: Experiment) -> Iterator[Finding]:
             "model.metric_loss_type",
             f"{model.metric_loss_type!r} needs model.with_center_loss = true; want 'triplet' or the centre loss on",
         )
+    for name in ("output_cmc_curve_plot", "output_sampled_matches_plot"):
+        plot = getattr(spec.evaluate, name)
+        if plot is not None and not plot.lower().endswith(PICTURES):
+            yield f"evaluate.{name}", f"found {plot!r}; want a file that ends in {', '.join(PICTURES)}"
     engine = spec.gen_trt_engine.tensorrt
     if not engine.min_batch_size <= engine.opt_batch_size <= engine.max_batch_size:
         yield (
@@ -67,6 +82,14 @@ def read_as(spec: Experiment) -> Iterator[Finding]:
     model = spec.model
     if model.with_center_loss and model.metric_loss_type == "triplet" and spec.dataset.sampler != "softmax":
         yield "model.metric_loss_type", "'triplet' is read as 'triplet_center', because model.with_center_loss is true"
+
+
+def replaced(spec: Experiment) -> Iterator[Finding]:
+    """What a pipeline takes instead, for each path of the spec that it does not read."""
+    for instead, names in PORTS.items():
+        for name in names:
+            if value_of(spec, name) is not None:
+                yield name, instead
 
 
 def idle(spec: Experiment) -> Iterator[Finding]:

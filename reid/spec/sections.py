@@ -8,7 +8,7 @@ rules that span fields in `rules.py`, reading of files and overrides in `loading
 # ruff: noqa: RUF012 - pydantic copies a mutable default for each instance
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from reid.spec.field_types import Count, Positive, Section, Share, Switch
 from reid.spec.task_sections import Evaluate, Export, GenTrtEngine, Inference, MLflow, Train
@@ -61,6 +61,12 @@ class Model(Section):
     """Swin: reduce the embedding to feat_dim."""
     semantic_weight: float = 1.0
     """Swin: SOLIDER's semantic controller; negative switches it off."""
+
+    @field_validator("neck", "pretrain_choice", mode="before")
+    @classmethod
+    def _nothing_given(cls, value: Any) -> Any:
+        """A shell makes neck= of neck="", and YAML reads nothing as null."""
+        return "" if value is None else value
 
 
 class Synthetic(Section):

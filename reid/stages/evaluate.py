@@ -17,13 +17,15 @@ from reid.devices import choose_devices
 from reid.embeddings import Embeddings
 from reid.errors import ArtifactError, DatasetError
 from reid.evaluation_report import Evaluation, evaluation_page
-from reid.files import replacing
-from reid.matches import BEST, HARDEST, RANDOM, choose_queries, hardest_queries, rows_of
+from reid.files import replacing, require_writable
+from reid.matches import BEST, HARDEST, RANDOM, choose_queries, hardest_queries, match_rows
 from reid.plots import Curve
-from reid.scoring import Scored, has_match, pair_histogram, per_query_csv, score, threshold_rows, verified
+from reid.retrieval.threshold import PairCounter
+from reid.scoring import Scored, has_match, pair_counter, pair_histogram, per_query_csv, score, threshold_rows
 from reid.sheet import matches_sheet
 from reid.spec import Experiment
 from reid.stages.inference import OpenModel, embed_on_devices, find_checkpoint
+from reid.stages.named_backbone import require_backbone
 from reid.stages.outcome import Outcome
 from reid.tracking import StageRun
 
@@ -42,6 +44,8 @@ def evaluate(spec: Experiment, *, dataset: Path, model: Path, results: Path, rep
     """
     manifest = Manifest.load(dataset)
     _require_matches(manifest)
+    for plot in (spec.evaluate.output_cmc_curve_plot, spec.evaluate.output_sampled_matches_plot):
+        require_writable(plot)
     section = spec.evaluate
     devices = choose_devices(
         "evaluate", num_gpus=section.num_gpus, gpu_ids=section.gpu_ids, cpu_processes=section.cpu_processes
@@ -53,16 +57,20 @@ def evaluate(spec: Experiment, *, dataset: Path, model: Path, results: Path, rep
         batch_size=spec.dataset.val_batch_size,
         store=Path(spec.store_dir),
         with_junk=False,
+        check=lambda opened: require_backbone(spec, opened.settings.get("backbone"), opened.file),
     )
     Embeddings.joined(*parts.values()).save_npz(results / "embeddings.npz")
     settings = spec.re_ranking.model_dump(include={"k1", "k2", "lambda_value", "max_rank"})
     untrained_metrics, untrained_curves = _untrained(model, manifest, settings)
-    scored = score(parts["query"], parts["gallery"], **settings)
+    pairs = pair_counter(parts["query"], parts["gallery"])
+    scored = score(parts["query"], parts["gallery"], **settings, pairs=pairs)
 
     headline = "reranked" if spec.re_ranking.re_ranking else "plain"
     metrics = _metrics(scored) | untrained_metrics | {"images_per_second": images_per_second}
     curves = [*_curves(scored, settings["max_rank"]), *untrained_curves]
-    page = _page(spec, manifest, opened, scored, headline=headline, curves=curves, images_per_second=images_per_second)
+    page = _page(
+        spec, manifest, opened, scored, pairs, headline=headline, curves=curves, images_per_second=images_per_second
+    )
     _write(results / "metrics.json", json.dumps({"headline": headline, **metrics}, indent=2) + "\n")
     _write(results / "per_query.csv", per_query_csv(scored))
     _write(results / "thresholds.json", _threshold_record(page))
@@ -120,6 +128,7 @@ def _page(
     manifest: Manifest,
     opened: OpenModel,
     scored: Scored,
+    pairs: PairCounter | None,
     *,
     headline: str,
     curves: list[Curve],
@@ -127,21 +136,22 @@ def _page(
 ) -> Evaluation:
     """Everything the report shows, matches chosen by the spec's seed."""
     ranking = scored.ranking(headline)
-    precision = ranking.scores.average_precision
+    nearest, scores = ranking.nearest, ranking.scores
+    precision = scores.average_precision
     chosen = choose_queries(precision, count=spec.re_ranking.num_query, rng=np.random.default_rng(spec.train.seed))
     shown = {"queries": scored.query, "gallery": scored.gallery}
     hardest = hardest_queries(precision, count=HARDEST_SHOWN)
-    found = verified(scored)
+    found = pairs.verification() if pairs else None
     reasons = [reason for _, reason in chosen]
     kinds = ", ".join(f"{reasons.count(kind)} {kind}" for kind in (BEST, RANDOM, HARDEST) if kind in reasons)
     return Evaluation(
         subtitle=_subtitle(opened, scored),
         curves=curves,
         headline=headline,
-        sampled=rows_of(chosen, ranking.distance, precision, ranks=spec.re_ranking.max_rank, **shown),
+        sampled=match_rows(chosen, nearest, scores, ranks=spec.re_ranking.max_rank, **shown),
         sampled_note=f"{kinds} of {scored.plain.scores.valid_queries:,} queries with a match (seed {spec.train.seed}). "
         "Same-camera images of the person are left out, as in the metric.",
-        hardest=rows_of(hardest, ranking.distance, precision, ranks=HARDEST_RANKS, **shown),
+        hardest=match_rows(hardest, nearest, scores, ranks=HARDEST_RANKS, **shown),
         pairs=pair_histogram(found) if found else None,
         thresholds=threshold_rows(found) if found else [],
         settings=_settings(spec, manifest, opened, scored, images_per_second),

@@ -24,6 +24,7 @@ from reid.errors import ArtifactError, DatasetError
 from reid.files import copy_file, replacing
 from reid.spec import Experiment
 from reid.stages.inference import OpenModel, find_checkpoint
+from reid.stages.named_backbone import require_backbone
 from reid.stages.outcome import Outcome
 from reid.tracking import StageRun
 
@@ -50,6 +51,7 @@ def export(spec: Experiment, *, dataset: Path, model: Path, onnx: Path, parity: 
         )
     checkpoint, candidate = find_checkpoint(model), onnx.with_name(f"{onnx.name}.candidate")
     loaded = load_model(checkpoint)
+    require_backbone(spec, loaded.settings["backbone"], checkpoint)
     export_onnx(
         loaded.network,
         candidate,

@@ -18,10 +18,11 @@ from reid.data.market1501 import JUNK, Manifest, Split
 from reid.devices import choose_devices, share_the_cpu
 from reid.embeddings import Embeddings, Network, embed, write_json
 from reid.errors import ArtifactError, SpecError
-from reid.files import copy_file
+from reid.files import copy_file, require_writable
 from reid.rank_processes import started
 from reid.ranks import ALONE, Ranks
 from reid.spec import Experiment
+from reid.stages.named_backbone import require_backbone
 from reid.stages.outcome import Outcome
 from reid.tracking import StageRun
 
@@ -47,6 +48,8 @@ def inference(spec: Experiment, *, dataset: Path, model: Path, embeddings: Path,
 
     spec.inference.output_file, where set, gets the same file; one that is there is replaced.
     """
+    for file in (embeddings, spec.inference.output_file):
+        require_writable(file)
     section = spec.inference
     devices = choose_devices(
         "inference", num_gpus=section.num_gpus, gpu_ids=section.gpu_ids, cpu_processes=section.cpu_processes
@@ -58,6 +61,7 @@ def inference(spec: Experiment, *, dataset: Path, model: Path, embeddings: Path,
         batch_size=spec.dataset.val_batch_size,
         store=Path(spec.store_dir),
         with_junk=True,
+        check=lambda opened: require_backbone(spec, opened.settings.get("backbone"), opened.file),
     )
     write_json(embeddings, *parts.values())
     if spec.inference.output_file:
@@ -123,10 +127,17 @@ OPENERS: dict[str, Callable[[Path, int], OpenModel]] = {".pth": _open_checkpoint
 
 
 def embed_on_devices(
-    file: Path, devices: Sequence[str], *, dataset: Path, batch_size: int, store: Path, with_junk: bool
+    file: Path,
+    devices: Sequence[str],
+    *,
+    dataset: Path,
+    batch_size: int,
+    store: Path,
+    with_junk: bool,
+    check: Callable[[OpenModel], None],
 ) -> tuple[OpenModel, dict[str, Embeddings], float]:
     """The model, the embeddings of query and gallery, and images per second; each device has a process and takes turns
-    at the batches, so that the result is that of one.
+    at the batches, so that the result is that of one. `check` may refuse the model before it embeds anything.
     """
     request: dict[str, Any] = {
         "file": str(file),
@@ -137,20 +148,29 @@ def embed_on_devices(
         "with_junk": with_junk,
     }
     with started(len(devices), "reid.stages.inference:embed_along", request) as ranks:
-        return _embed_as(ranks, **request)
+        return _embed_as(ranks, check=check, **request)
 
 
 def embed_along(*, ranks: Ranks, **request: Any) -> None:
     """What every rank but the first does of embed_on_devices."""
-    _embed_as(ranks, **request)
+    _embed_as(ranks, check=lambda _: None, **request)
 
 
 def _embed_as(
-    ranks: Ranks, *, file: str, devices: list[str], dataset: str, batch_size: int, store: str, with_junk: bool
+    ranks: Ranks,
+    *,
+    file: str,
+    devices: list[str],
+    dataset: str,
+    batch_size: int,
+    store: str,
+    with_junk: bool,
+    check: Callable[[OpenModel], None],
 ) -> tuple[OpenModel, dict[str, Embeddings], float]:
     share_the_cpu(devices)
     manifest = Manifest.load(Path(dataset))
     model = open_model(Path(file), gpu_id=int(devices[ranks.rank].removeprefix("cpu").removeprefix("cuda:") or 0))
+    check(model)
     parts, images_per_second = embed_splits(
         model,
         {"query": manifest.query, "gallery": manifest.gallery},

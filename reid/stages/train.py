@@ -147,6 +147,7 @@ def _conclude(
         partial.write_text(page, encoding="utf-8")
     for file in (curves, report, model / "history.json"):
         run.log_artifact(file)
+    run.log_params({"weights": "\n".join(weights) or "random"})
     metrics = _metrics(history, best)
     lines = [f"{epochs} epochs, {metrics['images_per_second']:.0f} images/s, training loss {last['train_loss']:.3f}"]
     if best and "untrained_mAP" in metrics:

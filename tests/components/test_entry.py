@@ -132,6 +132,29 @@ def test_a_figure_that_is_no_number_is_left_out_loudly(
     assert "metric mAP is nan: left out" in caplog.text
 
 
+def test_what_validate_said_of_the_spec_is_not_said_again_by_the_stages_after_it(
+    tmp_path: Path, stage: Callable[[Callable[..., Outcome]], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = "evaluate: {checkpoint: mine.pth}\ntrain: {optim: {momentum: 0.5}}\n"
+    stage(lambda spec, *, run, **_: Outcome({}, {"mAP": 0.5}))
+    assert start(tmp_path, spec=spec) == 0
+    assert caplog.messages == []
+    names = ["dataset", "report", "summary", "findings"]
+    ports = {
+        "inputs": {"parameterValues": {"spec": spec}},
+        "outputs": {
+            "artifacts": {name: listed(name, str(tmp_path / name), "system.Artifact") for name in names},
+            "outputFile": str(tmp_path / "executor_output.json"),
+        },
+    }
+    caplog.clear()
+    assert main(["validate", "--executor-input", json.dumps(ports)]) == 2  # there is no data set
+    assert caplog.messages == [
+        "spec: train.optim.momentum has no effect: Adam has no momentum of this kind",
+        "evaluate.checkpoint has no effect in a pipeline: the model comes from the stage train",
+    ]
+
+
 def test_a_mistake_of_the_user_is_a_text_and_status_2(
     tmp_path: Path, stage: Callable[[Callable[..., Outcome]], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reid.errors import DatasetError
-from reid.retrieval.metrics import Scorer, evaluate, top_matches
+from reid.retrieval.metrics import Scorer, evaluate
 from reid.retrieval.protocol import market_protocol
 from tests import reference
 
@@ -82,22 +82,6 @@ def test_scores_are_those_of_a_stable_sort_to_the_last_bit(case, max_rank):
     assert np.array_equal(found.average_precision, wanted.average_precision, equal_nan=True)
     assert np.array_equal(found.inverse_negative_penalty, wanted.inverse_negative_penalty, equal_nan=True)
     assert np.array_equal(found.first_match_rank, wanted.first_match_rank)
-
-
-@settings(deadline=None, max_examples=100)
-@given(rankings(), st.integers(1, 60))
-def test_top_matches_are_the_first_of_a_stable_sort(case, count):
-    distance, known = case
-    found = top_matches(distance, **known, count=count)
-    for query in range(len(distance)):
-        wanted = reference.ranking(
-            distance[query],
-            person=known["query_person"][query],
-            camera=known["query_camera"][query],
-            gallery_person=known["gallery_person"],
-            gallery_camera=known["gallery_camera"],
-        )[:count]
-        assert found[query].tolist() == wanted + [-1] * (count - len(wanted))
 
 
 def test_a_long_gallery_is_scored_like_a_stable_sort():

@@ -12,11 +12,14 @@ from reid.retrieval.parallel import row_ranges, run_in_order, thread_count, work
 
 RANK = """
 import numpy as np
-from reid.retrieval import metrics
+from reid.retrieval import nearest
+from reid.retrieval.protocol import market_protocol
 one = np.ones(1, np.int64)
-print(metrics.top_matches(np.zeros((1, 1), np.float32), query_person=one, query_camera=one, gallery_person=one,
-                          gallery_camera=2 * one, count=1).tolist())
-stats = metrics._top_rows.stats
+finder = nearest.NearestFinder(
+    market_protocol(query_person=one, query_camera=one, gallery_person=one, gallery_camera=2 * one), ranks=1)
+finder.add(0, np.zeros((1, 1), np.float32))
+print(finder.found.image.tolist())
+stats = nearest._find.stats
 print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
 

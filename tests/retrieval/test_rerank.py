@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from reid.retrieval import distance as distance_module
 from reid.retrieval import knn
-from reid.retrieval.distance import l2_normalize
+from reid.retrieval.distance import euclidean_squared, l2_normalize
 from reid.retrieval.metrics import Scorer, evaluate
 from reid.retrieval.protocol import market_protocol
-from reid.retrieval.rerank import forecast, rerank, rerank_rows
+from reid.retrieval.rerank import both_rows, forecast, rerank, rerank_rows
 from tests import reference
 
 # 24 directions of length 1 whose distances are exact in float32, so that ties are ties
@@ -117,12 +117,16 @@ def test_rows_in_blocks_are_the_matrix_and_score_alike(monkeypatch):
     whole = rerank(query, gallery, k1=20, k2=6, lambda_value=0.3)
     scorer = Scorer(market_protocol(**labels), max_rank=10)
     starts = []
-    for first, block in rerank_rows(query, gallery, k1=20, k2=6, lambda_value=0.3):
+    for first, original, block in both_rows(query, gallery, k1=20, k2=6, lambda_value=0.3):
         starts.append(first)
+        squared = euclidean_squared(query, gallery)[first : first + len(block)]
+        assert np.abs(original - squared).max() < TOLERANCE
         assert np.abs(block - whole[first : first + len(block)]).max() < TOLERANCE
         scorer.add(first, block)
     assert starts == [0, 7, 14, 21, 28, 35]
     assert scorer.scores().mAP == pytest.approx(evaluate(whole, **labels, max_rank=10).mAP, abs=1e-6)
+    for first, block in rerank_rows(query, gallery, k1=20, k2=6, lambda_value=0.3):
+        assert np.abs(block - whole[first : first + len(block)]).max() < TOLERANCE
 
 
 def test_float64_and_strided_embeddings_are_taken():

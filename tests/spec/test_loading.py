@@ -205,6 +205,31 @@ def test_overrides_take_numbers_lists_and_texts() -> None:
     assert (spec.train.optim.lr_steps, spec.train.optim.base_lr, spec.model.feat_dim) == ([4, 7], 1e-3, None)
 
 
+@pytest.mark.parametrize(
+    ("text", "override", "found"),
+    [
+        (SEED_SAMPLE, "train.optim.lr_steps=[4,7]", [4, 7]),
+        (SEED_SAMPLE, "train.optim.steps=[4,7]", [4, 7]),
+        ("train: {optim: {lr_steps: [1]}}", "train.optim.steps=[4,7]", [4, 7]),
+    ],
+)
+def test_an_override_wins_over_the_files_other_spelling(text: str, override: str, found: list[int]) -> None:
+    assert load_spec(text=text, overrides=[override]).train.optim.lr_steps == found
+
+
+def test_an_interpolation_follows_an_override() -> None:
+    assert load_spec(text=SEED_SAMPLE, overrides=["results_dir=/mine"]).train.results_dir == "/mine/train"
+    assert (
+        load_spec(overrides=["train.results_dir=${results_dir}/t", "results_dir=/mine"]).train.results_dir == "/mine/t"
+    )
+    assert refusal("", "train.results_dir=${nope}") == "spec: Interpolation key 'nope' not found"
+
+
+def test_nothing_after_the_equals_sign_is_the_empty_text_where_that_is_a_choice() -> None:
+    spec = load_spec(text="model: {neck: }", overrides=["model.pretrain_choice="])  # as a shell leaves x="" over
+    assert (spec.model.neck, spec.model.pretrain_choice) == ("", "")
+
+
 def test_an_override_without_a_value_is_refused() -> None:
     assert refusal("", "train.num_epochs") == (
         "command line: 'train.num_epochs': want section.field=value, e.g. train.num_epochs=2"

@@ -3,7 +3,7 @@
 import pytest
 
 from reid.errors import SpecError
-from reid.spec import load_spec
+from reid.spec import load_spec, tell_what_a_pipeline_replaces
 
 CENTRED = "with_center_loss: true, metric_loss_type: triplet_center"
 COSINE = "warmup_method: cosine"
@@ -140,3 +140,33 @@ def test_a_triplet_loss_with_the_centre_loss_on_is_both(caplog: pytest.LogCaptur
     assert said(softmax, caplog) == [
         no_effect("model.with_center_loss", "dataset.sampler = softmax uses no metric loss")
     ]
+
+
+def test_paths_that_a_pipeline_does_not_read_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    tell_what_a_pipeline_replaces(load_spec(text=""))
+    assert not caplog.messages
+    task = "{checkpoint: a.pth, test_dataset: g, query_dataset: q, results_dir: r}"
+    tell_what_a_pipeline_replaces(
+        load_spec(text=f"evaluate: {task}\nexport: {{checkpoint: a.pth}}\ngen_trt_engine: {{onnx_file: a.onnx}}\n")
+    )
+    assert caplog.messages == [
+        f"{name} has no effect in a pipeline: {instead}"
+        for name, instead in (
+            ("evaluate.checkpoint", "the model comes from the stage train"),
+            ("export.checkpoint", "the model comes from the stage train"),
+            ("evaluate.test_dataset", "the images are those of dataset.test_dataset_dir"),
+            ("evaluate.query_dataset", "the images are those of dataset.query_dataset_dir"),
+            ("gen_trt_engine.onnx_file", "the ONNX comes from the stage export"),
+            ("evaluate.results_dir", "the runner says where the results are"),
+        )
+    ]
+
+
+def test_a_plot_is_a_picture_of_a_known_kind() -> None:
+    load_spec(text="evaluate: {output_cmc_curve_plot: a.PNG, output_sampled_matches_plot: b.svg}")
+    with pytest.raises(SpecError) as caught:
+        load_spec(text="evaluate: {output_cmc_curve_plot: a.bmp, output_sampled_matches_plot: folder}")
+    assert str(caught.value) == (
+        "spec: evaluate.output_cmc_curve_plot: found 'a.bmp'; want a file that ends in .png, .svg, .pdf\n"
+        "spec: evaluate.output_sampled_matches_plot: found 'folder'; want a file that ends in .png, .svg, .pdf"
+    )

@@ -1,5 +1,6 @@
 import json
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -257,21 +258,26 @@ def test_the_ways_to_train_train(folder, tmp_path, overrides):
 
 
 @pytest.mark.slow
-def test_the_curves_of_a_training_reach_mlflow_over_epochs_done(folder, tmp_path):
+def test_the_curves_and_the_account_of_the_weights_reach_mlflow(trained, folder, tmp_path):
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     pipeline = open_pipeline_run(tracking_uri=uri, experiment="reid", run_name="one", tags={}, params={})
     client, run_id = MlflowClient(tracking_uri=uri), pipeline.start_stage("train")
     stage = StageRun("train", client, run_id, uri)
+    own = ["model.pretrain_choice=self", f"model.pretrained_model_path={trained[0] / 'model_epoch_000.pth'}"]
     train(
-        small_spec(folder, "train.num_epochs=4"),
+        small_spec(folder, "train.num_epochs=4", *own),
         dataset=folder / "data/dataset.json",
         model=tmp_path / "model",
         report=tmp_path / "report.html",
         run=stage,
     )
     stage.flush()
+    weights = client.get_run(run_id).data.params["weights"]
+    assert re.fullmatch(
+        r"weights of this project: matched \d\d+ \(0 reshaped\), missing 0, unexpected 0; backbone 100%", weights
+    )
     curves = {
         name: {point.step: point.value for point in client.get_metric_history(run_id, name)}
         for name in ("mAP", "train_loss", "learning_rate", "images_per_second", "gradient_norm", "step_loss")
