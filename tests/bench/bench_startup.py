@@ -37,7 +37,7 @@ def measure() -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "tiny.yaml").write_text(SPEC.format(folder=folder), encoding="utf-8")
-        _run(folder, PYTHONPROFILEIMPORTTIME="1", NUMBA_CACHE_DIR=f"{folder}/numba")
+        run(folder, PYTHONPROFILEIMPORTTIME="1", NUMBA_CACHE_DIR=f"{folder}/numba")
         rows = [_imports(stage, folder / "results" / "latest" / stage / "log.txt") for stage in STAGES]
         total = sum(found["value"] for found in rows)
         rows.append(row("start-up", "imports, all stages", total, "s"))
@@ -52,7 +52,8 @@ def measure() -> list[Row]:
     return rows
 
 
-def _run(folder: Path, **environment: str) -> None:
+def run(folder: Path, **environment: str) -> None:
+    """The tiny pipeline of the folder's tiny.yaml, tracked in the folder."""
     command = [sys.executable, "-m", "pipelines.run", "--spec", str(folder / "tiny.yaml")]
     tracking = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "MLFLOW_DISABLE_TELEMETRY": "true"}
     done = subprocess.run(
@@ -66,7 +67,7 @@ def _again(folder: Path, kernels: str) -> dict[str, float]:
     """Wall and CPU seconds of a run that finds nothing but the data set and, if anything, compiled kernels."""
     subprocess.run(["rm", "-rf", f"{folder}/results", f"{folder}/mlflow.db"], check=True)
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    _run(folder, NUMBA_CACHE_DIR=kernels)
+    run(folder, NUMBA_CACHE_DIR=kernels)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"wall": time.perf_counter() - began, "cpu": cpu}

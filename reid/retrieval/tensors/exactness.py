@@ -16,13 +16,14 @@ BLOCK_BYTES = 256 << 20
 @contextmanager
 def float32_products(device: torch.device) -> Iterator[None]:
     """Whole float32 products inside the block, whatever a training set: no TF32, no bf16, no autocast, no gradients."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    products = torch.backends.cuda.matmul if device.type == "cuda" else torch.backends.mkldnn.matmul
+    before = products.fp32_precision
+    products.fp32_precision = "ieee"
     try:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        products.fp32_precision = before
 
 
 def squared_distances(vectors: Tensor, row: Tensor, column: Tensor) -> Tensor:

@@ -146,18 +146,21 @@ def test_the_pairs_distances_do_not_depend_on_the_block(monkeypatch):
     assert (squared_distances(vectors, row, column) - whole).abs().max() < 1e-14
 
 
-def test_products_are_whole_float32_even_where_a_training_rounds_them():
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_products_are_whole_float32_even_where_a_training_rounds_them(device):
     a = torch.rand(64, 64, generator=torch.Generator().manual_seed(0))
+    products = {"cpu": torch.backends.mkldnn.matmul, "cuda": torch.backends.cuda.matmul}[device]
     torch.set_float32_matmul_precision("medium")
     try:
-        with torch.autocast("cpu", dtype=torch.bfloat16), float32_products(a.device):
-            product = a @ a
-            assert torch.get_float32_matmul_precision() == "highest"
-        assert torch.get_float32_matmul_precision() == "medium"
+        with torch.autocast("cpu", dtype=torch.bfloat16), float32_products(torch.device(device)):
+            assert products.fp32_precision == "ieee"
+            product = a @ a if device == "cpu" else None
+        assert products.fp32_precision == {"cpu": "bf16", "cuda": "tf32"}[device]
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert product.dtype == torch.float32
-    assert (product - (a.double() @ a.double())).abs().max() < 1e-4
+    if product is not None:
+        assert product.dtype == torch.float32
+        assert (product - (a.double() @ a.double())).abs().max() < 1e-4  # 64 roundings
 
 
 def test_embeddings_with_a_gradient_in_half_precision_are_taken():
