@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.picture import draw
-from tests.bench.rows import ROOT, Row
+from tests.bench.rows import ROOT, Row, row
 
 PARTS = ("retrieval", "feeding", "network", "deploy", "startup")
 PACKAGES = ("torch", "numpy", "numba", "timm", "pytorch-lightning", "onnxruntime", "mlflow")
@@ -40,9 +40,18 @@ def main() -> None:
             continue
         began = time.monotonic()
         print(f"measuring {part} …", file=sys.stderr, flush=True)
-        rows += importlib.import_module(f"tests.bench.bench_{part}").measure()
+        found = importlib.import_module(f"tests.bench.bench_{part}").measure()
+        rows += [entry if "unit" in entry else of_a_runner(part, entry) for entry in found]
         print(f"  {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     write(options.folder, "bench", rows, about)
+
+
+def of_a_runner(part: str, entry: dict[str, Any]) -> Row:
+    """A row from one of bench_deploy: what, batch_size, images_per_second, latency_ms; or what and why_not."""
+    if "why_not" in entry:
+        return row(part, entry["what"], None, "", note=f"not measured: {entry['why_not']}")
+    what, note = f"{entry['what']}, batch {entry['batch_size']}", f"{entry['latency_ms']:.1f} ms a batch"
+    return row(part, what, entry["images_per_second"], "images/s", note=note)
 
 
 def write(folder: Path, name: str, rows: list[Row], about: dict[str, Any]) -> None:

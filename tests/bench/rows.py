@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 Row = dict[str, Any]
 
 
-def row(part: str, what: str, value: float, unit: str, **more: Any) -> Row:
+def row(part: str, what: str, value: float | None, unit: str, **more: Any) -> Row:
     """One row; `more` are the other keys of the table above."""
     return {"part": part, "what": what, "value": value, "unit": unit, **more}
 

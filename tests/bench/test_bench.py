@@ -7,7 +7,7 @@ import torch
 
 from reid.spec import load_spec
 from tests.bench import bench_gpu
-from tests.bench.__main__ import machine, table, write
+from tests.bench.__main__ import machine, of_a_runner, table, write
 from tests.bench.rows import ROOT, row, seconds
 
 ABOUT = {"what": "2 cores of a CPU, 8 GB", "load": 0.1, "python": "3.11.0", "packages": {"torch": "2.0"}}
@@ -25,6 +25,14 @@ def test_seconds_twice_as_many_and_rates_twice_as_high_are_told_apart():
     # 15 / 12 = 1.25
     assert lines[6].split() == ["embedding", "15", "images/s", "12", "1.25", "first", "call", "3", "s"]
     assert lines[-3:] == ["textbook: NumPy (retrieval)", "textbook: eager (network)", "limit: a product (retrieval)"]
+
+
+def test_rows_of_runners_join_the_table():
+    ran = {"what": "torch", "batch_size": 16, "images_per_second": 12.0, "latency_ms": 1333.3}
+    rows = [of_a_runner("deploy", entry) for entry in (ran, {"what": "TensorRT engine", "why_not": "no GPU"})]
+    lines = table(rows, ABOUT).splitlines()
+    assert lines[4].split() == ["torch,", "batch", "16", "12", "images/s", "1333.3", "ms", "a", "batch"]
+    assert lines[5].split() == ["TensorRT", "engine", "not", "measured:", "no", "GPU"]
 
 
 def test_a_busy_machine_is_named_so():
