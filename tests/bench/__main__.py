@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.picture import draw
-from tests.bench.rows import ROOT, Row, row
+from tests.bench.rows import ROOT, Row, ratio, row
 
 PARTS = ("retrieval", "feeding", "network", "deploy", "startup")
 PACKAGES = ("torch", "numpy", "numba", "timm", "pytorch-lightning", "onnxruntime", "mlflow")
@@ -95,7 +95,7 @@ def table(rows: list[Row], about: dict[str, Any]) -> str:
         if found["part"] != part:
             part = found["part"]
             lines.append(part)
-        times, share = _ratio(found, "textbook"), _ratio(found, "limit")
+        times, share = ratio(found, "textbook"), ratio(found, "limit")
         lines.append(
             f"  {found['what']:60}{_figure(found['value']):>10} {found['unit']:9}"
             f"{_figure(found.get('textbook')):>12}{f'{times:.2f}' if times else '':>12}"
@@ -105,14 +105,6 @@ def table(rows: list[Row], about: dict[str, Any]) -> str:
     notes = {f"{kind}: {found[f'{kind}_is']} ({found['part']})": None
              for kind in ("textbook", "limit") for found in rows if f"{kind}_is" in found}  # fmt: skip
     return "\n".join([*lines, "", *notes])
-
-
-def _ratio(found: Row, other: str) -> float | None:
-    """How the value stands to the textbook's or the limit's; above 1 is faster than that."""
-    if not found.get(other):
-        return None
-    ratio = found["value"] / found[other]
-    return 1 / ratio if found["unit"] in ("s", "ms") else ratio
 
 
 def _figure(value: float | None) -> str:

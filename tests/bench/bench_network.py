@@ -89,7 +89,7 @@ def _measured(what: str, *, way: str = "eager", batch: int = 16) -> dict[str, fl
     began = time.perf_counter()
     work()
     first = time.perf_counter() - began
-    return {"rate": batch / seconds(work, repeat=2, warm=1), "first_s": first, "peak_gb": peak_gb()}
+    return {"rate": batch / seconds(work, repeat=2, warm=0), "first_s": first, "peak_gb": peak_gb()}
 
 
 def _forward(network, images, way: str):

@@ -28,21 +28,17 @@ def measure() -> list[Row]:
     """The rows of this part."""
     rows = []
     for name, size in (("a quarter of Market-1501", QUARTER), ("Market-1501", MARKET)):
-        limit, ours = _case(LIMIT, size), _case("re-ranking", size)
-        more = {"limit": limit["s"], "limit_is": LIMIT, "peak_gb": ours["peak_gb"]}
+        limit, ours = _beside_the_limit(size)
+        more = {"limit": limit, "limit_is": LIMIT, "peak_gb": ours["peak_gb"]}
         if size is QUARTER:
             textbook = _case("re-ranking, textbook", size)
-            more |= {
-                "textbook": textbook["s"],
-                "textbook_is": "dense NumPy",
-                "note": f"{textbook['peak_gb']:.1f} GB there",
-            }
+            more |= {"textbook": textbook["s"], "textbook_is": f"dense NumPy, {textbook['peak_gb']:.1f} GB"}
         rows.append(row("retrieval", f"re-ranking, {name}, 256-d", ours["s"], "s", **more))
     wide = MARKET | {"width": 2048}
-    limit, ours = _case(LIMIT, wide), _case("re-ranking", wide)
+    limit, ours = _beside_the_limit(wide)
     rows.append(
         row("retrieval", "re-ranking, Market-1501, 2048-d", ours["s"], "s",
-            limit=limit["s"], limit_is=LIMIT, peak_gb=ours["peak_gb"])
+            limit=limit, limit_is=LIMIT, peak_gb=ours["peak_gb"])
     )  # fmt: skip
     rows.append(at_scale(100_000))
     for name, size in (("a quarter of Market-1501", QUARTER), ("Market-1501", MARKET)):
@@ -63,6 +59,12 @@ def at_scale(gallery: int, **size: int) -> Row:
         limit=done["limit"], limit_is="one symmetric product, reckoned from one tile", peak_gb=done["peak_gb"],
         note=f"forecast {done['forecast_s']:.0f} s, {done['forecast_gb']:.2f} GB; own memory {done['own_gb']:.2f} GB",
     )  # fmt: skip
+
+
+def _beside_the_limit(size: dict[str, int]) -> tuple[float, dict]:
+    """The limit's time, the better of one before and one after, and re-ranking's figures."""
+    before, ours, after = (_case(what, size) for what in (LIMIT, "re-ranking", LIMIT))
+    return min(before["s"], after["s"]), ours
 
 
 def _case(what: str, size: dict[str, int]) -> dict:

@@ -1,46 +1,43 @@
-"""The bench's picture: each figure against its textbook side and its limit."""
+"""The bench's picture: on the left how many times as fast as the textbook, on the right what share of the limit."""
 
 from pathlib import Path
 
-from tests.bench.rows import Row
+from tests.bench.rows import Row, ratio
 
-INK, OURS, TEXTBOOK, LIMIT = "#222222", "#2a78b5", "#c9c9c9", "#d1495b"
+INK, MUTED, OURS, MARK = "#222222", "#777777", "#2a78b5", "#d1495b"
+PANELS = {
+    "textbook": ("times as fast as the textbook's way", 1.0),
+    "limit": ("% of the fastest possible", 100.0),
+}
 
 
 def draw(rows: list[Row], path: Path, *, title: str) -> None:
-    """Bars of speed over the textbook's, on a logarithmic axis, marks at the limits; rows of neither are left out."""
+    """A line of two bars for each row that has a textbook side or a limit; nothing is drawn where none has."""
     from matplotlib.figure import Figure
 
-    shown = [found for found in rows if found.get("textbook") or (found.get("limit") and found["unit"] != "GFLOP/s")]
+    shown = [found for found in rows if ratio(found, "textbook") or ratio(found, "limit")][::-1]
     if not shown:
         return
-    figure = Figure(figsize=(11, 0.42 * len(shown) + 1.4), layout="constrained")
-    axes = figure.add_subplot()
-    for place, found in enumerate(reversed(shown)):
-        base = found.get("textbook") or found["limit"]
-        ours = _speed(found, found["value"]) / _speed(found, base)
-        axes.barh(place, ours, color=OURS, height=0.62)
-        if found.get("textbook"):
-            axes.barh(place, 1, color=TEXTBOOK, height=0.28)
-        if found.get("limit"):
-            at = _speed(found, found["limit"]) / _speed(found, base)
-            axes.plot([at, at], [place - 0.4, place + 0.4], color=LIMIT, linewidth=2.5)
-        value = f"{found['value']:,.0f}" if found["value"] >= 100 else f"{found['value']:.3g}"
-        axes.annotate(
-            f"{value} {found['unit']}", (ours, place), xytext=(6, 0), textcoords="offset points", va="center", color=INK
-        )
-    axes.set_yticks(range(len(shown)), [f"{found['part']}: {found['what']}" for found in reversed(shown)])
-    axes.set_xscale("log")
-    axes.margins(x=0.12)
-    axes.set_xlabel(
-        "times as fast as the textbook (grey), or the share of the limit where there is none; red: the limit"
-    )
-    axes.set_title(title, loc="left", color=INK, fontsize=10)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    figure.savefig(path, dpi=130)
+    figure = Figure(figsize=(13, 0.36 * len(shown) + 1.5), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, color=MUTED)
+    for axes, (kind, (label, one)) in zip(figure.subplots(1, 2, sharey=True), PANELS.items()):
+        for place, found in enumerate(shown):
+            value = ratio(found, kind)
+            if value:
+                axes.barh(place, one * value, color=OURS, height=0.62)
+                told = f"{value:.1f} x" if kind == "textbook" else f"{100 * value:.0f} %"
+                axes.annotate(told, (one * value, place), (5, 0), textcoords="offset points", va="center", color=INK)
+        axes.axvline(one, color=MARK, linewidth=1.5)
+        axes.set_title(label, loc="left", fontsize=10, color=INK)
+        axes.spines[["top", "right"]].set_visible(False)
+    left, right = figure.axes
+    left.set_xscale("log")
+    left.set_xlim(0.5, 2.5 * max([2.0, *(ratio(found, "textbook") or 0 for found in shown)]))
+    right.set_xlim(0, 1.2 * max([100.0, *(100 * (ratio(found, "limit") or 0) for found in shown)]))
+    left.set_yticks(range(len(shown)), [f"{found['what']}  {_figure(found)}" for found in shown], fontsize=9)
+    figure.savefig(path, dpi=120)
 
 
-def _speed(found: Row, value: float) -> float:
-    """More is faster, whatever the unit."""
-    return 1 / value if found["unit"] in ("s", "ms") else value
+def _figure(found: Row) -> str:
+    value = found["value"]
+    return f"{value:,.0f} {found['unit']}" if value >= 100 else f"{value:.3g} {found['unit']}"

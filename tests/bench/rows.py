@@ -26,6 +26,14 @@ def row(part: str, what: str, value: float | None, unit: str, **more: Any) -> Ro
     return {"part": part, "what": what, "value": value, "unit": unit, **more}
 
 
+def ratio(found: Row, other: str) -> float | None:
+    """How fast the value is over the textbook's or the limit's; above 1 is faster than that. None where it has none."""
+    if not found.get(other) or not found["value"]:
+        return None
+    as_many: float = found["value"] / found[other]
+    return 1 / as_many if found["unit"] in ("s", "ms") else as_many
+
+
 def seconds(work: Callable[[], object], *, repeat: int = 3, warm: int = 1) -> float:
     """The best of some times, after the first calls, which may compile."""
     for _ in range(warm):

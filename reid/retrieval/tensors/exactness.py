@@ -16,7 +16,8 @@ BLOCK_BYTES = 256 << 20
 @contextmanager
 def float32_products(device: torch.device) -> Iterator[None]:
     """Whole float32 products inside the block, whatever a training set: no TF32, no bf16, no autocast, no gradients."""
-    products = torch.backends.cuda.matmul if device.type == "cuda" else torch.backends.mkldnn.matmul
+    cpu = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    products = torch.backends.cuda.matmul if device.type == "cuda" else cpu
     before = products.fp32_precision
     products.fp32_precision = "ieee"
     try:
