@@ -39,16 +39,16 @@ def measure() -> list[Row]:
         ("forward", "embedding", FORWARD_BATCH, ("eager", "channels_last", "compile", "onnxruntime")),
         ("step", "training step", STEP_BATCH, ("eager", "channels_last", "compile")),
     ):
-        limit = product["gflops"] / GFLOP_AN_IMAGE / (3 if what == "step" else 1)
         eager = None
         for way in ways:
             if way == "compile" and not compiler:
                 continue
             found = in_a_process(MODULE, {"what": what, "way": way, "batch": batch})
             eager = eager or found["rate"]
+            limit = found["gflops"] / GFLOP_AN_IMAGE / (3 if what == "step" else 1)
             rows.append(
                 row("network", f"{label}, batch {batch}, {way}", found["rate"], "images/s",
-                    textbook=eager, textbook_is="eager", limit=limit, limit_is="the product's rate",
+                    textbook=eager, textbook_is="eager", limit=limit, limit_is="the product's rate in the same process",
                     peak_gb=found["peak_gb"], note=f"first call {found['first_s']:.0f} s")
             )  # fmt: skip
     return rows
@@ -88,8 +88,9 @@ def _measured(what: str, *, way: str = "eager", batch: int = 16) -> dict[str, fl
     work = _forward(network, images, way) if what == "forward" else _step(network, images, way)
     began = time.perf_counter()
     work()
-    first = time.perf_counter() - began
-    return {"rate": batch / seconds(work, repeat=2, warm=0), "first_s": first, "peak_gb": peak_gb()}
+    first, before = time.perf_counter() - began, _limits()["gflops"]
+    rate = batch / seconds(work, repeat=2, warm=0)
+    return {"rate": rate, "first_s": first, "gflops": max(before, _limits()["gflops"]), "peak_gb": peak_gb()}
 
 
 def _forward(network, images, way: str):
