@@ -33,7 +33,7 @@ def rerank(
 ) -> NDArray[np.float32]:
     """query (Q, D), gallery (G, D), rows of length 1 -> (Q, G) float32, as reid.retrieval.rerank.rerank.
 
-    device: auto, cpu, or a GPU by torch's name; auto takes the first GPU, if there is one with room. SpecError where a
+    device: auto, cpu, or a GPU as cuda:0; auto takes the first GPU, if there is one with room. SpecError where a
     named GPU is not there.
     """
     place = chosen_device(device, query.shape, gallery.shape, k1=k1, k2=k2)
@@ -72,8 +72,8 @@ def chosen_device(device: str, query: tuple[int, ...], gallery: tuple[int, ...],
     present = torch.cuda.device_count()
     if device == "auto" and not present:
         return CPU
-    place = torch.device("cuda:0" if device == "auto" else device)
-    if place.type != "cuda" or (place.index or 0) >= present:
+    place = "cuda:0" if device == "auto" else device
+    if place not in [f"cuda:{index}" for index in range(present)]:
         raise SpecError(f"re-ranking: device {device!r}: {present} GPUs are here; want auto, cpu or cuda:0 and so on")
     wanted = memory_bytes(query[0], gallery[0], width=query[1], k1=k1, k2=k2)
     room = FREE_SHARE * torch.cuda.mem_get_info(place)[0]
@@ -84,7 +84,7 @@ def chosen_device(device: str, query: tuple[int, ...], gallery: tuple[int, ...],
         "re-ranking %d queries against %d gallery images on %s: at most %.1f GB of its memory",
         query[0], gallery[0], torch.cuda.get_device_name(place), wanted / 1e9,
     )  # fmt: skip
-    return str(place)
+    return place
 
 
 def _rows(

@@ -30,7 +30,7 @@ def test_without_a_gpu_auto_is_the_cpu(embeddings):
 
 @no_gpu
 def test_a_gpu_that_is_not_there_is_an_error(embeddings):
-    for device in ("cuda:0", "cuda"):
+    for device in ("cuda:0", "gpu"):
         with pytest.raises(SpecError) as error:
             on_device.rerank(*embeddings, **PARAMETERS, device=device)
         assert str(error.value) == (
