@@ -15,7 +15,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export NUMBA_CACHE_DIR ?= $(CURDIR)/.cache/numba
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: help setup pipeline-run compile mlflow-ui test test-all check format bench lock clean
+.PHONY: help setup pipeline-run compile mlflow-ui test test-all check format bench bench-gpu lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,8 +57,11 @@ format: $(STAMP) ## ruff, mending
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
-bench: $(STAMP) ## re-ranking and scoring beside the textbook formula
-	@$(RUN) -m tests.bench.bench_retrieval
+bench: $(STAMP) ## speed beside the textbook's and the limits: a table, JSON, a picture in results/bench
+	@$(RUN) -m tests.bench $(ARGS)
+
+bench-gpu: $(STAMP) ## training, embedding and re-ranking at Market-1501's size on a GPU
+	@$(RUN) -m tests.bench.bench_gpu $(ARGS)
 
 lock: requirements.in ## requirements.lock anew from requirements.in (needs uv)
 	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q requirements.in -o requirements.lock

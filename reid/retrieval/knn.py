@@ -5,10 +5,11 @@ columns. Float32 cannot tell near-ties apart, so where two candidates are closer
 computed again in float64 and equal ones are ordered by index: the neighbours are those of a stable sort of exact
 distances, whatever the BLAS, the tiles or the number of threads.
 
-A search on another device has to return the same `Neighbours`; nothing after it looks at how they were found.
+The same on the device of a tensor: tensors/knn.py.
 """
 
 import logging
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -67,6 +68,12 @@ def check_lengths(vectors: NDArray[np.float32]) -> None:
         )
 
 
+def near_tie_margin(width: int) -> float:
+    """Float32 similarities of vectors of `width` values that differ by no more than this are in an unknown order."""
+    # a float32 sum of D products is off by about sqrt(D) roundings; tests measure it
+    return 2 * (2.0**-24 * (4 + math.sqrt(width)) + LENGTH_TOLERANCE)
+
+
 def _tile_order(strips: int) -> Iterator[tuple[int, int]]:
     """Every pair of strips once: the diagonal, for early bars, then its parallels, so that few tiles share a strip."""
     for offset in range(strips // 2 + 1):
@@ -110,11 +117,10 @@ def _tile_worker(
 def _settle(pool: ThreadPoolExecutor, vectors: NDArray[np.float32], best: Candidates, *, count: int) -> Neighbours:
     """The `count` best candidates in their exact order; a row whose candidates may not suffice is searched again."""
     found = Neighbours.empty(len(vectors), count)
-    # a float32 sum of D products is off by about sqrt(D) roundings; tests measure it
-    rounding = 2.0**-24 * (4 + float(np.sqrt(vectors.shape[1]))) + LENGTH_TOLERANCE
+    margin = near_tie_margin(vectors.shape[1])
     run_in_order(
         pool,
-        lambda rows: order_exactly(vectors, best.rows(*rows), rows[0], 2 * rounding, found.rows(*rows)),
+        lambda rows: order_exactly(vectors, best.rows(*rows), rows[0], margin, found.rows(*rows)),
         row_ranges(len(vectors), size=TILE),
     )
     crowded = np.flatnonzero(found.crowded)

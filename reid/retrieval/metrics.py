@@ -68,7 +68,7 @@ def evaluate(
     return scorer.scores()
 
 
-class _PerQuery(NamedTuple):
+class PerQuery(NamedTuple):
     """(Q,) each; what a kernel fills in."""
 
     average_precision: NDArray[np.float64]
@@ -83,23 +83,32 @@ class Scorer:
 
     def __init__(self, protocol: Protocol, *, max_rank: int) -> None:
         queries = len(protocol.query_person)
-        self._protocol, self._max_rank = protocol, max_rank
-        self._per_query = _PerQuery(
+        self.protocol, self._max_rank = protocol, max_rank
+        self._per_query = PerQuery(
             np.full(queries, np.nan), np.full(queries, np.nan), np.zeros(queries, np.int64), np.zeros(queries, np.bool_)
         )
 
     def add(self, first_query: int, distance: Floats) -> None:
         """Scores the queries from `first_query` on by distance (rows, G)."""
-        distance, protocol = self._protocol.block(distance, first_query)
+        distance, protocol = self.protocol.block(distance, first_query)
         part = slice(first_query, first_query + len(distance))
-        per_query = _PerQuery(*(values[part] for values in self._per_query))  # type: ignore[arg-type]
+        per_query = PerQuery(*(values[part] for values in self._per_query))  # type: ignore[arg-type]
         with worker_pool() as pool:
             run_in_order(
                 pool,
                 lambda rows: _score_rows(*rows, distance, protocol, per_query),
                 row_ranges(len(distance), size=ROWS),
             )
-        bad = np.flatnonzero(~per_query.scored)
+        self._require_finite(first_query, per_query)
+
+    def put(self, first_query: int, figures: PerQuery) -> None:
+        """Takes the figures of the queries from `first_query` on as they were reckoned elsewhere, on a GPU."""
+        for ours, theirs in zip(self._per_query, figures):
+            ours[first_query : first_query + len(theirs)] = theirs
+        self._require_finite(first_query, figures)
+
+    def _require_finite(self, first_query: int, figures: PerQuery) -> None:
+        bad = np.flatnonzero(~figures.scored)
         if bad.size:
             raise ValueError(
                 f"distance: {bad.size} queries have one that is not finite; first: query {first_query + bad[0]}"
@@ -112,7 +121,7 @@ class Scorer:
             raise ValueError(f"{(~values.scored).sum()} of {len(values.scored)} queries have no distances yet")
         valid = values.first_match_rank > 0
         if not valid.any():
-            raise DatasetError(why_no_match(self._protocol))
+            raise DatasetError(why_no_match(self.protocol))
         beyond = self._max_rank + 1
         first_matches = np.bincount(np.minimum(values.first_match_rank[valid], beyond), minlength=beyond + 1)
         return Scores(
@@ -161,7 +170,7 @@ def _ranks(row: Floats, matches: Integers, ranks: Integers) -> None:
 
 
 @compiled()
-def _score_rows(first: int, end: int, distance: Floats, protocol: Protocol, per_query: _PerQuery) -> None:
+def _score_rows(first: int, end: int, distance: Floats, protocol: Protocol, per_query: PerQuery) -> None:
     gallery = distance.shape[1]
     row, matches, ranks = np.empty(gallery, np.float32), np.empty(gallery, np.int64), np.empty(gallery, np.int64)
     for query in range(first, end):

@@ -1,93 +1,74 @@
-"""Re-ranking and scoring against their limits and against the dense textbook formulas: a table.
+"""Re-ranking and scoring against their limits and against the dense textbook formulas.
 
-    python -m tests.bench.bench_retrieval                       Market-1501's size, 256 values a vector
-    python -m tests.bench.bench_retrieval --dense               with the textbook beside it (70 s and 9 GB at this size)
-    python -m tests.bench.bench_retrieval --gallery 100000 --streamed
+    python -m tests.bench retrieval
+    python -m tests.bench.bench_retrieval '{"what": "re-ranked and scored in blocks", "gallery": 300000}'
 
-Every line is measured in a process of its own, so that its peak memory is its own too; the limit is measured before and
-after, and the lesser one counts. Times are the best of `--repeat`, after compilation.
+Every case runs in a process of its own; its time is the best after compilation. The textbook side is measured at a
+quarter of Market-1501's size, where it takes seconds and not 70 of them and 9 GB; ours beside it at the same size.
 """
 # ruff: noqa: T201
 
-import argparse
 import json
-import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
-LIMIT = "limit: one symmetric product, output written"
-LABELS = ("query_person", "query_camera", "gallery_person", "gallery_camera")
+from tests.bench.rows import Row, in_a_process, peak_gb, row, seconds
+
+MODULE = "tests.bench.bench_retrieval"
+MARKET = {"queries": 3368, "gallery": 15913, "width": 256}
+QUARTER = {"queries": 842, "gallery": 3978, "width": 256}
+RERANKING = {"k1": 20, "k2": 6, "lambda_value": 0.3}
+LIMIT = "one symmetric product, output written"
 
 
-def main() -> None:
-    arguments = _arguments()
-    if arguments.only:
-        print(json.dumps(_measure(arguments)))
-        return
-    lines = [LIMIT, *(["re-ranking, in blocks, and its scores"] if arguments.streamed else ["re-ranking"])]
-    if not arguments.streamed:
-        lines += ["CMC, mAP, mINP", "verification", "one pass over the distances"]
-    if arguments.dense:
-        lines += ["re-ranking, textbook (dense, float32)", "CMC, mAP, mINP, textbook (sorting)"]
-    rows = [_in_a_process(line) for line in [*lines, LIMIT]]
-    rows[0]["seconds"] = min(rows[0]["seconds"], rows.pop()["seconds"])
-    print(f"{arguments.queries} queries, {arguments.gallery} gallery images, {arguments.width} values a vector")
-    print(f"{'':48}{'seconds':>9}{'x limit':>9}{'peak GB':>9}{'own GB':>9}{'compiled s':>12}")
-    for row in rows:
-        print(
-            f"{row['what']:48}{row['seconds']:9.3f}{row['seconds'] / rows[0]['seconds']:9.2f}"
-            f"{row['peak_bytes'] / 1e9:9.2f}{row['own_bytes'] / 1e9:9.2f}{row['first_s'] - row['seconds']:12.2f}"
-            + (f"   mAP {row['mAP']:.6f}" if "mAP" in row else "")
-        )
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"arguments": vars(arguments) | {"json": None}, "rows": rows}, indent=1))
+def measure() -> list[Row]:
+    """The rows of this part."""
+    rows = []
+    for name, size in (("a quarter of Market-1501", QUARTER), ("Market-1501", MARKET)):
+        limit, ours = _beside_the_limit(size)
+        more = {"limit": limit, "limit_is": LIMIT, "peak_gb": ours["peak_gb"]}
+        if size is QUARTER:
+            textbook = _case("re-ranking, textbook", size)
+            more |= {"textbook": textbook["s"], "textbook_is": f"dense NumPy, {textbook['peak_gb']:.1f} GB"}
+        rows.append(row("retrieval", f"re-ranking, {name}, 256-d", ours["s"], "s", **more))
+    wide = MARKET | {"width": 2048}
+    limit, ours = _beside_the_limit(wide)
+    rows.append(
+        row("retrieval", "re-ranking, Market-1501, 2048-d", ours["s"], "s",
+            limit=limit, limit_is=LIMIT, peak_gb=ours["peak_gb"])
+    )  # fmt: skip
+    rows.append(at_scale(100_000))
+    for name, size in (("a quarter of Market-1501", QUARTER), ("Market-1501", MARKET)):
+        more = {"limit": _case("one pass over the distances", size)["s"], "limit_is": "one pass over the distances"}
+        if size is QUARTER:
+            textbook = _case("scores, textbook", size)
+            more |= {"textbook": textbook["s"], "textbook_is": "a sort and a loop a query"}
+        rows.append(row("scoring", f"CMC, mAP, mINP, {name}", _case("scores", size)["s"], "s", **more))
+    rows.append(row("scoring", "verification at every threshold, Market-1501", _case("verification", MARKET)["s"], "s"))
+    return rows
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--queries", type=int, default=3368)
-    parser.add_argument("--gallery", type=int, default=15913)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--k1", type=int, default=20)
-    parser.add_argument("--k2", type=int, default=6)
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--dense", action="store_true", help="measure the textbook formulas too")
-    parser.add_argument("--streamed", action="store_true", help="re-rank and score in blocks, without a (Q, G) matrix")
-    parser.add_argument("--json", type=Path, help="write the figures here as well")
-    parser.add_argument("--only", help=argparse.SUPPRESS)
-    return parser.parse_args()
+def at_scale(gallery: int, **size: int) -> Row:
+    """Re-ranking and scores of a big gallery in blocks, beside what was forecast."""
+    done = _case("re-ranked and scored in blocks", MARKET | {"gallery": gallery} | size)
+    return row(
+        "retrieval", f"re-ranked and scored in blocks, gallery {gallery:,}, {done['width']}-d", done["s"], "s",
+        limit=done["limit"], limit_is="one symmetric product, reckoned from one tile", peak_gb=done["peak_gb"],
+        note=f"forecast {done['forecast_s']:.0f} s, {done['forecast_gb']:.2f} GB; own memory {done['own_gb']:.2f} GB",
+    )  # fmt: skip
 
 
-def _in_a_process(line: str) -> dict:
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.bench_retrieval", *sys.argv[1:], "--only", line],
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-    )
-    return json.loads(done.stdout)
+def _beside_the_limit(size: dict[str, int]) -> tuple[float, dict]:
+    """The limit's time, the better of one before and one after, and re-ranking's figures."""
+    before, ours, after = (_case(what, size) for what in (LIMIT, "re-ranking", LIMIT))
+    return min(before["s"], after["s"]), ours
 
 
-def _measure(arguments: argparse.Namespace) -> dict:
-    """One line of the table, in this process."""
-    query, gallery, known = draw(arguments.queries, arguments.gallery, arguments.width)
-    work, repeat = _work(arguments, query, gallery, known)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds = []
-    for _ in range(repeat + 1):
-        began = time.perf_counter()
-        result = work()
-        seconds.append(time.perf_counter() - began)
-        scores = {"mAP": result} if isinstance(result, float) else {}
-        del result  # so that two outputs never count as one peak
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    figures = {"peak_bytes": peak * 1024, "own_bytes": (peak - before) * 1024}
-    return {"what": arguments.only, "seconds": min(seconds[1:] or seconds), "first_s": seconds[0], **figures, **scores}
+def _case(what: str, size: dict[str, int]) -> dict:
+    return in_a_process(MODULE, {"what": what} | size)
 
 
 def draw(queries: int, gallery: int, width: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
@@ -96,49 +77,72 @@ def draw(queries: int, gallery: int, width: int) -> tuple[np.ndarray, np.ndarray
     total = queries + gallery
     person = rng.integers(0, max(2, total // 26), total)
     centre = rng.standard_normal((person.max() + 1, width), dtype=np.float32)
-    vectors = rng.standard_normal((total, width), dtype=np.float32)
-    vectors *= 1.1 * (width / 256) ** 0.25 * 2
-    vectors += centre[person]
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = np.empty((total, width), np.float32)
+    for first in range(0, total, 1 << 16):  # in parts: what is drawn at once would count as the case's memory
+        part = vectors[first : first + (1 << 16)]
+        rng.standard_normal(part.shape, dtype=np.float32, out=part)
+        part *= 1.1 * (width / 256) ** 0.25 * 2
+        part += centre[person[first : first + len(part)]]
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
     camera = rng.integers(1, 7, total)
-    parts = (person[:queries] + 1, camera[:queries], person[queries:] + 1, camera[queries:])
-    return vectors[:queries], vectors[queries:], dict(zip(LABELS, parts, strict=True))
+    known = {"query_person": person[:queries] + 1, "query_camera": camera[:queries]}
+    known |= {"gallery_person": person[queries:] + 1, "gallery_camera": camera[queries:]}
+    return vectors[:queries], vectors[queries:], known
 
 
-def _work(arguments: argparse.Namespace, query, gallery, known) -> tuple[Callable[[], object], int]:
-    """What a line runs, and how often after the first time."""
-    from reid.retrieval.metrics import Scorer, euclidean_squared, evaluate
+def _measured(what: str, *, queries: int = 3368, gallery: int = 15913, width: int = 256) -> dict:
+    """One case, in this process."""
+    query, images, known = draw(queries, gallery, width)
+    if what == "re-ranked and scored in blocks":
+        return {"width": width, **_streamed(query, images, known)}
+    work, repeat = _work(what, query, images, known)
+    found = seconds(work, repeat=repeat, warm=0 if "textbook" in what else 1)
+    return {"s": found, "peak_gb": peak_gb()}
+
+
+def _streamed(query: np.ndarray, gallery: np.ndarray, known: dict[str, np.ndarray]) -> dict:
+    """Once only, at sizes that take minutes; compiled beforehand on a small one."""
+    from reid.retrieval.metrics import Scorer
     from reid.retrieval.protocol import market_protocol
-    from reid.retrieval.rerank import rerank, rerank_rows
+    from reid.retrieval.rerank import forecast, rerank_rows
+
+    for _ in rerank_rows(query[:50], gallery[:500], **RERANKING):
+        pass
+    parameters = {name: RERANKING[name] for name in ("k1", "k2")}
+    cost = forecast(len(query), len(gallery), width=query.shape[1], streamed=True, **parameters)
+    before = peak_gb()
+    began = time.perf_counter()
+    scorer = Scorer(market_protocol(**known), max_rank=50)
+    for first, distance in rerank_rows(query, gallery, **RERANKING):
+        scorer.add(first, distance)
+    scores = scorer.scores()
+    taken, peak = time.perf_counter() - began, peak_gb()
+    return {
+        **{"s": taken, "limit": cost.product_seconds, "peak_gb": peak, "own_gb": peak - before},
+        **{"forecast_s": cost.seconds, "forecast_gb": cost.memory_bytes / 1e9, "mAP": scores.mAP},
+    }
+
+
+def _work(what: str, query, gallery, known) -> tuple[Callable[[], object], int]:
+    """What a case runs, and how often after the first time."""
+    from reid.retrieval.metrics import euclidean_squared, evaluate
+    from reid.retrieval.rerank import rerank
     from reid.retrieval.threshold import verification
     from tests import reference
 
-    parameters = {"k1": arguments.k1, "k2": arguments.k2, "lambda_value": 0.3}
-    if arguments.only == LIMIT:
-        return lambda: _symmetric_product(np.concatenate([query, gallery]), len(query)), arguments.repeat
-    if arguments.only == "re-ranking":
-        return lambda: rerank(query, gallery, **parameters), arguments.repeat
-    if arguments.only.startswith("re-ranking, in blocks"):
-
-        def streamed() -> float:
-            scorer = Scorer(market_protocol(**known), max_rank=50)
-            for first, distance in rerank_rows(query, gallery, **parameters):
-                scorer.add(first, distance)
-            return scorer.scores().mAP
-
-        return streamed, arguments.repeat
-    if arguments.only.startswith("re-ranking, textbook"):
-        return lambda: _textbook(query, gallery, parameters), 0
+    if what == LIMIT:
+        return lambda: _symmetric_product(np.concatenate([query, gallery]), len(query)), 2
+    if what == "re-ranking":
+        return lambda: rerank(query, gallery, **RERANKING), 2
+    if what == "re-ranking, textbook":
+        return lambda: _textbook(query, gallery), 1
     distance = euclidean_squared(query, gallery)
     return {
-        "CMC, mAP, mINP": (lambda: evaluate(distance, **known, max_rank=50).mAP, arguments.repeat),
-        "verification": (lambda: verification(distance, **known), arguments.repeat),
-        "one pass over the distances": (distance.max, arguments.repeat),
-        "CMC, mAP, mINP, textbook (sorting)": (
-            lambda: float(reference.scores(distance, **known, max_rank=50).mAP),
-            0,
-        ),
-    }[arguments.only]
+        "scores": (lambda: evaluate(distance, **known, max_rank=50), 3),
+        "verification": (lambda: verification(distance, **known), 3),
+        "one pass over the distances": (distance.max, 3),
+        "scores, textbook": (lambda: reference.scores(distance, **known, max_rank=50), 1),
+    }[what]
 
 
 def _symmetric_product(vectors: np.ndarray, queries: int, block: int = 2048) -> np.ndarray:
@@ -151,15 +155,15 @@ def _symmetric_product(vectors: np.ndarray, queries: int, block: int = 2048) -> 
     return np.full((queries, len(vectors) - queries), buffer[0, 0])
 
 
-def _textbook(query: np.ndarray, gallery: np.ndarray, parameters: dict) -> np.ndarray:
+def _textbook(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     from tests import reference
 
     vectors = np.concatenate([query, gallery])
     distance = vectors @ vectors.T
     distance *= -2
     distance += 2
-    return reference.k_reciprocal_distance(distance, len(query), **parameters)
+    return reference.k_reciprocal_distance(distance, len(query), **RERANKING)
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(_measured(**json.loads(sys.argv[1]))))

@@ -141,6 +141,7 @@ def test_the_forecast_grows_with_the_gallery_and_not_with_its_square():
     small, large = (forecast(3368, g, width=256, k1=20, k2=6, streamed=True) for g in (100_000, 1_000_000))
     assert large.memory_bytes < 11 * small.memory_bytes
     assert large.memory_bytes < 16e9
+    assert 0 < large.product_seconds < large.seconds
     # (Q, G) float32 of Market-1501 alone is 214 MB
     assert 0.214e9 < forecast(3368, 15913, width=256, k1=20, k2=6, streamed=False).memory_bytes < 1e9
 

@@ -1,0 +1,43 @@
+"""What float32 products on a GPU need to be as exact as those of the CPU, and distances that are exact anywhere.
+
+P pairs of vectors, D values each.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+BLOCK_BYTES = 256 << 20
+"""A temporary tensor is at most about this big."""
+
+
+@contextmanager
+def float32_products(device: torch.device) -> Iterator[None]:
+    """Whole float32 products inside the block, whatever a training set: no TF32, no bf16, no autocast, no gradients."""
+    cpu = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    products = torch.backends.cuda.matmul if device.type == "cuda" else cpu
+    before = products.fp32_precision
+    products.fp32_precision = "ieee"
+    try:
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        products.fp32_precision = before
+
+
+def squared_distances(vectors: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """vectors (N, D) float32, row and column (P,) -> (P,) float64: squared Euclidean distance of each pair.
+
+    Equal for equal vectors and zero of a vector to itself: every sum has one and the same order.
+    """
+    found = torch.empty(len(row), dtype=torch.float64, device=vectors.device)
+    pairs = max(1, BLOCK_BYTES // (24 * vectors.shape[1]))
+    for begin in range(0, len(row), pairs):
+        # parts of one size, the last overlapping: the order of a sum may depend on the tensor's shape
+        first = max(0, min(begin, len(row) - pairs))
+        part = slice(first, first + pairs)
+        gap = vectors[row[part]].double() - vectors[column[part]]
+        found[part] = gap.square_().sum(dim=1)
+    return found

@@ -1,0 +1,104 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from reid.spec import load_spec
+from tests.bench import bench_gpu
+from tests.bench.__main__ import machine, of_a_runner, table, write
+from tests.bench.rows import ROOT, row, seconds
+
+ABOUT = {"what": "2 cores of a CPU, 8 GB", "load": 0.1, "python": "3.11.0", "packages": {"torch": "2.0"}}
+ROWS = [
+    row("retrieval", "re-ranking", 2.0, "s", textbook=71.0, textbook_is="NumPy", limit=1.0, limit_is="a product"),
+    row("network", "embedding", 15.0, "images/s", textbook=12.0, textbook_is="eager", note="first call 3 s"),
+]
+
+
+def test_seconds_twice_as_many_and_rates_twice_as_high_are_told_apart():
+    lines = table(ROWS, ABOUT).splitlines()
+    assert lines[0] == "2 cores of a CPU, 8 GB, load before 0.1; Python 3.11.0, torch 2.0"
+    # 71 / 2 = 35.5 times as fast as the textbook, half as fast as the limit
+    assert lines[4].split() == ["re-ranking", "2", "s", "71", "35.50", "1", "50", "%"]
+    # 15 / 12 = 1.25
+    assert lines[6].split() == ["embedding", "15", "images/s", "12", "1.25", "first", "call", "3", "s"]
+    assert lines[-3:] == ["textbook: NumPy (retrieval)", "textbook: eager (network)", "limit: a product (retrieval)"]
+
+
+def test_rows_of_runners_join_the_table():
+    ran = {"what": "torch", "batch_size": 16, "images_per_second": 12.0, "latency_ms": 1333.3}
+    rows = [of_a_runner("deploy", entry) for entry in (ran, {"what": "TensorRT engine", "why_not": "no GPU"})]
+    lines = table(rows, ABOUT).splitlines()
+    assert lines[4].split() == ["torch,", "batch", "16", "12", "images/s", "1333.3", "ms", "a", "batch"]
+    assert lines[5].split() == ["TensorRT", "engine", "not", "measured:", "no", "GPU"]
+
+
+def test_a_busy_machine_is_named_so():
+    assert "load before 3.0, so not idle: ratios count;" in table(ROWS, ABOUT | {"load": 3.0})
+
+
+def test_table_json_and_picture_are_left_in_the_folder(tmp_path, capsys):
+    write(tmp_path / "bench", "bench", ROWS, machine())
+    assert sorted(path.name for path in (tmp_path / "bench").iterdir()) == ["bench.json", "bench.png", "bench.txt"]
+    assert json.loads((tmp_path / "bench" / "bench.json").read_text())["rows"] == ROWS
+    assert (tmp_path / "bench" / "bench.txt").read_text() in capsys.readouterr().out
+
+
+def test_the_best_time_is_taken_after_a_first_call():
+    calls = []
+    assert seconds(lambda: calls.append(0), repeat=2) < 1
+    assert len(calls) == 3
+
+
+def test_an_unknown_part_is_refused():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench", "fedding"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "fedding: no such part; want some of retrieval, feeding, network, deploy, startup" in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
+def test_without_a_gpu_bench_gpu_refuses_in_one_sentence():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.bench_gpu"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: make bench-gpu needs an NVIDIA GPU, and torch sees none on this machine\n"
+
+
+def test_the_gpu_recipe_is_a_spec_of_751_persons(tmp_path):
+    file = tmp_path / "spec.yaml"
+    file.write_text(bench_gpu.SPEC.format(folder=tmp_path, data=tmp_path / "data", batch=bench_gpu.BATCH))
+    spec = load_spec(file, overrides=["train.precision=32"])
+    assert (spec.dataset.synthetic.train_persons, spec.dataset.batch_size, spec.model.last_stride) == (751, 128, 1)
+
+
+def test_the_time_of_120_epochs_is_reckoned_from_those_after_the_first_two():
+    history = [{"epoch": -1}, *({"epoch": e, "seconds": 30.0, "images_per_second": 100.0} for e in range(2))]
+    history += [{"epoch": e, "seconds": 6.0, "images_per_second": 2000.0} for e in range(2, 6)]
+    found = bench_gpu._training_row("eager", {"history": history, "seconds": 99.0}, 6, peak_tflops=600.0)
+    # 60 s of two epochs that compile, then 118 x 12,936 / 2,000 = 763.224 s; 3 x 8.1 GFLOP x 2,000 / s = 48.6 TFLOP/s
+    assert found["value"] == pytest.approx(823.224)
+    assert found["note"] == (
+        "reckoned from 6 epochs; 2,000 images/s, 8 % of the bf16 product's rate; the process took 99 s"
+    )
+
+
+def test_loss_and_map_stand_beside_those_in_fp32():
+    ours = [
+        {"epoch": -1, "mAP": 0.1},
+        {"epoch": 0, "train_loss": 5.0},
+        {"epoch": 1, "train_loss": 4.2, "step": 200, "mAP": 0.5},
+    ]
+    twin = [
+        {"epoch": -1, "mAP": 0.1},
+        {"epoch": 0, "train_loss": 5.0},
+        {"epoch": 1, "train_loss": 4.0, "step": 200, "mAP": 0.4},
+    ]
+    loss, score = bench_gpu._beside(ours, twin)
+    assert loss["what"] == "loss of 200 steps against fp32, farthest epoch"
+    assert loss["value"] == pytest.approx(5.0)  # percent: 0.2 of 4
+    assert (score["value"], score["textbook"]) == (50.0, 40.0)
