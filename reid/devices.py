@@ -7,8 +7,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from reid.errors import SpecError
 
 logger = logging.getLogger(__name__)
@@ -28,6 +26,8 @@ def choose_devices(section: str, *, num_gpus: int, gpu_ids: Sequence[int], cpu_p
 
     Without any GPU on this machine: the CPU, for cpu_processes ranks. SpecError where a wanted GPU is not there.
     """
+    import torch
+
     present = torch.cuda.device_count()
     if not present:
         logger.info("no GPU here: running on the CPU%s", f", {cpu_processes} processes" if cpu_processes > 1 else "")
@@ -45,6 +45,8 @@ def choose_devices(section: str, *, num_gpus: int, gpu_ids: Sequence[int], cpu_p
 
 def share_the_cpu(devices: Sequence[str]) -> None:
     """Gives this process its part of the CPU, where several ranks compute on it; more threads than cores crawl."""
+    import torch
+
     if len(devices) > 1 and devices[0] == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // len(devices)))
 
@@ -91,6 +93,8 @@ def choose_device(
 
     images: to be trained on in all, epoch after epoch.
     """
+    import torch
+
     on_gpu = names[0] != "cpu"
     halved = precision == "bf16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
     device = Device(
