@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from reid.contract import Contract
-from reid.deploy.onnx import export_onnx
+from reid.deploy.onnx_export import export_onnx
 from reid.model.embedder import Embedder, build_embedder
 from tests.networks import network_settings
 

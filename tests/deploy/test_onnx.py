@@ -13,7 +13,8 @@ from torch import nn
 
 import reid
 from reid.contract import Contract
-from reid.deploy.onnx import OnnxModel, export_onnx, read_onnx
+from reid.deploy.onnx import OnnxModel, read_onnx
+from reid.deploy.onnx_export import export_onnx
 from reid.deploy.parity import parity
 from reid.errors import ArtifactError, SpecError
 from tests.exporting import MeanColour, contract_of, exported, images
@@ -63,8 +64,8 @@ def test_the_file_says_how_to_prepare_its_input_and_where_it_comes_from(plain):
     metadata = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert Contract.from_json(metadata["reid.contract"]) == contract
     assert json.loads(metadata["reid.settings"]) == network_settings()
-    assert metadata["reid.opset"] == "18"
-    assert set(metadata) == {"reid.contract", "reid.opset", "reid.settings", "reid.version"}
+    assert (metadata["reid.opset"], metadata["reid.data_type"]) == ("18", "FP32")
+    assert set(metadata) == {"reid.contract", "reid.data_type", "reid.opset", "reid.settings", "reid.version"}
     assert OnnxModel(path, threads=1).contract == contract
     assert read_onnx(path)[1] == contract
 
