@@ -206,6 +206,8 @@ class GenTrtEngine(Section):
     """GPU to build on, from 0; TensorRT-RTX builds without one."""
     results_dir: str | None = None
     """Folder of the task's files; null: <results_dir>/gen_trt_engine."""
+    min_cosine: Share = 0.999
+    """Least cosine between the embeddings of the ONNX and of the engine, over query images, where a GPU can run it."""
     verbose: bool = False
     """Show TensorRT's own messages."""
     tensorrt: TensorRT = Field(default_factory=TensorRT)

@@ -22,6 +22,7 @@ from reid.plots import Curve
 from reid.scoring import Scored, has_match, pair_histogram, per_query_csv, score, threshold_rows, verified
 from reid.sheet import matches_sheet
 from reid.spec import Experiment
+from reid.stages.agreement import require_agreement
 from reid.stages.inference import OpenModel, embed_splits, find_checkpoint, open_model
 from reid.stages.outcome import Outcome
 from reid.tracking import StageRun
@@ -42,6 +43,7 @@ def evaluate(spec: Experiment, *, dataset: Path, model: Path, results: Path, rep
     manifest = Manifest.load(dataset)
     _require_matches(manifest)
     opened = open_model(find_checkpoint(model), gpu_id=spec.evaluate.gpu_ids[0])
+    require_agreement(spec, opened.contract, opened.file)
     parts, images_per_second = embed_splits(
         opened,
         {"query": manifest.query, "gallery": manifest.gallery},

@@ -48,9 +48,7 @@ def export(spec: Experiment, *, dataset: Path, model: Path, onnx: Path, parity: 
     manifest, checkpoint = Manifest.load(dataset), find_checkpoint(model)
     loaded = load_model(checkpoint)
     require_agreement(spec, loaded.contract, checkpoint)
-    sample = open_sample(
-        manifest, limit=section.parity_images, contract=loaded.contract, store=Path(spec.store_dir)
-    )
+    sample = open_sample(manifest, limit=section.parity_images, contract=loaded.contract, store=Path(spec.store_dir))
     candidate = onnx.with_name(f"{onnx.name}.candidate")
     export_onnx(
         loaded.network,
@@ -173,7 +171,10 @@ def _outcome(report: dict[str, Any], onnx: Path) -> Outcome:
         in_half = f" (in FP16 {metrics['parity_fp16_worst_cosine']:.6f})"
     if report["torch_retrieval"]:
         before, after = report["torch_retrieval"], report["onnx_retrieval"]
-        metrics |= {"parity_mAP_drop": before["mAP"] - after["mAP"], "parity_rank1_drop": before["rank1"] - after["rank1"]}
+        metrics |= {
+            "parity_mAP_drop": before["mAP"] - after["mAP"],
+            "parity_rank1_drop": before["rank1"] - after["rank1"],
+        }
         ranked = f"; mAP {100 * after['mAP']:.2f} for torch's {100 * before['mAP']:.2f}"
     kind = report["data_type"] + (", encrypted" if report["encrypted"] else "")
     return Outcome(

@@ -18,6 +18,7 @@ from reid.embeddings import Embeddings, Network, embed, write_json
 from reid.errors import ArtifactError, SpecError
 from reid.files import copy_file
 from reid.spec import Experiment
+from reid.stages.agreement import require_agreement
 from reid.stages.outcome import Outcome
 from reid.tracking import StageRun
 
@@ -45,6 +46,7 @@ def inference(spec: Experiment, *, dataset: Path, model: Path, embeddings: Path,
     """
     manifest = Manifest.load(dataset)
     opened = open_model(find_checkpoint(model), gpu_id=spec.inference.gpu_ids[0])
+    require_agreement(spec, opened.contract, opened.file)
     parts, images_per_second = embed_splits(
         opened,
         {"query": manifest.query, "gallery": manifest.gallery},
@@ -112,7 +114,31 @@ def _device(gpu_id: int, *, present: int) -> str:
     return f"cuda:{gpu_id}"
 
 
-OPENERS: dict[str, Callable[[Path, int], OpenModel]] = {".pth": _open_checkpoint}
+def _open_onnx(file: Path, gpu_id: int) -> OpenModel:
+    from reid.deploy.onnx import OnnxModel
+
+    opened = OnnxModel(file)
+    logger.info("%s: ONNX Runtime runs it on the CPU; GPU %d is left alone", file.name, gpu_id)
+    backbone = str(opened.settings.get("backbone", "unknown"))
+    told = {"backbone": backbone, "device": "cpu", "runner": f"ONNX Runtime, {opened.data_type}"}
+    return OpenModel(file, opened, opened.contract, told)
+
+
+def _open_engine(file: Path, gpu_id: int) -> OpenModel:
+    from reid.deploy.engine import EngineModel
+
+    opened = EngineModel(file, gpu_id=gpu_id)
+    record = opened.record
+    runner = f"{record.package} {record.version}, {record.data_type}"
+    return OpenModel(file, opened, opened.contract, {"device": opened.gpu.name, "runner": runner})
+
+
+OPENERS: dict[str, Callable[[Path, int], OpenModel]] = {
+    ".pth": _open_checkpoint,
+    ".onnx": _open_onnx,
+    ".engine": _open_engine,
+    ".plan": _open_engine,
+}
 """File ending -> (file, gpu_id) -> model."""
 
 

@@ -224,9 +224,7 @@ def test_a_data_set_without_query_images_proves_nothing(dataset, checkpoint):
     Manifest(manifest.fingerprint, manifest.train, empty, manifest.gallery).save(dataset)
     with pytest.raises(DatasetError) as caught:
         run_export(dataset, checkpoint)
-    assert str(caught.value) == (
-        f"{manifest.query.root}: no query image to compare models on\n  want: one at least"
-    )
+    assert str(caught.value) == (f"{manifest.query.root}: no query image to compare models on\n  want: one at least")
 
 
 def test_the_file_that_the_spec_names_gets_a_copy_and_one_that_is_there_stays(dataset, checkpoint, caplog):
