@@ -40,9 +40,9 @@ def build_engine(
 ) -> BuildRecord:
     """Build `engine` from a file that `reid export` wrote, in data_type "FP32" or "FP16", and say how.
 
-    An engine of an encrypted ONNX is encrypted with the same key. Where nothing on this machine can build one the record says why and `engine` is not written. Raises ArtifactError
-    where the ONNX is damaged, in FP16 where FP32 is asked for, or TensorRT refuses it; SpecError for INT8, a target the package does not know, a GPU that
-    is not there.
+    An engine of an encrypted ONNX is encrypted with the same key. Where nothing on this machine can build one the
+    record says why and `engine` is not written. Raises ArtifactError where the ONNX is damaged, in FP16 where FP32 is
+    asked for, or TensorRT refuses it; SpecError for INT8, a target the package does not know, a GPU that is not there.
     """
     if data_type not in ("FP32", "FP16"):
         raise SpecError(

@@ -150,7 +150,7 @@ class Export(Section):
     """Query and gallery images, whole persons, on which the ONNX is compared with torch."""
     min_cosine: Share = 0.9999
     """Least cosine between the embeddings of torch and of the ONNX, over these images."""
-    max_mAP_drop: Share = 0.001
+    max_mAP_drop: Share = 0.001  # noqa: N815
     """Most of the mAP on these images that the ONNX may lose, as a fraction."""
     max_rank1_drop: Share = 0.01
     """Most of their rank-1 that it may lose, as a fraction."""

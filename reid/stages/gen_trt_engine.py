@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 from reid.data.market1501 import Manifest, Split
+from reid.data.store import open_store
 from reid.deploy.build_record import RECORD, RUNNABLE, BuildRecord, Profile
 from reid.deploy.comparison import Comparison, Limits, compare_vectors
 from reid.deploy.comparison_page import comparison_page
@@ -16,7 +17,6 @@ from reid.deploy.onnx import OnnxModel
 from reid.deploy.sample import evenly
 from reid.deploy.speed import measure_speed
 from reid.deploy.tensorrt import build_engine
-from reid.data.store import open_store
 from reid.errors import ArtifactError
 from reid.files import copy_file, replacing
 from reid.spec import Experiment

@@ -1,4 +1,4 @@
-"""The engine runner, over a driver and a TensorRT that compute on the CPU: see tests/on_cpu. Nothing here ran on a GPU."""
+"""The engine runner, over a driver and a TensorRT that compute on the CPU (tests/on_cpu): nothing here needs a GPU."""
 
 import json
 import shutil
