@@ -112,11 +112,15 @@ def _why_not_run(package: Package, targets: Sequence[str]) -> str:
     return RUNNABLE
 
 
-def trtexec_line(onnx: Path, contract: Contract) -> str:
-    """The command that builds an FP32 engine by hand, for batches of 1 to 16 and tuned for 4, as TAO's page."""
+def trtexec_line(onnx: Path, contract: Contract, *, data_type: str = "FP32") -> str:
+    """The command that builds an engine by hand, for batches of 1 to 16 and tuned for 4, as TAO's page.
+
+    TensorRT 10 takes the types of an FP16 file only when told; TensorRT 11 always does.
+    """
     size = f"x{contract.channels}x{contract.height}x{contract.width}"
     shapes = " ".join(f"--{name}Shapes={INPUT}:{batch}{size}" for name, batch in (("min", 1), ("opt", 4), ("max", 16)))
-    return f"trtexec --onnx={onnx} {shapes} --saveEngine=model.engine"
+    typed = " --stronglyTyped" if data_type == "FP16" else ""
+    return f"trtexec --onnx={onnx} {shapes}{typed} --saveEngine=model.engine"
 
 
 def _build(

@@ -84,7 +84,8 @@ def export(spec: Experiment, *, dataset: Path, model: Path, onnx: Path, parity: 
     if section.onnx_file:
         _copy(onnx, Path(section.onnx_file), overwrite=section.overwrite)
     if key is None:
-        logger.info("to build an engine by hand: %s", trtexec_line(onnx, loaded.contract))
+        line = trtexec_line(onnx, loaded.contract, data_type=section.data_type)
+        logger.info("to build an engine by hand: %s", line)
     else:
         logger.info("%s is encrypted: trtexec cannot read it, gen_trt_engine can", onnx)
     return _outcome(report, onnx)

@@ -154,10 +154,11 @@ def test_an_encrypted_onnx_is_encrypted_in_the_registry_too(tmp_path, monkeypatc
     registry = Registry(tmp_path, exported(tmp_path / "m.onnx", key="open sesame")[0])
     assert registry.add()[1] == "champion"
     assert registry.add(mAP=0.6)[1] == "champion"
-    assert [path for path in tmp_path.rglob("*") if path.is_file() and b"GlobalAverage" in path.read_bytes()] == []
+    operator = b"BatchNormalization"
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and operator in path.read_bytes()] == []
     sealed = sorted(tmp_path.rglob("model.onnx.encrypted"))
     assert len(sealed) == 2
-    assert b"fc_pred" in decrypt(sealed[0], "open sesame").getvalue()
+    assert operator in decrypt(sealed[0], "open sesame").getvalue()
     described = (sealed[0].parent / "MLmodel").read_text()
     assert "reid_encrypted_onnx" in described
     assert "fc_pred" in described
