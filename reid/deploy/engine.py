@@ -49,14 +49,15 @@ class EngineModel:
         log.errors.clear()
         self._runtime = trt.Runtime(log)
         engine = self._runtime.deserialize_cuda_engine(read_model(path))
-        if engine is None:
+        context = None if engine is None else engine.create_execution_context()
+        if context is None:
             first = log.errors[0].strip() if log.errors else "no message"
             raise ArtifactError(
                 f"{path}: {package.name} {trt.__version__} cannot open it; built by {self.record.version}\n"
                 f"  first of {len(log.errors)} messages: {first}"
             )
         self._check(path, engine)
-        self._engine, self._context, self._log = engine, engine.create_execution_context(), log
+        self._engine, self._context, self._log = engine, context, log
         self._stream = Stream()
         largest = self.record.profile.max_batch_size
         self._input = Buffer(self._stream, (largest, *self._image))

@@ -163,7 +163,7 @@ class Experiment(Section):
     results_dir: str = "/results"
     """Folder of all results; a task writes to <results_dir>/<task>."""
     encryption_key: str | None = None
-    """Encrypts checkpoints at rest; the environment variable REID_ENCRYPTION_KEY wins."""
+    """Encrypts checkpoints at rest, and exports with export.encrypted; the environment's REID_ENCRYPTION_KEY wins."""
     model: Model = Field(default_factory=Model)
     dataset: Dataset = Field(default_factory=Dataset)
     re_ranking: ReRanking = Field(default_factory=ReRanking)

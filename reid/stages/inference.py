@@ -114,11 +114,11 @@ def _device(gpu_id: int, *, present: int) -> str:
     return f"cuda:{gpu_id}"
 
 
-def _open_onnx(file: Path, gpu_id: int) -> OpenModel:
+def _open_onnx(file: Path, _gpu_id: int) -> OpenModel:
     from reid.deploy.onnx import OnnxModel
 
     opened = OnnxModel(file)
-    logger.info("%s: ONNX Runtime runs it on the CPU; GPU %d is left alone", file.name, gpu_id)
+    logger.info("%s: ONNX Runtime runs it on the CPU", file.name)
     backbone = str(opened.settings.get("backbone", "unknown"))
     told = {"backbone": backbone, "device": "cpu", "runner": f"ONNX Runtime, {opened.data_type}"}
     return OpenModel(file, opened, opened.contract, told)
