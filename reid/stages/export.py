@@ -6,7 +6,7 @@ import logging
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reid.data.market1501 import Manifest, Split
 from reid.deploy.comparison import BATCH_SIZE, Comparison, Limits, compare_models, compare_vectors
@@ -26,6 +26,9 @@ from reid.stages.agreement import require_agreement
 from reid.stages.inference import find_checkpoint
 from reid.stages.outcome import Outcome
 from reid.tracking import StageRun
+
+if TYPE_CHECKING:
+    from reid.model.checkpoint import LoadedModel
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +69,7 @@ def export(spec: Experiment, *, dataset: Path, model: Path, onnx: Path, parity: 
     report = {"passed": not objections, **asdict(limits), **_report(section, found, sample, candidate)}
     report |= {"checkpoint": checkpoint.name, "encrypted": key is not None}
     if section.data_type == "FP32":
-        images, pixels = _some(sample)
-        half = OnnxModel(content=to_half(read_onnx(candidate)[0]).SerializeToString())
-        fp16 = compare_vectors(loaded.embed, half, images, pixels, contract=loaded.contract)
-        report["fp16"] = {**_figures(fp16), "images": len(images)}
+        report["fp16"] = _in_half(loaded, candidate, sample)
     with replacing(parity) as partial:
         partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     run.log_artifact(parity)
@@ -83,9 +83,9 @@ def export(spec: Experiment, *, dataset: Path, model: Path, onnx: Path, parity: 
     candidate.replace(onnx)
     if section.onnx_file:
         _copy(onnx, Path(section.onnx_file), overwrite=section.overwrite)
+    by_hand = trtexec_line(onnx, loaded.contract, data_type=section.data_type)
     if key is None:
-        line = trtexec_line(onnx, loaded.contract, data_type=section.data_type)
-        logger.info("to build an engine by hand: %s", line)
+        logger.info("to build an engine by hand: %s", by_hand)
     else:
         logger.info("%s is encrypted: trtexec cannot read it, gen_trt_engine can", onnx)
     return _outcome(report, onnx)
@@ -118,9 +118,13 @@ def _copy(onnx: Path, target: Path, *, overwrite: bool) -> None:
     logger.info("the ONNX is also in export.onnx_file: %s", target)
 
 
-def _some(sample: Sample) -> tuple[Split, Any]:
+def _in_half(loaded: "LoadedModel", onnx: Path, sample: Sample) -> dict[str, float]:
+    """What an FP16 engine of this FP32 file may be expected to give, on some query images."""
     rows = evenly(range(len(sample.query)), IMAGES_IN_FP16)
-    return Split(sample.query.root, tuple(sample.query.images[row] for row in rows)), sample.query_pixels[rows]
+    images = Split(sample.query.root, tuple(sample.query.images[row] for row in rows))
+    half = OnnxModel(content=to_half(read_onnx(onnx)[0]).SerializeToString())
+    found = compare_vectors(loaded.embed, half, images, sample.query_pixels[rows], contract=loaded.contract)
+    return {**_figures(found), "images": len(images)}
 
 
 def _report(section: Export, found: Comparison, sample: Sample, onnx: Path) -> dict[str, Any]:
