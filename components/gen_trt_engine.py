@@ -10,6 +10,7 @@ from components import images
 def gen_trt_engine(  # noqa: PLR0917 - kfp passes them by position
     spec: str,
     fingerprint: str,
+    dataset: dsl.Input[dsl.Dataset],
     onnx: dsl.Input[dsl.Model],
     engine: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
@@ -20,6 +21,7 @@ def gen_trt_engine(  # noqa: PLR0917 - kfp passes them by position
     Args:
         spec: The fields of the experiment spec that gen_trt_engine reads, as YAML text.
         fingerprint: Hash of the data set's bytes.
+        dataset: Manifest of the images, from validate; where there is a GPU the engine is compared on query images.
         onnx: The ONNX file, from export.
 
     Returns:

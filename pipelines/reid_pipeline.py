@@ -48,9 +48,7 @@ def person_reid(resources: Resources, spec_text: str) -> dsl.base_component.Base
         scored = evaluate(spec=found["evaluate_spec"], model=model, **images)
         embedded = inference(spec=found["inference_spec"], model=model, **images)
         exported = export(spec=found["export_spec"], model=model, **images)
-        engine = gen_trt_engine(
-            spec=found["gen_trt_engine_spec"], fingerprint=found["fingerprint"], onnx=exported.outputs["onnx"]
-        )
+        engine = gen_trt_engine(spec=found["gen_trt_engine_spec"], onnx=exported.outputs["onnx"], **images)
         registered = register(
             spec=found["register_spec"],
             fingerprint=found["fingerprint"],

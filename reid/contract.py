@@ -8,6 +8,7 @@ Shapes: N images, H height, W width, C channels (3 = RGB, 1 = grey).
 
 import json
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,33 @@ class Contract:
             found = sorted(values) if isinstance(values, dict) else type(values).__name__
             raise ArtifactError(f"preprocessing contract: found {found}\n  want: {sorted(wanted)}")
         values["mean"], values["std"] = tuple(values["mean"]), tuple(values["std"])
-        return cls(**values)
+        contract = cls(**values)
+        contract.check()
+        return contract
+
+    def check(self) -> None:
+        """ArtifactError where it asks for something that `preprocess` and the image decoder do not do."""
+        wanted = {"resize": "bilinear", "channel_order": {1: "L", 3: "RGB"}.get(self.channels)}
+        for name, value in wanted.items():
+            if getattr(self, name) != value:
+                raise ArtifactError(
+                    f"preprocessing contract: {name} {getattr(self, name)!r} of {self.channels} channels\n"
+                    f"  want: {value!r}; nothing else can be done to an image here"
+                )
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ArtifactError(
+                f"preprocessing contract: {len(self.mean)} means and {len(self.std)} stds of {self.channels} channels\n"
+                "  want: one of each per channel"
+            )
+
+    def differences(self, **wanted: Any) -> list[str]:
+        """Where a value differs from the field of its name, as "field: found, not wanted"."""
+        found = asdict(self)
+        return [
+            f"{name}: {found[name]}, not {value}"
+            for name, value in wanted.items()
+            if (tuple(value) if isinstance(value, list) else value) != found[name]
+        ]
 
     def preprocess(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """pixels (N, H, W, C) uint8 -> (N, C, H, W) float32, scaled to 0..1, less the mean, over the std."""

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from reid.errors import ArtifactError, KeyRefused
-from reid.secret import KEY_ENVIRONMENT
+from reid.files import replacing
+from reid.secret import KEY_ENVIRONMENT, encryption_key
 
 MAGIC = b"REIDENC1"
 SALT_BYTES, PREFIX_BYTES, TAG_BYTES = 16, 7, 16
@@ -62,6 +63,20 @@ def decrypt(path: Path, key: str | None) -> io.BytesIO:
             raise KeyRefused(f"{path}: the key is not the one it was encrypted with, or the file was changed") from None
     plain.seek(0)
     return plain
+
+
+def write_model(path: Path, content: bytes, *, key: str | None) -> None:
+    """Writes a model file whole or not at all, encrypted where there is a key: nothing plain is ever on the disk."""
+    with replacing(path) as partial, partial.open("wb") as stream:
+        if key is None:
+            stream.write(content)
+        else:
+            encrypt(io.BytesIO(content), stream, key)
+
+
+def read_model(path: Path) -> bytes:
+    """A model file's plain content, decrypted in memory with this process's key where it is encrypted."""
+    return decrypt(path, encryption_key()).getvalue() if is_encrypted(path) else path.read_bytes()
 
 
 def _cipher(key: str, salt: bytes) -> AESGCM:

@@ -134,9 +134,13 @@ def _gen_trt_engine(spec: Experiment, folder: Path, run: StageRun) -> Outcome:
             f"{onnx}: no such ONNX file\n"
             "  want: one in gen_trt_engine.onnx_file, or the one that the task export leaves there"
         )
+    from reid.deploy.gpu import use_gpu
     from reid.stages.gen_trt_engine import gen_trt_engine
 
-    return gen_trt_engine(spec, onnx=onnx, engine=folder, run=run)
+    # the images are for running the engine, which a machine without a GPU cannot do
+    runs = use_gpu(spec.gen_trt_engine.gpu_id) is not None and spec.dataset.query_dataset_dir is not None
+    dataset = _images(spec, folder, "gen_trt_engine", needed=["query"]) if runs else None
+    return gen_trt_engine(spec, onnx=onnx, engine=folder, run=run, dataset=dataset)
 
 
 def _model(spec: Experiment, task: str) -> Path:

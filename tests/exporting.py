@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from reid.contract import Contract
-from reid.deploy.onnx import export_onnx
+from reid.deploy.onnx_export import export_onnx
 from reid.model.embedder import Embedder, build_embedder
 from tests.networks import network_settings
 
@@ -43,11 +43,11 @@ def some_network(**changes: Any) -> Embedder:
     return network.eval()
 
 
-def exported(path: Path, **changes: Any) -> tuple[Path, Embedder, Contract]:
+def exported(path: Path, *, key: str | None = None, **changes: Any) -> tuple[Path, Embedder, Contract]:
     """`some_network` written to `path`."""
     network = some_network(**changes)
     contract = contract_of(network.settings)
-    export_onnx(network, path, contract=contract, settings=network.settings, opset=18, overwrite=False)
+    export_onnx(network, path, contract=contract, settings=network.settings, opset=18, overwrite=False, key=key)
     return path, network, contract
 
 

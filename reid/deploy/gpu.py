@@ -19,14 +19,21 @@ class Gpu:
     compute_capability: str
 
 
+def open_driver() -> ctypes.CDLL | None:
+    """NVIDIA's driver library; None where there is none."""
+    try:
+        return ctypes.CDLL(DRIVER)
+    except OSError:
+        return None
+
+
 def use_gpu(gpu_id: int) -> Gpu | None:
     """Make GPU `gpu_id` the current one of this thread and say what it is; None where there is no driver or no GPU.
 
     Raises SpecError where there are GPUs and `gpu_id` is none of them.
     """
-    try:
-        driver = ctypes.CDLL(DRIVER)
-    except OSError:
+    driver = open_driver()
+    if driver is None:
         return None
     count = ctypes.c_int()
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:

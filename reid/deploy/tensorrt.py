@@ -5,62 +5,25 @@ float32 input and output.
 """
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from reid.contract import Contract
+from reid.deploy.build_record import RUNNABLE, BuildRecord, Profile
 from reid.deploy.gpu import use_gpu
 from reid.deploy.half import to_half
-from reid.deploy.onnx import INPUT, read_onnx
+from reid.deploy.onnx import INPUT, data_type_of, read_onnx
 from reid.deploy.tensorrt_packages import Package, find_package, find_targets, sm_name, the_log
 from reid.errors import ArtifactError, MissingDependency, SpecError
 from reid.files import replacing
+from reid.secret import encryption_key
+from reid.secure import is_encrypted, write_model
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Batch sizes the engine takes, and the one it is tuned for."""
-
-    min_batch_size: int
-    opt_batch_size: int
-    max_batch_size: int
-
-
-@dataclass(frozen=True)
-class BuildRecord:
-    """How an engine was built, or why none was; `build.json` beside the engine."""
-
-    built: bool
-    reason: str | None
-    """Why nothing was built."""
-    onnx_sha256: str
-    contract: dict[str, Any]
-    data_type: str
-    profile: Profile
-    workspace_mib: int
-    package: str | None = None
-    version: str | None = None
-    targets: list[str] = field(default_factory=list)
-    """Compute capabilities of the GPUs that can run the engine."""
-    gpu: str | None = None
-    """The GPU it was built on; null: ahead of time, on none."""
-    tf32: bool | None = None
-    """Whether float32 convolutions may round their inputs to TF32's 10 bits."""
-    seconds: float | None = None
-    engine_bytes: int | None = None
-    engine_sha256: str | None = None
-    measured: str = "not run"
-
-    def to_json(self) -> str:
-        """The record as indented JSON."""
-        return json.dumps(asdict(self), indent=2) + "\n"
 
 
 def build_engine(
@@ -77,9 +40,9 @@ def build_engine(
 ) -> BuildRecord:
     """Build `engine` from a file that `reid export` wrote, in data_type "FP32" or "FP16", and say how.
 
-    Where nothing on this machine can build one the record says why and `engine` is not written. Raises ArtifactError
-    where the ONNX is damaged or TensorRT refuses it; SpecError for INT8, a target the package does not know, a GPU that
-    is not there.
+    An engine of an encrypted ONNX is encrypted with the same key. Where nothing on this machine can build one the
+    record says why and `engine` is not written. Raises ArtifactError where the ONNX is damaged, in FP16 where FP32 is
+    asked for, or TensorRT refuses it; SpecError for INT8, a target the package does not know, a GPU that is not there.
     """
     if data_type not in ("FP32", "FP16"):
         raise SpecError(
@@ -87,19 +50,27 @@ def build_engine(
             "ranges in the ONNX, which export does not write; want FP32 or FP16"
         )
     model, contract = read_onnx(onnx)
+    found = data_type_of(model)
+    if (found, data_type) == ("FP16", "FP32"):
+        raise ArtifactError(
+            f"{onnx}: in FP16, and FP32 is asked for\n"
+            "  want: gen_trt_engine.tensorrt.data_type=FP16, or an ONNX of export.data_type=FP32"
+        )
+    encrypted = is_encrypted(onnx)
     record: dict[str, Any] = {
         "onnx_sha256": hashlib.sha256(onnx.read_bytes()).hexdigest(),
         "contract": asdict(contract),
         "data_type": data_type,
         "profile": profile,
         "workspace_mib": workspace_mib,
+        "encrypted": encrypted,
     }
     try:
         package = find_package(use_gpu(gpu_id))
     except MissingDependency as error:
         return BuildRecord(built=False, reason=str(error), measured="not run: not built", **record)
     started = time.monotonic()
-    content = (to_half(model) if data_type == "FP16" else model).SerializeToString()
+    content = (to_half(model) if data_type != found else model).SerializeToString()
     targets = find_targets(package, compute_capabilities)
     serialized, tf32 = _build(
         content,
@@ -112,8 +83,7 @@ def build_engine(
         timing_cache=timing_cache,
         verbose=verbose,
     )
-    with replacing(engine) as partial:
-        partial.write_bytes(serialized)
+    write_model(engine, serialized, key=encryption_key() if encrypted else None)
     return BuildRecord(
         built=True,
         reason=None,
@@ -123,18 +93,34 @@ def build_engine(
         gpu=package.gpu.name if package.gpu and not package.is_rtx else None,
         tf32=tf32 if data_type == "FP32" else None,
         seconds=round(time.monotonic() - started, 3),
-        engine_bytes=len(serialized),
-        engine_sha256=hashlib.sha256(serialized).hexdigest(),
-        measured="not run: no GPU" if package.gpu is None else "not run: this version builds engines and runs none",
+        engine_bytes=engine.stat().st_size,
+        engine_sha256=hashlib.sha256(engine.read_bytes()).hexdigest(),
+        measured=_why_not_run(package, targets),
         **record,
     )
 
 
-def trtexec_line(onnx: Path, contract: Contract) -> str:
-    """The command that builds an FP32 engine by hand, for batches of 1 to 16 and tuned for 4, as TAO's page."""
+def _why_not_run(package: Package, targets: Sequence[str]) -> str:
+    """Why this machine cannot run the engine, or that nobody has."""
+    if package.gpu is None:
+        return "not run: no GPU"
+    if package.gpu.compute_capability not in targets:
+        return (
+            f"not run: built for compute capability {', '.join(targets)}, and the GPU here "
+            f"({package.gpu.name}) has {package.gpu.compute_capability}"
+        )
+    return RUNNABLE
+
+
+def trtexec_line(onnx: Path, contract: Contract, *, data_type: str = "FP32") -> str:
+    """The command that builds an engine by hand, for batches of 1 to 16 and tuned for 4, as TAO's page.
+
+    TensorRT 10 takes the types of an FP16 file only when told; TensorRT 11 always does.
+    """
     size = f"x{contract.channels}x{contract.height}x{contract.width}"
     shapes = " ".join(f"--{name}Shapes={INPUT}:{batch}{size}" for name, batch in (("min", 1), ("opt", 4), ("max", 16)))
-    return f"trtexec --onnx={onnx} {shapes} --saveEngine=model.engine"
+    typed = " --stronglyTyped" if data_type == "FP16" else ""
+    return f"trtexec --onnx={onnx} {shapes}{typed} --saveEngine=model.engine"
 
 
 def _build(

@@ -17,8 +17,8 @@ from reid.errors import MissingDependency, SpecError
 
 logger = logging.getLogger(__name__)
 
-RTX_MODULES = ("tensorrt_rtx_bindings", "tensorrt_rtx")
-"""Of the PyPI wheels, of NVIDIA's own archive."""
+MODULES = {"tensorrt": ("tensorrt",), "tensorrt_rtx": ("tensorrt_rtx_bindings", "tensorrt_rtx")}
+"""Package -> its modules: of the PyPI wheels, of NVIDIA's own archive."""
 
 
 @dataclass(frozen=True)
@@ -39,23 +39,35 @@ class Package:
 
 def find_package(gpu: Gpu | None) -> Package:
     """`tensorrt` where there is a GPU to build for, else `tensorrt_rtx`; MissingDependency says why neither can."""
-    reasons = []
+    reasons: list[str] = []
     if gpu is None:
         installed = "installed" if importlib.util.find_spec("tensorrt") else "not installed"
         reasons.append(f"tensorrt ({installed}) builds on a GPU only and there is none")
-    else:
-        try:
-            return Package("tensorrt", importlib.import_module("tensorrt"), gpu)
-        except (ImportError, OSError) as error:
-            reasons.append(f"tensorrt cannot be imported ({error})")
-    for name in RTX_MODULES:
-        try:
-            return Package("tensorrt_rtx", importlib.import_module(name), gpu)
-        except (ImportError, OSError) as error:
-            reasons.append(f"{name} cannot be imported ({error})")
+    for name, modules in MODULES.items():
+        if (name != "tensorrt" or gpu) and (trt := _import_one(modules, reasons)) is not None:
+            return Package(name, trt, gpu)
     raise MissingDependency(
         f"{'; '.join(reasons)}; pip install 'reid-pipeline[tensorrt]' has TensorRT-RTX for Linux on x86-64"
     )
+
+
+def load_package(name: str, gpu: Gpu) -> Package:
+    """The package that built an engine, to run it; MissingDependency where it cannot be imported."""
+    reasons: list[str] = []
+    if (trt := _import_one(MODULES.get(name, ()), reasons)) is None:
+        why = "; ".join(reasons) or f"no package of that name is known, only {' and '.join(MODULES)}"
+        raise MissingDependency(f"running an engine of {name}: {why}")
+    return Package(name, trt, gpu)
+
+
+def _import_one(modules: Sequence[str], reasons: list[str]) -> Any:
+    """The first that can be imported; None where none can, with the reasons added."""
+    for name in modules:
+        try:
+            return importlib.import_module(name)
+        except (ImportError, OSError) as error:
+            reasons.append(f"{name} cannot be imported ({error})")
+    return None
 
 
 def find_targets(package: Package, compute_capabilities: Sequence[str]) -> list[str]:

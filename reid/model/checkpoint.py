@@ -214,6 +214,18 @@ def load_model(
     network.eval().requires_grad_(False)
     network = network.to(device).to(memory_format=_memory_format(network))  # type: ignore[call-overload]
     contract = Contract.from_json(entry["contract"])
+    differing = contract.differences(
+        height=network.settings["height"],
+        width=network.settings["width"],
+        channels=network.settings["input_channels"],
+        flip=network.settings["with_flip_feature"],
+        embedding=network.embedding_size,
+    )
+    if differing:
+        raise ArtifactError(
+            f"{path}: its preprocessing contract is of another network: {differing[0]}\n"
+            "  want: the contract that train wrote with these weights"
+        )
     return LoadedModel(network=network, contract=contract, settings=settings, persons=tuple(entry["persons"]))
 
 

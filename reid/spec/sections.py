@@ -168,7 +168,7 @@ class Experiment(Section):
     results_dir: str = "/results"
     """Folder of all results; a task writes to <results_dir>/<task>."""
     encryption_key: str | None = None
-    """Encrypts checkpoints at rest; the environment variable REID_ENCRYPTION_KEY wins."""
+    """Encrypts checkpoints at rest, and exports with export.encrypted; the environment's REID_ENCRYPTION_KEY wins."""
     model: Model = Field(default_factory=Model)
     dataset: Dataset = Field(default_factory=Dataset)
     re_ranking: ReRanking = Field(default_factory=ReRanking)
@@ -208,10 +208,13 @@ STAGE_FIELDS = {
     "evaluate": ["re_ranking", "evaluate", "dataset.val_batch_size", "dataset.store_dir", "train.seed"],
     "inference": ["inference", "dataset.val_batch_size", "dataset.store_dir"],
     "export": ["export", "dataset.store_dir"],
-    "gen_trt_engine": ["gen_trt_engine"],
-    "register": ["mlflow", "export.min_cosine"],
+    "gen_trt_engine": ["gen_trt_engine", "dataset.store_dir"],
+    "register": ["mlflow", "model", "dataset", "train", "re_ranking", "export", "gen_trt_engine"],
 }
-"""Fields each stage reads. The model itself is described by its checkpoint, the images by the manifest."""
+"""Fields each stage reads. The model itself is described by its checkpoint, the images by the manifest.
+
+register reads the limits of export and its own section, and keeps the rest with the model: what it was made of.
+"""
 
 PLACES = [
     "dataset.train_dataset_dir",

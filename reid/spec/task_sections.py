@@ -105,7 +105,7 @@ class Evaluate(Section):
     """The evaluation task."""
 
     checkpoint: str | None = None
-    """Checkpoint to evaluate; null: the best of the task train."""
+    """Checkpoint (.pth), ONNX (.onnx) or engine (.engine, .plan) to evaluate; null: the best of the task train."""
     test_dataset: str | None = None
     """Gallery folder; null: dataset.test_dataset_dir."""
     query_dataset: str | None = None
@@ -128,7 +128,7 @@ class Inference(Section):
     """The inference task."""
 
     checkpoint: str | None = None
-    """Checkpoint to embed with; null: the best of the task train."""
+    """Checkpoint (.pth), ONNX (.onnx) or engine (.engine, .plan) to embed with; null: the best of the task train."""
     output_file: str | None = None
     """JSON of {"img_path", "embedding"} rows; null: inference.json in the results folder."""
     test_dataset: str | None = None
@@ -156,8 +156,18 @@ class Export(Section):
     """TAO's; the export runs on the CPU."""
     opset: Annotated[int, Field(ge=18)] = 18
     """Version of ONNX's operators."""
+    data_type: Literal["FP32", "FP16"] = "FP32"
+    """Numbers inside the ONNX; its input and output are FP32."""
+    encrypted: bool = False
+    """Encrypt the ONNX, and an engine built from it, with encryption_key."""
+    parity_images: Annotated[int, Field(ge=2)] = 1000
+    """Query and gallery images, whole persons, on which the ONNX is compared with torch."""
     min_cosine: Share = 0.9999
-    """Least cosine between the embeddings of torch and of the ONNX, over real query images."""
+    """Least cosine between the embeddings of torch and of the ONNX, over these images."""
+    max_mAP_drop: Share = 0.001  # noqa: N815
+    """Most of the mAP on these images that the ONNX may lose, as a fraction."""
+    max_rank1_drop: Share = 0.01
+    """Most of their rank-1 that it may lose, as a fraction."""
     overwrite: bool = False
     """Replace an existing ONNX file."""
     results_dir: str | None = None
@@ -210,6 +220,8 @@ class GenTrtEngine(Section):
     """GPU to build on, from 0; TensorRT-RTX builds without one."""
     results_dir: str | None = None
     """Folder of the task's files; null: <results_dir>/gen_trt_engine."""
+    min_cosine: Share = 0.999
+    """Least cosine between the embeddings of the ONNX and of the engine, over query images, where a GPU can run it."""
     verbose: bool = False
     """Show TensorRT's own messages."""
     tensorrt: TensorRT = Field(default_factory=TensorRT)

@@ -24,8 +24,8 @@ from reid.retrieval.threshold import PairCounter
 from reid.scoring import Scored, has_match, pair_counter, pair_histogram, per_query_csv, score, threshold_rows
 from reid.sheet import matches_sheet
 from reid.spec import Experiment
+from reid.stages.agreement import require_agreement
 from reid.stages.inference import OpenModel, embed_on_devices, find_checkpoint
-from reid.stages.named_backbone import require_backbone
 from reid.stages.outcome import Outcome
 from reid.tracking import StageRun
 
@@ -57,7 +57,7 @@ def evaluate(spec: Experiment, *, dataset: Path, model: Path, results: Path, rep
         batch_size=spec.dataset.val_batch_size,
         store=Path(spec.store_dir),
         with_junk=False,
-        check=lambda opened: require_backbone(spec, opened.settings.get("backbone"), opened.file),
+        check=lambda opened: require_agreement(spec, opened.contract, opened.settings.get("backbone"), opened.file),
     )
     Embeddings.joined(*parts.values()).save_npz(results / "embeddings.npz")
     settings = spec.re_ranking.model_dump(include={"k1", "k2", "lambda_value", "max_rank"})

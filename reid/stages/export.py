@@ -1,80 +1,106 @@
-"""The export stage: the network as one ONNX file, and proof on real query images that nothing was lost.
-
-Shapes: N compared images, D width of the embedding.
-"""
+"""The export stage: the network as one ONNX file, and proof on real images that nothing was lost."""
 
 import hashlib
 import json
 import logging
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from reid.data.market1501 import Manifest, Split
-from reid.data.store import open_store
+from reid.deploy.comparison import BATCH_SIZE, Comparison, Limits, compare_models, compare_vectors
+from reid.deploy.comparison_page import comparison_page
 from reid.deploy.half import to_half
-from reid.deploy.onnx import OnnxModel, export_onnx, read_onnx
+from reid.deploy.onnx import OnnxModel, read_onnx
+from reid.deploy.onnx_export import export_onnx
 from reid.deploy.parity import Parity
-from reid.deploy.parity import parity as compare
+from reid.deploy.sample import Sample, evenly, open_sample
 from reid.deploy.tensorrt import trtexec_line
-from reid.embeddings import Network, embed
-from reid.errors import ArtifactError, DatasetError
+from reid.errors import ArtifactError, SpecError
 from reid.files import copy_file, replacing
+from reid.secret import KEY_ENVIRONMENT, encryption_key
 from reid.spec import Experiment
-from reid.stages.inference import OpenModel, find_checkpoint
-from reid.stages.named_backbone import require_backbone
+from reid.spec.task_sections import Export
+from reid.stages.agreement import require_agreement
+from reid.stages.inference import find_checkpoint
 from reid.stages.outcome import Outcome
 from reid.tracking import StageRun
 
+if TYPE_CHECKING:
+    from reid.model.checkpoint import LoadedModel
+
 logger = logging.getLogger(__name__)
 
-BATCH_SIZE = 16
-IMAGES, IMAGES_ONE_BY_ONE, IMAGES_IN_FP16 = 256, 16, 32
-"""Query images compared in batches of BATCH_SIZE, in batches of one, and after conversion to FP16."""
+IMAGES_IN_FP16 = 32
+"""Query images compared after conversion to FP16, where the ONNX itself is FP32."""
+WORST = "_worst.html"
+"""What the page of a failed comparison is called, after the parity file."""
 
 
 def export(spec: Experiment, *, dataset: Path, model: Path, onnx: Path, parity: Path, run: StageRun) -> Outcome:
     """Writes `model` (a checkpoint or a model directory) as ONNX to `onnx`, and how close the two are to `parity`.
 
-    A file at `onnx` is replaced, and only by one that passed: where an image's cosine is below spec.export.min_cosine
-    the new file stays beside it, with ".candidate" to its name, and ArtifactError names the worst images.
-    spec.export.onnx_file, where it is another file, gets a copy; one that is there stays unless overwrite is set.
+    A file at `onnx` is replaced, and only by one that passed: where it breaks a limit of spec.export the new file stays
+    beside it, with ".candidate" to its name, ArtifactError names the worst images and a page beside `parity` shows
+    them. spec.export.onnx_file, where it is another file, gets a copy; one that is there stays unless overwrite is set.
     """
     from reid.model.checkpoint import load_model
 
-    manifest = Manifest.load(dataset)
-    if not len(manifest.query):
-        raise DatasetError(
-            f"{manifest.query.root}: no query image to compare the ONNX with torch on\n  want: one at least"
-        )
-    checkpoint, candidate = find_checkpoint(model), onnx.with_name(f"{onnx.name}.candidate")
+    section, key = spec.export, _key(spec.export)
+    manifest, checkpoint = Manifest.load(dataset), find_checkpoint(model)
     loaded = load_model(checkpoint)
-    require_backbone(spec, loaded.settings["backbone"], checkpoint)
+    require_agreement(spec, loaded.contract, loaded.settings["backbone"], checkpoint)
+    sample = open_sample(manifest, limit=section.parity_images, contract=loaded.contract, store=Path(spec.store_dir))
+    candidate = onnx.with_name(f"{onnx.name}.candidate")
     export_onnx(
         loaded.network,
         candidate,
         contract=loaded.contract,
         settings=loaded.settings,
-        opset=spec.export.opset,
+        opset=section.opset,
         overwrite=True,
+        data_type=section.data_type,
+        key=key,
     )
-    reference = OpenModel(checkpoint, loaded.embed, loaded.contract)
-    figures, report = _compare(reference, candidate, manifest, Path(spec.store_dir))
-    passed = figures.worst_cosine >= spec.export.min_cosine
-    report |= {"opset": spec.export.opset, "min_cosine": spec.export.min_cosine, "passed": passed}
+    found = compare_models(loaded.embed, OnnxModel(candidate), sample, contract=loaded.contract)
+    limits = Limits(section.min_cosine, section.max_mAP_drop, section.max_rank1_drop)
+    objections = found.objections(limits, section="export")
+    report = {"passed": not objections, **asdict(limits), **_report(section, found, sample, candidate)}
+    report |= {"checkpoint": checkpoint.name, "encrypted": key is not None}
+    if section.data_type == "FP32":
+        report["fp16"] = _in_half(loaded, candidate, sample)
     with replacing(parity) as partial:
         partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     run.log_artifact(parity)
-    if not passed:
-        below = int((figures.cosines < spec.export.min_cosine).sum())
-        raise ArtifactError(_failure(report, candidate, below=below, comparisons=figures.images))
+    page = parity.with_name(parity.stem + WORST)
+    page.unlink(missing_ok=True)
+    if objections:
+        with replacing(page) as partial:
+            partial.write_text(comparison_page(found, model=str(candidate), objections=objections), encoding="utf-8")
+        run.log_artifact(page)
+        raise ArtifactError(_failure(objections, found, candidate=candidate, page=page))
     candidate.replace(onnx)
-    if spec.export.onnx_file:
-        _copy(onnx, Path(spec.export.onnx_file), overwrite=spec.export.overwrite)
-    logger.info("to build an engine by hand: %s", trtexec_line(onnx, loaded.contract))
+    if section.onnx_file:
+        _copy(onnx, Path(section.onnx_file), overwrite=section.overwrite)
+    by_hand = trtexec_line(onnx, loaded.contract, data_type=section.data_type)
+    if key is None:
+        logger.info("to build an engine by hand: %s", by_hand)
+    else:
+        logger.info("%s is encrypted: trtexec cannot read it, gen_trt_engine can", onnx)
     return _outcome(report, onnx)
+
+
+def _key(section: Export) -> str | None:
+    """The key to encrypt the ONNX with, where the spec asks for that; SpecError where there is none."""
+    if not section.encrypted:
+        return None
+    key = encryption_key()
+    if key is None:
+        raise SpecError(
+            f"export.encrypted: true, and no key is given\n  want: encryption_key, or {KEY_ENVIRONMENT} set"
+        )
+    return key
 
 
 def _copy(onnx: Path, target: Path, *, overwrite: bool) -> None:
@@ -92,79 +118,75 @@ def _copy(onnx: Path, target: Path, *, overwrite: bool) -> None:
     logger.info("the ONNX is also in export.onnx_file: %s", target)
 
 
-def _compare(reference: OpenModel, onnx: Path, manifest: Manifest, store: Path) -> tuple[Parity, dict[str, Any]]:
-    """The gate's figures, of images in batches and images one by one, and the report, with FP16's figures besides."""
-    contract = reference.contract
-    size = {"height": contract.height, "width": contract.width, "channels": contract.channels}
-    pixels = open_store(manifest.query, **size, folder=store, key=manifest.fingerprint)
-    rows = _evenly(len(manifest.query), IMAGES)
-    split = Split(manifest.query.root, tuple(manifest.query.images[row] for row in rows))
-    pixels = pixels[rows]
+def _in_half(loaded: "LoadedModel", onnx: Path, sample: Sample) -> dict[str, float]:
+    """What an FP16 engine of this FP32 file may be expected to give, on some query images."""
+    rows = evenly(range(len(sample.query)), IMAGES_IN_FP16)
+    images = Split(sample.query.root, tuple(sample.query.images[row] for row in rows))
+    half = OnnxModel(content=to_half(read_onnx(onnx)[0]).SerializeToString())
+    found = compare_vectors(loaded.embed, half, images, sample.query_pixels[rows], contract=loaded.contract)
+    return {**_figures(found), "images": len(images)}
 
-    def vectors(network: Network, count: int, batch_size: int, what: str) -> Any:
-        """(count, D), of evenly spaced images."""
-        keep = np.isin(np.arange(len(split)), _evenly(len(split), count))
-        return embed(split, pixels, network, contract=contract, batch_size=batch_size, what=what, keep=keep).vectors
 
-    expected = vectors(reference.network, IMAGES, BATCH_SIZE, "torch, to compare with")
-    exported, half = OnnxModel(onnx), OnnxModel(content=to_half(read_onnx(onnx)[0]).SerializeToString())
-    single, in_half = _evenly(len(split), IMAGES_ONE_BY_ONE), _evenly(len(split), IMAGES_IN_FP16)
-    compared = [*range(len(split)), *single]
-    found = [
-        vectors(exported, IMAGES, BATCH_SIZE, "ONNX Runtime"),
-        vectors(exported, IMAGES_ONE_BY_ONE, 1, "ONNX Runtime, one by one"),
-    ]
-    figures = compare(expected[compared], np.concatenate(found))
-    fp16 = compare(expected[in_half], vectors(half, IMAGES_IN_FP16, BATCH_SIZE, "ONNX Runtime, FP16"))
-    files = [split.images[row].file for row in compared]
-    return figures, {
-        **_figures(figures),
-        "images": len(split),
+def _report(section: Export, found: Comparison, sample: Sample, onnx: Path) -> dict[str, Any]:
+    """parity.json, less the verdict."""
+    return {
+        **_figures(found.parity),
+        "images": len(sample),
+        "queries": len(sample.query),
+        "gallery": len(sample.gallery),
         "batch_sizes": [BATCH_SIZE, 1],
-        "worst": [{"file": files[row], "cosine": float(figures.cosines[row])} for row in figures.worst],
-        "fp16": {**_figures(fp16), "images": len(in_half)},
-        "checkpoint": reference.file.name,
+        "torch_retrieval": asdict(found.reference) if found.reference else None,
+        "onnx_retrieval": asdict(found.candidate) if found.candidate else None,
+        "worst": [{"file": path, "cosine": cosine} for path, cosine in found.worst()],
+        "data_type": section.data_type,
+        "opset": section.opset,
         "onnx_sha256": hashlib.sha256(onnx.read_bytes()).hexdigest(),
         "torch": version("torch"),
         "onnxruntime": version("onnxruntime"),
     }
 
 
-def _evenly(total: int, count: int) -> list[int]:
-    """At most `count` of the rows 0..total-1, ascending and evenly spaced: every camera and person has its chance."""
-    taken = min(total, count)
-    return [row * total // taken for row in range(taken)]
-
-
 def _figures(parity: Parity) -> dict[str, float]:
     return {"worst_cosine": parity.worst_cosine, "mean_cosine": parity.mean_cosine, "max_abs": parity.max_abs}
 
 
-def _failure(report: dict[str, Any], candidate: Path, *, below: int, comparisons: int) -> str:
-    worst = ", ".join(f"{entry['file']} {entry['cosine']:.6f}" for entry in report["worst"])
+def _failure(objections: list[str], found: Comparison, *, candidate: Path, page: Path) -> str:
+    worst = ", ".join(f"{Path(path).name} {cosine:.6f}" for path, cosine in found.worst())
     return (
-        f"ONNX parity: the exported network does not give torch's embeddings: {below} of {comparisons} comparisons "
-        f"below a cosine of {report['min_cosine']} (export.min_cosine)\n"
+        f"ONNX parity: the exported network does not give torch's embeddings: {'; '.join(objections)}\n"
         f"  worst: {worst}\n"
+        f"  shown: {page}\n"
         f"  the ONNX that failed: {candidate}"
     )
 
 
 def _outcome(report: dict[str, Any], onnx: Path) -> Outcome:
     onnx_mib = onnx.stat().st_size / 2**20
-    fp16 = report["fp16"]["worst_cosine"]
+    metrics = {
+        "parity_worst_cosine": report["worst_cosine"],
+        "parity_mean_cosine": report["mean_cosine"],
+        "parity_max_abs": report["max_abs"],
+        "parity_images": float(report["images"]),
+        "onnx_mib": onnx_mib,
+        "opset": float(report["opset"]),
+    }
+    in_half, ranked = "", "; mAP not compared: no query of them has a match"
+    if "fp16" in report:
+        metrics["parity_fp16_worst_cosine"] = report["fp16"]["worst_cosine"]
+        in_half = f" (in FP16 {metrics['parity_fp16_worst_cosine']:.6f})"
+    if report["torch_retrieval"]:
+        before, after = report["torch_retrieval"], report["onnx_retrieval"]
+        metrics |= {
+            "parity_mAP_drop": before["mAP"] - after["mAP"],
+            "parity_rank1_drop": before["rank1"] - after["rank1"],
+        }
+        ranked = f"; mAP {100 * after['mAP']:.2f} for torch's {100 * before['mAP']:.2f}"
+    kind = report["data_type"] + (", encrypted" if report["encrypted"] else "")
     return Outcome(
-        metrics={
-            "parity_worst_cosine": report["worst_cosine"],
-            "parity_mean_cosine": report["mean_cosine"],
-            "parity_max_abs": report["max_abs"],
-            "parity_images": float(report["images"]),
-            "parity_fp16_worst_cosine": fp16,
-            "onnx_mib": onnx_mib,
-            "opset": float(report["opset"]),
-        },
+        metrics=metrics,
         lines=[
-            f"ONNX: {onnx_mib:.1f} MiB, opset {report['opset']}; cosine to torch at least "
-            f"{report['worst_cosine']:.6f} on {report['images']} query images (in FP16 {fp16:.6f})"
+            f"ONNX: {onnx_mib:.1f} MiB, {kind}, opset {report['opset']}; cosine to torch at least "
+            f"{report['worst_cosine']:.6f} on {report['queries']} query and {report['gallery']} gallery images"
+            f"{in_half}{ranked}"
         ],
     )

@@ -22,7 +22,7 @@ from reid.files import copy_file, require_writable
 from reid.rank_processes import started
 from reid.ranks import ALONE, Ranks
 from reid.spec import Experiment
-from reid.stages.named_backbone import require_backbone
+from reid.stages.agreement import require_agreement
 from reid.stages.outcome import Outcome
 from reid.tracking import StageRun
 
@@ -61,7 +61,7 @@ def inference(spec: Experiment, *, dataset: Path, model: Path, embeddings: Path,
         batch_size=spec.dataset.val_batch_size,
         store=Path(spec.store_dir),
         with_junk=True,
-        check=lambda opened: require_backbone(spec, opened.settings.get("backbone"), opened.file),
+        check=lambda opened: require_agreement(spec, opened.contract, opened.settings.get("backbone"), opened.file),
     )
     write_json(embeddings, *parts.values())
     if spec.inference.output_file:
@@ -122,7 +122,31 @@ def _device(gpu_id: int, *, present: int) -> str:
     return f"cuda:{gpu_id}"
 
 
-OPENERS: dict[str, Callable[[Path, int], OpenModel]] = {".pth": _open_checkpoint}
+def _open_onnx(file: Path, _gpu_id: int) -> OpenModel:
+    from reid.deploy.onnx import OnnxModel
+
+    opened = OnnxModel(file)
+    logger.info("%s: ONNX Runtime runs it on the CPU", file.name)
+    backbone = str(opened.settings.get("backbone", "unknown"))
+    told = {"backbone": backbone, "device": "cpu", "runner": f"ONNX Runtime, {opened.data_type}"}
+    return OpenModel(file, opened, opened.contract, told)
+
+
+def _open_engine(file: Path, gpu_id: int) -> OpenModel:
+    from reid.deploy.engine import EngineModel
+
+    opened = EngineModel(file, gpu_id=gpu_id)
+    record = opened.record
+    runner = f"{record.package} {record.version}, {record.data_type}"
+    return OpenModel(file, opened, opened.contract, {"device": opened.gpu.name, "runner": runner})
+
+
+OPENERS: dict[str, Callable[[Path, int], OpenModel]] = {
+    ".pth": _open_checkpoint,
+    ".onnx": _open_onnx,
+    ".engine": _open_engine,
+    ".plan": _open_engine,
+}
 """File ending -> (file, gpu_id) -> model."""
 
 

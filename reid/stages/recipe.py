@@ -105,6 +105,7 @@ def contract_of(spec: Experiment, embedding_size: int) -> Contract:
         std=per_channel(spec.dataset.pixel_std),
         embedding=embedding_size,
         flip=spec.model.with_flip_feature,
+        channel_order="RGB" if channels == 3 else "L",
     )
 
 

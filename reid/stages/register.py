@@ -1,5 +1,6 @@
 """The register stage: the exported model becomes a version in the MLflow model registry."""
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from reid.contract import Contract
 from reid.errors import ArtifactError
+from reid.lineage import code_sha256
 from reid.spec import Experiment
 from reid.stages.outcome import Outcome
 from reid.tracking import StageRun
@@ -36,24 +38,40 @@ def register(
         return Outcome({"registered": 0.0}, lines=[f"not registered: {record['reason']}"])
 
     from reid.deploy.onnx import read_onnx
-    from reid.registry import register_model
+    from reid.registry import Candidate, register_model
+    from reid.secure import is_encrypted
 
     exported, contract = read_onnx(onnx)
-    mAP = float(figures["reranked_mAP" if figures["headline"] == "reranked" else "mAP"])
+    onnx_sha256 = hashlib.sha256(onnx.read_bytes()).hexdigest()
+    spec_text = spec.stage_slice("register")
+    lineage = {
+        "code_sha256": code_sha256(),
+        "spec_sha256": hashlib.sha256(spec_text.encode()).hexdigest(),
+        "onnx_sha256": onnx_sha256,
+        "checkpoint": f"{model}/{parity_figures['checkpoint']}",
+    }
     built = f"{build['package']} {build['version']}" if build["built"] else f"not built: {build['reason']}"
     done = register_model(
         run,
         name=spec.mlflow.registered_model,
-        model=exported,
-        contract=contract,
-        mAP=mAP,
-        tags={
-            "fingerprint": fingerprint,
-            "headline": str(figures["headline"]),
-            "engine": built,
-            "checkpoint": str(model),
+        candidate=Candidate(
+            onnx=onnx,
+            model=exported,
+            encrypted=is_encrypted(onnx),
+            contract=contract,
+            fingerprint=fingerprint,
+            figure="reranked_mAP" if figures["headline"] == "reranked" else "mAP",
+            figures={name: float(figures[name]) for name in ("mAP", "reranked_mAP")},
+            objection=_objection(parity_figures, build, onnx_sha256, spec.export.min_cosine),
+        ),
+        tags={"headline": str(figures["headline"]), "engine": built, **lineage},
+        card=_card(figures, parity_figures, contract, build, {"data fingerprint": fingerprint, **lineage}),
+        files={
+            "spec.yaml": spec_text,
+            "metrics.json": json.dumps(figures, indent=2),
+            "parity.json": json.dumps(parity_figures, indent=2),
+            "build.json": json.dumps(build, indent=2),
         },
-        card=_card(figures, parity_figures, contract, built, fingerprint),
     )
     registration.write_text(json.dumps({"registered": True, **asdict(done)}, indent=2) + "\n")
     return Outcome(
@@ -74,7 +92,28 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _card(figures: dict[str, Any], parity: dict[str, Any], contract: Contract, engine: str, fingerprint: str) -> str:
+def _objection(parity: dict[str, Any], build: dict[str, Any], onnx_sha256: str, min_cosine: float) -> str | None:
+    """Why the ONNX, or the engine built from it, is not proved to be the trained network; None: it is."""
+    if parity["onnx_sha256"] != onnx_sha256:
+        return "it was measured on another ONNX"
+    if not parity["passed"]:
+        return "the ONNX broke a limit of the export"
+    if parity["worst_cosine"] < min_cosine:
+        return f"least cosine {parity['worst_cosine']:.6f}, below {min_cosine} (export.min_cosine)"
+    if build["built"] and build["onnx_sha256"] != onnx_sha256:
+        return "the engine was built from another ONNX"
+    if build.get("parity") and not build["parity"]["passed"]:
+        return "the engine does not give the ONNX's embeddings"
+    return None
+
+
+def _card(
+    figures: dict[str, Any],
+    parity: dict[str, Any],
+    contract: Contract,
+    build: dict[str, Any],
+    lineage: dict[str, str],
+) -> str:
     """The model card, Markdown."""
     rows = [
         ("mAP", "mAP"),
@@ -83,14 +122,28 @@ def _card(figures: dict[str, Any], parity: dict[str, Any], contract: Contract, e
         ("rank-1, re-ranked", "reranked_rank1"),
     ]
     table = "\n".join(f"| {label} | {100 * float(figures[name]):.2f} |" for label, name in rows)
+    mirror = "; the mirrored image is in it" if contract.flip else ""
+    unit = "of length 1" if contract.normalized else "of any length: normalise before comparing"
+    origin = "\n".join(f"- {name.replace('_', ' ')}: `{value}`" for name, value in lineage.items())
     return (
         "Person re-identification: an image of a person -> an embedding; near embeddings, same person.\n\n"
         f"| figure | % |\n|---|---|\n{table}\n\n"
         f"- Input `input` (batch, {contract.channels}, {contract.height}, {contract.width}), {contract.channel_order}, "
         f"{contract.resize} resize, scaled to 0..1, mean {list(contract.mean)}, std {list(contract.std)}.\n"
-        f"- Output `fc_pred` (batch, {contract.embedding}).\n"
-        f"- Worst cosine between the ONNX and torch: {float(parity['worst_cosine']):.6f} "
-        f"over {parity['images']} query images.\n"
-        f"- TensorRT engine: {engine}.\n"
-        f"- Data fingerprint: {fingerprint}.\n"
+        f"- Output `fc_pred` (batch, {contract.embedding}), {unit}{mirror}.\n"
+        f"- Worst cosine between the ONNX ({parity.get('data_type', 'FP32')}) and torch: "
+        f"{float(parity['worst_cosine']):.6f} over {parity['images']} images.\n"
+        f"- TensorRT engine: {_engine(build)}.\n\n"
+        f"Where it comes from; the spec lies beside the model:\n\n{origin}\n"
     )
+
+
+def _engine(build: dict[str, Any]) -> str:
+    if not build["built"]:
+        return f"not built: {build['reason']}"
+    targets = ", ".join(build.get("targets", []))
+    told = f"{build['package']} {build['version']}, {build.get('data_type', 'FP32')}, for {targets}"
+    if not build.get("speed"):
+        return f"{told}; {build.get('measured', 'not run')}"
+    last = build["speed"][-1]
+    return f"{told}; {build['measured']}: {last['images_per_second']:,.0f} images/s in batches of {last['batch_size']}"

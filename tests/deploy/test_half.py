@@ -7,7 +7,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from reid.deploy.half import to_half
-from reid.deploy.onnx import OnnxModel, export_onnx, read_onnx
+from reid.deploy.onnx import OnnxModel, read_onnx
+from reid.deploy.onnx_export import export_onnx
 from reid.deploy.parity import parity
 from reid.errors import ArtifactError
 from reid.model.embedder import build_embedder

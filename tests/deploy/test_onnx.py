@@ -13,9 +13,11 @@ from torch import nn
 
 import reid
 from reid.contract import Contract
-from reid.deploy.onnx import OnnxModel, export_onnx, read_onnx
+from reid.deploy.onnx import OnnxModel, data_type_of, read_onnx
+from reid.deploy.onnx_export import export_onnx
 from reid.deploy.parity import parity
 from reid.errors import ArtifactError, SpecError
+from reid.model.embedder import build_embedder
 from tests.exporting import MeanColour, contract_of, exported, images
 from tests.networks import network_settings
 
@@ -58,13 +60,51 @@ def test_a_grey_network_is_exported_with_one_channel(tmp_path):
     assert agrees(path, network, 2, channels=1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("semantic_weight", [1.0, -1.0])
+def test_a_swin_transformer_is_exported_with_a_dynamic_batch_and_gives_torchs_embeddings(tmp_path, semantic_weight):
+    settings = network_settings(
+        backbone="swin_tiny_patch4_window7_224",
+        height=96,  # 24 x 12 patches: the maps of the stages are no whole windows, so padding and shifts are inside
+        width=48,
+        reduce_feat_dim=True,
+        semantic_weight=semantic_weight,
+    )
+    torch.manual_seed(0)
+    network, contract = build_embedder(**settings).eval(), contract_of(settings)
+    files = {}
+    for data_type in ("FP32", "FP16"):
+        files[data_type] = tmp_path / f"{data_type}.onnx"
+        export_onnx(
+            network, files[data_type], contract=contract, settings=settings, opset=18, overwrite=False,
+            data_type=data_type,
+        )  # fmt: skip
+    for count in (1, 2, 5):
+        pixels = torch.randn(count, 3, 96, 48, generator=torch.Generator().manual_seed(count))
+        with torch.no_grad():
+            expected = network(pixels).numpy()
+        for data_type, least in (("FP32", COSINE), ("FP16", 0.9999)):  # 11 bits a coordinate
+            assert parity(expected, OnnxModel(files[data_type])(pixels.numpy())).worst_cosine > least
+
+
+def test_an_fp16_file_is_half_as_large_and_says_what_it_is(plain, tmp_path):
+    path, network, contract = tmp_path / "half.onnx", plain[1], plain[2]
+    export_onnx(
+        network, path, contract=contract, settings=network.settings, opset=18, overwrite=False, data_type="FP16"
+    )
+    assert path.stat().st_size < 0.6 * plain[0].stat().st_size
+    assert (OnnxModel(path, threads=1).data_type, OnnxModel(plain[0], threads=1).data_type) == ("FP16", "FP32")
+    assert data_type_of(read_onnx(path)[0]) == "FP16"
+    assert OnnxModel(path, threads=1).contract == contract
+
+
 def test_the_file_says_how_to_prepare_its_input_and_where_it_comes_from(plain):
     path, _, contract = plain
     metadata = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert Contract.from_json(metadata["reid.contract"]) == contract
     assert json.loads(metadata["reid.settings"]) == network_settings()
-    assert metadata["reid.opset"] == "18"
-    assert set(metadata) == {"reid.contract", "reid.opset", "reid.settings", "reid.version"}
+    assert (metadata["reid.opset"], metadata["reid.data_type"]) == ("18", "FP32")
+    assert set(metadata) == {"reid.contract", "reid.data_type", "reid.opset", "reid.settings", "reid.version"}
     assert OnnxModel(path, threads=1).contract == contract
     assert read_onnx(path)[1] == contract
 

@@ -13,8 +13,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 import reid
+from reid.deploy.build_record import BuildRecord, Profile
 from reid.deploy.gpu import use_gpu
-from reid.deploy.tensorrt import BuildRecord, Profile, build_engine, trtexec_line
+from reid.deploy.tensorrt import build_engine, trtexec_line
 from reid.errors import ArtifactError, SpecError
 from tests.exporting import contract_of
 from tests.networks import network_settings
@@ -66,6 +67,7 @@ def test_an_engine_is_built_without_a_gpu_and_the_record_says_how(rtx, no_gpu, p
         "data_type": data_type,
         "profile": {"min_batch_size": 1, "opt_batch_size": 4, "max_batch_size": 16},
         "workspace_mib": 256,
+        "encrypted": False,
         "package": "tensorrt_rtx",
         "version": rtx.__version__,
         "targets": ["8.6"],
@@ -75,6 +77,8 @@ def test_an_engine_is_built_without_a_gpu_and_the_record_says_how(rtx, no_gpu, p
         "engine_bytes": engine.stat().st_size,
         "engine_sha256": sha256(engine),
         "measured": "not run: no GPU",
+        "speed": [],
+        "parity": None,
     }
     assert record.seconds is not None and record.seconds > 0
     assert engine.stat().st_size > 100_000
@@ -198,7 +202,10 @@ def test_without_either_package_nothing_is_built_and_the_reason_is_told(no_gpu, 
 
 
 def test_the_line_for_those_who_build_by_hand_has_the_networks_size():
-    assert trtexec_line(Path("/m/reid.onnx"), contract_of(network_settings(height=256, width=128))) == (
+    contract = contract_of(network_settings(height=256, width=128))
+    assert trtexec_line(Path("/m/reid.onnx"), contract) == (
         "trtexec --onnx=/m/reid.onnx --minShapes=input:1x3x256x128 --optShapes=input:4x3x256x128 "
         "--maxShapes=input:16x3x256x128 --saveEngine=model.engine"
     )
+    in_half = trtexec_line(Path("/m/reid.onnx"), contract, data_type="FP16")
+    assert in_half.endswith("x128 --stronglyTyped --saveEngine=model.engine")

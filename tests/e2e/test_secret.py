@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from reid.secure import decrypt
+
 KEY = "open-sesame-4711"
 SPEC = """
 results_dir: {folder}/results
@@ -18,6 +20,7 @@ dataset:
   batch_size: 8
 re_ranking: {{k1: 5, k2: 2}}
 train: {{num_epochs: 1}}
+export: {{encrypted: true}}
 """
 
 
@@ -48,6 +51,15 @@ def test_no_file_of_a_pipeline_run_holds_the_key(folder: Path) -> None:
     assert files_with(KEY, folder) == [folder / "spec.yaml"]
     latest = folder / "results/latest/train/model/reid_model_latest.pth"
     assert latest.read_bytes().startswith(b"REIDENC1")
+
+
+@pytest.mark.slow
+def test_no_file_of_a_pipeline_run_holds_the_network_in_the_clear(folder: Path) -> None:
+    assert files_with("BatchNormalization", folder) == []  # an operator of every ONNX of ours
+    onnx = folder / "results/latest/export/model.onnx"
+    assert b"BatchNormalization" in decrypt(onnx, KEY).getvalue()
+    registered = [path for path in folder.rglob("model.onnx.encrypted") if path.read_bytes() == onnx.read_bytes()]
+    assert len(registered) == 1
 
 
 @pytest.mark.slow

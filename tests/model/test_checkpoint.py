@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import dataclasses
 import os
 import pathlib
 import pickle
@@ -236,6 +237,18 @@ def test_the_spec_and_the_trainers_state_beside_the_tensors_are_read_as_inert(tm
     assert isinstance(found["hyper_parameters"], Inert)
     assert isinstance(found["arguments"], Inert)
     assert list(found["metrics"]) == ["mAP"]
+
+
+def test_a_contract_of_another_network_is_refused(tmp_path):
+    settings = network_settings()
+    contract = dataclasses.replace(CONTRACT, height=128)
+    save_model(tmp_path / "m.pth", build_embedder(**settings), contract=contract, persons=range(5))
+    with pytest.raises(ArtifactError) as caught:
+        load_model(tmp_path / "m.pth")
+    assert str(caught.value) == (
+        f"{tmp_path / 'm.pth'}: its preprocessing contract is of another network: height: 128, not 64\n"
+        "  want: the contract that train wrote with these weights"
+    )
 
 
 def test_safetensors_are_read_and_damaged_ones_refused(tmp_path: Path) -> None:

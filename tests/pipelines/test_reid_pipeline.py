@@ -96,7 +96,7 @@ def test_the_ports_are_those_of_the_stages(compiled: Path) -> None:
         "evaluate": ["dataset", "model"],
         "inference": ["dataset", "model"],
         "export": ["dataset", "model"],
-        "gen_trt_engine": ["onnx"],
+        "gen_trt_engine": ["dataset", "onnx"],
         "register": ["engine", "model", "onnx", "parity", "results"],
     }
     assert {

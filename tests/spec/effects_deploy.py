@@ -2,19 +2,27 @@
 
 import ctypes
 import hashlib
+import importlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
+from reid.deploy import gpu
+from reid.deploy.build_record import read_record
+from reid.deploy.engine import EngineModel
 from reid.deploy.gpu import use_gpu
 from reid.deploy.onnx import OnnxModel
 from reid.errors import ArtifactError, SpecError
 from reid.model.checkpoint import load_model
 from reid.resume import LATEST
+from reid.secure import is_encrypted
+from tests.on_cpu import build_driver
 from tests.spec.lab import Lab, images
 
 CALIBRATION = {"cal_image_dir": "[/c]", "cal_cache_file": "/c", "cal_batch_size": "2", "cal_batches": "2"}
@@ -25,6 +33,7 @@ def exported(lab: Lab) -> Path:
     folder = lab.root / "exported"
     model = lab.train("train.seed=4").folder / LATEST
     values = {"checkpoint": model, "onnx_file": folder / "mine.onnx", "results_dir": folder, "opset": 20}
+    values |= {"data_type": "FP16", "parity_images": 20}
     lab.once("exported", lambda: lab.task("export", *(f"export.{field}={value}" for field, value in values.items())))
     return folder / "mine.onnx"
 
@@ -33,7 +42,7 @@ def export_checkpoint(lab: Lab) -> None:
     ours, other = (load_model(lab.train(*seed).folder / LATEST) for seed in (["train.seed=4"], []))
     noise = images().numpy()
     found = OnnxModel(exported(lab), threads=1)(noise)
-    assert found == pytest.approx(ours.embed(noise), abs=1e-4)  # float32 sums in another order
+    assert found == pytest.approx(ours.embed(noise), abs=0.02)  # FP16 inside: 11 bits
     assert found != pytest.approx(other.embed(noise), abs=0.01)
 
 
@@ -61,6 +70,47 @@ def export_min_cosine(lab: Lab) -> None:
             f"results_dir={lab.folder}",
         )  # fmt: skip
     assert not target.exists()
+
+
+def export_data_type(lab: Lab) -> None:
+    assert OnnxModel(exported(lab), threads=1).data_type == "FP16"
+
+
+def export_parity_images(lab: Lab) -> None:
+    report = json.loads((exported(lab).parent / "parity.json").read_text())
+    assert report["images"] <= 20
+
+
+def export_encrypted(lab: Lab) -> None:
+    assert not is_encrypted(exported(lab))
+    lab.patch.setenv("REID_ENCRYPTION_KEY", "open sesame")
+    target = lab.folder / "m.onnx"
+    lab.task(
+        "export", "export.encrypted=true", f"export.checkpoint={lab.train().folder / LATEST}",
+        f"export.onnx_file={target}", f"results_dir={lab.folder}",
+    )  # fmt: skip
+    assert is_encrypted(target)
+
+
+def _most_drop(field: str, name: str) -> Callable[[Lab], None]:
+    """A runtime that mixes a batch up fails the export, unless that much is allowed."""
+
+    def check(lab: Lab) -> None:
+        run = OnnxModel.__call__
+        lab.patch.setattr(OnnxModel, "__call__", lambda model, images: run(model, images)[::-1])
+        target = lab.folder / "m.onnx"
+        limits = {"min_cosine": 0, "max_mAP_drop": 1, "max_rank1_drop": 1, "overwrite": "true", "onnx_file": target}
+        limits["checkpoint"] = lab.train().folder / LATEST
+        asked = [f"export.{key}={value}" for key, value in limits.items() if key != "min_cosine"]
+        asked += ["export.min_cosine=0", f"results_dir={lab.folder}"]
+        lab.patch.setattr("reid.deploy.comparison.Comparison.worst", lambda _: [])
+        with pytest.raises(ArtifactError, match=rf"{name} lower by .* \(export\.{field}\)"):
+            lab.task("export", *asked, f"export.{field}=0")
+        with pytest.raises(ArtifactError) as caught:
+            lab.task("export", *asked)
+        assert field not in str(caught.value)
+
+    return check
 
 
 def export_overwrite(lab: Lab) -> None:
@@ -113,6 +163,7 @@ def trt_onnx_file(lab: Lab) -> None:
 
 
 def trt_engine(lab: Lab) -> None:
+    assert read_record(_built(lab) / "mine.engine").data_type == "FP16"
     assert (_built(lab) / "mine.engine").read_bytes() == (_built(lab) / "model.engine").read_bytes()
 
 
@@ -120,9 +171,17 @@ def trt_results_dir(lab: Lab) -> None:
     assert (_built(lab) / "experiment.yaml").exists()
 
 
+def _plain(lab: Lab) -> Path:
+    """An ONNX of defaults."""
+    target = lab.root / "plain.onnx"
+    asked = [f"export.checkpoint={lab.train().folder / LATEST}", f"export.onnx_file={target}"]
+    lab.once("plain onnx", lambda: lab.task("export", *asked, f"results_dir={lab.root / 'plain'}"))
+    return target
+
+
 def _build_again(lab: Lab, *overrides: str) -> Any:
     assert _built(lab)
-    again = [f"gen_trt_engine.onnx_file={exported(lab)}", f"results_dir={lab.folder}"]
+    again = [f"gen_trt_engine.onnx_file={_plain(lab)}", f"results_dir={lab.folder}"]
     return lab.task("gen_trt_engine", *again, *overrides)
 
 
@@ -148,6 +207,24 @@ class OneGpu:
     def cuDeviceGetCount(self, count: Any) -> int:
         count._obj.value = 1
         return 0
+
+
+def trt_min_cosine(lab: Lab) -> None:
+    """An engine that loses half of each embedding passes only where little is wanted."""
+    request_gpu(lab)
+    right = EngineModel.__call__
+    half = np.arange(8) % 2
+    lab.patch.setattr(EngineModel, "__call__", lambda model, images: right(model, images) * half)
+    asked = [f"gen_trt_engine.onnx_file={_plain(lab)}", f"results_dir={lab.folder}"]
+    with pytest.raises(ArtifactError, match=r"below a cosine of 0\.999 \(gen_trt_engine\.min_cosine\)"):
+        lab.task("gen_trt_engine", *asked)
+    lab.task("gen_trt_engine", *asked, "gen_trt_engine.min_cosine=0.001")
+
+
+def request_gpu(lab: Lab) -> None:
+    """The GPU of tests/on_cpu."""
+    lab.patch.setattr(gpu, "DRIVER", str(build_driver(lab.root)))
+    lab.patch.setitem(sys.modules, "tensorrt", importlib.import_module("tests.on_cpu.tensorrt"))
 
 
 def trt_gpu_id(lab: Lab) -> None:
@@ -199,6 +276,11 @@ DEPLOY: dict[str, Callable[[Lab], None]] = {
     "export.gpu_id": export_gpu_id,
     "export.opset": export_opset,
     "export.min_cosine": export_min_cosine,
+    "export.data_type": export_data_type,
+    "export.encrypted": export_encrypted,
+    "export.parity_images": export_parity_images,
+    "export.max_mAP_drop": _most_drop("max_mAP_drop", "mAP"),
+    "export.max_rank1_drop": _most_drop("max_rank1_drop", "rank1"),
     "export.overwrite": export_overwrite,
     "export.results_dir": export_results_dir,
     "gen_trt_engine.onnx_file": trt_onnx_file,
@@ -206,6 +288,7 @@ DEPLOY: dict[str, Callable[[Lab], None]] = {
     "gen_trt_engine.timing_cache": timing_cache,
     "gen_trt_engine.gpu_id": trt_gpu_id,
     "gen_trt_engine.results_dir": trt_results_dir,
+    "gen_trt_engine.min_cosine": trt_min_cosine,
     "gen_trt_engine.verbose": verbose,
     "gen_trt_engine.tensorrt.data_type": data_type,
     "gen_trt_engine.tensorrt.workspace_size": workspace_size,

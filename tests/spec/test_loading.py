@@ -279,10 +279,10 @@ def test_a_drawn_data_set_lies_under_its_root() -> None:
     assert dataset.query_dataset_dir == "/q"
 
 
-def test_re_ranking_reaches_only_the_evaluation() -> None:
+def test_re_ranking_reaches_the_evaluation_and_the_record_of_it_only() -> None:
     before, after = load_spec(text=""), load_spec(text="re_ranking: {k1: 30}")
     changed = [stage for stage in STAGE_FIELDS if before.stage_slice(stage) != after.stage_slice(stage)]
-    assert changed == ["evaluate"]
+    assert changed == ["evaluate", "register"]
 
 
 def _nested(name: str, value: object) -> str:

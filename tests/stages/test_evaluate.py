@@ -8,14 +8,17 @@ from PIL import Image
 
 from reid.contract import Contract
 from reid.data.market1501 import JUNK, Manifest, list_folder
+from reid.deploy.onnx_export import export_onnx
 from reid.embeddings import Embeddings
 from reid.errors import DatasetError
-from reid.model.checkpoint import save_model
+from reid.model.checkpoint import load_model, save_model
 from reid.model.embedder import build_embedder
 from reid.spec import Experiment, load_spec
 from reid.stages.evaluate import evaluate
+from reid.stages.gen_trt_engine import gen_trt_engine
 from reid.stages.outcome import Outcome
 from reid.tracking import StageRun, connect, open_pipeline_run, stage_run
+from tests.drawn_persons import write_persons
 from tests.networks import network_settings
 from tests.small_market import FOLDERS, write_image, write_market
 
@@ -39,10 +42,15 @@ def prepare(tmp_path: Path) -> Path:
     root = write_market(tmp_path / "market")
     splits = {name: list_folder(root / folder).split for name, folder in FOLDERS.items()}
     Manifest(fingerprint="f" * 64, **splits).save(tmp_path / "dataset.json")
-    (tmp_path / "model").mkdir()
-    network = build_embedder(**network_settings())
-    save_model(tmp_path / "model" / "reid_model_best.pth", network, contract=CONTRACT, persons=[1, 2, 3, 4, 5])
+    prepare_model(tmp_path)
     return tmp_path
+
+
+def prepare_model(folder: Path) -> Path:
+    (folder / "model").mkdir()
+    network = build_embedder(**network_settings())
+    save_model(folder / "model" / "reid_model_best.pth", network, contract=CONTRACT, persons=[1, 2, 3, 4, 5])
+    return folder / "model"
 
 
 def a_spec(folder: Path, *overrides: str) -> Experiment:
@@ -50,11 +58,13 @@ def a_spec(folder: Path, *overrides: str) -> Experiment:
     return load_spec(text=text, overrides=list(overrides))
 
 
-def run_evaluate(folder: Path, *overrides: str, out: str = "out", run: StageRun | None = None) -> Outcome:
+def run_evaluate(
+    folder: Path, *overrides: str, out: str = "out", run: StageRun | None = None, model: Path | None = None
+) -> Outcome:
     return evaluate(
         a_spec(folder, *overrides),
         dataset=folder / "dataset.json",
-        model=folder / "model",
+        model=model or folder / "model",
         results=folder / out / "results",
         report=folder / out / "report.html",
         run=run or StageRun.none(),
@@ -85,6 +95,26 @@ def test_one_pass_gives_plain_and_reranked_figures_and_every_file(finished):
     assert len(outcome.lines) == 2
     assert outcome.lines[0].startswith("re-ranked: mAP ")
     assert (workplace / "out" / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_the_onnx_and_the_engine_give_torchs_figures(on_cpu, tmp_path):
+    folder = tmp_path
+    write_persons(folder, train=1, test=6)
+    loaded = load_model(prepare_model(folder) / "reid_model_best.pth")
+    onnx = folder / "m.onnx"
+    export_onnx(loaded.network, onnx, contract=CONTRACT, settings=loaded.settings, opset=18, overwrite=False)
+    gen_trt_engine(a_spec(folder), onnx=onnx, engine=folder / "engine", run=StageRun.none())
+    torchs = run_evaluate(folder, out="torch").metrics
+    assert 0.1 < torchs["mAP"] < 1
+    measured = {"images_per_second", "rerank_seconds"}
+    for file, runner in (
+        (onnx, "ONNX Runtime, FP32"),
+        (folder / "engine" / "model.engine", "tensorrt 11.0.of-the-tests, FP32"),
+    ):
+        found = run_evaluate(folder, out=f"by {file.suffix}", model=file).metrics
+        for name in torchs.keys() - measured:
+            assert found[name] == pytest.approx(torchs[name], abs=1e-6), name
+        assert runner in (folder / f"by {file.suffix}" / "report.html").read_text()
 
 
 def test_the_headline_follows_the_switch_and_both_are_computed_all_the_same(workplace):

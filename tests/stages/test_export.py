@@ -8,12 +8,13 @@ import pytest
 
 from reid.contract import Contract
 from reid.data.market1501 import Manifest, PersonImage, Split
-from reid.deploy.onnx import OnnxModel
-from reid.errors import ArtifactError, DatasetError
+from reid.deploy.onnx import OnnxModel, read_onnx
+from reid.errors import ArtifactError, DatasetError, KeyRefused, SpecError
 from reid.model.checkpoint import load_model, save_model
 from reid.spec import load_spec
 from reid.stages.export import export
 from reid.tracking import StageRun
+from tests.drawn_persons import write_persons
 from tests.exporting import contract_of, some_network
 from tests.small_market import write_image
 
@@ -41,6 +42,12 @@ def dataset(tmp_path) -> Path:
     return tmp_path / "dataset.json"
 
 
+@pytest.fixture
+def persons(tmp_path) -> Path:
+    """A manifest with 6 test persons that can be told apart, in query and gallery."""
+    return write_persons(tmp_path / "persons", train=1, test=6)
+
+
 def run_export(dataset: Path, model: Path, *overrides: str):
     folder = dataset.parent
     spec = load_spec(text=f"results_dir: {folder / 'results'}", overrides=overrides)
@@ -66,9 +73,12 @@ def test_the_onnx_is_written_and_proved_on_query_images(dataset, checkpoint, cap
     assert exported(images) == pytest.approx(loaded.embed(images), abs=1e-4)  # float32 sums in another order
 
     report = json.loads((folder / "parity").read_text())
-    assert (report["images"], report["batch_sizes"], report["fp16"]["images"]) == (QUERIES, [16, 1], QUERIES)
-    assert (report["passed"], report["min_cosine"], report["opset"]) == (True, 0.9999, 18)
+    assert (report["images"], report["queries"], report["gallery"]) == (QUERIES, QUERIES, 0)
+    assert (report["batch_sizes"], report["fp16"]["images"]) == ([16, 1], QUERIES)
+    assert (report["passed"], report["opset"], report["data_type"], report["encrypted"]) == (True, 18, "FP32", False)
+    assert (report["min_cosine"], report["max_mAP_drop"], report["max_rank1_drop"]) == (0.9999, 0.001, 0.01)
     assert (report["torch"], report["onnxruntime"]) == (version("torch"), version("onnxruntime"))
+    assert (report["torch_retrieval"], report["onnx_retrieval"]) == (None, None)
     assert report["checkpoint"] == "reid_model_best.pth"
     assert len(report["worst"]) == 5
     assert report["worst"][0]["cosine"] == report["worst_cosine"]
@@ -86,13 +96,91 @@ def test_the_onnx_is_written_and_proved_on_query_images(dataset, checkpoint, cap
         "opset": 18,
     }
     assert outcome.lines == [
-        f"ONNX: {onnx_mib:.1f} MiB, opset 18; cosine to torch at least {report['worst_cosine']:.6f} "
-        f"on 20 query images (in FP16 {report['fp16']['worst_cosine']:.6f})"
+        f"ONNX: {onnx_mib:.1f} MiB, FP32, opset 18; cosine to torch at least {report['worst_cosine']:.6f} on 20 query "
+        f"and 0 gallery images (in FP16 {report['fp16']['worst_cosine']:.6f}); mAP not compared: no query of them has "
+        "a match"
     ]
     assert (
         f"to build an engine by hand: trtexec --onnx={folder / 'onnx'} --minShapes=input:1x3x64x32 "
         "--optShapes=input:4x3x64x32 --maxShapes=input:16x3x64x32 --saveEngine=model.engine"
     ) in caplog.messages
+
+
+@pytest.mark.parametrize("data_type", ["FP32", "FP16"])
+def test_the_ranking_that_the_onnx_gives_is_torchs(persons, checkpoint, data_type):
+    outcome = run_export(persons, checkpoint, f"export.data_type={data_type}")
+    report = json.loads((persons.parent / "out" / "parity").read_text())
+    before, after = report["torch_retrieval"], report["onnx_retrieval"]
+    assert 0.1 < before["mAP"] < 1
+    assert after == pytest.approx(before, abs=1e-3)
+    # 6 persons under 2 cameras: 12 queries; 2 images each and a distractor in the gallery
+    assert (report["queries"], report["gallery"], report["data_type"]) == (12, 25, data_type)
+    assert outcome.metrics["parity_mAP_drop"] == before["mAP"] - after["mAP"]
+    assert outcome.metrics["parity_rank1_drop"] == before["rank1"] - after["rank1"]
+    assert outcome.lines[0].endswith(f"; mAP {100 * after['mAP']:.2f} for torch's {100 * before['mAP']:.2f}")
+    assert ("fp16" in report) is (data_type == "FP32")
+    assert OnnxModel(persons.parent / "out" / "onnx", threads=1).data_type == data_type
+
+
+def test_a_lower_map_fails_the_stage_though_every_cosine_is_high_enough(persons, checkpoint, monkeypatch):
+    run = OnnxModel.__call__
+    # a runtime that mixes a batch up: to each image it adds ninefold what belongs to another one
+    monkeypatch.setattr(
+        OnnxModel, "__call__", lambda model, images: (found := run(model, images)) + 9 * np.roll(found, 5, axis=0)
+    )
+    free = ["export.min_cosine=0", "export.parity_images=100"]
+    with pytest.raises(ArtifactError) as caught:
+        run_export(persons, checkpoint, *free)
+    out = persons.parent / "out"
+    report = json.loads((out / "parity").read_text())
+    drop = report["torch_retrieval"]["mAP"] - report["onnx_retrieval"]["mAP"]
+    assert str(caught.value).splitlines()[0] == (
+        "ONNX parity: the exported network does not give torch's embeddings: "
+        f"mAP lower by {drop:.6f}, more than 0.001 (export.max_mAP_drop)"
+    )
+    assert str(caught.value).splitlines()[2] == f"  shown: {out / 'parity_worst.html'}"
+    run_export(persons, checkpoint, *free, "export.max_mAP_drop=1", "export.max_rank1_drop=1")
+    assert not (out / "parity_worst.html").exists()
+
+
+def test_an_encrypted_onnx_is_nowhere_plain_and_opens_with_the_key_alone(dataset, checkpoint, monkeypatch, caplog):
+    mine = dataset.parent / "mine.onnx"
+    asked = ["export.encrypted=true", f"export.onnx_file={mine}"]
+    with pytest.raises(SpecError) as caught:
+        run_export(dataset, checkpoint, *asked)
+    assert str(caught.value) == (
+        "export.encrypted: true, and no key is given\n  want: encryption_key, or REID_ENCRYPTION_KEY set"
+    )
+    monkeypatch.setenv("REID_ENCRYPTION_KEY", "open sesame")
+    with caplog.at_level(logging.INFO):
+        outcome = run_export(dataset, checkpoint, *asked)
+    onnx = dataset.parent / "out" / "onnx"
+    assert f"{onnx} is encrypted: trtexec cannot read it, gen_trt_engine can" in caplog.messages
+    assert "FP32, encrypted, opset 18" in outcome.lines[0]
+    assert OnnxModel(onnx, threads=1).contract == load_model(checkpoint / "reid_model_best.pth").contract
+    assert mine.read_bytes() == onnx.read_bytes()
+    assert onnx.read_bytes().startswith(b"REIDENC1")
+    plain = [path for path in dataset.parent.rglob("*") if path.is_file() and b"fc_pred" in path.read_bytes()]
+    assert plain == []
+    for key, text in (
+        ("open barley", f"{onnx}: the key is not the one it was encrypted with, or the file was changed"),
+        ("", f"{onnx}: encrypted, and no key is given\n  want: encryption_key, or REID_ENCRYPTION_KEY set"),
+    ):
+        monkeypatch.setenv("REID_ENCRYPTION_KEY", key)
+        for read in (OnnxModel, read_onnx):
+            with pytest.raises(KeyRefused) as refused:
+                read(onnx)
+            assert str(refused.value) == text
+
+
+def test_a_spec_of_another_input_than_the_models_is_refused(dataset, checkpoint):
+    with pytest.raises(ArtifactError) as caught:
+        run_export(dataset, checkpoint, "dataset.pixel_std=[0.224,0.224,0.224]")
+    assert str(caught.value) == (
+        f"{checkpoint / 'reid_model_best.pth'}: made for dataset.pixel_std [0.25, 0.25, 0.25]\n"
+        "  found: [0.224, 0.224, 0.224] in the spec\n"
+        "  want:  the model's own, or the field left out: the model knows its input"
+    )
 
 
 def test_an_attempt_replaces_what_a_killed_one_left(dataset, checkpoint):
@@ -114,13 +202,18 @@ def test_below_the_least_cosine_the_stage_fails_and_names_the_worst_images(datas
         run_export(dataset, checkpoint, "export.min_cosine=1.0")  # float32 sums differ in the last bits
     report = json.loads((folder / "parity").read_text())
     assert report["passed"] is False
-    worst = ", ".join(f"{entry['file']} {entry['cosine']:.6f}" for entry in report["worst"])
+    worst = [(Path(entry["file"]).name, entry["cosine"]) for entry in report["worst"]]
     below = int(str(caught.value).split("embeddings: ")[1].split(" of ")[0])
     assert 1 <= below <= QUERIES + 16
+    page = folder / "parity_worst.html"
     assert str(caught.value) == (
         f"ONNX parity: the exported network does not give torch's embeddings: {below} of 36 comparisons below a cosine "
-        f"of 1.0 (export.min_cosine)\n  worst: {worst}\n  the ONNX that failed: {folder / 'onnx.candidate'}"
+        f"of 1.0 (export.min_cosine)\n  worst: {', '.join(f'{name} {cosine:.6f}' for name, cosine in worst)}\n"
+        f"  shown: {page}\n  the ONNX that failed: {folder / 'onnx.candidate'}"
     )
+    html = page.read_text()
+    assert html.count("data:image/jpeg;base64,") == len(worst) == 5
+    assert all(name in html for name, _ in worst)
     assert (folder / "onnx").read_bytes() == b"an earlier one"
     assert OnnxModel(folder / "onnx.candidate", threads=1).contract.embedding == 16
 
@@ -131,9 +224,7 @@ def test_a_data_set_without_query_images_proves_nothing(dataset, checkpoint):
     Manifest(manifest.fingerprint, manifest.train, empty, manifest.gallery).save(dataset)
     with pytest.raises(DatasetError) as caught:
         run_export(dataset, checkpoint)
-    assert str(caught.value) == (
-        f"{manifest.query.root}: no query image to compare the ONNX with torch on\n  want: one at least"
-    )
+    assert str(caught.value) == (f"{manifest.query.root}: no query image to compare models on\n  want: one at least")
 
 
 def test_the_file_that_the_spec_names_gets_a_copy_and_one_that_is_there_stays(dataset, checkpoint, caplog):

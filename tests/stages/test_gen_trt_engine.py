@@ -1,18 +1,23 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import reid
+from reid.deploy.engine import EngineModel
 from reid.deploy.gpu import use_gpu
+from reid.deploy.onnx_export import export_onnx
 from reid.errors import ArtifactError, SpecError
 from reid.spec import load_spec
 from reid.stages.gen_trt_engine import gen_trt_engine
 from reid.tracking import StageRun
-from tests.exporting import exported
+from tests.drawn_persons import write_persons
+from tests.exporting import contract_of, exported, some_network
 
 ROOT = Path(reid.__file__).parents[1]
 
@@ -31,9 +36,9 @@ def rtx():
     )
 
 
-def run_stage(onnx: Path, engine: Path, *overrides: str):
+def run_stage(onnx: Path, engine: Path, *overrides: str, dataset: Path | None = None):
     spec = load_spec(text="results_dir: /results", overrides=overrides)
-    return gen_trt_engine(spec, onnx=onnx, engine=engine, run=StageRun.none())
+    return gen_trt_engine(spec, onnx=onnx, engine=engine, run=StageRun.none(), dataset=dataset)
 
 
 def test_an_engine_and_its_record_are_written_as_the_spec_says(rtx, onnx, tmp_path):
@@ -64,12 +69,92 @@ def test_an_engine_and_its_record_are_written_as_the_spec_says(rtx, onnx, tmp_pa
 
 
 def test_a_second_attempt_leaves_nothing_of_a_broken_first(rtx, onnx, tmp_path):
-    for name in ("model.engine", "model.engine.partial", "build.json"):
+    for name in ("model.engine", "model.engine.candidate", "model.engine.candidate.partial", "build.json"):
         (tmp_path / name).write_bytes(b"cut short")
     assert run_stage(onnx, tmp_path).parameters == {"built": "true"}
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["build.json", "model.engine"]
     assert json.loads((tmp_path / "build.json").read_text())["engine_bytes"] == len(
         (tmp_path / "model.engine").read_bytes()
+    )
+
+
+def test_where_a_gpu_can_run_the_engine_it_is_timed_and_compared_on_query_images(on_cpu, onnx, tmp_path):
+    folder, copy = tmp_path / "engine", tmp_path / "mine" / "reid.plan"
+    dataset = write_persons(tmp_path / "persons", train=1, test=6)
+    outcome = run_stage(
+        onnx,
+        folder,
+        "gen_trt_engine.tensorrt.max_batch_size=6",
+        f"gen_trt_engine.trt_engine={copy}",
+        f"results_dir={tmp_path}",
+        dataset=dataset,
+    )
+    record = json.loads((folder / "build.json").read_text())
+    assert (record["package"], record["gpu"], record["targets"]) == ("tensorrt", "a GPU of C", ["8.6"])
+    assert record["measured"] == "run on a GPU of C"
+    assert [row["batch_size"] for row in record["speed"]] == [1, 2, 4, 6]
+    for row in record["speed"]:
+        assert row["images_per_second"] == pytest.approx(1000 * row["batch_size"] / row["latency_ms"])
+    parity = record["parity"]
+    assert (parity["passed"], parity["objections"], parity["images"]) == (True, [], 12)
+    assert parity["worst_cosine"] > 0.999999
+    assert outcome.metrics["engine_worst_cosine"] == parity["worst_cosine"]
+    assert outcome.metrics["engine_latency_ms_6"] == record["speed"][-1]["latency_ms"]
+    assert re.search(
+        r"; run on a GPU of C: [\d.]+ ms for a batch of 1, [\d,]+ images/s in batches of 6; "
+        r"cosine to the ONNX at least 1\.000000$",
+        outcome.lines[0],
+    )
+    model = EngineModel(copy, gpu_id=0)  # its record came with it
+    assert model.record.speed == record["speed"]
+
+
+def test_an_engine_that_gives_other_embeddings_fails_and_stays_a_candidate(on_cpu, onnx, tmp_path, monkeypatch):
+    dataset = write_persons(tmp_path / "persons", train=1, test=6)
+    right = EngineModel.__call__
+    monkeypatch.setattr(EngineModel, "__call__", lambda model, images: right(model, images) * (np.arange(16) < 8))
+    folder = tmp_path / "engine"
+    with pytest.raises(ArtifactError) as caught:
+        run_stage(onnx, folder, f"results_dir={tmp_path}", dataset=dataset)
+    assert sorted(entry.name for entry in folder.iterdir()) == [
+        "build.json", "model.engine.candidate", "parity_worst.html",
+    ]  # fmt: skip
+    record = json.loads((folder / "build.json").read_text())
+    assert record["parity"]["passed"] is False
+    assert str(caught.value) == (
+        "engine parity: the engine does not give the ONNX's embeddings: "
+        "12 of 12 comparisons below a cosine of 0.999 (gen_trt_engine.min_cosine)\n"
+        f"  shown: {folder / 'parity_worst.html'}\n  the engine that failed: {folder / 'model.engine.candidate'}"
+    )
+    assert (folder / "parity_worst.html").read_text().count("data:image/jpeg;base64,") == 5
+    run_stage(onnx, folder, f"results_dir={tmp_path}", "gen_trt_engine.min_cosine=0.01", dataset=dataset)
+    assert sorted(entry.name for entry in folder.iterdir()) == ["build.json", "model.engine"]
+
+
+def test_without_query_images_the_engine_is_timed_and_that_it_is_not_compared_is_said(on_cpu, onnx, tmp_path, caplog):
+    run_stage(onnx, tmp_path)
+    assert json.loads((tmp_path / "build.json").read_text())["parity"] is None
+    assert "no query images: the engine's embeddings are not compared with the ONNX's" in caplog.messages
+
+
+def test_an_fp16_onnx_makes_an_fp16_engine_and_no_other(rtx, tmp_path):
+    network = some_network()
+    export_onnx(
+        network,
+        tmp_path / "half.onnx",
+        contract=contract_of(network.settings),
+        settings=network.settings,
+        opset=18,
+        overwrite=False,
+        data_type="FP16",
+    )
+    run_stage(tmp_path / "half.onnx", tmp_path, "gen_trt_engine.tensorrt.data_type=FP16")
+    assert json.loads((tmp_path / "build.json").read_text())["data_type"] == "FP16"
+    with pytest.raises(ArtifactError) as caught:
+        run_stage(tmp_path / "half.onnx", tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'half.onnx'}: in FP16, and FP32 is asked for\n"
+        "  want: gen_trt_engine.tensorrt.data_type=FP16, or an ONNX of export.data_type=FP32"
     )
 
 

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from pathlib import Path
 
@@ -6,6 +7,9 @@ import pytest
 
 from reid.contract import Contract
 from reid.data.market1501 import Manifest, list_folder
+from reid.deploy.build_record import BuildRecord, Profile
+from reid.deploy.gpu import use_gpu
+from reid.deploy.onnx_export import export_onnx
 from reid.embeddings import read_json
 from reid.errors import ArtifactError
 from reid.model.checkpoint import load_model, save_model
@@ -113,4 +117,70 @@ def test_a_file_of_an_unknown_kind_is_refused_by_its_ending(tmp_path):
     file.touch()
     with pytest.raises(ArtifactError) as caught:
         open_model(file, gpu_id=0)
-    assert str(caught.value) == f"{file}: not a model this stage can run\n  want: one of .pth"
+    assert str(caught.value) == f"{file}: not a model this stage can run\n  want: one of .engine, .onnx, .plan, .pth"
+
+
+def test_rows_through_the_onnx_are_torchs(tmp_path):
+    network = build_embedder(**network_settings())
+    save_model(tmp_path / "model.pth", network, contract=CONTRACT, persons=[1, 2, 3, 4, 5])
+    loaded = load_model(tmp_path / "model.pth")
+    export_onnx(
+        loaded.network, tmp_path / "m.onnx", contract=CONTRACT, settings=loaded.settings, opset=18, overwrite=False
+    )
+    rows = {}
+    for name in ("model.pth", "m.onnx"):
+        (tmp_path / name).with_suffix(".d").mkdir()
+        _, target = run_inference((tmp_path / name).with_suffix(".d"), a_spec(tmp_path), tmp_path / name)
+        rows[name] = list(read_json(target))
+    assert [Path(path).name for path, _ in rows["m.onnx"]] == [Path(path).name for path, _ in rows["model.pth"]]
+    for (_, ours), (_, torchs) in zip(rows["m.onnx"], rows["model.pth"], strict=True):
+        assert ours == pytest.approx(torchs, abs=1e-4)  # float32 sums in another order
+
+
+def test_an_engine_on_a_machine_without_gpu_is_refused_with_what_would_run(tmp_path):
+    if use_gpu(0) is not None:
+        pytest.skip("there is a GPU here; this is about machines without")
+    for name in ("model.engine", "model.plan"):
+        engine = tmp_path / name
+        engine.write_bytes(b"an engine")
+        with pytest.raises(ArtifactError) as caught:
+            open_model(engine, gpu_id=0)
+        assert str(caught.value) == (
+            f"{engine}: no build record beside it, and so no preprocessing contract\n"
+            f"  want: {name}.json or build.json, which gen_trt_engine writes"
+        )
+        a_record(engine)
+        with pytest.raises(ArtifactError) as caught:
+            open_model(engine, gpu_id=0)
+        assert str(caught.value) == (
+            f"{engine}: an engine runs on an NVIDIA GPU, and there is none here\n"
+            "  want: the .onnx or the .pth of the same model"
+        )
+        engine.write_bytes(b"another one")
+        with pytest.raises(ArtifactError) as caught:
+            open_model(engine, gpu_id=0)
+        assert str(caught.value).startswith(f"{engine}.json: the record of another engine\n  found: engine_sha256 ")
+
+
+def a_record(engine: Path) -> None:
+    record = BuildRecord(
+        built=True,
+        reason=None,
+        onnx_sha256="",
+        contract=json.loads(CONTRACT.to_json()),
+        data_type="FP32",
+        profile=Profile(1, 4, 16),
+        workspace_mib=256,
+        engine_sha256=hashlib.sha256(engine.read_bytes()).hexdigest(),
+    )
+    engine.with_name(f"{engine.name}.json").write_text(record.to_json())
+
+
+def test_a_spec_of_another_input_than_the_models_is_refused(tmp_path):
+    model = a_model(tmp_path / "model")
+    with pytest.raises(ArtifactError) as caught:
+        run_inference(tmp_path, a_spec(tmp_path, "model.input_height=128"), model)
+    assert str(caught.value) == (
+        f"{model / 'reid_model_best.pth'}: made for model.input_height 64\n"
+        "  found: 128 in the spec\n  want:  the model's own, or the field left out: the model knows its input"
+    )

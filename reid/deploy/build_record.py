@@ -1,0 +1,93 @@
+"""The build record: what lies beside an engine, says how it was built, and holds its preprocessing contract."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from reid.contract import Contract
+from reid.errors import ArtifactError
+
+RECORD = "build.json"
+"""In an engine's folder; a copy elsewhere has its own beside it, under its name and ".json"."""
+RUNNABLE = "not run yet"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Batch sizes the engine takes, and the one it is tuned for."""
+
+    min_batch_size: int
+    opt_batch_size: int
+    max_batch_size: int
+
+
+@dataclass(frozen=True)
+class BuildRecord:
+    """How an engine was built, or why none was; `build.json` beside the engine."""
+
+    built: bool
+    reason: str | None
+    """Why nothing was built."""
+    onnx_sha256: str
+    contract: dict[str, Any]
+    data_type: str
+    profile: Profile
+    workspace_mib: int
+    package: str | None = None
+    version: str | None = None
+    targets: list[str] = field(default_factory=list)
+    """Compute capabilities of the GPUs that can run the engine."""
+    gpu: str | None = None
+    """The GPU it was built on; null: ahead of time, on none."""
+    tf32: bool | None = None
+    """Whether float32 convolutions may round their inputs to TF32's 10 bits."""
+    seconds: float | None = None
+    engine_bytes: int | None = None
+    engine_sha256: str | None = None
+    encrypted: bool = False
+    measured: str = "not run"
+    """On which GPU it was run, or why on none."""
+    speed: list[dict[str, float]] = field(default_factory=list)
+    """Of each batch size: batch_size, latency_ms (median, copies to and from the GPU included), images_per_second."""
+    parity: dict[str, Any] | None = None
+    """How near its embeddings are to the ONNX's, on query images; null: not compared."""
+
+    def to_json(self) -> str:
+        """The record as indented JSON."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @property
+    def preprocessing(self) -> Contract:
+        """The contract, checked."""
+        return Contract.from_json(json.dumps(self.contract))
+
+
+def record_place(engine: Path) -> Path:
+    """Where the record of an engine is: <its name>.json, else build.json in its folder."""
+    own = engine.with_name(f"{engine.name}.json")
+    return own if own.exists() else engine.with_name(RECORD)
+
+
+def read_record(engine: Path) -> BuildRecord:
+    """The record beside an engine; ArtifactError where there is none, or it is of another file."""
+    place = record_place(engine)
+    try:
+        values = json.loads(place.read_text(encoding="utf-8"))
+        record = BuildRecord(**{**values, "profile": Profile(**values["profile"])})
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{engine}: no build record beside it, and so no preprocessing contract\n"
+            f"  want: {engine.name}.json or {RECORD}, which gen_trt_engine writes"
+        ) from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        wanted = ", ".join(entry.name for entry in fields(BuildRecord))
+        raise ArtifactError(f"{place}: not a build record ({error})\n  want: {wanted}") from None
+    found = hashlib.sha256(engine.read_bytes()).hexdigest()
+    if record.engine_sha256 != found:
+        raise ArtifactError(
+            f"{place}: the record of another engine\n"
+            f"  found: engine_sha256 {record.engine_sha256}\n  want:  {found}, {engine.name}'s"
+        )
+    return record

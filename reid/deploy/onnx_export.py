@@ -1,0 +1,149 @@
+"""The network written as one ONNX file that carries its preprocessing contract.
+
+Shapes: B images in a batch, C channels, H height, W width, D embedding width. Input "input" (B, C, H, W), output
+"fc_pred" (B, D), both float32 and both named as TAO names them; only B is dynamic.
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reid.contract import Contract
+from reid.deploy.half import to_half
+from reid.deploy.onnx import (
+    CONTRACT_KEY,
+    DATA_TYPE_KEY,
+    INPUT,
+    OUTPUT,
+    SETTINGS_KEY,
+    check,
+    check_ports,
+    import_onnx,
+    one_line,
+    ports_of,
+)
+from reid.errors import ArtifactError, MissingDependency, SpecError
+from reid.secure import write_model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ONE_FILE_LIMIT_BYTES = 2**31 - 1
+"""What a protobuf message can hold."""
+
+
+def export_onnx(
+    network: "nn.Module",
+    path: Path,
+    *,
+    contract: Contract,
+    settings: Mapping[str, Any],
+    opset: int,
+    overwrite: bool,
+    data_type: str = "FP32",
+    key: str | None = None,
+) -> None:
+    """Write `network` (in eval mode, on the CPU) as ONNX to `path`, whole or not at all; equal weights, equal bytes.
+
+    The file holds the weights, passes onnx's full check, and carries the contract, the opset, this project's version
+    and the model's settings as metadata. With data_type "FP16" the arithmetic inside is half precision; with a `key`
+    the file is encrypted, and no two are equal. Raises ArtifactError where a file is in the way and `overwrite` is
+    false, where the network cannot be exported, or where it does not turn (B, C, H, W) into (B, D); SpecError where
+    torch cannot write the opset; MissingDependency without onnx and onnxscript.
+    """
+    if path.exists() and not overwrite:
+        raise ArtifactError(
+            f"{path}: a file is there already\n  want: another export.onnx_file, or export.overwrite=true to replace it"
+        )
+    model = _translate(network, contract, opset)
+    _strip(model)
+    metadata = {
+        CONTRACT_KEY: contract.to_json(),
+        DATA_TYPE_KEY: data_type,
+        "reid.opset": str(opset),
+        SETTINGS_KEY: json.dumps(settings, sort_keys=True),
+        "reid.version": _project_version(),
+    }
+    for name, value in metadata.items():
+        model.metadata_props.add(key=name, value=value)
+    if data_type == "FP16":
+        model = to_half(model)
+    size = model.ByteSize()
+    if size > ONE_FILE_LIMIT_BYTES:
+        raise ArtifactError(f"{path}: the network takes {size / 2**30:.1f} GiB; one ONNX file holds 2 GiB at most")
+    check(model, f"{path}: the exported network")
+    check_ports(ports_of(model), contract, f"{path}: the exported network")
+    write_model(path, model.SerializeToString(deterministic=True), key=key)
+
+
+def _translate(network: "nn.Module", contract: Contract, opset: int) -> Any:
+    """The network as onnx.ModelProto, through torch's exporter for torch.export programs."""
+    import_onnx()
+    import torch
+
+    try:
+        import onnxscript  # noqa: F401  (torch imports it late, and its own message does not name our extra)
+    except ImportError as error:
+        raise MissingDependency(
+            f"ONNX export: {error}; onnxscript comes with pip install 'reid-pipeline[export]'"
+        ) from error
+    # Two images: torch.export takes a batch of one for a constant.
+    images = torch.zeros(2, contract.channels, contract.height, contract.width)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                network,
+                (images,),
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise ArtifactError(
+            f"ONNX export: torch cannot translate the network ({one_line(error.__cause__ or error)})"
+        ) from error
+    assert program is not None
+    model = program.model_proto
+    written = next(entry.version for entry in model.opset_import if entry.domain == "")
+    if written != opset:
+        raise SpecError(f"export.opset: {opset}: torch {torch.__version__} cannot write it; want {written} or near it")
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's warnings and logs below ERROR: they are about its own insides."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx", "torch.export", "torch.fx")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _strip(model: Any) -> None:
+    """Drop the exporter's notes: stack traces as large as the graph, with paths that differ from machine to machine."""
+    graph = model.graph
+    for owner in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        owner.ClearField("metadata_props")
+        owner.ClearField("doc_string")
+
+
+def _project_version() -> str:
+    try:
+        return version("reid-pipeline")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"

@@ -1,0 +1,192 @@
+"""The registry is MLflow's own, on SQLite."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reid.contract import Contract
+from reid.errors import ArtifactError
+from reid.secure import decrypt
+from reid.spec import load_spec
+from reid.stages.register import register
+from reid.tracking import StageRun, connect, open_pipeline_run
+from tests.exporting import exported, images
+
+FIGURES = {"mAP": 0.5, "rank1": 0.6, "reranked_mAP": 0.7, "reranked_rank1": 0.8}
+
+
+class Registry:
+    """An MLflow store, and a model to register in it again and again."""
+
+    def __init__(self, folder: Path, onnx: Path) -> None:
+        self.folder, self.onnx = folder, onnx
+        self.uri = f"sqlite:///{folder}/mlflow.db"
+        self.client = connect(self.uri)
+        sha256 = hashlib.sha256(onnx.read_bytes()).hexdigest()
+        self.parity = {
+            "passed": True, "worst_cosine": 0.99999, "images": 9, "checkpoint": "reid_model_best.pth",
+            "onnx_sha256": sha256,
+        }  # fmt: skip
+        self.build = {"built": True, "package": "tensorrt", "version": "11.4", "onnx_sha256": sha256}
+
+    def run(self) -> StageRun:
+        pipeline = open_pipeline_run(tracking_uri=self.uri, experiment="e", run_name="r", tags={}, params={})
+        return StageRun("register", self.client, pipeline.start_stage("register"), self.uri)
+
+    def add(
+        self, *overrides: str, fingerprint: str = "these images", headline: str = "plain", run=None,
+        parity: dict | None = None, build: dict | None = None, **figures: float,
+    ) -> tuple[str, str, str]:  # fmt: skip
+        """Registers once more; the version, its alias and the reason."""
+        written = {
+            "metrics.json": {"headline": headline, **FIGURES, **figures},
+            "parity.json": self.parity | (parity or {}),
+            "build.json": self.build | (build or {}),
+        }
+        for name, content in written.items():
+            (self.folder / name).write_text(json.dumps(content))
+        self.outcome = register(
+            load_spec(text="mlflow: {registered_model: m}", overrides=overrides),
+            fingerprint=fingerprint,
+            model=self.folder / "model",
+            results=self.folder,
+            onnx=self.onnx,
+            parity=self.folder / "parity.json",
+            engine=self.folder,
+            registration=self.folder / "registration.json",
+            run=run or self.run(),
+        )
+        done = json.loads((self.folder / "registration.json").read_text())
+        return done["version"], done["alias"], done["reason"]
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        return {alias: str(version) for alias, version in self.client.get_registered_model("m").aliases.items()}
+
+
+@pytest.fixture
+def registry(tmp_path: Path, plain_onnx: Path) -> Registry:
+    return Registry(tmp_path, plain_onnx)
+
+
+@pytest.fixture(scope="module")
+def plain_onnx(tmp_path_factory) -> Path:
+    return exported(tmp_path_factory.mktemp("onnx") / "m.onnx")[0]
+
+
+@pytest.mark.slow
+def test_champion_moves_to_a_better_map_on_the_same_test_set_only(registry):
+    assert registry.add() == ("1", "champion", "the first version whose parity holds")
+    assert registry.add(mAP=0.4) == ("2", "challenger", "mAP 40.00 is not above version 1's 50.00")
+    assert registry.add() == ("3", "challenger", "mAP 50.00 is not above version 1's 50.00")
+    assert registry.aliases == {"champion": "1", "challenger": "3"}
+    assert registry.add(mAP=0.6) == ("4", "champion", "mAP 60.00 is above version 1's 50.00")
+    assert registry.aliases == {"champion": "4", "challenger": "3"}
+    assert registry.add(mAP=0.9, fingerprint="others") == (
+        "5", "challenger", "version 4 holds the title on another data set; figures on two sets do not compare",
+    )  # fmt: skip
+    # a headline compares with the champion's figure of the same kind, whatever the champion's own headline was
+    assert registry.add(headline="reranked", mAP=0.9) == (
+        "6", "challenger", "re-ranked mAP 70.00 is not above version 4's 70.00",
+    )  # fmt: skip
+    registry.client.delete_model_version_tag("m", "4", "mAP")
+    assert registry.add(mAP=0.9)[1:] == ("challenger", "version 4 holds the title, and its mAP is not known")
+    assert registry.aliases["champion"] == "4"
+
+
+@pytest.mark.slow
+def test_without_parity_nothing_becomes_champion_however_good(registry):
+    def reason(*overrides: str, **changes) -> str:
+        _, alias, why = registry.add(*overrides, **changes)
+        assert alias == "challenger"
+        return why.removeprefix("parity does not hold: ")
+
+    assert reason(parity={"passed": False}) == "the ONNX broke a limit of the export"
+    assert reason(parity={"onnx_sha256": "0"}) == "it was measured on another ONNX"
+    assert reason("export.min_cosine=0.999995") == "least cosine 0.999990, below 0.999995 (export.min_cosine)"
+    assert reason(build={"onnx_sha256": "0"}) == "the engine was built from another ONNX"
+    assert reason(build={"parity": {"passed": False}}) == "the engine does not give the ONNX's embeddings"
+    assert "champion" not in registry.aliases
+    assert registry.add()[1] == "champion"
+
+
+@pytest.mark.slow
+def test_a_version_has_all_that_a_user_of_it_needs_and_where_it_comes_from(registry, tmp_path):
+    import mlflow
+
+    run = registry.run()
+    registry.add("model.feat_dim=16", run=run)
+    tags = registry.client.get_run(run.run_id).data.tags
+    assert (tags["registry.version"], tags["registry.alias"]) == ("m/1", "champion")
+    assert tags["registry.reason"] == "the first version whose parity holds"
+    assert registry.outcome.lines == ["m version 1 is champion: the first version whose parity holds"]
+
+    version = registry.client.get_model_version("m", "1")
+    assert version.tags["fingerprint"] == "these images"
+    assert version.tags["checkpoint"] == f"{tmp_path / 'model'}/reid_model_best.pth"
+    assert {len(version.tags[name]) for name in ("code_sha256", "spec_sha256", "onnx_sha256")} == {64}
+    assert "| mAP, re-ranked | 70.00 |" in version.description
+    assert f"- code sha256: `{version.tags['code_sha256']}`" in version.description
+
+    mlflow.set_tracking_uri(registry.uri)
+    opened = mlflow.pyfunc.load_model("models:/m@champion")
+    assert opened.metadata.metadata["reid.contract"]["height"] == 64
+    signature = opened.metadata.signature
+    assert [spec.shape for spec in signature.inputs] == [(-1, 3, 64, 32)]
+    assert [spec.shape for spec in signature.outputs] == [(-1, 16)]
+    example = opened.input_example["input"]
+    assert np.asarray(example).shape == (1, 3, 64, 32)
+    assert opened.predict({"input": images(2).numpy()})["fc_pred"].shape == (2, 16)
+    folder = Path(mlflow.artifacts.download_artifacts("models:/m@champion"))
+    beside = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert {"spec.yaml", "contract.json", "README.md", "metrics.json", "parity.json", "build.json"} <= beside
+    spec = load_spec(next(folder.rglob("spec.yaml")))
+    assert spec.model.feat_dim == 16
+    assert Contract.from_json(next(folder.rglob("contract.json")).read_text()).embedding == 16
+
+
+@pytest.mark.slow
+def test_an_encrypted_onnx_is_encrypted_in_the_registry_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("REID_ENCRYPTION_KEY", "open sesame")
+    registry = Registry(tmp_path, exported(tmp_path / "m.onnx", key="open sesame")[0])
+    assert registry.add()[1] == "champion"
+    assert registry.add(mAP=0.6)[1] == "champion"
+    operator = b"BatchNormalization"
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and operator in path.read_bytes()] == []
+    sealed = sorted(tmp_path.rglob("model.onnx.encrypted"))
+    assert len(sealed) == 2
+    assert operator in decrypt(sealed[0], "open sesame").getvalue()
+    described = (sealed[0].parent / "MLmodel").read_text()
+    assert "reid_encrypted_onnx" in described
+    assert "fc_pred" in described
+
+
+def test_without_a_server_nothing_is_registered_and_the_file_says_so(registry):
+    for name in ("metrics.json", "parity.json", "build.json"):
+        (registry.folder / name).write_text("{}")
+    outcome = register(
+        load_spec(text=""),
+        fingerprint="f",
+        model=registry.folder,
+        results=registry.folder,
+        onnx=registry.onnx,
+        parity=registry.folder / "parity.json",
+        engine=registry.folder,
+        registration=registry.folder / "registration.json",
+        run=StageRun.none(),
+    )
+    why = "no MLflow server is named (MLFLOW_TRACKING_URI)"
+    assert outcome.lines == [f"not registered: {why}"]
+    assert json.loads((registry.folder / "registration.json").read_text()) == {"registered": False, "reason": why}
+
+
+def test_a_missing_record_of_an_earlier_stage_is_named(tmp_path):
+    with pytest.raises(ArtifactError) as caught:
+        register(
+            load_spec(text=""), fingerprint="f", model=tmp_path, results=tmp_path, onnx=tmp_path,
+            parity=tmp_path / "p", engine=tmp_path, registration=tmp_path / "r", run=StageRun.none(),
+        )  # fmt: skip
+    assert str(caught.value).startswith(f"{tmp_path / 'metrics.json'}: [Errno 2] No such file")

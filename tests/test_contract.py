@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from reid.contract import Contract
+from reid.errors import ArtifactError
+from tests.exporting import contract_of
+from tests.networks import network_settings
+
+CONTRACT = contract_of(network_settings())
+
+
+def test_preprocessing_by_hand():
+    # (x / 255 - 0.5) / 0.25: 0 -> -2, 255 -> 2, 51 -> (0.2 - 0.5) / 0.25 = -1.2; channels come first
+    contract = contract_of(network_settings(height=1, width=1))
+    pixels = np.array([0, 255, 51], np.uint8).reshape(1, 1, 1, 3)
+    assert contract.preprocess(pixels)[:, :, 0, 0] == pytest.approx(np.array([[-2.0, 2.0, -1.2]]), abs=1e-6)
+
+
+def test_it_comes_back_from_json_as_it_was():
+    assert Contract.from_json(CONTRACT.to_json()) == CONTRACT
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"resize": "letterbox"}, "resize 'letterbox' of 3 channels\n  want: 'bilinear'"),
+        ({"channel_order": "BGR"}, "channel_order 'BGR' of 3 channels\n  want: 'RGB'"),
+        ({"channels": 1, "mean": (0.5,), "std": (0.2,)}, "channel_order 'RGB' of 1 channels\n  want: 'L'"),
+    ],
+)
+def test_what_nobody_here_can_do_to_an_image_is_refused(change, text):
+    written = Contract(**{**vars(CONTRACT), **change}).to_json()
+    with pytest.raises(ArtifactError) as caught:
+        Contract.from_json(written)
+    assert str(caught.value) == f"preprocessing contract: {text}; nothing else can be done to an image here"
+
+
+def test_a_mean_for_each_channel_is_wanted():
+    with pytest.raises(ArtifactError) as caught:
+        Contract.from_json(Contract(**{**vars(CONTRACT), "mean": (0.5,)}).to_json())
+    assert str(caught.value) == (
+        "preprocessing contract: 1 means and 3 stds of 3 channels\n  want: one of each per channel"
+    )
+
+
+def test_differences_are_told_by_field():
+    assert CONTRACT.differences(height=64, mean=[0.5, 0.5, 0.5]) == []
+    assert CONTRACT.differences(height=256, std=[0.2] * 3) == [
+        "height: 64, not 256",
+        "std: (0.25, 0.25, 0.25), not [0.2, 0.2, 0.2]",
+    ]
