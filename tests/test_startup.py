@@ -18,8 +18,8 @@ AT_IMPORT = {
     "train": {"torch", "torchvision", "pytorch_lightning", "timm", "numba", "matplotlib", "cryptography", "rich"},
     "evaluate": {"numba"},
     "inference": set(),
-    "export": set(),
-    "gen_trt_engine": set(),
+    "export": {"cryptography"},
+    "gen_trt_engine": {"cryptography"},
     "register": set(),
 }
 """Of these, what the module of a stage may load; what a stage needs later it imports where it uses it."""
@@ -29,7 +29,7 @@ NEVER = {
     "train": {"onnx", "onnxruntime", "onnxscript", "kfp"},
     "evaluate": {"pytorch_lightning", "onnx", "onnxruntime", "onnxscript", "kfp"},
     "inference": {"pytorch_lightning", "numba", "matplotlib", "onnx", "onnxruntime", "onnxscript", "kfp"},
-    "export": {"pytorch_lightning", "numba", "matplotlib", "kfp"},
+    "export": {"pytorch_lightning", "matplotlib", "kfp"},
     "gen_trt_engine": {*NETWORK, "pytorch_lightning", "numba", "matplotlib", "onnxruntime", "onnxscript", "kfp"},
     "register": {*NETWORK, "pytorch_lightning", "numba", "matplotlib", "onnxscript", "kfp"},
 }
