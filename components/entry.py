@@ -97,7 +97,7 @@ def run_stage(stage: str, ports: Ports) -> None:
     # the fingerprint is a port for the caches' sake; few stages want to read it
     wanted = inspect.signature(function).parameters
     arguments |= {name: value for name, value in ports.parameters.items() if name != "spec" and name in wanted}
-    with stage_run(stage) as run:
+    with stage_run(stage, ports.executor_output.parent) as run:
         outcome: Outcome = function(spec, **arguments, run=run)
         metrics = _finite(outcome.metrics)
         run.log_outcome(metrics)

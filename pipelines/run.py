@@ -198,6 +198,7 @@ def _run_tracked(
             "reid.results_dir": str(store.results_dir),
         },
         params=open_values(spec),
+        results_dir=store.results_dir,
     )
     record = RunRecord(store.results_dir / "runs", pid=os.getpid(), spec=str(path), mlflow_run_id=tracking.run_id)
     run = LocalRun(

@@ -5,12 +5,16 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from reid.contract import Contract
-from reid.tracking import StageRun, connect, reaching
+from reid.mlflow_store import connect, reaching
+from reid.tracking import StageRun
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 logger = logging.getLogger(__name__)
 
@@ -33,21 +37,31 @@ def register_model(
     """Registers the ONNX as the next version of model `name`.
 
     It becomes `champion` if no champion exists for this test set (tag `fingerprint`), or if its mAP is above the
-    champion's; otherwise `challenger`. The signature is (batch, C, H, W) -> (batch, D), float32.
+    champion's; otherwise `challenger`. A retried stage registers no second version.
+    The signature is (batch, C, H, W) -> (batch, D), float32.
     model: an onnx.ModelProto. Raises TrackingError where the registry cannot be reached.
     """
     client = connect(run.tracking_uri)
     with reaching(run.tracking_uri):
-        version = _log_version(run, name, model, contract)
+        version = _version_of(client, run, name) or _log_version(run, name, model, contract)
         for key, value in {**tags, "mAP": repr(mAP)}.items():
             client.set_model_version_tag(name, version, key, value)
         client.update_model_version(name, version, description=card)
         holder = client.get_registered_model(name).aliases.get(CHAMPION)
         incumbent = client.get_model_version(name, holder).tags if holder else {}
-        alias, reason = _contest(mAP, tags["fingerprint"], holder, incumbent)
+        if str(holder) == version:
+            alias, reason = CHAMPION, "an earlier attempt of this stage made it so"
+        else:
+            alias, reason = _contest(mAP, tags["fingerprint"], holder, incumbent)
         client.set_registered_model_alias(name, alias, version)
     logger.info("registered %s version %s as %s: %s", name, version, alias, reason)
     return Registration(name, version, alias, reason)
+
+
+def _version_of(client: "MlflowClient", run: StageRun, name: str) -> str | None:
+    """The version that an earlier attempt of this stage registered, if one did."""
+    found = client.search_model_versions(f"name = '{name}' and run_id = '{run.run_id}'")
+    return str(found[0].version) if found else None
 
 
 def _contest(mAP: float, fingerprint: str, holder: str | None, incumbent: Mapping[str, str]) -> tuple[str, str]:

@@ -231,7 +231,14 @@ def test_every_stage_that_ran_has_a_nested_mlflow_run(repository: MiniRepository
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
 
     def run(**specs: dict[str, object]) -> RunReport:
-        tracking = open_pipeline_run(tracking_uri=uri, experiment="mini", run_name="mini", tags={}, params={"k": 1})
+        tracking = open_pipeline_run(
+            tracking_uri=uri,
+            experiment="mini",
+            run_name="mini",
+            tags={},
+            params={"k": 1},
+            results_dir=repository.results,
+        )
         report = repository.run(tracking=tracking, **specs)  # type: ignore[arg-type]
         tracking.finish("FINISHED" if report.exit_status == 0 else "FAILED")
         return report

@@ -18,14 +18,14 @@ from reid.errors import ArtifactError, DatasetError, TrainingError
 from reid.model.checkpoint import load_model
 from reid.stages.outcome import Outcome
 from reid.stages.train import train
-from reid.tracking import StageRun, open_pipeline_run
+from reid.tracking import StageRun, open_pipeline_run, stage_run
 from tests.drawn_persons import small_spec, write_persons
 
 PROCESS = """
 import sys
 from pathlib import Path
 from reid.stages.train import train
-from reid.tracking import StageRun, open_pipeline_run
+from reid.tracking import StageRun, open_pipeline_run, stage_run
 from tests.drawn_persons import small_spec
 folder, model, *overrides = sys.argv[1:]
 try:
@@ -330,21 +330,23 @@ def test_an_interrupted_training_ends_as_interrupted_and_goes_on_later(folder, t
 
 
 @pytest.mark.slow
-def test_the_curves_of_a_training_reach_mlflow_over_epochs_done(folder, tmp_path):
+def test_the_curves_of_a_training_reach_mlflow_over_epochs_done(folder, tmp_path, monkeypatch):
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    pipeline = open_pipeline_run(tracking_uri=uri, experiment="reid", run_name="one", tags={}, params={})
-    client, run_id = MlflowClient(tracking_uri=uri), pipeline.start_stage("train")
-    stage = StageRun("train", client, run_id, uri)
-    train(
-        small_spec(folder, "train.num_epochs=4"),
-        dataset=folder / "data/dataset.json",
-        model=tmp_path / "model",
-        report=tmp_path / "report.html",
-        run=stage,
+    pipeline = open_pipeline_run(
+        tracking_uri=uri, experiment="reid", run_name="one", tags={}, params={}, results_dir=tmp_path
     )
-    stage.flush()
+    client, run_id = MlflowClient(tracking_uri=uri), pipeline.start_stage("train", tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with stage_run("train", tmp_path) as stage:
+        train(
+            small_spec(folder, "train.num_epochs=4"),
+            dataset=folder / "data/dataset.json",
+            model=tmp_path / "model",
+            report=tmp_path / "report.html",
+            run=stage,
+        )
     curves = {
         name: {point.step: point.value for point in client.get_metric_history(run_id, name)}
         for name in ("mAP", "train_loss", "learning_rate", "images_per_second", "gradient_norm", "step_loss")
