@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from reid.errors import ReidError, TrackingError
 from reid.mlflow_store import (
+    KFP_RUN,
     PARENT,
     as_params,
     bring,
@@ -221,6 +222,16 @@ def open_pipeline_run(
     pipeline = PipelineRun(client, address, place, results_dir / "runs" / "mlflow" / run_id)
     pipeline.take_over(sorted(path.parent for path in results_dir.rglob(ADDRESS)))
     return pipeline
+
+
+def figures_of_kfp_run(tracking_uri: str, kfp_run_id: str) -> dict[str, float]:
+    """The figures on the parent run of a run of Kubeflow Pipelines; none where MLflow knows no such run."""
+    client = connect(tracking_uri)
+    with reaching(tracking_uri):
+        places = [found.experiment_id for found in client.search_experiments()]
+        runs = client.search_runs(places, f"tags.`{KFP_RUN}` = '{kfp_run_id}'")
+    parents = [run for run in runs if PARENT not in run.data.tags]
+    return dict(parents[0].data.metrics) if parents else {}
 
 
 def _close_orphans(client: "MlflowClient", experiment: str) -> None:
