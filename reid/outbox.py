@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,10 @@ class Journal:
         if fresh:
             self._points |= {(name, step) for name in fresh}
             self.append({"metrics": fresh, "step": step, "time": now_ms()})
+
+    def know(self, points: Iterable[tuple[str, int]]) -> None:
+        """These figures are there at these steps already."""
+        self._points |= set(points)
 
     def has_curve(self, name: str) -> bool:
         """Whether this figure was logged at any step but 0."""

@@ -63,6 +63,14 @@ class Outbox:
         with self._lock:
             self._settle()
 
+    def learn(self) -> None:
+        """Settles, and asks what an earlier attempt logged whose journal is gone: it is not logged again."""
+        with self._lock:
+            client, run_id = self._settle(), self.address.run_id
+            with reaching(self.address.store):
+                for name in client.get_run(run_id).data.metrics:
+                    self.journal.know((name, row.step) for row in client.get_metric_history(run_id, name))
+
     def _settle(self) -> "MlflowClient":
         self._client = self._client or connect(self.address.store)
         if not self.address.settled:
@@ -356,7 +364,7 @@ def stage_run(stage: str, folder: Path, *, experiment: str = "reid", first: bool
     """The stage's run as the environment names it; without MLFLOW_TRACKING_URI nothing is logged, and that is said.
 
     `folder` keeps the outbox; what a killed attempt left there is sent, and its run goes on. Of a pipeline's `first`
-    stage on a cluster TrackingError is raised where the store does not answer; a later one goes on without.
+    stage TrackingError is raised where the store does not answer; a later one goes on, and the figures follow.
     """
     address = _address(stage, folder, experiment)
     if address is None:
@@ -364,8 +372,13 @@ def stage_run(stage: str, folder: Path, *, experiment: str = "reid", first: bool
         return
     load_mlflow(address.store)
     outbox = Outbox(folder, address)
-    if first and address.kfp_run_id:
-        outbox.settle()
+    if not address.settled:
+        try:
+            outbox.learn()
+        except TrackingError:
+            if first:
+                outbox.journal.close()
+                raise
     run, status = StageRun(outbox), "FAILED"
     try:
         yield run

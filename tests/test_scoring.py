@@ -7,7 +7,7 @@ import pytest
 
 from reid.data.market1501 import PersonImage, Split
 from reid.embeddings import Embeddings
-from reid.scoring import has_match, pair_histogram, per_query_csv, score, threshold_rows, verified
+from reid.scoring import has_match, pair_histogram, per_query_csv, roc_rows, score, threshold_rows, verified
 
 SETTINGS = {"k1": 20, "k2": 6, "lambda_value": 0.3, "max_rank": 3}
 
@@ -113,3 +113,23 @@ def test_one_person_alone_gives_no_thresholds_but_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
         assert verified(scored) is None
     assert "all queries and gallery images show one person; no distance can be judged" in caplog.messages
+
+
+def test_the_verification_curve_is_thinned_evenly_and_keeps_both_ends():
+    rng = np.random.default_rng(0)
+    angles = rng.uniform(0, 360, size=400)
+    rows = [(person, camera, float(angle)) for person, camera, angle in zip(range(400), [0, 1] * 200, angles)]
+    query = on_a_circle(*[(person % 20 + 1, 0, angle) for person, _, angle in rows[:100]])
+    gallery = on_a_circle(*[(person % 20 + 1, 1, angle) for person, _, angle in rows[100:]])
+    found = verified(score(query, gallery, k1=20, k2=6, lambda_value=0.3, max_rank=10))
+    assert found is not None
+    assert len(found.thresholds) > 1000
+    curve = roc_rows(found, points=100)
+    assert 50 < len(curve) <= 100
+    assert (curve[0].true_match_rate, curve[0].false_match_rate) == (0.0, 0.0)
+    assert (curve[-1].true_match_rate, curve[-1].false_match_rate) == (1.0, 1.0)
+    cosines = [row.cosine for row in curve]
+    assert cosines == sorted(cosines, reverse=True)
+    # no gap is longer than two even steps of a curve that is at most 2 long
+    gaps = np.hypot(*np.diff([row[1:] for row in curve], axis=0).T)
+    assert gaps.max() <= 2 * 2 / 98
