@@ -57,10 +57,14 @@ def resources_of(spec: Experiment, *, cluster: Mapping[str, Any], cached: bool =
 
     One GPU is the default of a task that takes what it finds; a cluster books it only for a spec that says so itself.
     """
-    sections = {"train": spec.train, "evaluate": spec.evaluate, "inference": spec.inference}
-    asked = {name: part.num_gpus for name, part in sections.items() if "num_gpus" in part.model_fields_set}
-    embedding = max(asked.get("evaluate", 0), asked.get("inference", 0))
-    return Resources(gpus=asked.get("train", 0), embedding_gpus=embedding, cached=cached, **cluster)
+    train, evaluate, inference = spec.train, spec.evaluate, spec.inference
+    asked = {
+        "train": train.num_gpus if "num_gpus" in train.model_fields_set else 0,
+        "evaluate": evaluate.num_gpus if "num_gpus" in evaluate.model_fields_set else 0,
+        "inference": inference.num_gpus if "num_gpus" in inference.model_fields_set else 0,
+    }
+    embedding = max(asked["evaluate"], asked["inference"])
+    return Resources(gpus=asked["train"], embedding_gpus=embedding, cached=cached, **cluster)
 
 
 def named_by_digest(*images: str) -> bool:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from reid import report
-from reid.evaluation_report import Evaluation, ThresholdRow, evaluation_page
+from reid.evaluation_report import Evaluation, RocRow, ThresholdRow, evaluation_page
 from reid.matches import Match, MatchRow
 from reid.plots import Curve, PairHistogram
 
