@@ -17,8 +17,8 @@ from pipelines.display import Display, duration
 from pipelines.kfp_api import Cluster, Endpoint, Unreachable
 from pipelines.summary import retrieval_table
 from reid.errors import PipelineError, TrackingError
+from reid.pipeline_run import figures_of_kfp_run
 from reid.spec import Experiment
-from reid.tracking import figures_of_kfp_run
 
 POLL_S = 5.0
 LOST_AFTER_S = 600.0

@@ -21,7 +21,7 @@ from pipelines.processes import Processes, Running, stop
 from pipelines.run_record import RunRecord
 from pipelines.task_files import Outputs, executor_input, read_outputs
 from reid.errors import PipelineError
-from reid.tracking import PipelineRun
+from reid.pipeline_run import PipelineRun
 
 POLL_S = 0.05
 LOG_LINES_SHOWN = 20

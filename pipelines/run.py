@@ -23,10 +23,10 @@ from pipelines.run_record import RunRecord, close_killed_runs, sole_runner
 from pipelines.summary import print_summary
 from reid.data.market1501 import require_folders
 from reid.errors import PipelineError, ReidError, SpecError
+from reid.pipeline_run import open_pipeline_run
 from reid.secret import key_to_environment
 from reid.spec import Experiment, load_spec
 from reid.spec.secret import open_text, open_values
-from reid.tracking import open_pipeline_run
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECS = ROOT / "pipelines" / "specs"

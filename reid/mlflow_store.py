@@ -1,20 +1,19 @@
-"""The MLflow store: reaching it, finding and making runs there, and bringing it the records of a journal.
+"""The MLflow store: reaching it, and finding and making runs there.
 
 Runs of one pipeline run are found by tags, so that no retried stage and no second process makes another: the parent by
 `kfp.pipeline_run_id`, as Kubeflow Pipelines' own MLflow plugin tags it, the run of a stage by its parent and stage.
 """
 
 import importlib
-import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reid.errors import MissingDependency, TrackingError
-from reid.outbox import Address, Record, now_ms
+from reid.journal import Address
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,8 +25,8 @@ CONTINUED = "reid.continued_from"
 """Tag of a stage's run that an earlier pipeline run began: that run's id."""
 HEADLINE_STAGES = {"evaluate", "export", "gen_trt_engine", "register"}
 """Stages whose figures stand on the parent run under their own names; the others' are prefixed with the stage."""
-PARAMS_IN_A_CALL, METRICS_IN_A_CALL, PARAM_LENGTH = 90, 1000, 6000
-"""MLflow takes at most 100 parameters and 1000 figures in one call."""
+PARAMS_IN_A_CALL, PARAM_LENGTH = 90, 6000
+"""MLflow takes at most 100 parameters in one call."""
 REFUSED = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST"}
 """Answers that do not change by asking again."""
 
@@ -183,64 +182,6 @@ def close_parent(client: "MlflowClient", parent_id: str) -> None:
         client.set_terminated(parent_id, next((bad for bad in ("FAILED", "KILLED") if bad in states), "FINISHED"))
 
 
-def bring(client: "MlflowClient", address: Address, target: str, records: Sequence[Record]) -> None:
-    """Puts records on the address's run, or what of them its parent shows on the parent; what is refused is told."""
-    from mlflow.exceptions import MlflowException
-
-    to_parent = target == address.parent_id
-    for record in _joined(records, on_parent_of=address.stage if to_parent else None):
-        try:
-            _bring_one(client, address, target, record, to_parent=to_parent)
-        except MlflowException as error:
-            if error.error_code not in REFUSED:
-                raise
-            logger.warning("MLflow refuses a record of run %s: %s", target, str(error).splitlines()[0])
-
-
-def _joined(records: Sequence[Record], on_parent_of: str | None) -> Iterator[Record]:
-    """The records, figures that follow each other in one: {"rows": [(name, value, time, step), ...]}."""
-    rows: list[tuple[str, float, int, int]] = []
-    for record in records:
-        if "metrics" in record:
-            metrics = record["metrics"] if on_parent_of is None else on_parent(on_parent_of, record["metrics"])
-            rows += [(name, value, record["time"], record["step"]) for name, value in metrics.items()]
-        else:
-            yield from _calls(rows)
-            rows = []
-            yield record
-    yield from _calls(rows)
-
-
-def _calls(rows: list[tuple[str, float, int, int]]) -> Iterator[Record]:
-    for start in range(0, len(rows), METRICS_IN_A_CALL):
-        yield {"rows": rows[start : start + METRICS_IN_A_CALL]}
-
-
-def _bring_one(client: "MlflowClient", address: Address, target: str, record: Record, *, to_parent: bool) -> None:
-    from mlflow.entities import Dataset, DatasetInput, Metric
-
-    if "rows" in record:
-        client.log_batch(target, metrics=[Metric(*row) for row in record["rows"]])
-    elif "dataset" in record:
-        client.log_inputs(target, [DatasetInput(dataset=Dataset(**record["dataset"]), tags=[])])
-    elif record.get("parent", False) != to_parent:
-        return
-    elif "params" in record:
-        log_params(client, target, record["params"])
-    elif "tags" in record:
-        for name, value in record["tags"].items():
-            client.set_tag(target, name, value)
-    elif "artifact" in record:
-        if Path(record["artifact"]).exists():
-            client.log_artifact(target, record["artifact"], record["folder"])
-        else:
-            logger.warning("%s: gone before MLflow had it", record["artifact"])
-    elif "end" in record:
-        client.set_terminated(target, record["end"], end_time=record["time"])
-        if address.kfp_run_id and address.parent_id:
-            close_parent(client, address.parent_id)
-
-
 def log_params(client: "MlflowClient", run_id: str, params: Mapping[str, str]) -> None:
     """Parameters, in as many calls as it takes."""
     from mlflow.entities import Param
@@ -248,9 +189,3 @@ def log_params(client: "MlflowClient", run_id: str, params: Mapping[str, str]) -
     rows = [Param(name, value[:PARAM_LENGTH]) for name, value in params.items()]
     for start in range(0, len(rows), PARAMS_IN_A_CALL):
         client.log_batch(run_id, params=rows[start : start + PARAMS_IN_A_CALL])
-
-
-def dataset_record(name: str, *, fingerprint: str, source: str) -> Record:
-    """The record that names a data set."""
-    about = {"name": name, "digest": fingerprint[:8], "source_type": "local", "source": json.dumps({"uri": source})}
-    return {"dataset": about, "time": now_ms()}

@@ -1,194 +1,133 @@
-"""What is on its way to MLflow: written down first, sent by a thread of its own, kept until it has arrived.
+"""The way from a journal to MLflow: each record becomes the call that it stands for.
 
-`mlflow.jsonl` in a stage's folder is the journal, a JSON object a line, only ever appended to; so a figure is safe once
-it is logged, whatever then happens to the server or to this process. `mlflow.json` beside it is the address: whose
-figures these are, and how much of the journal each MLflow run has. A record that is sent twice changes nothing there.
-Imports no MLflow.
+A record is {"metrics", "step", "time"}, {"params"}, {"tags"}, {"artifact", "folder"}, {"dataset"} or {"end"}.
+Figures and data sets go to the run and its parent, what says `"parent": true` to the parent alone, the rest to the run.
 """
 
-import json
 import logging
-import math
 import threading
-import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from reid.errors import ReidError
-from reid.files import replacing
+from reid.journal import Address, Journal, Record
+from reid.mlflow_store import REFUSED, close_parent, connect, log_params, on_parent, reaching, settle
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 logger = logging.getLogger(__name__)
 
-JOURNAL, ADDRESS = "mlflow.jsonl", "mlflow.json"
-BATCH = 500
-"""Records sent before it is noted that they have arrived."""
-GATHER_S = 0.5
-"""Figures that come within it share a call."""
-BACK_OFF_S = (1.0, 60.0)
-"""The first pause after a failure, doubled each time, and the longest."""
-GIVE_UP_S = 8.0
-"""How long the end of a stage waits for a server that takes nothing."""
-JOIN_S = 5.0
-
-Record = dict[str, Any]
+METRICS_IN_A_CALL = 1000
+"""MLflow takes no more."""
 
 
-@dataclass
-class Address:
-    """Where a journal goes. Ids that are not known yet are empty; they are found or made when the store answers."""
+class Outbox:
+    """The journal of one run, its address, and the way there."""
 
-    store: str
-    stage: str = ""
-    run_id: str = ""
-    parent_id: str = ""
-    kfp_run_id: str = ""
-    experiment: str = "reid"
-    settled: bool = False
-    """Whether the run is known to be there, open, and under its parent."""
-    sent: dict[str, int] = field(default_factory=dict)
-    """MLflow run -> bytes of the journal that it has."""
-
-    @classmethod
-    def load(cls, folder: Path) -> "Address | None":
-        """The address in this folder; None where there is none that can be read."""
-        try:
-            return cls(**json.loads((folder / ADDRESS).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None
-
-    def save(self, folder: Path) -> None:
-        """Writes the address, in one step."""
-        with replacing(folder / ADDRESS) as partial:
-            partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-
-
-class Journal:
-    """The records of one stage, or of one pipeline run."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / JOURNAL
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: Path, address: Address) -> None:
+        self.folder, self.address, self.journal = folder, address, Journal(folder)
+        address.save(folder)
+        self._client: MlflowClient | None = None
         self._lock = threading.Lock()
-        self._points: set[tuple[str, int]] = set()
-        self._stream = self.path.open("ab", buffering=0)
-        records, whole = self.after(0, limit=None)
-        if whole < self.size():  # a line that a kill cut off
-            self._stream.write(b"\n")
-        for record in records:
-            self._points |= {(name, record["step"]) for name in record.get("metrics", ())}
 
-    def append(self, record: Record) -> None:
-        """Writes a record down."""
+    @property
+    def waiting(self) -> bool:
+        """Whether a target lacks something."""
+        sent = self.address.sent
+        targets = [self.address.run_id, *filter(None, [self.address.parent_id])]
+        return self.journal.size() > min(sent.get(target, 0) for target in targets)
+
+    def settle(self) -> None:
+        """Finds or makes the runs now; TrackingError where the store does not answer."""
         with self._lock:
-            self._stream.write(json.dumps(record).encode() + b"\n")
+            self._settle()
 
-    def append_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Writes figures down, but for those that are there at this step: a step done again after a resume."""
-        fresh = {name: float(value) for name, value in metrics.items() if (name, step) not in self._points}
-        if fresh:
-            self._points |= {(name, step) for name in fresh}
-            self.append({"metrics": fresh, "step": step, "time": now_ms()})
+    def learn(self) -> None:
+        """Settles, and asks what an earlier attempt logged whose journal is gone: it is not logged again."""
+        with self._lock:
+            client, run_id = self._settle(), self.address.run_id
+            with reaching(self.address.store):
+                for name in client.get_run(run_id).data.metrics:
+                    self.journal.know((name, row.step) for row in client.get_metric_history(run_id, name))
 
-    def know(self, points: Iterable[tuple[str, int]]) -> None:
-        """These figures are there at these steps already."""
-        self._points |= set(points)
+    def _settle(self) -> "MlflowClient":
+        self._client = self._client or connect(self.address.store)
+        if not self.address.settled:
+            with reaching(self.address.store):
+                settle(self._client, self.address)
+            self.address.save(self.folder)
+        return self._client
 
-    def has_curve(self, name: str) -> bool:
-        """Whether this figure was logged at any step but 0."""
-        return any(known == name and step for known, step in self._points)
-
-    def after(self, offset: int, *, limit: int | None = BATCH) -> tuple[list[Record], int]:
-        """The whole records from this byte on, at most `limit`, and the byte after the last of them."""
-        records: list[Record] = []
-        with self.path.open("rb") as stream:
-            stream.seek(offset)
-            while (limit is None or len(records) < limit) and (line := stream.readline()).endswith(b"\n"):
-                offset += len(line)
-                try:
-                    records.append(json.loads(line))
-                except ValueError:
-                    continue  # what a kill cut off
-        return records, offset
-
-    def size(self) -> int:
-        """Bytes written."""
-        return self.path.stat().st_size
-
-    def close(self) -> None:
-        """Nothing more will be written."""
-        self._stream.close()
+    def send(self) -> int:
+        """Brings the next records to each target; how many. TrackingError where the store does not answer."""
+        with self._lock:
+            client, count = self._settle(), 0
+            for target in filter(None, (self.address.run_id, self.address.parent_id)):
+                start = self.address.sent.get(target, 0)
+                records, end = self.journal.after(start)
+                if end > start:
+                    with reaching(self.address.store):
+                        _bring(client, self.address, target, records)
+                    self.address.sent[target] = end
+                    self.address.save(self.folder)
+                    count += len(records)
+            return count
 
 
-def now_ms() -> int:
-    """The time as MLflow counts it."""
-    return math.floor(time.time() * 1000)
+def _bring(client: "MlflowClient", address: Address, target: str, records: Sequence[Record]) -> None:
+    """Puts records on the address's run, or what of them its parent shows on the parent; what is refused is told."""
+    from mlflow.exceptions import MlflowException
+
+    to_parent = target == address.parent_id
+    for record in _joined(records, on_parent_of=address.stage if to_parent else None):
+        try:
+            _bring_one(client, address, target, record, to_parent=to_parent)
+        except MlflowException as error:
+            if error.error_code not in REFUSED:
+                raise
+            logger.warning("MLflow refuses a record of run %s: %s", target, str(error).splitlines()[0])
 
 
-class Sender:
-    """A thread that sends what there is, and tries again, less and less often, while nothing can be sent."""
+def _joined(records: Sequence[Record], on_parent_of: str | None) -> Iterator[Record]:
+    """The records, figures that follow each other in one: {"rows": [(name, value, time, step), ...]}."""
+    rows: list[tuple[str, float, int, int]] = []
+    for record in records:
+        if "metrics" in record:
+            metrics = record["metrics"] if on_parent_of is None else on_parent(on_parent_of, record["metrics"])
+            rows += [(name, value, record["time"], record["step"]) for name, value in metrics.items()]
+        else:
+            yield from _calls(rows)
+            rows = []
+            yield record
+    yield from _calls(rows)
 
-    def __init__(self, send: Callable[[], int], *, waiting: Callable[[], bool], kept_in: Path) -> None:
-        """send: sends some of what is `waiting`, returns how many records; ReidError where that cannot be done now."""
-        self._send, self._waiting, self._kept_in = send, waiting, kept_in
-        self._wake, self._closing, self._given_up = threading.Event(), threading.Event(), threading.Event()
-        self._progress_at = time.monotonic()
-        self._warned = False
-        self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
-        self._thread.start()
 
-    def wake(self) -> None:
-        """There is something to send."""
-        self._wake.set()
+def _calls(rows: list[tuple[str, float, int, int]]) -> Iterator[Record]:
+    for start in range(0, len(rows), METRICS_IN_A_CALL):
+        yield {"rows": rows[start : start + METRICS_IN_A_CALL]}
 
-    def flush(self) -> bool:
-        """Waits until all is sent, for GIVE_UP_S without any progress at most; whether it was."""
-        self._wake.set()
-        started = time.monotonic()
-        while self._waiting() and time.monotonic() - max(started, self._progress_at) < GIVE_UP_S:
-            time.sleep(0.02)
-        return not self._waiting()
 
-    def close(self) -> bool:
-        """Flushes, says once what is left, and stops."""
-        self._closing.set()
-        done = self.flush()
-        if not done and not self._warned:
-            logger.warning("MLflow takes nothing: what is not sent is kept in %s for the next run", self._kept_in)
-        self._given_up.set()
-        self._wake.set()
-        self._thread.join(JOIN_S if done else 0)  # one that waits for a server that is gone ends with the process
-        return done
+def _bring_one(client: "MlflowClient", address: Address, target: str, record: Record, *, to_parent: bool) -> None:
+    from mlflow.entities import Dataset, DatasetInput, Metric
 
-    def _run(self) -> None:
-        pause = BACK_OFF_S[0]
-        while True:
-            self._wake.wait()
-            self._wake.clear()
-            if self._given_up.is_set():
-                return
-            try:
-                sent = self._send()
-            except ReidError as error:
-                self._warn(error)
-                self._closing.wait(pause)
-                pause = min(2 * pause, BACK_OFF_S[1])
-                if self._closing.is_set():
-                    self._given_up.wait(BACK_OFF_S[0])
-                self._wake.set()
-                continue
-            self._progress_at = time.monotonic()
-            pause = BACK_OFF_S[0]
-            if self._warned and sent:
-                logger.info("MLflow answers again; what was kept is being sent")
-                self._warned = False
-            if self._waiting():
-                self._wake.set()
-            else:
-                self._closing.wait(GATHER_S)
-
-    def _warn(self, error: ReidError) -> None:
-        if not self._warned:
-            self._warned = True
-            logger.warning("%s; figures are kept in %s and sent when it answers again", error, self._kept_in)
+    if "rows" in record:
+        client.log_batch(target, metrics=[Metric(*row) for row in record["rows"]])
+    elif "dataset" in record:
+        client.log_inputs(target, [DatasetInput(dataset=Dataset(**record["dataset"]), tags=[])])
+    elif record.get("parent", False) != to_parent:
+        return
+    elif "params" in record:
+        log_params(client, target, record["params"])
+    elif "tags" in record:
+        for name, value in record["tags"].items():
+            client.set_tag(target, name, value)
+    elif "artifact" in record:
+        if Path(record["artifact"]).exists():
+            client.log_artifact(target, record["artifact"], record["folder"])
+        else:
+            logger.warning("%s: gone before MLflow had it", record["artifact"])
+    elif "end" in record:
+        client.set_terminated(target, record["end"], end_time=record["time"])
+        if address.kfp_run_id and address.parent_id:
+            close_parent(client, address.parent_id)

@@ -9,7 +9,8 @@ import pytest
 
 from reid.errors import TrackingError
 from reid.mlflow_store import PARENT, connect
-from reid.tracking import PipelineRun, StageRun, open_pipeline_run, stage_run
+from reid.pipeline_run import PipelineRun, open_pipeline_run
+from reid.tracking import StageRun, stage_run
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_without_a_named_server_nothing_is_logged(monkeypatch: pytest.MonkeyPatc
 
 def test_runs_of_a_killed_runner_are_closed_by_the_next(pipeline: PipelineRun, tmp_path: Path) -> None:
     code = (
-        "import os, signal; from reid.tracking import open_pipeline_run\n"
+        "import os, signal; from reid.pipeline_run import open_pipeline_run\n"
         "from pathlib import Path\n"
         f"store, folder = {pipeline.tracking_uri!r}, Path({str(tmp_path / 'killed')!r})\n"
         "run = open_pipeline_run("

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from reid import outbox
+from reid import journal
 from reid.errors import TrackingError
 from reid.mlflow_store import CONTINUED, PARENT, connect
-from reid.tracking import PipelineRun, open_pipeline_run, stage_run
+from reid.pipeline_run import PipelineRun, open_pipeline_run
+from reid.tracking import stage_run
 from tests.mlflow_server import MlflowServer, free_port
 
 pytestmark = pytest.mark.slow
@@ -18,8 +19,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
-    monkeypatch.setattr(outbox, "BACK_OFF_S", (0.2, 1.0))
-    monkeypatch.setattr(outbox, "GIVE_UP_S", 2.0)
+    monkeypatch.setattr(journal, "BACK_OFF_S", (0.2, 1.0))
+    monkeypatch.setattr(journal, "GIVE_UP_S", 2.0)
     for name in ("MLFLOW_RUN_ID", "KFP_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "server").mkdir()

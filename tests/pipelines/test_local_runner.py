@@ -14,7 +14,7 @@ import pytest
 from pipelines.local_runner import RunReport
 from pipelines.run_record import sole_runner
 from reid.errors import PipelineError
-from reid.tracking import open_pipeline_run
+from reid.pipeline_run import open_pipeline_run
 from tests.pipelines.mini import MiniRepository
 
 ROOT = Path(__file__).resolve().parents[2]

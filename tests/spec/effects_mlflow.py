@@ -7,8 +7,9 @@ from typing import Any
 import yaml
 
 from reid.mlflow_store import connect
+from reid.pipeline_run import open_pipeline_run
 from reid.stages.register import register
-from reid.tracking import open_pipeline_run, stage_run
+from reid.tracking import stage_run
 from tests.spec.effects_deploy import exported
 from tests.spec.lab import BASE, Lab
 

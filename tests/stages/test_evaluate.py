@@ -13,10 +13,11 @@ from reid.errors import DatasetError
 from reid.mlflow_store import connect
 from reid.model.checkpoint import save_model
 from reid.model.embedder import build_embedder
+from reid.pipeline_run import open_pipeline_run
 from reid.spec import Experiment, load_spec
 from reid.stages.evaluate import evaluate
 from reid.stages.outcome import Outcome
-from reid.tracking import StageRun, open_pipeline_run, stage_run
+from reid.tracking import StageRun, stage_run
 from tests.networks import network_settings
 from tests.small_market import FOLDERS, write_image, write_market
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from reid import outbox
+from reid import journal
 from reid.errors import TrackingError
-from reid.outbox import Address, Journal, Sender
+from reid.journal import Address, Journal, Sender
 
 
 def points(journal: Journal) -> list[tuple[dict[str, float], int]]:
@@ -60,7 +60,7 @@ def test_an_address_survives_and_a_damaged_one_is_none(tmp_path: Path) -> None:
     address = Address("http://store", "train", run_id="a", parent_id="b", sent={"a": 12})
     address.save(tmp_path)
     assert Address.load(tmp_path) == address
-    (tmp_path / outbox.ADDRESS).write_text('{"store": ')
+    (tmp_path / journal.ADDRESS).write_text('{"store": ')
     assert Address.load(tmp_path) is None
 
 
@@ -86,7 +86,7 @@ class Post:
 def test_a_store_that_is_gone_for_a_while_gets_all_of_it_with_one_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(outbox, "BACK_OFF_S", (0.05, 0.1))
+    monkeypatch.setattr(journal, "BACK_OFF_S", (0.05, 0.1))
     caplog.set_level(logging.INFO)
     post = Post()
     post.open = False
@@ -107,7 +107,7 @@ def test_a_store_that_is_gone_for_a_while_gets_all_of_it_with_one_warning(
 def test_the_end_of_a_stage_waits_for_a_gone_store_only_so_long(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(outbox, "GIVE_UP_S", 0.5)
+    monkeypatch.setattr(journal, "GIVE_UP_S", 0.5)
     post = Post()
     post.open, post.queue = False, 1
     sender = Sender(post.send, waiting=post.waiting, kept_in=tmp_path)
