@@ -137,8 +137,12 @@ def settle(client: "MlflowClient", address: Address) -> None:
         client.set_tag(address.run_id, PARENT, address.parent_id)
         client.set_tag(address.run_id, CONTINUED, before)
     address.parent_id = address.parent_id or before
-    if run.info.status != "RUNNING":
-        client.update_run(address.run_id, status="RUNNING")
+    closed = [run] if run.info.status != "RUNNING" else []
+    if address.kfp_run_id and address.parent_id:  # a parent that no runner holds
+        parent = client.get_run(address.parent_id)
+        closed += [parent] if parent.info.status != "RUNNING" else []
+    for one in closed:
+        client.update_run(one.info.run_id, status="RUNNING")
     address.settled = True
 
 
@@ -159,8 +163,6 @@ def _parent_of(client: "MlflowClient", address: Address) -> str:
         runs = found() or [made]
         if runs[0].info.run_id != made.info.run_id:
             client.delete_run(made.info.run_id)
-    if runs[0].info.status != "RUNNING":
-        client.update_run(runs[0].info.run_id, status="RUNNING")
     return str(runs[0].info.run_id)
 
 

@@ -159,6 +159,7 @@ def _address(stage: str, folder: Path, experiment: str) -> Address | None:
         return None
     known = Address.load(folder)
     if known and known.store == store and run_id in ("", known.run_id) and known.kfp_run_id == kfp_run_id:
+        known.settled = known.settled and not kfp_run_id  # there the attempt before may have closed its run
         return known
     if not run_id and not kfp_run_id:
         logger.info("MLflow: MLFLOW_RUN_ID is not set; nothing is logged")
