@@ -28,8 +28,8 @@ GATHER_S = 0.5
 """Figures that come within it share a call."""
 BACK_OFF_S = (1.0, 60.0)
 """The first pause after a failure, doubled each time, and the longest."""
-GIVE_UP_S = 8.0
-"""How long the end of a stage waits for a server that takes nothing."""
+GIVE_UP_S, HANG_S = 8.0, 60.0
+"""How long the end of a stage waits for a server that refuses, and for one that is only slow."""
 JOIN_S = 5.0
 
 Record = dict[str, Any]
@@ -134,7 +134,7 @@ class Sender:
         self._send, self._waiting, self._kept_in = send, waiting, kept_in
         self._wake, self._closing, self._given_up = threading.Event(), threading.Event(), threading.Event()
         self._progress_at = time.monotonic()
-        self._warned = False
+        self._warned = self._failing = False
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -143,12 +143,15 @@ class Sender:
         self._wake.set()
 
     def flush(self) -> bool:
-        """Waits until all is sent, for GIVE_UP_S without any progress at most; whether it was."""
+        """Waits until all is sent, or for GIVE_UP_S (HANG_S) without any progress; whether it was."""
         self._wake.set()
         started = time.monotonic()
-        while self._waiting() and time.monotonic() - max(started, self._progress_at) < GIVE_UP_S:
+        while self._waiting():
+            idle_s = time.monotonic() - max(started, self._progress_at)
+            if idle_s > (GIVE_UP_S if self._failing else HANG_S):
+                return False
             time.sleep(0.02)
-        return not self._waiting()
+        return True
 
     def close(self) -> bool:
         """Flushes, says once what is left, and stops."""
@@ -171,6 +174,7 @@ class Sender:
             try:
                 sent = self._send()
             except ReidError as error:
+                self._failing = True
                 self._warn(error)
                 self._closing.wait(pause)
                 pause = min(2 * pause, BACK_OFF_S[1])
@@ -178,7 +182,7 @@ class Sender:
                     self._given_up.wait(BACK_OFF_S[0])
                 self._wake.set()
                 continue
-            self._progress_at = time.monotonic()
+            self._progress_at, self._failing = time.monotonic(), False
             pause = BACK_OFF_S[0]
             if self._warned and sent:
                 logger.info("MLflow answers again; what was kept is being sent")

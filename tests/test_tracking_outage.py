@@ -48,12 +48,12 @@ def test_a_server_killed_in_the_middle_of_a_stage_gets_everything_once_it_is_bac
     run_id = pipeline.start_stage("train", folder)
     report = tmp_path / "report.html"
     report.write_text("<p>")
-    slowest = 0.0
+    seconds = []
     with stage_run("train", folder) as run:
         for step in range(1, 301):
             started = time.perf_counter()
             run.log_metrics({"loss": 1 / step, "rate": 100.0}, step)
-            slowest = max(slowest, time.perf_counter() - started) if 101 < step <= 200 else slowest
+            seconds += [time.perf_counter() - started] if 100 < step <= 200 else []
             time.sleep(0.004)
             if step == 100:
                 run.flush()
@@ -67,8 +67,10 @@ def test_a_server_killed_in_the_middle_of_a_stage_gets_everything_once_it_is_bac
         run.log_outcome({"loss": 0.0, "best": 5.0})
     pipeline.finish_stage(folder, "FINISHED")
     pipeline.finish("FINISHED")
-    print(f"slowest log_metrics while the server is gone: {1e3 * slowest:.3f} ms")  # noqa: T201
-    assert slowest < 0.02  # a neighbour's time slice; the median is some microseconds
+    median = sorted(seconds)[len(seconds) // 2]
+    print(f"log_metrics, server gone: median {1e3 * median:.3f} ms, most {1e3 * max(seconds):.3f} ms")  # noqa: T201
+    assert median < 0.001
+    assert max(seconds) < 0.5  # a busy machine takes a turn; one refused call, tried twice, takes longer
     wanted = [(step, 1 / step) for step in range(1, 301)]
     assert curve(server, run_id, "loss") == wanted
     assert curve(server, pipeline.run_id, "train/loss") == wanted

@@ -13,6 +13,7 @@ from pipelines import kfp_run
 from pipelines.kfp_api import Cluster, Endpoint
 from pipelines.run import main
 from reid.errors import PipelineError
+from reid.mlflow_store import KFP_RUN, PARENT, connect
 from tests.pipelines.kfp_server import KfpServer, Moment
 
 STAGES = ["validate", "train", "evaluate", "inference", "export", "gen-trt-engine", "register"]
@@ -232,3 +233,25 @@ def test_a_ca_certificate_opens_a_server_of_a_private_authority(serve, tmp_path:
     with pytest.raises(PipelineError, match="CERTIFICATE_VERIFY_FAILED"):
         Cluster(Endpoint(url)).experiment("x")
     assert Cluster(Endpoint(url, ca_cert=str(certificate))).experiment("x") == "experiment-1"
+
+
+@pytest.mark.slow
+def test_the_figures_are_those_that_mlflow_has_of_this_run(
+    serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = connect(uri)
+    place = client.create_experiment("demo")
+    for run_id, mAP in (("run-0", 0.1), ("run-1", 0.7654)):
+        parent = client.create_run(place, tags={KFP_RUN: run_id}).info.run_id
+        client.create_run(place, tags={KFP_RUN: run_id, PARENT: parent})
+        client.log_metric(parent, "mAP", mAP)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    serve(GOOD)
+    assert run(tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "after training   76.5" in said
+    server = serve(GOOD)
+    server.runs["run-1"] = {}  # so that the next is run-2, of which MLflow knows nothing
+    assert run(tmp_path) == 0
+    assert f"figures: none of this run at {uri}" in capsys.readouterr().out.replace("\n", " ")
