@@ -19,7 +19,7 @@ export PYTHONPATH := $(CURDIR)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  SPEC=name or path   ARGS=\"section.field=value …\"   RUNNER=auto|process"
+	@echo "  SPEC=name or path   ARGS=\"section.field=value …\"   RUNNER=auto|process|kfp   CLUSTER=file"
 
 setup: $(STAMP) ## the environment, from the pinned lock
 
@@ -30,11 +30,11 @@ $(STAMP): requirements.lock
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
 	@touch $@
 
-pipeline-run: $(STAMP) ## the whole pipeline of SPEC on this machine
-	@$(RUN) -m pipelines --spec "$(SPEC)" --runner "$(RUNNER)" $(ARGS)
+pipeline-run: $(STAMP) ## the whole pipeline of SPEC, here or on the cluster of KFP_ENDPOINT=…
+	@$(RUN) -m pipelines --spec "$(SPEC)" --runner "$(RUNNER)" $(if $(CLUSTER),--cluster "$(CLUSTER)") $(ARGS)
 
 compile: $(STAMP) ## pipeline.yaml of SPEC, for the Kubeflow UI
-	@$(RUN) -m pipelines --spec "$(SPEC)" --compile-only pipeline.yaml $(ARGS)
+	@$(RUN) -m pipelines --spec "$(SPEC)" --compile-only pipeline.yaml $(if $(CLUSTER),--cluster "$(CLUSTER)") $(ARGS)
 
 mlflow-ui: $(STAMP) ## the experiments in a browser: http://127.0.0.1:5000
 	@mkdir -p results

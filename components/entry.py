@@ -12,16 +12,20 @@ import json
 import logging
 import math
 import os
+import shutil
 import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reid.errors import ReidError
-from reid.spec import load_spec, tell_what_a_pipeline_replaces
+from reid.results_lock import sole_task
+from reid.spec import Experiment, load_spec, tell_what_a_pipeline_replaces
+from reid.spec.secret import open_values
 from reid.stages.outcome import Outcome
 from reid.tracking import stage_run
 
@@ -29,9 +33,13 @@ logger = logging.getLogger("components.entry")
 
 STAGES = ("validate", "train", "evaluate", "inference", "export", "gen_trt_engine", "register")
 METRICS = "system.Metrics"
+DRAWN = {METRICS, "system.ClassificationMetrics"}
+"""Kinds of artifacts that are all metadata, no file."""
 MOUNTS = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
 """Where a cluster mounts an object store: the local path of an artifact's address."""
 INTERRUPTED = 130
+BOOKED = {"gpus": ["train"], "embedding_gpus": ["evaluate", "inference"]}
+"""Pipeline parameter -> the spec's sections whose GPUs it is."""
 
 
 @dataclass(frozen=True)
@@ -91,20 +99,64 @@ def _local_path(entry: Mapping[str, Any]) -> Path:
 def run_stage(stage: str, ports: Ports) -> None:
     """Runs the stage and writes everything that the runner reads."""
     first = stage == "validate"  # reads the whole of the spec, the others their parts
-    spec = load_spec(text=ports.parameters["spec"], told=not first)
+    spec = load_spec(text=ports.parameters["spec"], overrides=_booked(ports.parameters), told=not first)
     if first:
         tell_what_a_pipeline_replaces(spec)
     function = getattr(importlib.import_module(f"reid.stages.{stage}"), stage)
     arguments: dict[str, Any] = {name: artifact.path for name, artifact in ports.inputs.items()}
-    arguments |= {name: artifact.path for name, artifact in ports.outputs.items() if artifact.schema != METRICS}
+    work = _work_folder(stage)
+    files = {name: artifact.path for name, artifact in ports.outputs.items() if artifact.schema not in DRAWN}
+    arguments |= {name: work / name for name in files} if work else files
     # the fingerprint is a port for the caches' sake; few stages want to read it
     wanted = inspect.signature(function).parameters
     arguments |= {name: value for name, value in ports.parameters.items() if name != "spec" and name in wanted}
-    with stage_run(stage) as run:
+    folder = work or ports.executor_output.parent
+    first = stage == STAGES[0]
+    with (
+        sole_task(work, stage) if work else nullcontext(),
+        stage_run(stage, folder, experiment=spec.mlflow.experiment, first=first) as run,
+    ):
+        if first and os.environ.get("KFP_RUN_ID"):  # no runner of ours did it
+            run.describe_pipeline(params=open_values(spec), tags=_pipeline_tags(spec))
         outcome: Outcome = function(spec, **arguments, run=run)
         metrics = _finite(outcome.metrics)
         run.log_outcome(metrics)
+        if work:
+            _deliver(work, files)
     write_outputs(ports, outcome, metrics)
+
+
+def _booked(parameters: Mapping[str, Any]) -> list[str]:
+    """The GPUs that a pipeline parameter books, as fields of the spec; 0 leaves the spec as it is."""
+    overrides = []
+    for parameter, sections in BOOKED.items():
+        gpus = int(parameters.get(parameter, 0))
+        overrides += [f"{section}.num_gpus={gpus}" for section in sections if gpus]
+    return overrides
+
+
+def _pipeline_tags(spec: Experiment) -> dict[str, str]:
+    name = {"mlflow.runName": spec.mlflow.run_name} if spec.mlflow.run_name else {}
+    return {**spec.mlflow.tags, **name}
+
+
+def _work_folder(stage: str) -> Path | None:
+    """Where on a cluster a stage works that goes on after a retry: on a volume that outlives its pod.
+
+    By the run of Kubeflow Pipelines: a retried step, and a retried run, find what they left; another run does not.
+    """
+    root, run_id = os.environ.get("REID_WORK_DIR"), os.environ.get("KFP_RUN_ID")
+    return Path(root, run_id, stage) if root and run_id else None
+
+
+def _deliver(work: Path, files: Mapping[str, Path]) -> None:
+    """Copies a finished stage's results to where the launcher uploads them from."""
+    for name, target in files.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (work / name).is_dir():
+            shutil.copytree(work / name, target, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(work / name, target)
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -127,8 +179,8 @@ def write_outputs(ports: Ports, outcome: Outcome, metrics: Mapping[str, float]) 
     listed, lines = {}, list(outcome.lines)
     for port, artifact in ports.outputs.items():
         metadata: dict[str, Any] = {}
-        if artifact.schema == METRICS:
-            metadata = dict(metrics)
+        if artifact.schema in DRAWN:
+            metadata = dict(metrics) if artifact.schema == METRICS else outcome.drawn.get(port, {})
             _write(artifact.path, json.dumps(metadata, indent=1) + "\n")
         elif lines:
             metadata, lines = {"lines": lines}, []

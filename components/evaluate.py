@@ -14,6 +14,7 @@ def evaluate(  # noqa: PLR0917 - kfp passes them by position
     model: dsl.Input[dsl.Model],
     results: dsl.Output[dsl.Artifact],
     report: dsl.Output[dsl.HTML],
+    verification: dsl.Output[dsl.ClassificationMetrics],
     metrics: dsl.Output[dsl.Metrics],
     mAP: dsl.OutputPath(float),
 ) -> dsl.ContainerSpec:
@@ -28,6 +29,7 @@ def evaluate(  # noqa: PLR0917 - kfp passes them by position
     Returns:
         results: Folder of results per query, plots and thresholds.
         report: CMC curves and the best and worst queries with their top matches; one self-contained page.
+        verification: The ROC of "do two images show one person?" over thresholds of cosine similarity.
         metrics: mAP, rank-k and mINP as fractions of 1; re-ranked and untrained ones by prefix.
         mAP: The headline mAP, as a fraction of 1.
     """

@@ -9,6 +9,8 @@ from components import images
 @dsl.container_component
 def validate(  # noqa: PLR0917 - kfp passes them by position
     spec: str,
+    gpus: int,
+    embedding_gpus: int,
     dataset: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
@@ -26,6 +28,8 @@ def validate(  # noqa: PLR0917 - kfp passes them by position
 
     Args:
         spec: The experiment spec, as YAML text.
+        gpus: GPUs of train, for train.num_gpus; 0 leaves the spec as it is.
+        embedding_gpus: GPUs of evaluate and of inference; 0 leaves the spec as it is.
 
     Returns:
         dataset: Manifest: every image of the three splits with its person and camera.

@@ -21,6 +21,8 @@ from pipelines.ir import Task, Value
 from pipelines.task_files import Artifact, Outputs
 
 FINISHED = "task.json"
+NO_RESULT = {"log.txt", "mlflow.json", "mlflow.jsonl"}
+"""Files of an attempt that are not what it made."""
 Stamp = tuple[str, int, int]
 """A file's name under its artifact, size in bytes, time of change in nanoseconds."""
 
@@ -124,7 +126,7 @@ class Store:
             (folder / FINISHED).unlink()
         (folder / "executor_output.json").unlink(missing_ok=True)
         _remove(folder / "parameters")
-        left_over = folder.exists() and any(path.name != "log.txt" for path in folder.iterdir())
+        left_over = folder.exists() and any(path.name not in NO_RESULT for path in folder.iterdir())
         (folder / "parameters").mkdir(parents=True)
         return left_over and record is None and not afresh
 

@@ -20,6 +20,8 @@ from reid.errors import PipelineError
 Value = str | int | float | bool | list[Any] | dict[str, Any]
 
 CASTS = {"STRING": str, "NUMBER_INTEGER": int, "NUMBER_DOUBLE": float, "BOOLEAN": bool, "LIST": list, "STRUCT": dict}
+PARAMETER = re.compile(r"\{\{\$\.inputs\.parameters\['pipelinechannel--(\w+)'\]\}\}")
+"""A pipeline parameter where kfp writes it into a resource request."""
 REFUSED_ON_A_TASK = {
     "parameterIterator": "dsl.ParallelFor",
     "artifactIterator": "dsl.ParallelFor",
@@ -64,6 +66,7 @@ class Task:
     environment: Mapping[str, str]
     cacheable: bool
     gpus: int
+    """Asked for; where a pipeline parameter says how many, its default."""
     parameters: Mapping[str, Source]
     parameter_types: Mapping[str, str]
     artifacts: Mapping[str, TaskOutput]
@@ -151,7 +154,9 @@ def _task(name: str, entry: Mapping[str, Any], document: Mapping[str, Any]) -> T
     container = executor["container"]
     inputs, outputs = component.get("inputDefinitions", {}), component.get("outputDefinitions", {})
     given = entry.get("inputs", {})
-    parameters = {key: _parameter(name, key, value) for key, value in given.get("parameters", {}).items()}
+    # kfp hands a task the parameters of its resources too; they are no ports
+    ports = {key: value for key, value in given.get("parameters", {}).items() if key in inputs.get("parameters", {})}
+    parameters = {key: _parameter(name, key, value) for key, value in ports.items()}
     for key, definition in inputs.get("parameters", {}).items():
         if key not in parameters and "defaultValue" in definition:
             parameters[key] = Constant(definition["defaultValue"])
@@ -164,7 +169,7 @@ def _task(name: str, entry: Mapping[str, Any], document: Mapping[str, Any]) -> T
         command=_command(name, container),
         environment={item["name"]: item.get("value", "") for item in container.get("env", [])},
         cacheable=bool(entry.get("cachingOptions", {}).get("enableCache", False)),
-        gpus=int(container.get("resources", {}).get("accelerator", {}).get("count", 0)),
+        gpus=_gpus(container.get("resources", {}).get("accelerator", {}), document),
         parameters=parameters,
         parameter_types={key: value["parameterType"] for key, value in inputs.get("parameters", {}).items()},
         artifacts=artifacts,
@@ -172,6 +177,14 @@ def _task(name: str, entry: Mapping[str, Any], document: Mapping[str, Any]) -> T
         output_artifacts={key: _schema(name, key, value) for key, value in outputs.get("artifacts", {}).items()},
         needs=frozenset(producers | set(entry.get("dependentTasks", []))),
     )
+
+
+def _gpus(accelerator: Mapping[str, Any], document: Mapping[str, Any]) -> int:
+    """GPUs of a task; of a pipeline parameter its default."""
+    found = PARAMETER.fullmatch(str(accelerator.get("resourceCount", "")))
+    if not found:
+        return int(accelerator.get("resourceCount") or accelerator.get("count", 0))
+    return int(document["root"]["inputDefinitions"]["parameters"][found[1]].get("defaultValue", 0))
 
 
 def _parameter(task: str, name: str, entry: Mapping[str, Any]) -> Source:

@@ -21,7 +21,7 @@ from pipelines.processes import Processes, Running, stop
 from pipelines.run_record import RunRecord
 from pipelines.task_files import Outputs, executor_input, read_outputs
 from reid.errors import PipelineError
-from reid.tracking import PipelineRun
+from reid.pipeline_run import PipelineRun
 
 POLL_S = 0.05
 LOG_LINES_SHOWN = 20
@@ -144,7 +144,8 @@ class LocalRun:
         reason = self._store.why_not_cached(task.stage, parts) if task.cacheable else ""
         continues = self._store.prepare(folder, afresh=not task.cacheable)
         self._store.point_latest(task.stage, folder)
-        mlflow_run_id = self._tracking.start_stage(task.stage) if self._tracking else None
+        tracking = self._tracking
+        mlflow_run_id = tracking.start_stage(task.stage, folder, goes_on=continues) if tracking else None
         running = self._processes.start(
             task,
             executor_input=executor_input(
@@ -227,8 +228,8 @@ class LocalRun:
         stage = attempt.task.stage
         self._reports[attempt.task.name] = TaskReport(stage, state, seconds, attempt.folder, outputs or Outputs({}, {}))
         self._record.stage(stage, state=state, seconds=round(seconds, 3))
-        if self._tracking and attempt.mlflow_run_id:
-            self._tracking.finish_stage(attempt.mlflow_run_id, mlflow_status)
+        if self._tracking:
+            self._tracking.finish_stage(attempt.folder, mlflow_status)
 
     @contextmanager
     def _listening(self) -> Iterator[None]:

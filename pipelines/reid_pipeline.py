@@ -32,15 +32,23 @@ def person_reid(resources: Resources, spec_text: str) -> dsl.base_component.Base
     """The pipeline with these resource requests and this default spec."""
 
     @dsl.pipeline(name="person-reid", display_name="Person re-identification")
-    def pipeline(spec: str = spec_text) -> None:
+    def pipeline(
+        spec: str = spec_text,
+        data_claim: str = resources.data_claim,
+        gpus: int = resources.gpus,
+        embedding_gpus: int = resources.embedding_gpus,
+    ) -> None:
         """From a folder of person images to a registered embedding model, its report and its TensorRT engine.
 
         Args:
-            spec: The experiment spec, as YAML text.
+            spec: The experiment spec, as YAML text. Its data set folders lie below the mounted volume.
+            data_claim: The PersistentVolumeClaim that holds the data sets.
+            gpus: GPUs of train; they win over train.num_gpus. 0: train on the CPU.
+            embedding_gpus: GPUs of evaluate and of inference, each. 0: on the CPU.
         """
         # Every stage but the first takes the part of the spec it reads, and the fingerprint of the data: a field that
         # it doesn't read leaves its cached result good; changed data under an old name never comes out of a cache.
-        data = validate(spec=spec).set_caching_options(False)
+        data = validate(spec=spec, gpus=gpus, embedding_gpus=embedding_gpus).set_caching_options(False)
         found = data.outputs
         images = {"fingerprint": found["fingerprint"], "dataset": found["dataset"]}
         trained = train(spec=found["train_spec"], **images)
@@ -58,8 +66,9 @@ def person_reid(resources: Resources, spec_text: str) -> dsl.base_component.Base
             parity=exported.outputs["parity"],
             engine=engine.outputs["engine"],
         )
+        booked = {"train": gpus, "evaluate": embedding_gpus, "inference": embedding_gpus}
         for task in (data, trained, scored, embedded, exported, engine, registered):
-            resources.request(task, task.name.replace("-", "_"))
+            resources.request(task, task.name.replace("-", "_"), data_claim=data_claim, gpus=booked)
 
     return pipeline
 

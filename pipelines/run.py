@@ -23,10 +23,10 @@ from pipelines.run_record import RunRecord, close_killed_runs, sole_runner
 from pipelines.summary import print_summary
 from reid.data.market1501 import require_folders
 from reid.errors import PipelineError, ReidError, SpecError
+from reid.pipeline_run import open_pipeline_run
 from reid.secret import key_to_environment
 from reid.spec import Experiment, load_spec, tell_what_a_pipeline_replaces
 from reid.spec.secret import open_text, open_values
-from reid.tracking import open_pipeline_run
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECS = ROOT / "pipelines" / "specs"
@@ -62,8 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         spec = load_spec(path, overrides=options.overrides)
         tell_what_a_pipeline_replaces(spec)
         if options.compile_only:
-            return _compile_only(options.compile_only, spec)
-        _refuse_other_runners(options.runner)
+            return _compile_only(options.compile_only, spec, options.cluster)
+        if _runner(options.runner) == "kfp":
+            from pipelines.kfp_run import run_on_cluster  # noqa: PLC0415 - loads kfp
+
+            return run_on_cluster(spec, path, cluster_file=options.cluster, stream=sys.stdout)
         _require_data(spec)
         return _run(spec, path, jobs=options.jobs)
     except ReidError as error:
@@ -88,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         "--runner",
         default="auto",
         choices=["auto", "process", "docker", "kfp"],
-        help="where tasks run; auto: as processes of this machine",
+        help="where tasks run; auto: on the cluster that KFP_ENDPOINT names, else as processes of this machine",
     )
     parser.add_argument(
         "--jobs",
@@ -98,6 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--compile-only", type=Path, metavar="FILE", help="write the compiled pipeline there, run nothing"
+    )
+    parser.add_argument(
+        "--cluster", type=Path, metavar="FILE", help="the cluster's own settings, YAML (memory, claims, tolerations …)"
     )
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="e.g. train.num_epochs=2")
     return parser
@@ -118,14 +124,13 @@ def spec_path(name: str) -> Path:
     raise SpecError(f"{name}: no such spec file\n  want: a path, or one of {names} (in {SPECS.relative_to(ROOT)})")
 
 
-def _refuse_other_runners(runner: str) -> None:
-    if runner == "docker":
+def _runner(asked: str) -> str:
+    """process or kfp; auto is the cluster where one is named."""
+    if asked == "docker":
         raise PipelineError("RUNNER=docker: running the stages in containers is not there yet; want process (or auto)")
-    if runner == "kfp" or (runner == "auto" and os.environ.get("KFP_ENDPOINT")):
-        raise PipelineError(
-            "RUNNER=kfp: submitting to a cluster is not there yet;"
-            " `make compile` writes the YAML that the Kubeflow UI takes"
-        )
+    if asked == "auto":
+        return "kfp" if os.environ.get("KFP_ENDPOINT") else "process"
+    return asked
 
 
 def _require_data(spec: Experiment) -> None:
@@ -138,22 +143,16 @@ def _require_data(spec: Experiment) -> None:
         )
 
 
-def _compile_only(path: Path, spec: Experiment) -> int:
-    from pipelines.reid_pipeline import compile_pipeline  # noqa: PLC0415 - loads kfp
-    from pipelines.resources import Resources  # noqa: PLC0415 - loads kfp
+def _compile_only(path: Path, spec: Experiment, cluster: Path | None) -> int:
+    from pipelines.cluster import compile_for_cluster  # noqa: PLC0415 - loads kfp
 
-    # one GPU is the default of a task that takes what it finds; a cluster books it only for a spec that says so itself
-    gpus = {
-        stage: section.num_gpus
-        for stage, section in (("train", spec.train), ("evaluate", spec.evaluate), ("inference", spec.inference))
-        if "num_gpus" in section.model_fields_set
-    }
-    compile_pipeline(path, resources=Resources(gpus=gpus), spec_text=open_text(spec))
+    compile_for_cluster(path, spec, cluster_file=cluster)
     print(path)
     return 0
 
 
 def _run(spec: Experiment, path: Path, *, jobs: int) -> int:
+    from pipelines.cluster import resources_of  # noqa: PLC0415 - loads kfp
     from pipelines.reid_pipeline import compile_pipeline  # noqa: PLC0415 - loads kfp
 
     started = time.monotonic()
@@ -166,7 +165,7 @@ def _run(spec: Experiment, path: Path, *, jobs: int) -> int:
             flush=True,
         )
         close_killed_runs(store.results_dir / "runs")
-        compile_pipeline(store.root / "pipeline.yaml")
+        compile_pipeline(store.root / "pipeline.yaml", resources=resources_of(spec, cluster={}))
         pipeline = ir.load(store.root / "pipeline.yaml")
         report = _run_tracked(pipeline, spec, path, store=store, tracking_uri=tracking_uri, jobs=jobs, lock=lock)
     print_summary(report, results_dir=store.results_dir, mlflow=_mlflow_command(tracking_uri), stream=sys.stdout)
@@ -199,6 +198,7 @@ def _run_tracked(
             "reid.results_dir": str(store.results_dir),
         },
         params=open_values(spec),
+        results_dir=store.results_dir,
     )
     record = RunRecord(store.results_dir / "runs", pid=os.getpid(), spec=str(path), mlflow_run_id=tracking.run_id)
     run = LocalRun(

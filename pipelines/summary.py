@@ -46,7 +46,7 @@ def print_summary(report: RunReport, *, results_dir: Path, mlflow: str, stream: 
     figures = {stage: task.outputs.metrics for stage, task in report.tasks.items()}
     console.print()
     if "mAP" in figures.get("evaluate", {}):
-        console.print(_retrieval(figures["evaluate"]))
+        console.print(retrieval_table(figures["evaluate"]))
         console.print()
     for rows in (_deployment(report.tasks, figures), _places(report.tasks, results_dir, mlflow)):
         width = max((len(what) for what, _ in rows), default=0)
@@ -76,7 +76,7 @@ def _key_figures(task: TaskReport) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in list(task.outputs.metrics.items())[:3])
 
 
-def _retrieval(metrics: Mapping[str, float]) -> Table:
+def retrieval_table(metrics: Mapping[str, float]) -> Table:
     """Percentages before and after training, plain and re-ranked."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("retrieval, %", no_wrap=True)

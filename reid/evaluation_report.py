@@ -7,7 +7,7 @@ from reid import plots, report
 from reid.matches import MatchRow
 from reid.plots import Curve, PairHistogram
 from reid.report import Thumbnails, Tile
-from reid.scoring import ThresholdRow
+from reid.scoring import RocRow, ThresholdRow
 
 SAMPLED_BUDGET_BYTES = 950_000
 HARDEST_BUDGET_BYTES = 450_000
@@ -34,6 +34,7 @@ class Evaluation:
     pairs: PairHistogram | None
     """None where no pair can be judged; then there are no thresholds either."""
     thresholds: Sequence[ThresholdRow]
+    roc: Sequence[RocRow]
     settings: Sequence[tuple[str, str]]
 
 

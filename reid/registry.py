@@ -14,7 +14,8 @@ import numpy as np
 
 from reid.contract import Contract
 from reid.files import copy_file
-from reid.tracking import StageRun, connect, reaching
+from reid.mlflow_store import connect, reaching
+from reid.tracking import StageRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -64,8 +65,8 @@ def register_model(
 
     It becomes `champion` if its parity holds and there is no champion, or its figure is above the champion's on the
     same data; otherwise `challenger`. The reason is a tag of the version and of the run. The signature is
-    (batch, C, H, W) -> (batch, D), float32. An encrypted ONNX stays encrypted in the store. Raises TrackingError where
-    the registry cannot be reached.
+    (batch, C, H, W) -> (batch, D), float32. An encrypted ONNX stays encrypted in the store. A retried stage registers
+    no second version. Raises TrackingError where the registry cannot be reached.
     """
     client = connect(run.tracking_uri)
     with reaching(run.tracking_uri), tempfile.TemporaryDirectory() as folder:
@@ -73,11 +74,14 @@ def register_model(
         for file, text in texts.items():
             (Path(folder) / file).write_text(text, encoding="utf-8")
         log = _log_encrypted if candidate.encrypted else _log_plain
-        version = log(run, client, name, candidate, Path(folder))
+        version = _version_of(client, run, name) or log(run, client, name, candidate, Path(folder))
         client.update_model_version(name, version, description=card)
         holder = client.get_registered_model(name).aliases.get(CHAMPION)
         incumbent = client.get_model_version(name, holder).tags if holder else {}
-        alias, reason = _contest(candidate, holder, incumbent)
+        if str(holder) == version:
+            alias, reason = CHAMPION, "an earlier attempt of this stage made it so"
+        else:
+            alias, reason = _contest(candidate, holder, incumbent)
         scores = {figure: repr(value) for figure, value in candidate.figures.items()}
         standing = {"fingerprint": candidate.fingerprint, "registered_as": alias, "reason": reason}
         for key, value in {**tags, **scores, **standing}.items():
@@ -86,6 +90,12 @@ def register_model(
     run.set_tags({"registry.version": f"{name}/{version}", "registry.alias": alias, "registry.reason": reason})
     logger.info("registered %s version %s as %s: %s", name, version, alias, reason)
     return Registration(name, version, alias, reason)
+
+
+def _version_of(client: "MlflowClient", run: StageRun, name: str) -> str | None:
+    """The version that an earlier attempt of this stage registered, if one did."""
+    found = client.search_model_versions(f"name = '{name}' and run_id = '{run.run_id}'")
+    return str(found[0].version) if found else None
 
 
 def _contest(candidate: Candidate, holder: str | None, incumbent: Mapping[str, str]) -> tuple[str, str]:

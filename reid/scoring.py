@@ -8,6 +8,7 @@ import io
 import logging
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,15 @@ class Scored:
     def ranking(self, kind: str) -> Ranking:
         """The ranking called "plain" or "reranked"."""
         return {"plain": self.plain, "reranked": self.reranked}[kind]
+
+
+class RocRow(NamedTuple):
+    """One point of a receiver operating curve."""
+
+    cosine: float
+    """Pairs at least this similar are accepted."""
+    true_match_rate: float
+    false_match_rate: float
 
 
 @dataclass(frozen=True)
@@ -169,6 +179,18 @@ def pair_histogram(found: Verification) -> PairHistogram:
         counts(found.true_match_rate, found.same_person_pairs),
         counts(found.false_match_rate, found.different_person_pairs),
     )
+
+
+def roc_rows(found: Verification, *, points: int) -> list[RocRow]:
+    """The receiver operating curve in at most `points` points, evenly spaced along its length, both ends included."""
+    steps = np.hypot(np.diff(found.false_match_rate), np.diff(found.true_match_rate))
+    length = np.concatenate([[0.0], steps.cumsum()])
+    chosen = np.unique(np.searchsorted(length, np.linspace(0, length[-1], points - 1)))
+    last = len(length) - 1
+    return [
+        RocRow(1 - float(found.thresholds[at]) / 2, float(found.true_match_rate[at]), float(found.false_match_rate[at]))
+        for at in dict.fromkeys([*chosen.tolist(), last])
+    ]
 
 
 def threshold_rows(found: Verification) -> list[ThresholdRow]:

@@ -40,7 +40,10 @@ def run_task(task: str, spec: Experiment) -> Outcome:
     with sole_task(folder, task), reported(folder / "status.json", task) as status, _disk_faults_told(folder):
         logger.info("%s: the results will be in %s", task, folder)
         _write_resolved(spec, folder / "experiment.yaml")
-        with stage_run(task) as run, epochs_reported(status, folder / "history.json", epochs=spec.train.num_epochs):
+        with (
+            stage_run(task, folder) as run,
+            epochs_reported(status, folder / "history.json", epochs=spec.train.num_epochs),
+        ):
             outcome = TASKS[task](spec, folder, run)
             run.log_outcome(outcome.metrics)
         status.succeeded(outcome.metrics, outcome.lines[0] if outcome.lines else "")

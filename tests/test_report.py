@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from reid import report
-from reid.evaluation_report import Evaluation, ThresholdRow, evaluation_page
+from reid.evaluation_report import Evaluation, RocRow, ThresholdRow, evaluation_page
 from reid.matches import Match, MatchRow
 from reid.plots import Curve, PairHistogram
 
@@ -40,6 +40,7 @@ def some_evaluation(path: str, *, rows: int = 2, ranks: int = 10, headline: str 
         hardest=some_rows(path, rows=8, ranks=8),
         pairs=PairHistogram(np.array([0.0, 1.0, 2.0]), np.array([3, 1]), np.array([1, 7])),
         thresholds=[ThresholdRow("best F1", 0.5, 0.75, 0.125, 0.9)],
+        roc=[RocRow(0.75, 0.75, 0.125)],
         settings=[("k1, k2, lambda_value", "20, 6, 0.3")],
     )
 

@@ -17,7 +17,7 @@ from reid.retrieval.metrics import evaluate
 from reid.retrieval.protocol import market_protocol
 from reid.retrieval.rerank import rerank
 from reid.retrieval.threshold import PairCounter, Verification
-from reid.scoring import has_match, pair_counter, pair_histogram, per_query_csv, score, threshold_rows
+from reid.scoring import has_match, pair_counter, pair_histogram, per_query_csv, roc_rows, score, threshold_rows
 from tests import reference
 
 SETTINGS = {"k1": 20, "k2": 6, "lambda_value": 0.3, "max_rank": 3}
@@ -206,3 +206,24 @@ def test_memory_grows_with_the_images_and_not_with_their_pairs(monkeypatch):
     few, many = peak_bytes(500, 1_500), peak_bytes(4_000, 12_000)
     assert many < 8 * few  # 8 times the images, 64 times the pairs
     assert many < 4 * 4_000 * 12_000 / 2  # half of one (Q, G) of float32
+
+
+def test_the_verification_curve_is_thinned_evenly_and_keeps_both_ends():
+    rng = np.random.default_rng(0)
+    angles = rng.uniform(0, 360, size=400)
+    rows = [(person, camera, float(angle)) for person, camera, angle in zip(range(400), [0, 1] * 200, angles)]
+    query = on_a_circle(*[(person % 20 + 1, 0, angle) for person, _, angle in rows[:100]])
+    gallery = on_a_circle(*[(person % 20 + 1, 1, angle) for person, _, angle in rows[100:]])
+    pairs = pair_counter(query, gallery)
+    score(query, gallery, k1=20, k2=6, lambda_value=0.3, max_rank=10, pairs=pairs)
+    found = pairs.verification()
+    assert len(found.thresholds) > 1000
+    curve = roc_rows(found, points=100)
+    assert 50 < len(curve) <= 100
+    assert (curve[0].true_match_rate, curve[0].false_match_rate) == (0.0, 0.0)
+    assert (curve[-1].true_match_rate, curve[-1].false_match_rate) == (1.0, 1.0)
+    cosines = [row.cosine for row in curve]
+    assert cosines == sorted(cosines, reverse=True)
+    # no gap is longer than two even steps of a curve that is at most 2 long
+    gaps = np.hypot(*np.diff([row[1:] for row in curve], axis=0).T)
+    assert gaps.max() <= 2 * 2 / 98

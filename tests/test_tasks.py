@@ -338,6 +338,6 @@ def test_a_full_disk_stops_the_export_and_the_engine_and_is_named(
     run_task("export", spec())
     engine = spec(f"gen_trt_engine.onnx_file={tmp_path}/m.onnx", f"gen_trt_engine.results_dir={full_disk}/results")
     assert refusal(ArtifactError, "gen_trt_engine", engine) == (
-        f"{full_disk}/results/model.engine: cannot be written\n  found: No space left on device"
+        f"{full_disk}/results/model.engine.candidate: cannot be written\n  found: No space left on device"
     )
     assert not list((full_disk / "results").glob("model.engine*"))

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from reid.errors import TrackingError
-from reid.tracking import PARENT, PipelineRun, StageRun, connect, open_pipeline_run, stage_run
+from reid.mlflow_store import PARENT, connect
+from reid.pipeline_run import PipelineRun, open_pipeline_run
+from reid.tracking import StageRun, stage_run
 
 
 @pytest.fixture
@@ -19,6 +21,7 @@ def pipeline(tmp_path: Path) -> PipelineRun:
         run_name="first",
         tags={"spec": "demo"},
         params={"re_ranking": {"k1": 20}, "results_dir": "/r"},
+        results_dir=tmp_path / "results",
     )
 
 
@@ -37,16 +40,17 @@ def test_a_pipeline_run_carries_the_flattened_spec(pipeline: PipelineRun) -> Non
 def test_a_stage_logs_to_its_nested_run_and_its_figures_reach_the_parent(
     pipeline: PipelineRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    run_id = pipeline.start_stage("evaluate")
+    run_id = pipeline.start_stage("evaluate", tmp_path / "stage")
     enter(pipeline, run_id, monkeypatch)
     picture = tmp_path / "cmc.svg"
     picture.write_text("<svg/>")
-    with stage_run("evaluate") as run:
+    with stage_run("evaluate", tmp_path / "stage") as run:
         assert run.active
         run.log_series("cmc", [0.5, 0.75])
         run.log_outcome({"mAP": 0.6})
         run.log_artifact(picture, "plots")
-    pipeline.finish_stage(run_id, "FINISHED")
+    pipeline.finish_stage(tmp_path / "stage", "FINISHED")
+    pipeline.finish("FINISHED")
     client = connect(pipeline.tracking_uri)
     nested = client.get_run(run_id)
     assert nested.data.tags[PARENT] == pipeline.run_id
@@ -58,10 +62,10 @@ def test_a_stage_logs_to_its_nested_run_and_its_figures_reach_the_parent(
 
 
 def test_training_figures_stand_on_the_parent_under_the_stage(
-    pipeline: PipelineRun, monkeypatch: pytest.MonkeyPatch
+    pipeline: PipelineRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    enter(pipeline, pipeline.start_stage("train"), monkeypatch)
-    with stage_run("train") as run:
+    enter(pipeline, pipeline.start_stage("train", tmp_path / "stage"), monkeypatch)
+    with stage_run("train", tmp_path / "stage") as run:
         run.log_metrics({"loss": 2.0}, step=1)
         run.log_metrics({"loss": 1.0}, step=2)
     history = connect(pipeline.tracking_uri).get_metric_history(pipeline.run_id, "train/loss")
@@ -79,28 +83,32 @@ def test_a_cached_stage_copies_its_figures_and_opens_no_run(pipeline: PipelineRu
     assert len(client.search_runs([pipeline.experiment_id])) == 1
 
 
-def test_without_a_named_server_nothing_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_named_server_nothing_is_logged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with stage_run("train") as run:
+    with stage_run("train", tmp_path) as run:
         assert not run.active
         run.log_metrics({"loss": 1.0}, 1)
         run.log_params({"a": 1})
         run.log_artifact(Path("nowhere"))
 
 
-def test_runs_of_a_killed_runner_are_closed_by_the_next(pipeline: PipelineRun) -> None:
+def test_runs_of_a_killed_runner_are_closed_by_the_next(pipeline: PipelineRun, tmp_path: Path) -> None:
     code = (
-        "import os, signal; from reid.tracking import open_pipeline_run\n"
-        f"store = {pipeline.tracking_uri!r}\n"
-        "run = open_pipeline_run(tracking_uri=store, experiment='tests', run_name='x', tags={}, params={})\n"
-        "print(run.run_id, run.start_stage('train'), flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+        "import os, signal; from reid.pipeline_run import open_pipeline_run\n"
+        "from pathlib import Path\n"
+        f"store, folder = {pipeline.tracking_uri!r}, Path({str(tmp_path / 'killed')!r})\n"
+        "run = open_pipeline_run("
+        "tracking_uri=store, experiment='tests', run_name='x', tags={}, params={}, results_dir=folder)\n"
+        "print(run.run_id, run.start_stage('train', folder), flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     orphan, nested = done.stdout.split()
     client = connect(pipeline.tracking_uri)
     assert client.get_run(orphan).info.status == "RUNNING"
-    open_pipeline_run(tracking_uri=pipeline.tracking_uri, experiment="tests", run_name="y", tags={}, params={})
+    open_pipeline_run(
+        tracking_uri=pipeline.tracking_uri, experiment="tests", run_name="y", tags={}, params={}, results_dir=tmp_path
+    )
     assert client.get_run(orphan).info.status == "KILLED"
     assert client.get_run(nested).info.status == "KILLED"
     assert client.get_run(pipeline.run_id).info.status == "RUNNING"
@@ -110,7 +118,7 @@ def test_a_store_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> No
     (tmp_path / "mlflow.db").write_bytes(b"this is no database, and long enough to be seen as such by sqlite" * 20)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     with pytest.raises(TrackingError, match=r"^MLflow at sqlite:///.*file is not a database"):
-        open_pipeline_run(tracking_uri=uri, experiment="tests", run_name="x", tags={}, params={})
+        open_pipeline_run(tracking_uri=uri, experiment="tests", run_name="x", tags={}, params={}, results_dir=tmp_path)
 
 
 def test_no_run_is_a_run_that_swallows(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from reid.files import replacing, require_writable
 from reid.matches import BEST, HARDEST, RANDOM, choose_queries, hardest_queries, match_rows
 from reid.plots import Curve
 from reid.retrieval.threshold import PairCounter
-from reid.scoring import Scored, has_match, pair_counter, pair_histogram, per_query_csv, score, threshold_rows
+from reid.scoring import Scored, has_match, pair_counter, pair_histogram, per_query_csv, roc_rows, score, threshold_rows
 from reid.sheet import matches_sheet
 from reid.spec import Experiment
 from reid.stages.agreement import require_agreement
@@ -32,6 +32,8 @@ from reid.tracking import StageRun
 logger = logging.getLogger(__name__)
 
 UNTRAINED = "untrained_embeddings.npz"
+ROC_POINTS = 100
+"""Of the verification curve in Kubeflow's user interface, which draws them all."""
 HARDEST_SHOWN, HARDEST_RANKS = 8, 8
 """Rows and columns of the report's second grid."""
 
@@ -77,7 +79,17 @@ def evaluate(spec: Experiment, *, dataset: Path, model: Path, results: Path, rep
     _write(report, evaluation_page(page))
     _draw(spec, page, results)
     _log(run, scored, results, report)
-    return Outcome(metrics, {"mAP": getattr(scored, headline).scores.mAP}, _lines(metrics, headline))
+    lines = _lines(metrics, headline)
+    return Outcome(metrics, {"mAP": getattr(scored, headline).scores.mAP}, lines, {"verification": _roc(page)})
+
+
+def _roc(page: Evaluation) -> dict[str, Any]:
+    """The verification curve as Kubeflow's user interface draws it."""
+    rows = [
+        {"confidenceThreshold": row.cosine, "recall": row.true_match_rate, "falsePositiveRate": row.false_match_rate}
+        for row in page.roc
+    ]
+    return {"confidenceMetrics": rows}
 
 
 def _require_matches(manifest: Manifest) -> None:
@@ -154,6 +166,7 @@ def _page(
         hardest=match_rows(hardest, nearest, scores, ranks=HARDEST_RANKS, **shown),
         pairs=pair_histogram(found) if found else None,
         thresholds=threshold_rows(found) if found else [],
+        roc=roc_rows(found, points=ROC_POINTS) if found else [],
         settings=_settings(spec, manifest, opened, scored, images_per_second),
     )
 

@@ -1,6 +1,7 @@
 """What a stage hands back besides the files it wrote."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -8,9 +9,10 @@ class Outcome:
     """Figures of a finished stage.
 
     metrics: flat, finite floats; mAP and rank-k as fractions of 1. parameters: the stage's declared output parameters.
-    lines: sentences for the closing summary, most important first.
+    lines: sentences for the closing summary, most important first. drawn: output -> what a user interface draws of it.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)
     parameters: dict[str, str | int | float] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
+    drawn: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -252,3 +252,81 @@ def test_the_command_of_the_images_runs_the_real_validate_stage_and_loads_neithe
     written = json.loads((tmp_path / "executor_output.json").read_text())
     assert set(written["artifacts"]) == {*names, "metrics"}
     assert set(written["parameterValues"]) == {"fingerprint", *slices}
+
+
+def test_what_the_user_interface_draws_is_metadata_and_no_port_of_the_stage(
+    tmp_path: Path, stage: Callable[[Callable[..., Outcome]], None]
+) -> None:
+    roc = {"confidenceMetrics": [{"confidenceThreshold": 0.5, "recall": 1.0, "falsePositiveRate": 0.1}]}
+
+    def evaluate(spec: Experiment, *, report: Path, run: StageRun, **_: Path) -> Outcome:
+        return Outcome({"mAP": 0.5}, {"mAP": 0.5}, [], {"verification": roc})
+
+    stage(evaluate)
+    ports = json.loads(executor_input(tmp_path))
+    where = str(tmp_path / "out" / "verification")
+    ports["outputs"]["artifacts"]["verification"] = listed("verification", where, "system.ClassificationMetrics")
+    assert main(["evaluate", "--executor-input", json.dumps(ports)]) == 0
+    written = json.loads((tmp_path / "kfp_outputs" / "output_metadata.json").read_text())
+    assert written["artifacts"]["verification"]["artifacts"][0]["metadata"] == roc
+
+
+@pytest.mark.parametrize(("gpus", "wanted"), [(0, 3), (4, 4)])
+def test_the_gpus_of_the_form_win_over_the_specs(
+    tmp_path: Path, stage: Callable[[Callable[..., Outcome]], None], gpus: int, wanted: int
+) -> None:
+    seen: list[int] = []
+
+    def evaluate(spec: Experiment, **_: object) -> Outcome:
+        seen.extend([spec.evaluate.num_gpus, spec.inference.num_gpus, spec.train.num_gpus])
+        return Outcome({"mAP": 0.5}, {"mAP": 0.5})
+
+    stage(evaluate)
+    ports = json.loads(executor_input(tmp_path, spec="evaluate: {num_gpus: 3}\ninference: {num_gpus: 3}\n"))
+    ports["inputs"]["parameterValues"]["embedding_gpus"] = gpus
+    assert main(["evaluate", "--executor-input", json.dumps(ports)]) == 0
+    assert seen == [wanted, wanted, 1]
+
+
+def test_a_retried_step_finds_on_the_work_volume_what_the_pod_before_left(
+    tmp_path: Path, stage: Callable[[Callable[..., Outcome]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REID_WORK_DIR", str(tmp_path / "work"))
+    monkeypatch.setenv("KFP_RUN_ID", "run-1")
+    attempts: list[list[str]] = []
+
+    def evaluate(spec: Experiment, *, results: Path, report: Path, run: StageRun, **_: Path) -> Outcome:
+        results.mkdir(parents=True, exist_ok=True)
+        attempts.append(sorted(path.name for path in results.iterdir()))
+        (results / f"checkpoint-{len(attempts)}").write_text("weights")
+        if len(attempts) == 1:
+            raise OSError("the node is gone")
+        report.write_text("<html>")
+        return Outcome({"mAP": 0.5}, {"mAP": 0.5})
+
+    stage(evaluate)
+    assert start(tmp_path / "pod-1") == 1
+    assert not (tmp_path / "pod-1" / "out" / "results").exists()
+    assert start(tmp_path / "pod-2") == 0
+    assert attempts == [[], ["checkpoint-1"]]
+    delivered = tmp_path / "pod-2" / "out"
+    assert sorted(path.name for path in (delivered / "results").iterdir()) == ["checkpoint-1", "checkpoint-2"]
+    assert (delivered / "report").read_text() == "<html>"
+    monkeypatch.setenv("KFP_RUN_ID", "run-2")
+    assert start(tmp_path / "pod-3") == 0
+    assert attempts[-1] == []  # another run of the pipeline begins anew
+
+
+def test_on_one_machine_the_work_volume_of_the_compiled_pipeline_is_passed_over(
+    tmp_path: Path, stage: Callable[[Callable[..., Outcome]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REID_WORK_DIR", str(tmp_path / "work"))
+    monkeypatch.delenv("KFP_RUN_ID", raising=False)
+
+    def evaluate(spec: Experiment, *, report: Path, **_: object) -> Outcome:
+        assert report == tmp_path / "out" / "report"
+        return Outcome({"mAP": 0.5}, {"mAP": 0.5})
+
+    stage(evaluate)
+    assert start(tmp_path) == 0
+    assert not (tmp_path / "work").exists()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from reid.tracking import PARENT, connect
+from reid.mlflow_store import CONTINUED, PARENT, connect
 
 SPEC = """
 results_dir: {folder}/results
@@ -170,6 +170,13 @@ def test_a_training_that_was_cut_short_is_continued(workplace: Workplace, number
     continued = re.search(r"continuing from epoch (\d+) of 30", log.read_text())
     assert continued is not None
     assert int(continued[1]) >= 3
+    client = connect(workplace.tracking_uri)
+    places = [client.get_experiment_by_name("e2e").experiment_id]
+    parent = json.loads(sorted((results / "runs").glob("*.json"))[-1].read_text())["mlflow_run_id"]
+    (run,) = client.search_runs(places, f"tags.`{PARENT}` = '{parent}' and tags.stage = 'train'")
+    assert run.data.tags[CONTINUED]
+    for run_id, name in ((run.info.run_id, "train_loss"), (parent, "train/train_loss")):
+        assert sorted(row.step for row in client.get_metric_history(run_id, name)) == list(range(1, 31))
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from pipelines.display import Display
 from pipelines.local_runner import LocalRun, RunReport
 from pipelines.processes import Processes
 from pipelines.run_record import RunRecord, close_killed_runs, sole_runner
-from reid.tracking import PipelineRun
+from reid.pipeline_run import PipelineRun
 
 STAGES = ("make", "left", "right", "join")
 ENTRY = '''"""The entry of the small repository."""

@@ -14,7 +14,7 @@ import pytest
 from pipelines.local_runner import RunReport
 from pipelines.run_record import sole_runner
 from reid.errors import PipelineError
-from reid.tracking import open_pipeline_run
+from reid.pipeline_run import open_pipeline_run
 from tests.pipelines.mini import MiniRepository
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -231,7 +231,14 @@ def test_every_stage_that_ran_has_a_nested_mlflow_run(repository: MiniRepository
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
 
     def run(**specs: dict[str, object]) -> RunReport:
-        tracking = open_pipeline_run(tracking_uri=uri, experiment="mini", run_name="mini", tags={}, params={"k": 1})
+        tracking = open_pipeline_run(
+            tracking_uri=uri,
+            experiment="mini",
+            run_name="mini",
+            tags={},
+            params={"k": 1},
+            results_dir=repository.results,
+        )
         report = repository.run(tracking=tracking, **specs)  # type: ignore[arg-type]
         tracking.finish("FINISHED" if report.exit_status == 0 else "FAILED")
         return report

@@ -29,7 +29,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 stage, ports = sys.argv[1], json.loads(sys.argv[3])
-given = dict(ports["inputs"].get("parameterValues", {}))
+given = ports["inputs"].get("parameterValues", {})
+kfps_own = {name for name in given if name.startswith("pipelinechannel--")} | {"accelerator_count"}  # no ports
+given = {name: value for name, value in given.items() if name not in kfps_own}
 for name, listed in sorted(ports["inputs"].get("artifacts", {}).items()):
     given[name] = Path(listed["artifacts"][0]["uri"]).read_text()
 outputs, written = ports["outputs"], {}
@@ -67,7 +69,12 @@ def test_compiling_twice_gives_the_same_bytes_in_valid_yaml(compiled: Path, tmp_
         ["components", "deploymentSpec", "pipelineInfo", "root", "schemaVersion", "sdkVersion"],
         ["platforms"],
     ]
-    assert ir.load(compiled).defaults == {"spec": "a: 1\nb: 2\n"}
+    assert ir.load(compiled).defaults == {
+        "spec": "a: 1\nb: 2\n",
+        "data_claim": "reid-data",
+        "gpus": 0,
+        "embedding_gpus": 0,
+    }
 
 
 def test_kfp_itself_reads_the_compiled_file(compiled: Path) -> None:
@@ -105,7 +112,7 @@ def test_the_ports_are_those_of_the_stages(compiled: Path) -> None:
     } == {
         "validate": {"dataset": "Dataset", "report": "HTML", "summary": "Markdown", "findings": "Artifact"},
         "train": {"model": "Model", "report": "HTML"},
-        "evaluate": {"results": "Artifact", "report": "HTML"},
+        "evaluate": {"results": "Artifact", "report": "HTML", "verification": "ClassificationMetrics"},
         "inference": {"embeddings": "Artifact"},
         "export": {"onnx": "Model", "parity": "Artifact"},
         "gen_trt_engine": {"engine": "Model"},
@@ -136,7 +143,7 @@ def test_every_later_stage_takes_its_own_slice_and_the_fingerprint_and_only_vali
 def test_the_form_of_the_kubeflow_ui_is_explained(compiled: Path) -> None:
     document = next(iter(yaml.safe_load_all(compiled.read_text())))
     assert document["root"]["inputDefinitions"]["parameters"]["spec"]["description"] == (
-        "The experiment spec, as YAML text."
+        "The experiment spec, as YAML text. Its data set folders lie below the mounted volume."
     )
     for component in document["components"].values():
         ports = [
@@ -150,10 +157,10 @@ def test_the_form_of_the_kubeflow_ui_is_explained(compiled: Path) -> None:
 
 
 def test_a_gpu_is_booked_for_the_stages_that_ask_and_never_for_another(tmp_path: Path) -> None:
-    asked = {"train": 4, "evaluate": 1, "export": 1, "validate": 1}
-    compile_pipeline(tmp_path / "pipeline.yaml", resources=Resources(gpus=asked), spec_text="")
+    compile_pipeline(tmp_path / "pipeline.yaml", resources=Resources(gpus=4, embedding_gpus=1), spec_text="")
     tasks = tasks_of(tmp_path / "pipeline.yaml")
-    assert {stage: task.gpus for stage, task in tasks.items() if task.gpus} == {"train": 4, "evaluate": 1}
+    asked = {stage: task.gpus for stage, task in tasks.items() if task.gpus}
+    assert asked == {"train": 4, "evaluate": 1, "inference": 1}
 
 
 def test_the_platform_spec_has_shared_memory_and_the_data_volume(compiled: Path) -> None:
@@ -259,7 +266,7 @@ def test_kfps_docker_runner_accepts_the_pipeline_and_agrees_with_ours(
 
 def test_what_a_stage_gives_arrives_where_the_graph_says(repository: Path, compiled: Path, tmp_path: Path) -> None:
     folders = run_here(repository, compiled, tmp_path / "ours")
-    manifest = "validate.dataset of (spec=the spec)"
+    manifest = "validate.dataset of (embedding_gpus=0, gpus=0, spec=the spec)"
     model = f"train.model of (dataset={manifest}, fingerprint=validate.fingerprint, spec=validate.train_spec)"
     assert (folders["train"] / "model").read_text() == model
     assert (folders["evaluate"] / "results").read_text() == (

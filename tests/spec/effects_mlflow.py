@@ -6,8 +6,10 @@ from typing import Any
 
 import yaml
 
+from reid.mlflow_store import connect
+from reid.pipeline_run import open_pipeline_run
 from reid.stages.register import register
-from reid.tracking import StageRun, connect, open_pipeline_run
+from reid.tracking import stage_run
 from tests.spec.effects_deploy import exported
 from tests.spec.lab import BASE, Lab
 
@@ -53,23 +55,28 @@ def mlflow_tags(lab: Lab) -> None:
 
 def mlflow_registered_model(lab: Lab) -> None:
     folder, uri = lab.folder, f"sqlite:///{lab.root}/mlflow.db"
-    pipeline = open_pipeline_run(tracking_uri=uri, experiment="registry", run_name="one", tags={}, params={})
-    run = StageRun("register", connect(uri), pipeline.start_stage("register"), uri)
+    pipeline = open_pipeline_run(
+        tracking_uri=uri, experiment="registry", run_name="one", tags={}, params={}, results_dir=folder
+    )
+    pipeline.start_stage("register", folder)
+    lab.patch.setenv("MLFLOW_TRACKING_URI", uri)
     figures = dict.fromkeys(("mAP", "rank1", "reranked_mAP", "reranked_rank1"), 0.5)
     (folder / "metrics.json").write_text(json.dumps({"headline": "plain", **figures}))
     (folder / "build.json").write_text(json.dumps({"built": False, "reason": "a test"}))
-    register(
-        lab.spec("mlflow.registered_model=my-model"),
-        fingerprint="drawn",
-        model=folder,
-        results=folder,
-        onnx=exported(lab),
-        parity=exported(lab).parent / "parity.json",
-        engine=folder,
-        registration=folder / "registration.json",
-        run=run,
-    )
-    assert connect(uri).get_registered_model("my-model").aliases.keys() == {"champion"}
+    for _ in ("once", "retried"):
+        with stage_run("register", folder) as run:
+            register(
+                lab.spec("mlflow.registered_model=my-model"),
+                fingerprint="drawn",
+                model=folder,
+                results=folder,
+                onnx=exported(lab),
+                parity=exported(lab).parent / "parity.json",
+                engine=folder,
+                registration=folder / "registration.json",
+                run=run,
+            )
+    assert connect(uri).get_registered_model("my-model").aliases == {"champion": 1}
 
 
 MLFLOW: dict[str, Callable[[Lab], None]] = {

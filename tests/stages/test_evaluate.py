@@ -11,13 +11,15 @@ from reid.data.market1501 import JUNK, Manifest, list_folder
 from reid.deploy.onnx_export import export_onnx
 from reid.embeddings import Embeddings
 from reid.errors import DatasetError
+from reid.mlflow_store import connect
 from reid.model.checkpoint import load_model, save_model
 from reid.model.embedder import build_embedder
+from reid.pipeline_run import open_pipeline_run
 from reid.spec import Experiment, load_spec
 from reid.stages.evaluate import evaluate
 from reid.stages.gen_trt_engine import gen_trt_engine
 from reid.stages.outcome import Outcome
-from reid.tracking import StageRun, connect, open_pipeline_run, stage_run
+from reid.tracking import StageRun, stage_run
 from tests.drawn_persons import write_persons
 from tests.networks import network_settings
 from tests.small_market import FOLDERS, write_image, write_market
@@ -230,12 +232,17 @@ def test_a_gallery_without_any_match_is_a_data_error_before_anything_is_embedded
 @pytest.mark.slow
 def test_mlflow_gets_both_cmc_curves_and_the_report(workplace, monkeypatch):
     pipeline = open_pipeline_run(
-        tracking_uri=f"sqlite:///{workplace}/mlflow.db", experiment="tests", run_name="one", tags={}, params={}
+        tracking_uri=f"sqlite:///{workplace}/mlflow.db",
+        experiment="tests",
+        run_name="one",
+        tags={},
+        params={},
+        results_dir=workplace,
     )
-    run_id = pipeline.start_stage("evaluate")
+    run_id = pipeline.start_stage("evaluate", workplace / "evaluate")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", pipeline.tracking_uri)
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
-    with stage_run("evaluate") as run:
+    with stage_run("evaluate", workplace / "evaluate") as run:
         run_evaluate(workplace, run=run)
     client = connect(pipeline.tracking_uri)
     for name in ("cmc", "reranked_cmc"):

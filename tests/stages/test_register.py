@@ -9,10 +9,14 @@ import pytest
 
 from reid.contract import Contract
 from reid.errors import ArtifactError
+from reid.journal import Address
+from reid.mlflow_store import connect
+from reid.outbox import Outbox
+from reid.pipeline_run import open_pipeline_run
 from reid.secure import decrypt
 from reid.spec import load_spec
 from reid.stages.register import register
-from reid.tracking import StageRun, connect, open_pipeline_run
+from reid.tracking import StageRun
 from tests.exporting import exported, images
 
 FIGURES = {"mAP": 0.5, "rank1": 0.6, "reranked_mAP": 0.7, "reranked_rank1": 0.8}
@@ -24,7 +28,7 @@ class Registry:
     def __init__(self, folder: Path, onnx: Path) -> None:
         self.folder, self.onnx = folder, onnx
         self.uri = f"sqlite:///{folder}/mlflow.db"
-        self.client = connect(self.uri)
+        self.client, self.runs = connect(self.uri), 0
         sha256 = hashlib.sha256(onnx.read_bytes()).hexdigest()
         self.parity = {
             "passed": True, "worst_cosine": 0.99999, "images": 9, "checkpoint": "reid_model_best.pth",
@@ -33,8 +37,12 @@ class Registry:
         self.build = {"built": True, "package": "tensorrt", "version": "11.4", "onnx_sha256": sha256}
 
     def run(self) -> StageRun:
-        pipeline = open_pipeline_run(tracking_uri=self.uri, experiment="e", run_name="r", tags={}, params={})
-        return StageRun("register", self.client, pipeline.start_stage("register"), self.uri)
+        self.runs += 1
+        folder = self.folder / f"run{self.runs}"
+        pipeline = open_pipeline_run(
+            tracking_uri=self.uri, experiment="e", run_name="r", tags={}, params={}, results_dir=folder
+        )
+        return StageRun(Outbox(folder, Address(self.uri, "register", pipeline.start_stage("register", folder))))
 
     def add(
         self, *overrides: str, fingerprint: str = "these images", headline: str = "plain", run=None,
@@ -119,6 +127,7 @@ def test_a_version_has_all_that_a_user_of_it_needs_and_where_it_comes_from(regis
 
     run = registry.run()
     registry.add("model.feat_dim=16", run=run)
+    run.close()
     tags = registry.client.get_run(run.run_id).data.tags
     assert (tags["registry.version"], tags["registry.alias"]) == ("m/1", "champion")
     assert tags["registry.reason"] == "the first version whose parity holds"

@@ -12,9 +12,10 @@ from reid.data.sampler import EpochSteps
 from reid.embeddings import Embeddings
 from reid.errors import ArtifactError, DatasetError, TrainingError
 from reid.model.checkpoint import load_model
+from reid.pipeline_run import open_pipeline_run
 from reid.stages.outcome import Outcome
 from reid.stages.train import train
-from reid.tracking import StageRun, open_pipeline_run
+from reid.tracking import StageRun, stage_run
 from tests.drawn_persons import small_spec, write_persons
 
 
@@ -258,22 +259,24 @@ def test_the_ways_to_train_train(folder, tmp_path, overrides):
 
 
 @pytest.mark.slow
-def test_the_curves_and_the_account_of_the_weights_reach_mlflow(trained, folder, tmp_path):
+def test_the_curves_and_the_account_of_the_weights_reach_mlflow(trained, folder, tmp_path, monkeypatch):
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    pipeline = open_pipeline_run(tracking_uri=uri, experiment="reid", run_name="one", tags={}, params={})
-    client, run_id = MlflowClient(tracking_uri=uri), pipeline.start_stage("train")
-    stage = StageRun("train", client, run_id, uri)
-    own = ["model.pretrain_choice=self", f"model.pretrained_model_path={trained[0] / 'model_epoch_000.pth'}"]
-    train(
-        small_spec(folder, "train.num_epochs=4", *own),
-        dataset=folder / "data/dataset.json",
-        model=tmp_path / "model",
-        report=tmp_path / "report.html",
-        run=stage,
+    pipeline = open_pipeline_run(
+        tracking_uri=uri, experiment="reid", run_name="one", tags={}, params={}, results_dir=tmp_path
     )
-    stage.flush()
+    client, run_id = MlflowClient(tracking_uri=uri), pipeline.start_stage("train", tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    own = ["model.pretrain_choice=self", f"model.pretrained_model_path={trained[0] / 'model_epoch_000.pth'}"]
+    with stage_run("train", tmp_path) as stage:
+        train(
+            small_spec(folder, "train.num_epochs=4", *own),
+            dataset=folder / "data/dataset.json",
+            model=tmp_path / "model",
+            report=tmp_path / "report.html",
+            run=stage,
+        )
     weights = client.get_run(run_id).data.params["weights"]
     assert re.fullmatch(
         r"weights of this project: matched \d\d+ \(0 reshaped\), missing 0, unexpected 0; backbone 100%", weights

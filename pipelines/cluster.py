@@ -1,0 +1,108 @@
+"""The pipeline as a cluster gets it: resources from the spec and from a file of the cluster, folders on volumes.
+
+The file (`make compile CLUSTER=cluster.yaml`) holds fields of `pipelines.resources.Resources` as YAML: memory, claims,
+node selectors, tolerations, secrets, time-outs.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from pipelines.resources import Resources
+from reid.errors import PipelineError
+from reid.spec import Experiment
+from reid.spec.secret import open_values
+
+FROM_THE_SPEC = {"gpus", "embedding_gpus", "cached"}
+"""Fields of the resources that are no matter of the cluster."""
+RESULTS = "/tmp/reid"
+"""Where a pod keeps what is not handed on: decoded images, mostly."""
+PATHS = (
+    "dataset.train_dataset_dir",
+    "dataset.query_dataset_dir",
+    "dataset.test_dataset_dir",
+    "dataset.synthetic.root",
+    "model.pretrained_model_path",
+)
+"""Fields of the spec that name files of the data volume."""
+
+
+def read_cluster(path: Path | None) -> dict[str, Any]:
+    """The fields of the cluster's file; PipelineError where one is unknown or of another kind."""
+    if path is None:
+        return {}
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise PipelineError(f"{path}: {str(error).splitlines()[0]}\n  want: a YAML file of the cluster") from None
+    fields = {field.name: field for field in dataclasses.fields(Resources) if field.name not in FROM_THE_SPEC}
+    if not isinstance(values, dict):
+        raise PipelineError(f"{path}: found a {type(values).__name__}\n  want: fields as `memory: 32G`")
+    defaults = Resources()
+    for name, value in values.items():
+        if name not in fields:
+            raise PipelineError(f"{path}: unknown field {name!r}\n  want: some of {', '.join(sorted(fields))}")
+        kind = {tuple: list}.get(type(getattr(defaults, name)), type(getattr(defaults, name)))
+        if not isinstance(value, kind):
+            raise PipelineError(f"{path}: {name}: found {value!r}\n  want: a {kind.__name__}")
+    return values
+
+
+def resources_of(spec: Experiment, *, cluster: Mapping[str, Any], cached: bool = True) -> Resources:
+    """What one compiled pipeline asks for. `cluster` is a cluster's file as `read_cluster` reads it.
+
+    One GPU is the default of a task that takes what it finds; a cluster books it only for a spec that says so itself.
+    """
+    train, evaluate, inference = spec.train, spec.evaluate, spec.inference
+    asked = {
+        "train": train.num_gpus if "num_gpus" in train.model_fields_set else 0,
+        "evaluate": evaluate.num_gpus if "num_gpus" in evaluate.model_fields_set else 0,
+        "inference": inference.num_gpus if "num_gpus" in inference.model_fields_set else 0,
+    }
+    embedding = max(asked["evaluate"], asked["inference"])
+    return Resources(gpus=asked["train"], embedding_gpus=embedding, cached=cached, **cluster)
+
+
+def named_by_digest(*images: str) -> bool:
+    """Whether every image is fixed; KFP's cache takes one name for one image."""
+    return all("@sha256:" in image for image in images)
+
+
+def spec_on_cluster(spec: Experiment, data_path: str) -> str:
+    """The spec as YAML, its relative folders on the data volume: data/market1501/query -> /data/market1501/query."""
+    values = open_values(spec)
+    values["results_dir"] = RESULTS
+    for field in PATHS:
+        *sections, name = field.split(".")
+        part = values
+        for section in sections:
+            part = part.get(section) or {}
+        if part.get(name):
+            part[name] = _on_volume(str(part[name]), data_path)
+    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def _on_volume(path: str, data_path: str) -> str:
+    parts = PurePosixPath(path).parts
+    return path if path.startswith("/") else str(PurePosixPath(data_path, *parts[parts[0] == "data" :]))
+
+
+def compile_for_cluster(path: Path, spec: Experiment, *, cluster_file: Path | None) -> Resources:
+    """Writes the compiled pipeline that a cluster runs; without KFP's cache where an image is not named by digest."""
+    from components.images import REID, TENSORRT  # noqa: PLC0415 - read from the environment now
+    from pipelines.reid_pipeline import compile_pipeline  # noqa: PLC0415 - loads kfp
+
+    pinned = named_by_digest(REID, TENSORRT)
+    if not pinned:
+        print(
+            "note: REID_IMAGE and REID_TRT_IMAGE name no digest (@sha256:…), so Kubeflow's cache is off:"
+            " it could not tell a new image from an old one",
+            file=sys.stderr,
+        )
+    resources = resources_of(spec, cluster=read_cluster(cluster_file), cached=pinned)
+    compile_pipeline(path, resources=resources, spec_text=spec_on_cluster(spec, resources.data_path))
+    return resources

@@ -1,0 +1,132 @@
+"""What `make compile` fixes for a cluster: resources, places, secrets, caching; read from the compiled YAML."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components import images
+from pipelines import ir
+from pipelines.cluster import named_by_digest, read_cluster
+from pipelines.run import main
+from reid.errors import PipelineError
+
+CLUSTER = """
+memory: 32G
+shared_memory: 8Gi
+data_claim: my-data
+work_claim: my-work
+node_selector: {zone: a}
+gpu_node_selector: {gpu: h100}
+tolerations:
+  - {key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}
+secrets: {my-secret: {password: MLFLOW_TRACKING_PASSWORD}}
+pull_secrets: [registry]
+timeouts: {train: 86400}
+"""
+
+
+def compiled(tmp_path: Path, *arguments: str, spec: str = "market") -> tuple[dict[str, Any], dict[str, Any]]:
+    target = tmp_path / "pipeline.yaml"
+    assert main(["--spec", spec, "--compile-only", str(target), *arguments]) == 0
+    pipeline, platform = yaml.safe_load_all(target.read_text())
+    return pipeline, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+
+def test_the_form_has_a_usable_default_and_a_description_for_every_parameter(tmp_path: Path) -> None:
+    pipeline, _ = compiled(tmp_path)
+    form = pipeline["root"]["inputDefinitions"]["parameters"]
+    assert {name: entry["defaultValue"] for name, entry in form.items() if name != "spec"} == {
+        "data_claim": "reid-data",
+        "gpus": 1.0,
+        "embedding_gpus": 1.0,
+    }
+    assert all(entry["description"] for entry in form.values())
+    spec = yaml.safe_load(form["spec"]["defaultValue"])
+    assert spec["dataset"]["query_dataset_dir"] == "/data/market1501/query"
+    assert spec["results_dir"] == "/tmp/reid"
+
+
+def test_gpus_are_the_forms_and_no_other_stage_asks_for_any(tmp_path: Path) -> None:
+    pipeline, _ = compiled(tmp_path, "train.num_gpus=4")
+    asked = {
+        name.removeprefix("exec-"): executor["container"]["resources"]["accelerator"]["resourceCount"]
+        for name, executor in pipeline["deploymentSpec"]["executors"].items()
+        if "accelerator" in executor["container"]["resources"]
+    }
+    assert asked == {
+        "train": "{{$.inputs.parameters['pipelinechannel--gpus']}}",
+        "evaluate": "{{$.inputs.parameters['pipelinechannel--embedding_gpus']}}",
+        "inference": "{{$.inputs.parameters['pipelinechannel--embedding_gpus']}}",
+    }
+    tasks = {task.stage: task.gpus for task in ir.load(tmp_path / "pipeline.yaml").tasks}
+    assert {stage: gpus for stage, gpus in tasks.items() if gpus} == {"train": 4, "evaluate": 1, "inference": 1}
+
+
+def test_the_clusters_file_decides_nodes_memory_volumes_secrets_and_times(tmp_path: Path) -> None:
+    (tmp_path / "cluster.yaml").write_text(CLUSTER)
+    pipeline, platform = compiled(tmp_path, "--cluster", str(tmp_path / "cluster.yaml"))
+    train, export = platform["exec-train"], platform["exec-export"]
+    assert train["nodeSelector"]["labels"] == {"zone": "a", "gpu": "h100"}
+    assert export["nodeSelector"]["labels"] == {"zone": "a"}
+    assert train["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert train["emptyDirMounts"][0]["sizeLimit"] == "8Gi"
+    assert [mount["mountPath"] for mount in train["pvcMount"]] == ["/data", "/work"]
+    assert train["pvcMount"][1]["constant"] == "my-work"
+    assert pipeline["root"]["inputDefinitions"]["parameters"]["data_claim"]["defaultValue"] == "my-data"
+    assert (train["activeDeadlineSeconds"], export["activeDeadlineSeconds"]) == ("86400", "7200")
+    assert [(entry["secretName"], entry["optional"]) for entry in train["secretAsEnv"]] == [("my-secret", True)]
+    assert train["imagePullSecret"][0]["secretName"] == "registry"
+    memory = pipeline["deploymentSpec"]["executors"]["exec-export"]["container"]["resources"]
+    assert memory["resourceMemoryLimit"] == "32G"
+
+
+def test_stages_know_their_run_and_where_mlflow_is_and_those_on_the_network_are_retried(tmp_path: Path) -> None:
+    pipeline, platform = compiled(tmp_path)
+    for executor in platform.values():
+        assert executor["fieldPathAsEnv"] == [{"name": "KFP_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}]
+        assert executor["configMapAsEnv"][0]["keyToEnv"] == [
+            {"configMapKey": "tracking-uri", "envVar": "MLFLOW_TRACKING_URI"}
+        ]
+        assert int(executor["activeDeadlineSeconds"]) >= 3600
+    retried = {
+        name: task["retryPolicy"] for name, task in pipeline["root"]["dag"]["tasks"].items() if "retryPolicy" in task
+    }
+    policy = {"maxRetryCount": 2, "backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": "600s"}
+    assert retried == {"train": policy, "register": policy}
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_kubeflows_cache_is_used_only_for_images_named_by_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], pinned: bool
+) -> None:
+    digest = "registry/reid@sha256:" + 64 * "0"
+    for name in ("REID", "TENSORRT"):
+        monkeypatch.setattr(images, name, digest if pinned else "registry/reid:latest")
+    pipeline, _ = compiled(tmp_path)
+    caching = {
+        name: task["cachingOptions"].get("enableCache", False)
+        for name, task in pipeline["root"]["dag"]["tasks"].items()
+    }
+    assert caching.pop("validate") is False
+    assert set(caching.values()) == {pinned}
+    assert ("name no digest" in capsys.readouterr().err) is not pinned
+    assert named_by_digest(digest, digest) and not named_by_digest(digest, "reid:1")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("memroy: 3G", "unknown field 'memroy'\n  want: some of "),
+        ("gpus: 3", "unknown field 'gpus'\n  want: some of "),
+        ("tolerations: {key: x}", "tolerations: found {'key': 'x'}\n  want: a list"),
+        ("- memory", "found a list\n  want: fields as `memory: 32G`"),
+    ],
+)
+def test_a_mistake_in_the_clusters_file_is_told(tmp_path: Path, text: str, wanted: str) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text(text)
+    with pytest.raises(PipelineError) as caught:
+        read_cluster(file)
+    assert str(caught.value).startswith(f"{file}: {wanted}")
