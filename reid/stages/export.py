@@ -67,7 +67,11 @@ def export(spec: Experiment, *, dataset: Path, model: Path, onnx: Path, parity: 
     limits = Limits(section.min_cosine, section.max_mAP_drop, section.max_rank1_drop)
     objections = found.objections(limits, section="export")
     report = {"passed": not objections, **asdict(limits), **_report(section, found, sample, candidate)}
-    report |= {"checkpoint": checkpoint.name, "encrypted": key is not None}
+    report |= {
+        "checkpoint": checkpoint.name,
+        "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "encrypted": key is not None,
+    }
     if section.data_type == "FP32":
         report["fp16"] = _in_half(loaded, candidate, sample)
     with replacing(parity) as partial:

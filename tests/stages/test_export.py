@@ -1,3 +1,4 @@
+import hashlib
 import json
 import logging
 from importlib.metadata import version
@@ -80,6 +81,8 @@ def test_the_onnx_is_written_and_proved_on_query_images(dataset, checkpoint, cap
     assert (report["torch"], report["onnxruntime"]) == (version("torch"), version("onnxruntime"))
     assert (report["torch_retrieval"], report["onnx_retrieval"]) == (None, None)
     assert report["checkpoint"] == "reid_model_best.pth"
+    content = (checkpoint / "reid_model_best.pth").read_bytes()
+    assert report["checkpoint_sha256"] == hashlib.sha256(content).hexdigest()
     assert len(report["worst"]) == 5
     assert report["worst"][0]["cosine"] == report["worst_cosine"]
     assert 0.99999 < report["worst_cosine"] <= report["mean_cosine"] <= 1
