@@ -173,11 +173,11 @@ def _outcome(report: dict[str, Any], onnx: Path) -> Outcome:
         metrics["parity_fp16_worst_cosine"] = fp16["worst_cosine"]
         in_half = f" (in FP16 {fp16['worst_cosine']:.6f})"
     if before:
-        metrics |= _drops(before, after, "parity_") | (
-            _drops(before, fp16["onnx_retrieval"], "parity_fp16_") if fp16 else {}
-        )
+        metrics |= _drops(before, after, "parity_")
         ranked = f"; mAP {100 * after['mAP']:.2f} for torch's {100 * before['mAP']:.2f}"
-        ranked += f" (in FP16 {100 * fp16['onnx_retrieval']['mAP']:.2f})" if fp16 else ""
+    if before and fp16:
+        metrics |= _drops(before, fp16["onnx_retrieval"], "parity_fp16_")
+        ranked += f" (in FP16 {100 * fp16['onnx_retrieval']['mAP']:.2f})"
     kind = report["data_type"] + (", encrypted" if report["encrypted"] else "")
     return Outcome(
         metrics=metrics,
