@@ -78,20 +78,41 @@ class Comparison:
         return found
 
 
-def compare_models(reference: Network, candidate: Network, sample: Sample, *, contract: Contract) -> Comparison:
-    """Both models on the sample in batches, the candidate on some images one by one too."""
-    expected = _embedded(reference, sample, contract, "the reference")
-    found = _embedded(candidate, sample, contract, "the model compared")
+Embedded = tuple[Embeddings, Embeddings]
+"""Of a sample: of the query images, of the gallery images."""
+
+
+def embed_sample(network: Network, sample: Sample, *, contract: Contract, what: str) -> Embedded:
+    """The sample's embeddings; `what` names the network in progress lines."""
+    query, gallery = (
+        embed(split, pixels, network, contract=contract, batch_size=BATCH_SIZE, what=f"{what}: {name}")
+        for name, split, pixels in (
+            ("query", sample.query, sample.query_pixels),
+            ("gallery", sample.gallery, sample.gallery_pixels),
+        )
+    )
+    return query, gallery
+
+
+def compare(reference: Embedded, candidate: Network, sample: Sample, *, contract: Contract, what: str) -> Comparison:
+    """The candidate on the sample in batches, and on some images one by one, against the reference's embeddings."""
+    found = embed_sample(candidate, sample, contract=contract, what=what)
     single = np.isin(np.arange(len(sample.query)), evenly(range(len(sample.query)), ONE_BY_ONE))
     alone = embed(
-        sample.query, sample.query_pixels, candidate, contract=contract, batch_size=1, what="one by one", keep=single
+        sample.query,
+        sample.query_pixels,
+        candidate,
+        contract=contract,
+        batch_size=1,
+        what=f"{what}: one by one",
+        keep=single,
     )
     rows = [*range(len(sample)), *np.flatnonzero(single).tolist()]
-    before, after = (Embeddings.joined(*part) for part in (expected, found))
+    before, after = Embeddings.joined(*reference), Embeddings.joined(*found)
     return Comparison(
         parity(before.vectors[rows], np.concatenate([after.vectors, alone.vectors])),
         [before.paths[row] for row in rows],
-        _retrieval(*expected),
+        _retrieval(*reference),
         _retrieval(*found),
     )
 
@@ -105,16 +126,6 @@ def compare_vectors(
         for network, what in ((reference, "the reference"), (candidate, "the model compared"))
     ]
     return parity(*vectors)
-
-
-def _embedded(network: Network, sample: Sample, contract: Contract, what: str) -> tuple[Embeddings, Embeddings]:
-    return tuple(  # type: ignore[return-value]
-        embed(split, pixels, network, contract=contract, batch_size=BATCH_SIZE, what=f"{what}: {name}")
-        for name, split, pixels in (
-            ("query", sample.query, sample.query_pixels),
-            ("gallery", sample.gallery, sample.gallery_pixels),
-        )
-    )
 
 
 def _retrieval(query: Embeddings, gallery: Embeddings) -> Retrieval | None:

@@ -6,16 +6,16 @@ import logging
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from reid.data.market1501 import Manifest, Split
-from reid.deploy.comparison import BATCH_SIZE, Comparison, Limits, compare_models, compare_vectors
+from reid.data.market1501 import Manifest
+from reid.deploy.comparison import BATCH_SIZE, Comparison, Limits, Retrieval, compare, embed_sample
 from reid.deploy.comparison_page import comparison_page
 from reid.deploy.half import to_half
 from reid.deploy.onnx import OnnxModel, read_onnx
 from reid.deploy.onnx_export import export_onnx
 from reid.deploy.parity import Parity
-from reid.deploy.sample import Sample, evenly, open_sample
+from reid.deploy.sample import Sample, open_sample
 from reid.deploy.tensorrt import trtexec_line
 from reid.errors import ArtifactError, SpecError
 from reid.files import copy_file, replacing
@@ -27,13 +27,8 @@ from reid.stages.inference import find_checkpoint
 from reid.stages.outcome import Outcome
 from reid.tracking import StageRun
 
-if TYPE_CHECKING:
-    from reid.model.checkpoint import LoadedModel
-
 logger = logging.getLogger(__name__)
 
-IMAGES_IN_FP16 = 32
-"""Query images compared after conversion to FP16, where the ONNX itself is FP32."""
 WORST = "_worst.html"
 """What the page of a failed comparison is called, after the parity file."""
 
@@ -63,13 +58,20 @@ def export(spec: Experiment, *, dataset: Path, model: Path, onnx: Path, parity: 
         data_type=section.data_type,
         key=key,
     )
-    found = compare_models(loaded.embed, OnnxModel(candidate), sample, contract=loaded.contract)
+    reference = embed_sample(loaded.embed, sample, contract=loaded.contract, what="torch")
+    found = compare(reference, OnnxModel(candidate), sample, contract=loaded.contract, what="ONNX Runtime")
     limits = Limits(section.min_cosine, section.max_mAP_drop, section.max_rank1_drop)
     objections = found.objections(limits, section="export")
     report = {"passed": not objections, **asdict(limits), **_report(section, found, sample, candidate)}
-    report |= {"checkpoint": checkpoint.name, "encrypted": key is not None}
-    if section.data_type == "FP32":
-        report["fp16"] = _in_half(loaded, candidate, sample)
+    report |= {
+        "checkpoint": checkpoint.name,
+        "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "encrypted": key is not None,
+    }
+    if section.data_type == "FP32":  # what an FP16 engine of this file may be expected to give
+        half = OnnxModel(content=to_half(read_onnx(candidate)[0]).SerializeToString())
+        fp16 = compare(reference, half, sample, contract=loaded.contract, what="ONNX Runtime, FP16")
+        report["fp16"] = {**_figures(fp16.parity), "onnx_retrieval": _ranked(fp16.candidate)}
     with replacing(parity) as partial:
         partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     run.log_artifact(parity)
@@ -118,15 +120,6 @@ def _copy(onnx: Path, target: Path, *, overwrite: bool) -> None:
     logger.info("the ONNX is also in export.onnx_file: %s", target)
 
 
-def _in_half(loaded: "LoadedModel", onnx: Path, sample: Sample) -> dict[str, float]:
-    """What an FP16 engine of this FP32 file may be expected to give, on some query images."""
-    rows = evenly(range(len(sample.query)), IMAGES_IN_FP16)
-    images = Split(sample.query.root, tuple(sample.query.images[row] for row in rows))
-    half = OnnxModel(content=to_half(read_onnx(onnx)[0]).SerializeToString())
-    found = compare_vectors(loaded.embed, half, images, sample.query_pixels[rows], contract=loaded.contract)
-    return {**_figures(found), "images": len(images)}
-
-
 def _report(section: Export, found: Comparison, sample: Sample, onnx: Path) -> dict[str, Any]:
     """parity.json, less the verdict."""
     return {
@@ -135,8 +128,8 @@ def _report(section: Export, found: Comparison, sample: Sample, onnx: Path) -> d
         "queries": len(sample.query),
         "gallery": len(sample.gallery),
         "batch_sizes": [BATCH_SIZE, 1],
-        "torch_retrieval": asdict(found.reference) if found.reference else None,
-        "onnx_retrieval": asdict(found.candidate) if found.candidate else None,
+        "torch_retrieval": _ranked(found.reference),
+        "onnx_retrieval": _ranked(found.candidate),
         "worst": [{"file": path, "cosine": cosine} for path, cosine in found.worst()],
         "data_type": section.data_type,
         "opset": section.opset,
@@ -148,6 +141,10 @@ def _report(section: Export, found: Comparison, sample: Sample, onnx: Path) -> d
 
 def _figures(parity: Parity) -> dict[str, float]:
     return {"worst_cosine": parity.worst_cosine, "mean_cosine": parity.mean_cosine, "max_abs": parity.max_abs}
+
+
+def _ranked(retrieval: Retrieval | None) -> dict[str, float] | None:
+    return asdict(retrieval) if retrieval else None
 
 
 def _failure(objections: list[str], found: Comparison, *, candidate: Path, page: Path) -> str:
@@ -171,16 +168,16 @@ def _outcome(report: dict[str, Any], onnx: Path) -> Outcome:
         "opset": float(report["opset"]),
     }
     in_half, ranked = "", "; mAP not compared: no query of them has a match"
-    if "fp16" in report:
-        metrics["parity_fp16_worst_cosine"] = report["fp16"]["worst_cosine"]
-        in_half = f" (in FP16 {metrics['parity_fp16_worst_cosine']:.6f})"
-    if report["torch_retrieval"]:
-        before, after = report["torch_retrieval"], report["onnx_retrieval"]
-        metrics |= {
-            "parity_mAP_drop": before["mAP"] - after["mAP"],
-            "parity_rank1_drop": before["rank1"] - after["rank1"],
-        }
+    before, after, fp16 = report["torch_retrieval"], report["onnx_retrieval"], report.get("fp16")
+    if fp16:
+        metrics["parity_fp16_worst_cosine"] = fp16["worst_cosine"]
+        in_half = f" (in FP16 {fp16['worst_cosine']:.6f})"
+    if before:
+        metrics |= _drops(before, after, "parity_")
         ranked = f"; mAP {100 * after['mAP']:.2f} for torch's {100 * before['mAP']:.2f}"
+    if before and fp16:
+        metrics |= _drops(before, fp16["onnx_retrieval"], "parity_fp16_")
+        ranked += f" (in FP16 {100 * fp16['onnx_retrieval']['mAP']:.2f})"
     kind = report["data_type"] + (", encrypted" if report["encrypted"] else "")
     return Outcome(
         metrics=metrics,
@@ -190,3 +187,7 @@ def _outcome(report: dict[str, Any], onnx: Path) -> Outcome:
             f"{in_half}{ranked}"
         ],
     )
+
+
+def _drops(before: dict[str, float], after: dict[str, float], prefix: str) -> dict[str, float]:
+    return {f"{prefix}{name}_drop": before[name] - after[name] for name in ("mAP", "rank1")}

@@ -49,6 +49,7 @@ def register(
         "spec_sha256": hashlib.sha256(spec_text.encode()).hexdigest(),
         "onnx_sha256": onnx_sha256,
         "checkpoint": f"{model}/{parity_figures['checkpoint']}",
+        "checkpoint_sha256": parity_figures["checkpoint_sha256"],
     }
     built = f"{build['package']} {build['version']}" if build["built"] else f"not built: {build['reason']}"
     done = register_model(

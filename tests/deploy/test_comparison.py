@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from reid.data.market1501 import PersonImage, Split
-from reid.deploy.comparison import Comparison, Limits, Retrieval, compare_models
+from reid.deploy.comparison import Comparison, Limits, Retrieval, compare, embed_sample
 from reid.deploy.comparison_page import comparison_page
 from reid.deploy.parity import parity
 from reid.deploy.sample import Sample
@@ -33,8 +33,13 @@ def colour(images: np.ndarray) -> np.ndarray:
     return images.mean(axis=(2, 3))
 
 
+def against_colour(network, sample: Sample) -> Comparison:
+    reference = embed_sample(colour, sample, contract=CONTRACT, what="colour")
+    return compare(reference, network, sample, contract=CONTRACT, what="the other")
+
+
 def test_a_model_against_itself_loses_nothing(tmp_path):
-    found = compare_models(colour, colour, a_sample(tmp_path, gallery=5), contract=CONTRACT)
+    found = against_colour(colour, a_sample(tmp_path, gallery=5))
     assert found.reference == found.candidate == Retrieval(mAP=1.0, rank1=1.0)
     assert found.parity.images == 2 + 5 + 2  # in batches, and the two queries alone besides
     assert found.objections(Limits(0.9999, 0.0, 0.0), section="export") == []
@@ -44,7 +49,7 @@ def test_every_limit_that_is_broken_is_told(tmp_path):
     def mixed_up(images: np.ndarray) -> np.ndarray:
         return colour(images)[:, ::-1] if len(images) == 2 else colour(images)  # red is blue in the queries' batch
 
-    found = compare_models(colour, mixed_up, a_sample(tmp_path, gallery=4), contract=CONTRACT)
+    found = against_colour(mixed_up, a_sample(tmp_path, gallery=4))
     # four gallery images, a query's own person ranks behind the other's two: (1/3 + 2/4) / 2
     assert found.candidate.mAP == pytest.approx(5 / 12)
     assert found.drops.rank1 == 1
@@ -57,7 +62,7 @@ def test_every_limit_that_is_broken_is_told(tmp_path):
 
 
 def test_without_a_gallery_there_is_nothing_to_rank(tmp_path):
-    found = compare_models(colour, colour, a_sample(tmp_path, gallery=0), contract=CONTRACT)
+    found = against_colour(colour, a_sample(tmp_path, gallery=0))
     assert (found.reference, found.candidate, found.drops) == (None, None, Retrieval(0.0, 0.0))
     assert found.objections(Limits(0.9, 0.0, 0.0), section="export") == []
 

@@ -16,10 +16,16 @@ int cuInit(unsigned flags) { return flags != 0; }
 int cuDeviceGetCount(int *count) { *count = 1; return 0; }
 int cuDeviceGet(int *device, int number) { *device = number; return 0; }
 int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "a GPU of C", length); return device; }
-int cuDeviceGetAttribute(int *value, int which, int device) { *value = which == 75 ? 8 : which == 76 ? 6 : -1; return device; }
+int cuDeviceGetAttribute(int *value, int which, int device) {
+  *value = which == 75 ? 8 : which == 76 ? 6 : -1;
+  return device;
+}
 int cuDevicePrimaryCtxRetain(void **context, int device) { *context = &current; return device; }
 int cuCtxSetCurrent(void *context) { current = context == &current; return 0; }
-int cuGetErrorName(int code, const char **name) { *name = code == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : "CUDA_ERROR_UNKNOWN"; return 0; }
+int cuGetErrorName(int code, const char **name) {
+  *name = code == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : "CUDA_ERROR_UNKNOWN";
+  return 0;
+}
 
 int cuStreamCreate(void **stream, unsigned flags) { *stream = waiting; return !(current && flags == 1); }
 int cuStreamDestroy_v2(void *stream) { return stream != waiting; }
@@ -36,8 +42,12 @@ static int queue(void *to, const void *from, size_t bytes, void *stream) {
   return 0;
 }
 
-int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream) { return queue((void *)(to - SHIFT), from, bytes, stream); }
-int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) { return queue(to, (const void *)(from - SHIFT), bytes, stream); }
+int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t bytes, void *stream) {
+  return queue((void *)(to - SHIFT), from, bytes, stream);
+}
+int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, void *stream) {
+  return queue(to, (const void *)(from - SHIFT), bytes, stream);
+}
 
 int cuMemAlloc_v2(uint64_t *address, size_t bytes) {
   void *memory = bytes > (1ull << 40) ? NULL : malloc(bytes);

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import logging
 from importlib.metadata import version
@@ -74,12 +75,14 @@ def test_the_onnx_is_written_and_proved_on_query_images(dataset, checkpoint, cap
 
     report = json.loads((folder / "parity").read_text())
     assert (report["images"], report["queries"], report["gallery"]) == (QUERIES, QUERIES, 0)
-    assert (report["batch_sizes"], report["fp16"]["images"]) == ([16, 1], QUERIES)
+    assert (report["batch_sizes"], report["fp16"]["onnx_retrieval"]) == ([16, 1], None)
     assert (report["passed"], report["opset"], report["data_type"], report["encrypted"]) == (True, 18, "FP32", False)
     assert (report["min_cosine"], report["max_mAP_drop"], report["max_rank1_drop"]) == (0.9999, 0.001, 0.01)
     assert (report["torch"], report["onnxruntime"]) == (version("torch"), version("onnxruntime"))
     assert (report["torch_retrieval"], report["onnx_retrieval"]) == (None, None)
     assert report["checkpoint"] == "reid_model_best.pth"
+    content = (checkpoint / "reid_model_best.pth").read_bytes()
+    assert report["checkpoint_sha256"] == hashlib.sha256(content).hexdigest()
     assert len(report["worst"]) == 5
     assert report["worst"][0]["cosine"] == report["worst_cosine"]
     assert 0.99999 < report["worst_cosine"] <= report["mean_cosine"] <= 1
@@ -117,8 +120,13 @@ def test_the_ranking_that_the_onnx_gives_is_torchs(persons, checkpoint, data_typ
     assert (report["queries"], report["gallery"], report["data_type"]) == (12, 25, data_type)
     assert outcome.metrics["parity_mAP_drop"] == before["mAP"] - after["mAP"]
     assert outcome.metrics["parity_rank1_drop"] == before["rank1"] - after["rank1"]
-    assert outcome.lines[0].endswith(f"; mAP {100 * after['mAP']:.2f} for torch's {100 * before['mAP']:.2f}")
-    assert ("fp16" in report) is (data_type == "FP32")
+    told = f"; mAP {100 * after['mAP']:.2f} for torch's {100 * before['mAP']:.2f}"
+    if data_type == "FP32":
+        in_half = report["fp16"]["onnx_retrieval"]
+        assert in_half == pytest.approx(before, abs=1e-3)
+        assert outcome.metrics["parity_fp16_mAP_drop"] == before["mAP"] - in_half["mAP"]
+        told += f" (in FP16 {100 * in_half['mAP']:.2f})"
+    assert outcome.lines[0].endswith(told)
     assert OnnxModel(persons.parent / "out" / "onnx", threads=1).data_type == data_type
 
 

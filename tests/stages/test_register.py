@@ -32,7 +32,7 @@ class Registry:
         sha256 = hashlib.sha256(onnx.read_bytes()).hexdigest()
         self.parity = {
             "passed": True, "worst_cosine": 0.99999, "images": 9, "checkpoint": "reid_model_best.pth",
-            "onnx_sha256": sha256,
+            "checkpoint_sha256": "c" * 64, "onnx_sha256": sha256,
         }  # fmt: skip
         self.build = {"built": True, "package": "tensorrt", "version": "11.4", "onnx_sha256": sha256}
 
@@ -136,7 +136,9 @@ def test_a_version_has_all_that_a_user_of_it_needs_and_where_it_comes_from(regis
     version = registry.client.get_model_version("m", "1")
     assert version.tags["fingerprint"] == "these images"
     assert version.tags["checkpoint"] == f"{tmp_path / 'model'}/reid_model_best.pth"
-    assert {len(version.tags[name]) for name in ("code_sha256", "spec_sha256", "onnx_sha256")} == {64}
+    assert {len(version.tags[name]) for name in ("code_sha256", "spec_sha256", "onnx_sha256", "checkpoint_sha256")} == {
+        64
+    }
     assert "| mAP, re-ranked | 70.00 |" in version.description
     assert f"- code sha256: `{version.tags['code_sha256']}`" in version.description
 
@@ -163,11 +165,11 @@ def test_an_encrypted_onnx_is_encrypted_in_the_registry_too(tmp_path, monkeypatc
     registry = Registry(tmp_path, exported(tmp_path / "m.onnx", key="open sesame")[0])
     assert registry.add()[1] == "champion"
     assert registry.add(mAP=0.6)[1] == "champion"
-    operator = b"BatchNormalization"
-    assert [path for path in tmp_path.rglob("*") if path.is_file() and operator in path.read_bytes()] == []
+    weight = b"base.conv1.0.weight"
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and weight in path.read_bytes()] == []
     sealed = sorted(tmp_path.rglob("model.onnx.encrypted"))
     assert len(sealed) == 2
-    assert operator in decrypt(sealed[0], "open sesame").getvalue()
+    assert weight in decrypt(sealed[0], "open sesame").getvalue()
     described = (sealed[0].parent / "MLmodel").read_text()
     assert "reid_encrypted_onnx" in described
     assert "fc_pred" in described
