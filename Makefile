@@ -14,12 +14,13 @@ TRACKING_URI ?= sqlite:///$(CURDIR)/results/mlflow.db
 export MLFLOW_DISABLE_TELEMETRY := true
 export NUMBA_CACHE_DIR ?= $(CURDIR)/.cache/numba
 export PYTHONPATH := $(CURDIR)
+export BASE TENSORRT_BASE BUILD_ARGS DOCKER_ARGS
 
-.PHONY: help setup pipeline-run compile mlflow-ui test test-all check format bench lock clean
+.PHONY: help setup pipeline-run compile images push mlflow-ui test test-all check format bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  SPEC=name or path   ARGS=\"section.field=value …\"   RUNNER=auto|process"
+	@echo "  SPEC=name or path   ARGS=\"section.field=value …\"   RUNNER=auto|process|docker"
 
 setup: $(STAMP) ## the environment, from the pinned lock
 
@@ -35,6 +36,12 @@ pipeline-run: $(STAMP) ## the whole pipeline of SPEC on this machine
 
 compile: $(STAMP) ## pipeline.yaml of SPEC, for the Kubeflow UI
 	@$(RUN) -m pipelines.run --spec "$(SPEC)" --compile-only pipeline.yaml $(ARGS)
+
+images: ## the images of the stages (BASE=an image with Python 3.11, or with PyTorch)
+	@$(PYTHON) -m pipelines.image_builds build
+
+push: ## both images to REGISTRY, and their digests
+	@$(if $(REGISTRY),,echo "make push: want REGISTRY=registry.example.org/team" >&2; exit 2;) $(PYTHON) -m pipelines.image_builds push "$(REGISTRY)"
 
 mlflow-ui: $(STAMP) ## the experiments in a browser: http://127.0.0.1:5000
 	@mkdir -p results

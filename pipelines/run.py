@@ -6,6 +6,7 @@ Reads the spec and looks for the data set first: a mistake there is told at once
 """
 
 import argparse
+import getpass
 import logging
 import os
 import sys
@@ -14,10 +15,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from pipelines import ir
+from components import images
+from pipelines import image_builds, ir
 from pipelines.cache import Store
+from pipelines.containers import Containers
 from pipelines.display import Display, duration
-from pipelines.local_runner import LocalRun, RunReport, shown
+from pipelines.docker_engine import engine
+from pipelines.local_runner import LocalRun, RunReport, Tasks, shown
+from pipelines.mounts import cache_folders, mounts
 from pipelines.processes import Processes
 from pipelines.run_record import RunRecord, close_killed_runs, sole_runner
 from pipelines.summary import print_summary
@@ -64,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _compile_only(options.compile_only, spec)
         _refuse_other_runners(options.runner)
         _require_data(spec)
-        return _run(spec, path, jobs=options.jobs)
+        in_containers = options.runner == "docker" or (options.runner == "auto" and image_builds.all_ready())
+        return _run(spec, path, jobs=options.jobs, in_containers=in_containers)
     except ReidError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
@@ -87,7 +93,8 @@ def _parser() -> argparse.ArgumentParser:
         "--runner",
         default="auto",
         choices=["auto", "process", "docker", "kfp"],
-        help="where tasks run; auto: as processes of this machine",
+        help="where tasks run; auto: in containers where Docker answers and our images are built and up to date, else"
+        " as processes of this machine",
     )
     parser.add_argument(
         "--jobs",
@@ -118,8 +125,6 @@ def spec_path(name: str) -> Path:
 
 
 def _refuse_other_runners(runner: str) -> None:
-    if runner == "docker":
-        raise PipelineError("RUNNER=docker: running the stages in containers is not there yet; want process (or auto)")
     if runner == "kfp" or (runner == "auto" and os.environ.get("KFP_ENDPOINT")):
         raise PipelineError(
             "RUNNER=kfp: submitting to a cluster is not there yet;"
@@ -152,25 +157,39 @@ def _compile_only(path: Path, spec: Experiment) -> int:
     return 0
 
 
-def _run(spec: Experiment, path: Path, *, jobs: int) -> int:
+def _run(spec: Experiment, path: Path, *, jobs: int, in_containers: bool) -> int:
     from pipelines.reid_pipeline import compile_pipeline  # noqa: PLC0415 - loads kfp
+    from pipelines.resources import NETWORK_STAGES, Resources  # noqa: PLC0415 - loads kfp
 
     started = time.monotonic()
+    if in_containers:
+        image_builds.ensure()
     key_to_environment(spec.encryption_key)
     store = Store(Path(spec.results_dir))
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or TRACKING_URI
     with sole_runner(store.root) as lock:
-        print(
-            f"spec {shown(path)}, results in {shown(store.results_dir)}, stages as processes of this machine",
-            flush=True,
-        )
+        how = f"containers of {images.REID}" if in_containers else "processes of this machine"
+        print(f"spec {shown(path)}, results in {shown(store.results_dir)}, stages as {how}", flush=True)
         close_killed_runs(store.results_dir / "runs")
-        compile_pipeline(store.root / "pipeline.yaml")
+        tasks = _containers(spec, store, tracking_uri, lock) if in_containers else Processes(ROOT, keep_open=[lock])
+        # a stage that can use GPUs asks for one: here it means those that there are, if any
+        compile_pipeline(store.root / "pipeline.yaml", resources=Resources(gpus=dict.fromkeys(NETWORK_STAGES, 1)))
         pipeline = ir.load(store.root / "pipeline.yaml")
-        report = _run_tracked(pipeline, spec, path, store=store, tracking_uri=tracking_uri, jobs=jobs, lock=lock)
+        report = _run_tracked(pipeline, spec, path, store=store, tracking_uri=tracking_uri, jobs=jobs, tasks=tasks)
     print_summary(report, results_dir=store.results_dir, mlflow=_mlflow_command(tracking_uri), stream=sys.stdout)
     print(f"{'done' if report.exit_status == 0 else 'not finished'} in {duration(time.monotonic() - started)}")
     return report.exit_status
+
+
+def _containers(spec: Experiment, store: Store, tracking_uri: str, lock: int) -> Containers:
+    caches = cache_folders(spec, ROOT)
+    return Containers(
+        engine(),
+        store.results_dir,
+        mounts=lambda stage: mounts(spec, stage=stage, tracking_uri=tracking_uri, caches=caches.values()),
+        environment={"USER": getpass.getuser(), **{variable: str(folder) for variable, folder in caches.items()}},
+        keep_open=[lock],
+    )
 
 
 def _mlflow_command(tracking_uri: str) -> str:
@@ -184,7 +203,7 @@ def _mlflow_command(tracking_uri: str) -> str:
 
 
 def _run_tracked(
-    pipeline: ir.Pipeline, spec: Experiment, path: Path, *, store: Store, tracking_uri: str, jobs: int, lock: int
+    pipeline: ir.Pipeline, spec: Experiment, path: Path, *, store: Store, tracking_uri: str, jobs: int, tasks: Tasks
 ) -> RunReport:
     """Runs the pipeline under an MLflow run of its own, and keeps a record of it."""
     tracking = open_pipeline_run(
@@ -204,7 +223,7 @@ def _run_tracked(
         pipeline,
         {"spec": open_text(spec)},
         store=store,
-        processes=Processes(ROOT, keep_open=[lock]),
+        tasks=tasks,
         display=Display(sys.stdout, width=max(len(task.stage) for task in pipeline.tasks)),
         record=record,
         tracking=tracking,

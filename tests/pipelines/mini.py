@@ -219,7 +219,7 @@ def run_mini(
             ir.load(root / "mini.yaml"),
             arguments,
             store=store,
-            processes=Processes(root, keep_open=[lock]),
+            tasks=Processes(root, keep_open=[lock]),
             display=Display(stream, width=5),  # type: ignore[arg-type]
             record=record,
             tracking=tracking,
