@@ -43,8 +43,8 @@ def _read(spec: Experiment, *, drawn: bool) -> list[Path]:
 
 def _written(spec: Experiment, *, drawn: bool) -> list[Path]:
     folders = [spec.results_dir, spec.store_dir]
-    if drawn and spec.dataset.synthetic:
-        folders.append(spec.dataset.synthetic.root)
+    if drawn and spec.dataset.synthetic:  # it is drawn beside its place and moved there when it is whole
+        folders.append(f"{spec.dataset.synthetic.root}/..")
     engine = spec.gen_trt_engine
     copies = [spec.inference.output_file, spec.export.onnx_file, engine.trt_engine, engine.timing_cache]
     plots = [spec.evaluate.output_sampled_matches_plot, spec.evaluate.output_cmc_curve_plot]
