@@ -67,8 +67,10 @@ format: $(STAMP) ## ruff, mending
 bench: $(STAMP) ## re-ranking and scoring beside the textbook formula
 	@$(RUN) -m tests.bench.bench_retrieval
 
-lock: requirements.in ## requirements.lock anew from requirements.in (needs uv)
+lock: requirements.in ## requirements.lock anew from requirements.in, and the images' lists of packages (needs uv)
 	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q requirements.in -o requirements.lock
+	@$(MAKE) setup
+	@$(RUN) -m components.packages
 
 clean: ## results, caches and the environment
 	rm -rf results .cache .pytest_cache .mypy_cache .ruff_cache $(VENV)

@@ -19,7 +19,11 @@ from reid.secret import encryption_key
 
 LABEL = "reid.results"
 """Label of every container: the results folder it writes to."""
-PASSED_ON = ("MLFLOW_", "REID_", "AWS_", "HF_", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "GOMP_SPINCOUNT")
+PASSED_ON = (
+    *("MLFLOW_", "REID_", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION"),
+    *("HF_TOKEN", "HF_ENDPOINT", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "GOMP_SPINCOUNT"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+)
 """What of this environment a task gets, by prefix; by name on the command line, for values can be secret."""
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 ORDERED_UNIT = {"Ki": "k", "Mi": "m", "Gi": "g"}

@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = "reid.source"
 """Label: a hash of all that went into an image from this repository."""
 INDEX = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST")
-"""Settings of pip that a build needs where PyPI is not reached directly."""
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+"""What a build needs where PyPI is not reached directly: settings of pip, and Docker's own build arguments."""
 CERTIFICATES = ROOT / "build" / "ca-certificates.crt"
 """Certificates that pip is to trust in the build; git ignores the folder."""
 IMAGES = {"torch": images.REID, "tensorrt": images.TENSORRT}
@@ -91,7 +92,7 @@ def build(image: str) -> None:
     values = {"IMAGE": image, "VERSION": images.VERSION, "SOURCE": source_hash(image)}
     if base := os.environ.get("TENSORRT_BASE" if image == "tensorrt" else "BASE") or os.environ.get("BASE"):
         values["BASE"] = base
-    values |= {variable: os.environ[variable] for variable in INDEX if variable in os.environ}
+    values |= {variable: os.environ[variable] for variable in (*INDEX, *PROXIES) if variable in os.environ}
     options = [word for key, value in values.items() for word in ("--build-arg", f"{key}={value}")]
     command = ["docker", "build", "--file", "components/Dockerfile", "--tag", name, *options]
     command += [*shlex.split(os.environ.get("BUILD_ARGS", "")), "."]

@@ -72,11 +72,22 @@ class Workplace:
 @pytest.fixture(scope="module")
 def images(docker_daemon: None) -> Mapping[str, str]:  # noqa: F811
     """Both images, built by the command behind `make images`."""
-    environment = {**os.environ, **NAMES, "BASE": os.environ.get("BASE") or torch_image()}
+    environment = {**pip_settings(), **os.environ, **NAMES, "BASE": os.environ.get("BASE") or torch_image()}
     command = [sys.executable, "-m", "pipelines.image_builds", "build"]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return NAMES
+
+
+def pip_settings() -> dict[str, str]:
+    """pip's settings on this machine that mean something in a build too, as variables."""
+    found = {}
+    for name in ("cert", "index-url", "extra-index-url", "trusted-host"):
+        command = [sys.executable, "-m", "pip", "config", "get", f"global.{name}"]
+        value = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        if value and "file:" not in value:
+            found[f"PIP_{name.upper().replace('-', '_')}"] = value
+    return found
 
 
 @pytest.fixture(scope="module")
