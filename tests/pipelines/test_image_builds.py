@@ -1,4 +1,4 @@
-"""Building, pulling and pushing images: what is asked of Docker, of a program in its place (tests/e2e: of the real one)."""
+"""Building, pulling and pushing images: what Docker is asked, by a program in its place; tests/e2e has the real one."""
 
 import os
 import shutil
