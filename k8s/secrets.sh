@@ -45,7 +45,6 @@ metadata:
   name: reid-mlflow
   namespace: kubeflow
 stringData:
-  MLFLOW_TRACKING_URI: http://mlflow.reid.svc.cluster.local:5000
-  MLFLOW_TRACKING_USERNAME: reid
-  MLFLOW_TRACKING_PASSWORD: "$mlflow"
+  username: reid
+  password: "$mlflow"
 YAML

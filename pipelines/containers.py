@@ -26,7 +26,7 @@ PASSED_ON = (
 )
 """What of this environment a task gets, by prefix; by name on the command line, for values can be secret."""
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-ORDERED_UNIT = {"Ki": "k", "Mi": "m", "Gi": "g"}
+DOCKER_UNITS = {"Ki": "k", "Mi": "m", "Gi": "g"}
 """Kubernetes' binary units, as Docker writes them."""
 
 Mounts = Callable[[str], Mapping[Path, bool]]
@@ -92,8 +92,8 @@ class Containers:
             options.append("--network=host")
         if task.shared_memory:
             options.append(f"--shm-size={docker_size(task.shared_memory)}")
-        if task.gpus and self._engine.gpus:
-            options.append("--gpus=all")  # the stage takes as many, and those, that its spec says
+        if task.accelerator and self._engine.gpus:
+            options.append("--gpus=all")  # the stage takes those that its spec names
         for path, writable in sorted(self._mounts(task.stage).items()):
             options.append(f"--mount={bind(path, writable=writable)}")
         passed_on = {variable for variable in os.environ if variable.startswith(PASSED_ON)}
@@ -103,7 +103,7 @@ class Containers:
 
 def docker_size(size: str) -> str:
     """2Gi, as Kubernetes writes it, the way Docker does: 2g; a plain number of bytes stays."""
-    return size[:-2] + ORDERED_UNIT[size[-2:]] if size[-2:] in ORDERED_UNIT else size
+    return size[:-2] + DOCKER_UNITS[size[-2:]] if size[-2:] in DOCKER_UNITS else size
 
 
 def bind(path: Path, *, writable: bool) -> str:

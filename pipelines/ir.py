@@ -75,6 +75,8 @@ class Task:
     """Names of the tasks that must have ended well before this one."""
     shared_memory: str | None = None
     """Size of its /dev/shm as Kubernetes writes it, e.g. 2Gi; none: the engine's default, 64 MB with Docker."""
+    accelerator: bool = False
+    """Whether it asks for GPUs, however many: on this machine it takes what its spec says of those that there are."""
 
     @property
     def stage(self) -> str:
@@ -187,6 +189,7 @@ def _task(name: str, entry: Mapping[str, Any], document: Mapping[str, Any], shar
         output_artifacts={key: _schema(name, key, value) for key, value in outputs.get("artifacts", {}).items()},
         needs=frozenset(producers | set(entry.get("dependentTasks", []))),
         shared_memory=shared_memory.get(component["executorLabel"]),
+        accelerator="accelerator" in container.get("resources", {}),
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from components import images
-from pipelines.resources import Resources
+from pipelines.reid_pipeline import compile_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 K8S = ROOT / "k8s"
@@ -185,8 +185,8 @@ def test_every_secret_that_a_container_reads_is_drawn_and_none_stands_in_a_manif
 
 def test_secrets_are_drawn_anew_and_agree_where_two_must() -> None:
     drawn = secrets()
-    assert drawn["reid", "mlflow"]["password"] == drawn["kubeflow", "reid-mlflow"]["MLFLOW_TRACKING_PASSWORD"]
-    assert drawn["reid", "mlflow"]["username"] == drawn["kubeflow", "reid-mlflow"]["MLFLOW_TRACKING_USERNAME"]
+    for key in ("username", "password"):
+        assert drawn["reid", "mlflow"][key] == drawn["kubeflow", "reid-mlflow"][key]
     store = drawn["reid", "artifact-store"]
     (identity,) = yaml.safe_load(store["s3.json"])["identities"]
     keys = {"accessKey": store["access-key-id"], "secretKey": store["secret-access-key"]}
@@ -199,7 +199,7 @@ def test_secrets_are_drawn_anew_and_agree_where_two_must() -> None:
 
 
 def test_the_pipeline_finds_mlflow_under_the_name_that_the_server_answers_to() -> None:
-    address = secrets()["kubeflow", "reid-mlflow"]["MLFLOW_TRACKING_URI"]
+    (address,) = [entry["data"]["tracking-uri"] for entry in of_kind("pipeline", "ConfigMap")]
     (service,) = [entry for entry in of_kind("base", "Service") if entry["metadata"]["name"] == "mlflow"]
     host = f"mlflow.{service['metadata']['namespace']}.svc.cluster.local:{service['spec']['ports'][0]['port']}"
     assert address == f"http://{host}"
@@ -224,9 +224,43 @@ def test_mlflow_knows_the_options_that_its_server_is_started_with() -> None:
     assert parser["mlflow"]["default_permission"] == "NO_PERMISSIONS"
 
 
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """What the compiled pipeline wants from the cluster: kind -> names."""
+    file = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
+    compile_pipeline(file)
+    pipeline, platform = yaml.safe_load_all(file.read_text(encoding="utf-8"))
+    parameters = pipeline["root"]["inputDefinitions"]["parameters"]
+    found: dict[str, set[str]] = {"PersistentVolumeClaim": set(), "Secret": set(), "ConfigMap": set()}
+    for executor in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        for mount in executor.get("pvcMount", []):
+            given = mount["pvcNameParameter"]
+            name = given.get("componentInputParameter")
+            found["PersistentVolumeClaim"].add(
+                parameters[name.removeprefix("pipelinechannel--")]["defaultValue"]
+                if name
+                else given["runtimeValue"]["constant"]
+            )
+        for kind, field, name in (("Secret", "secretAsEnv", "secret"), ("ConfigMap", "configMapAsEnv", "configMap")):
+            for entry in executor.get(field, []):
+                value = entry[f"{name}NameParameter"]["runtimeValue"]["constant"]
+                found[kind] |= {f"{value}/{one[f'{name}Key']}" for one in entry["keyToEnv"]}
+    return found
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_claims_that_the_compiled_pipeline_mounts_are_there(overlay: str) -> None:
-    assert ("kubeflow", Resources().data_claim) in named(overlay, "PersistentVolumeClaim")
+def test_the_claims_secrets_and_settings_that_the_compiled_pipeline_names_are_there(
+    overlay: str, asked: dict[str, set[str]]
+) -> None:
+    assert "reid-data" in asked["PersistentVolumeClaim"]
+    assert {("kubeflow", name) for name in asked["PersistentVolumeClaim"]} <= named(overlay, "PersistentVolumeClaim")
+    settings = {
+        f"{entry['metadata']['name']}/{key}" for entry in of_kind(overlay, "ConfigMap") for key in entry["data"]
+    }
+    assert asked["ConfigMap"] <= settings
+    drawn = {f"{name}/{key}" for (space, name), values in secrets().items() if space == "kubeflow" for key in values}
+    readme = (K8S / "README.md").read_text(encoding="utf-8")
+    assert all(name.partition("/")[0] in readme for name in asked["Secret"] - drawn)  # those that a user adds
 
 
 def test_the_namespace_admits_restricted_pods_only() -> None:

@@ -265,11 +265,11 @@ def test_a_daemon_that_does_not_answer_is_told(script: str, monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     ("asked", "there", "given"),
-    [(1, True, True), (1, False, False), (0, True, False)],
+    [(True, True, True), (True, False, False), (False, True, False)],
     ids=["both", "no GPU", "CPU stage"],
 )
 def test_gpus_are_given_to_a_task_that_asks_where_there_are_any(
-    asked: int, there: bool, given: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    asked: bool, there: bool, given: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     program = tmp_path / "docker"  # what is asked of Docker, in its place: no GPU is needed to see that
     program.write_text('#!/bin/sh\ntest "$1" = ps || echo "$@"\n')
@@ -279,7 +279,7 @@ def test_gpus_are_given_to_a_task_that_asks_where_there_are_any(
         Engine(rootless=True, selinux=True, gpus=there), tmp_path, mounts=lambda _: {}, environment={"A": "b"}
     )
     (command,) = said(
-        tasks.start(task("x", "", gpus=asked), executor_input={}, log=tmp_path / "log.txt", environment={})
+        tasks.start(task("x", "", accelerator=asked), executor_input={}, log=tmp_path / "log.txt", environment={})
     )
     assert ("--gpus=all" in command) == given
     assert "--user=0:0" in command  # rootless: root inside is the user outside
