@@ -236,33 +236,6 @@ def test_a_missing_image_is_told(image: str, tmp_path: Path) -> None:
     assert str(caught.value) == "train: no image reid-test/none:1 here\n  want: make images, or docker pull"
 
 
-def test_without_docker_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(PipelineError) as caught:
-        engine()
-    assert str(caught.value) == (
-        "RUNNER=docker: no `docker` command here\n  want: Docker on PATH; RUNNER=process needs no containers"
-    )
-
-
-@pytest.mark.parametrize(
-    "script",
-    ['echo "Cannot connect to the daemon" >&2; exit 1', 'echo \'{"ServerErrors": ["Cannot connect to the daemon"]}\''],
-    ids=["new client", "old client"],
-)
-def test_a_daemon_that_does_not_answer_is_told(script: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    program = tmp_path / "docker"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with pytest.raises(PipelineError) as caught:
-        engine()
-    assert str(caught.value) == (
-        "RUNNER=docker: the Docker daemon does not answer\n  found: Cannot connect to the daemon\n"
-        "  want:  a running daemon that this user may use; RUNNER=process needs no containers"
-    )
-
-
 @pytest.mark.parametrize(
     ("asked", "there", "given"),
     [(True, True, True), (True, False, False), (False, True, False)],
@@ -271,19 +244,27 @@ def test_a_daemon_that_does_not_answer_is_told(script: str, monkeypatch: pytest.
 def test_gpus_are_given_to_a_task_that_asks_where_there_are_any(
     asked: bool, there: bool, given: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    program = tmp_path / "docker"  # what is asked of Docker, in its place: no GPU is needed to see that
-    program.write_text('#!/bin/sh\ntest "$1" = ps || echo "$@"\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    tasks = Containers(
-        Engine(rootless=True, selinux=True, gpus=there), tmp_path, mounts=lambda _: {}, environment={"A": "b"}
-    )
-    (command,) = said(
-        tasks.start(task("x", "", accelerator=asked), executor_input={}, log=tmp_path / "log.txt", environment={})
-    )
+    command = asked_of_docker(task("x", "", accelerator=asked), tmp_path, monkeypatch, gpus=there)
     assert ("--gpus=all" in command) == given
     assert "--user=0:0" in command  # rootless: root inside is the user outside
     assert "--security-opt=label=disable" in command
+
+
+def asked_of_docker(wanted: Task, folder: Path, monkeypatch: pytest.MonkeyPatch, *, gpus: bool) -> str:
+    """The options of `docker run`, said by a program in its place: no GPU is needed to see them."""
+    program = folder / "docker"
+    program.write_text('#!/bin/sh\ntest "$1" = ps || echo "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    tasks = Containers(Engine(rootless=True, selinux=True, gpus=gpus), folder, mounts=lambda _: {}, environment={})
+    (command,) = said(tasks.start(wanted, executor_input={}, log=folder / "log.txt", environment={}))
+    return command
+
+
+def test_options_of_the_users_own_come_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_ARGS", "--add-host=mlflow:10.0.0.7 --label 'two words'")
+    command = asked_of_docker(task("x", "pass"), tmp_path, monkeypatch, gpus=False)
+    assert " --add-host=mlflow:10.0.0.7 --label two words " in command
 
 
 def test_sizes_and_mounts_are_written_as_docker_reads_them() -> None:

@@ -125,6 +125,23 @@ def test_an_image_that_a_variable_names_is_pulled_and_never_built(docker: Asked)
     )
 
 
+@pytest.mark.parametrize(
+    ("environment", "ready"),
+    [
+        ({"REID_IMAGE": "a:1", "REID_TRT_IMAGE": "b:1"}, True),
+        ({"REID_IMAGE": "a:1", "REID_TRT_IMAGE": "b:1", "MISSING": "1"}, False),
+        ({"LABEL": "of yesterday"}, False),
+        ({"PATH": "/nowhere"}, False),
+    ],
+    ids=["there", "missing", "old", "no docker"],
+)
+def test_auto_takes_containers_only_where_nothing_is_left_to_build(
+    docker: Asked, environment: dict[str, str], ready: bool
+) -> None:
+    docker.run("print(all_ready())", **environment)
+    assert docker.done.stdout == f"{ready}\n", docker.done.stderr
+
+
 def test_push_tags_pushes_and_prints_the_digests(docker: Asked) -> None:
     asked = docker.run("main(['push', 'registry.org/team/'])")
     assert docker.done.returncode == 0, docker.done.stderr
