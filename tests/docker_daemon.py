@@ -137,7 +137,7 @@ def torch_image() -> str:
             there = [name for name in names if (packages / name).exists()]
             idle = ["libcudnn_*", "libcusolverMg*", "*.alt.so*", "libnvperf*", "*.a", "include"]
             excluded = " ".join(f"--exclude='{pattern}'" for pattern in idle)
-            moved = "--transform='s,^[a-z],usr/lib/python3/dist-packages/&,'"
+            moved = "--transform='s,^[a-z],usr/lib/python3/dist-packages/&,S'"  # S: not what symbolic links lead to
             import_image(
                 f"tar --create {excluded} {moved} --directory={root} . --directory={packages} {' '.join(there)}", TORCH
             )
