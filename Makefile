@@ -14,12 +14,13 @@ TRACKING_URI ?= sqlite:///$(CURDIR)/results/mlflow.db
 export MLFLOW_DISABLE_TELEMETRY := true
 export NUMBA_CACHE_DIR ?= $(CURDIR)/.cache/numba
 export PYTHONPATH := $(CURDIR)
+export BASE TENSORRT_BASE BUILD_ARGS DOCKER_ARGS
 
-.PHONY: help setup pipeline-run compile mlflow-ui test test-all check format bench bench-gpu lock clean
+.PHONY: help setup pipeline-run compile images push mlflow-ui test test-all check format bench bench-gpu lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  SPEC=name or path   ARGS=\"section.field=value …\"   RUNNER=auto|process|kfp   CLUSTER=file"
+	@echo "  SPEC=name or path   ARGS=\"section.field=value …\"   RUNNER=auto|process|docker|kfp   CLUSTER=file"
 
 setup: $(STAMP) ## the environment, from the pinned lock
 
@@ -35,6 +36,12 @@ pipeline-run: $(STAMP) ## the whole pipeline of SPEC, here or on the cluster of 
 
 compile: $(STAMP) ## pipeline.yaml of SPEC, for the Kubeflow UI
 	@$(RUN) -m pipelines --spec "$(SPEC)" --compile-only pipeline.yaml $(if $(CLUSTER),--cluster "$(CLUSTER)") $(ARGS)
+
+images: ## the images of the stages (BASE=an image with Python 3.11, or with PyTorch)
+	@$(PYTHON) -m pipelines.image_builds build
+
+push: ## both images to REGISTRY, and their digests
+	@$(if $(REGISTRY),,echo "make push: want REGISTRY=registry.example.org/team" >&2; exit 2;) $(PYTHON) -m pipelines.image_builds push "$(REGISTRY)"
 
 mlflow-ui: $(STAMP) ## the experiments in a browser: http://127.0.0.1:5000
 	@mkdir -p results
@@ -63,8 +70,10 @@ bench: $(STAMP) ## speed beside the textbook's and the limits: a table, JSON, a 
 bench-gpu: $(STAMP) ## training, embedding and re-ranking at Market-1501's size on a GPU
 	@$(RUN) -m tests.bench.bench_gpu $(ARGS)
 
-lock: requirements.in ## requirements.lock anew from requirements.in (needs uv)
+lock: requirements.in ## requirements.lock anew from requirements.in, and the images' lists of packages (needs uv)
 	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q requirements.in -o requirements.lock
+	@$(MAKE) setup
+	@$(RUN) -m components.packages
 
 clean: ## results, caches and the environment
 	rm -rf results .cache .pytest_cache .mypy_cache .ruff_cache $(VENV)

@@ -6,9 +6,10 @@ KFP's cache sees a new build.
 
 import os
 
-REID = os.environ.get("REID_IMAGE", "reid-pipeline/torch:0.1.0")
+VERSION = "0.1.0"
+REID = os.environ.get("REID_IMAGE") or f"reid-pipeline/torch:{VERSION}"
 """PyTorch, on CPU or CUDA."""
-TENSORRT = os.environ.get("REID_TRT_IMAGE", "reid-pipeline/tensorrt:0.1.0")
+TENSORRT = os.environ.get("REID_TRT_IMAGE") or f"reid-pipeline/tensorrt:{VERSION}"
 """TensorRT beside what the torch-free stages need."""
 ENTRY = ["python3", "-m", "components.entry"]
 """The command of every stage; its name follows."""

@@ -25,7 +25,7 @@ def stage_of(command: Sequence[str]) -> str | None:
 def stage_code(root: Path, stage: str) -> str:
     """SHA-256 of every file that this stage can reach in the repository at `root`, data files of reid included."""
     reached = closure(root, [ENTRY_MODULE, f"reid.stages.{stage}"])
-    return _hash_files(root, [*reached, *_data_files(root / "reid")])
+    return hash_files(root, [*reached, *_data_files(root / "reid")])
 
 
 def file_hash(path: Path) -> str:
@@ -82,7 +82,8 @@ def _data_files(package: Path) -> list[Path]:
     return sorted(path for path in files if path.suffix not in {".py", ".pyc"})
 
 
-def _hash_files(root: Path, files: Iterable[Path]) -> str:
+def hash_files(root: Path, files: Iterable[Path]) -> str:
+    """SHA-256 over the names below `root` and the contents of these files, in this order."""
     total = hashlib.sha256()
     for file in files:
         total.update(f"{file.relative_to(root).as_posix()}\0{file_hash(file)}\n".encode())

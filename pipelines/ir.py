@@ -76,6 +76,10 @@ class Task:
     """Name -> KFP schema, e.g. system.Model."""
     needs: frozenset[str]
     """Names of the tasks that must have ended well before this one."""
+    shared_memory: str | None = None
+    """Size of its /dev/shm as Kubernetes writes it, e.g. 2Gi; none: the engine's default, 64 MB with Docker."""
+    accelerator: bool = False
+    """Whether it asks for GPUs, however many: on this machine it takes what its spec says of those that there are."""
 
     @property
     def stage(self) -> str:
@@ -126,12 +130,13 @@ def cast(value: Value, kfp_type: str) -> Value:
 
 def load(path: Path) -> Pipeline:
     """The pipeline compiled into this file; PipelineError where it holds what a local run cannot do."""
-    document = next(iter(yaml.safe_load_all(path.read_text(encoding="utf-8"))))
+    document, *platform = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+    memory = _shared_memory(platform[0] if platform else {})
     inputs = document["root"].get("inputDefinitions", {})
     if "artifacts" in inputs:
         raise PipelineError(f"{path}: takes artifacts as pipeline inputs; the local runner can't run that")
     parameters = inputs.get("parameters", {})
-    tasks = {name: _task(name, entry, document) for name, entry in document["root"]["dag"]["tasks"].items()}
+    tasks = {name: _task(name, entry, document, memory) for name, entry in document["root"]["dag"]["tasks"].items()}
     order = graphlib.TopologicalSorter({name: sorted(task.needs) for name, task in tasks.items()}).static_order()
     return Pipeline(
         name=document["pipelineInfo"]["name"],
@@ -141,7 +146,19 @@ def load(path: Path) -> Pipeline:
     )
 
 
-def _task(name: str, entry: Mapping[str, Any], document: Mapping[str, Any]) -> Task:
+def _shared_memory(platform: Mapping[str, Any]) -> dict[str, str]:
+    """Executor -> size of the memory volume that the platform spec (the second YAML document) mounts as /dev/shm."""
+    kubernetes = platform.get("platforms", {}).get("kubernetes", {})
+    executors = kubernetes.get("deploymentSpec", {}).get("executors", {})
+    return {
+        label: mount["sizeLimit"]
+        for label, executor in executors.items()
+        for mount in executor.get("emptyDirMounts", [])
+        if mount["mountPath"] == "/dev/shm" and "sizeLimit" in mount
+    }
+
+
+def _task(name: str, entry: Mapping[str, Any], document: Mapping[str, Any], shared_memory: Mapping[str, str]) -> Task:
     for key, meaning in REFUSED_ON_A_TASK.items():
         if key in entry:
             raise _refusal(name, f"{meaning} ({key})")
@@ -176,6 +193,8 @@ def _task(name: str, entry: Mapping[str, Any], document: Mapping[str, Any]) -> T
         output_parameters={key: value["parameterType"] for key, value in outputs.get("parameters", {}).items()},
         output_artifacts={key: _schema(name, key, value) for key, value in outputs.get("artifacts", {}).items()},
         needs=frozenset(producers | set(entry.get("dependentTasks", []))),
+        shared_memory=shared_memory.get(component["executorLabel"]),
+        accelerator="accelerator" in container.get("resources", {}),
     )
 
 

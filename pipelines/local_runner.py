@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 from pipelines.cache import Result, Store, key_of, key_parts
 from pipelines.display import Display, duration
 from pipelines.ir import Constant, Pipeline, PipelineParameter, Source, Task, Value
-from pipelines.processes import Processes, Running, stop
+from pipelines.processes import Running, stop
 from pipelines.run_record import RunRecord
 from pipelines.task_files import Outputs, executor_input, read_outputs
 from reid.errors import PipelineError
@@ -27,6 +28,18 @@ POLL_S = 0.05
 LOG_LINES_SHOWN = 20
 USER_ERROR = 2
 CACHED, RAN, CONTINUED, FAILED, STOPPED, NOT_RUN = "cached", "ran", "continued", "failed", "stopped", "not run"
+
+
+class Tasks(Protocol):
+    """How tasks are run: as `Processes` or `Containers`."""
+
+    def identity(self, task: Task) -> dict[str, str]:
+        """What decides a result besides the inputs."""
+
+    def start(
+        self, task: Task, *, executor_input: Mapping[str, Any], log: Path, environment: Mapping[str, str]
+    ) -> Running:
+        """Starts the task; it ends at the latest with this process."""
 
 
 @dataclass
@@ -68,7 +81,7 @@ class LocalRun:
         arguments: Mapping[str, Value],
         *,
         store: Store,
-        processes: Processes,
+        tasks: Tasks,
         display: Display,
         record: RunRecord,
         tracking: PipelineRun | None,
@@ -77,7 +90,7 @@ class LocalRun:
     ) -> None:
         """`file_names` gives output artifacts a name of their own, by port: {"onnx": "model.onnx"}."""
         self._pipeline, self._arguments = pipeline, pipeline.arguments(arguments)
-        self._store, self._processes, self._display = store, processes, display
+        self._store, self._tasks, self._display = store, tasks, display
         self._record, self._tracking, self._jobs = record, tracking, jobs
         self._file_names = file_names or {}
         self._waiting = list(pipeline.tasks)
@@ -134,7 +147,7 @@ class LocalRun:
             task,
             parameters=parameters,
             digests={name: result.digests[output] for name, (result, output) in inputs.items()},
-            code=self._processes.identity(task),
+            code=self._tasks.identity(task),
         )
         folder = self._store.folder(task.stage, key_of(task, parts))
         cached = self._store.look_up(folder) if task.cacheable else None
@@ -146,7 +159,7 @@ class LocalRun:
         self._store.point_latest(task.stage, folder)
         tracking = self._tracking
         mlflow_run_id = tracking.start_stage(task.stage, folder, goes_on=continues) if tracking else None
-        running = self._processes.start(
+        running = self._tasks.start(
             task,
             executor_input=executor_input(
                 task,

@@ -1,8 +1,8 @@
 """Tasks of the compiled pipeline as processes of this machine.
 
 A process group each, so that a signal reaches all it started; output goes straight into its log file, from which the
-runner reads how far it is. The container runner of later takes this one's place: `identity` says what decides a
-result besides the inputs, `start` starts a task.
+runner reads how far it is. Containers take this one's place in `containers.py`: `identity` says what decides a result
+besides the inputs, `start` starts a task.
 """
 
 import json
@@ -49,8 +49,12 @@ class Running:
         return self.process.poll()
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to the task and all it started."""
-        if self.process.poll() is None:
+        """Sends a signal to the task and all it started; SIGKILL is the guard's to give, which knows of containers."""
+        if self.process.poll() is not None:
+            return
+        if number is signal.SIGKILL and self.process.stdin:
+            self.process.stdin.close()
+        else:
             os.killpg(self.process.pid, number)
 
     def close(self) -> None:
@@ -93,6 +97,33 @@ def stop(running: Sequence[Running], *, at_once: Callable[[], bool]) -> None:
         task.close()
 
 
+def start_guarded(
+    stage: str,
+    command: Sequence[str],
+    *,
+    log: Path,
+    environment: Mapping[str, str],
+    keep_open: Sequence[int],
+    container: str | None = None,
+) -> Running:
+    """Starts the command with its output in the log; it, and the container of this name, end with this process."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    named = ["--container", container] if container else []
+    with log.open("ab") as stream:
+        stream.write(f"--- {stage}, {datetime.now():%Y-%m-%d %H:%M:%S}\n".encode())
+        log_start = stream.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(GUARD), *named, *command],
+            stdin=subprocess.PIPE,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            pass_fds=tuple(keep_open),
+        )
+    return Running(process, log, log_start)
+
+
 class Processes:
     """Runs tasks with this Python, from the repository at `root`."""
 
@@ -114,20 +145,13 @@ class Processes:
         self, task: Task, *, executor_input: Mapping[str, Any], log: Path, environment: Mapping[str, str]
     ) -> Running:
         """Starts the task; it ends at the latest with this process."""
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as stream:
-            stream.write(f"--- {task.stage}, {datetime.now():%Y-%m-%d %H:%M:%S}\n".encode())
-            log_start = stream.tell()
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(GUARD), *self._command(task, executor_input)],
-                stdin=subprocess.PIPE,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                env=self._environment(task, environment),
-                start_new_session=True,
-                pass_fds=self.keep_open,
-            )
-        return Running(process, log, log_start)
+        return start_guarded(
+            task.stage,
+            self._command(task, executor_input),
+            log=log,
+            environment=self._environment(task, environment),
+            keep_open=self.keep_open,
+        )
 
     def _command(self, task: Task, executor_input: Mapping[str, Any]) -> list[str]:
         words = [word.replace("{{$}}", json.dumps(executor_input)) for word in task.command]

@@ -6,6 +6,7 @@ Reads the spec and looks for the data set first: a mistake there is told at once
 """
 
 import argparse
+import getpass
 import logging
 import os
 import sys
@@ -14,15 +15,19 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from pipelines import ir
+from components import images
+from pipelines import image_builds, ir
 from pipelines.cache import Store
+from pipelines.containers import Containers
 from pipelines.display import Display, duration
-from pipelines.local_runner import LocalRun, RunReport, shown
+from pipelines.docker_engine import engine
+from pipelines.local_runner import LocalRun, RunReport, Tasks, shown
+from pipelines.mounts import cache_folders, mounts
 from pipelines.processes import Processes
 from pipelines.run_record import RunRecord, close_killed_runs, sole_runner
 from pipelines.summary import print_summary
 from reid.data.market1501 import require_folders
-from reid.errors import PipelineError, ReidError, SpecError
+from reid.errors import ReidError, SpecError
 from reid.pipeline_run import open_pipeline_run
 from reid.secret import key_to_environment
 from reid.spec import Experiment, load_spec, tell_what_a_pipeline_replaces
@@ -63,12 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell_what_a_pipeline_replaces(spec)
         if options.compile_only:
             return _compile_only(options.compile_only, spec, options.cluster)
-        if _runner(options.runner) == "kfp":
+        runner = _runner(options.runner)
+        if runner == "kfp":
             from pipelines.kfp_run import run_on_cluster  # noqa: PLC0415 - loads kfp
 
             return run_on_cluster(spec, path, cluster_file=options.cluster, stream=sys.stdout)
         _require_data(spec)
-        return _run(spec, path, jobs=options.jobs)
+        return _run(spec, path, jobs=options.jobs, in_containers=runner == "docker")
     except ReidError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
@@ -91,7 +97,8 @@ def _parser() -> argparse.ArgumentParser:
         "--runner",
         default="auto",
         choices=["auto", "process", "docker", "kfp"],
-        help="where tasks run; auto: on the cluster that KFP_ENDPOINT names, else as processes of this machine",
+        help="where tasks run; auto: on the cluster that KFP_ENDPOINT names, else in containers where Docker answers"
+        " and our images are built and up to date, else as processes of this machine",
     )
     parser.add_argument(
         "--jobs",
@@ -125,12 +132,12 @@ def spec_path(name: str) -> Path:
 
 
 def _runner(asked: str) -> str:
-    """process or kfp; auto is the cluster where one is named."""
-    if asked == "docker":
-        raise PipelineError("RUNNER=docker: running the stages in containers is not there yet; want process (or auto)")
-    if asked == "auto":
-        return "kfp" if os.environ.get("KFP_ENDPOINT") else "process"
-    return asked
+    """process, docker or kfp; auto is the cluster where one is named, else containers where their images are ready."""
+    if asked != "auto":
+        return asked
+    if os.environ.get("KFP_ENDPOINT"):
+        return "kfp"
+    return "docker" if image_builds.all_ready() else "process"
 
 
 def _require_data(spec: Experiment) -> None:
@@ -151,26 +158,38 @@ def _compile_only(path: Path, spec: Experiment, cluster: Path | None) -> int:
     return 0
 
 
-def _run(spec: Experiment, path: Path, *, jobs: int) -> int:
+def _run(spec: Experiment, path: Path, *, jobs: int, in_containers: bool) -> int:
     from pipelines.cluster import resources_of  # noqa: PLC0415 - loads kfp
     from pipelines.reid_pipeline import compile_pipeline  # noqa: PLC0415 - loads kfp
 
     started = time.monotonic()
+    if in_containers:
+        image_builds.ensure()
     key_to_environment(spec.encryption_key)
     store = Store(Path(spec.results_dir))
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or TRACKING_URI
     with sole_runner(store.root) as lock:
-        print(
-            f"spec {shown(path)}, results in {shown(store.results_dir)}, stages as processes of this machine",
-            flush=True,
-        )
+        how = f"containers of {images.REID}" if in_containers else "processes of this machine"
+        print(f"spec {shown(path)}, results in {shown(store.results_dir)}, stages as {how}", flush=True)
         close_killed_runs(store.results_dir / "runs")
+        tasks = _containers(spec, store, tracking_uri, lock) if in_containers else Processes(ROOT, keep_open=[lock])
         compile_pipeline(store.root / "pipeline.yaml", resources=resources_of(spec, cluster={}))
         pipeline = ir.load(store.root / "pipeline.yaml")
-        report = _run_tracked(pipeline, spec, path, store=store, tracking_uri=tracking_uri, jobs=jobs, lock=lock)
+        report = _run_tracked(pipeline, spec, path, store=store, tracking_uri=tracking_uri, jobs=jobs, tasks=tasks)
     print_summary(report, results_dir=store.results_dir, mlflow=_mlflow_command(tracking_uri), stream=sys.stdout)
     print(f"{'done' if report.exit_status == 0 else 'not finished'} in {duration(time.monotonic() - started)}")
     return report.exit_status
+
+
+def _containers(spec: Experiment, store: Store, tracking_uri: str, lock: int) -> Containers:
+    caches = cache_folders(spec, ROOT)
+    return Containers(
+        engine(),
+        store.results_dir,
+        mounts=lambda stage: mounts(spec, stage=stage, tracking_uri=tracking_uri, caches=caches.values()),
+        environment={"USER": getpass.getuser(), **{variable: str(folder) for variable, folder in caches.items()}},
+        keep_open=[lock],
+    )
 
 
 def _mlflow_command(tracking_uri: str) -> str:
@@ -184,7 +203,7 @@ def _mlflow_command(tracking_uri: str) -> str:
 
 
 def _run_tracked(
-    pipeline: ir.Pipeline, spec: Experiment, path: Path, *, store: Store, tracking_uri: str, jobs: int, lock: int
+    pipeline: ir.Pipeline, spec: Experiment, path: Path, *, store: Store, tracking_uri: str, jobs: int, tasks: Tasks
 ) -> RunReport:
     """Runs the pipeline under an MLflow run of its own, and keeps a record of it."""
     tracking = open_pipeline_run(
@@ -205,7 +224,7 @@ def _run_tracked(
         pipeline,
         {"spec": open_text(spec)},
         store=store,
-        processes=Processes(ROOT, keep_open=[lock]),
+        tasks=tasks,
         display=Display(sys.stdout, width=max(len(task.stage) for task in pipeline.tasks)),
         record=record,
         tracking=tracking,

@@ -44,6 +44,7 @@ class Workplace:
     def start(self, *overrides: str) -> subprocess.Popen[str]:
         environment = {**os.environ, "MLFLOW_TRACKING_URI": self.tracking_uri, "COLUMNS": "100"}
         command = [sys.executable, "-m", "pipelines.run", "--spec", str(self.folder / "tiny.yaml"), *overrides]
+        command += ["--runner", "process"]
         return subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -183,7 +184,8 @@ def test_a_training_that_was_cut_short_is_continued(workplace: Workplace, number
 def test_the_demo_learns_within_five_minutes(tmp_path: Path) -> None:
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
     overrides = [f"results_dir={tmp_path}/results", f"dataset.synthetic.root={tmp_path}/data"]
-    command: Sequence[str] = [sys.executable, "-m", "pipelines.run", "--spec", "demo", *overrides]
+    options = ["--spec", "demo", "--runner", "process"]
+    command: Sequence[str] = [sys.executable, "-m", "pipelines.run", *options, *overrides]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads((tmp_path / "results/latest/evaluate/metrics.json").read_text())

@@ -3,7 +3,7 @@
 Its stages do what their spec says (JSON): {"text": …, "steps": n, "step_s": …, "exit": …}. A diary beside the code
 says what really ran.
 
-    python -m tests.pipelines.mini REPOSITORY RESULTS ARGUMENTS_JSON [JOBS]
+    python -m tests.pipelines.mini REPOSITORY RESULTS ARGUMENTS_JSON [JOBS] [containers]
 
 runs it as a runner process that can be killed.
 """
@@ -19,12 +19,15 @@ from kfp import compiler, dsl
 
 from pipelines import ir
 from pipelines.cache import Store
+from pipelines.containers import Containers
 from pipelines.display import Display
-from pipelines.local_runner import LocalRun, RunReport
+from pipelines.docker_engine import engine
+from pipelines.local_runner import LocalRun, RunReport, Tasks
 from pipelines.processes import Processes
 from pipelines.run_record import RunRecord, close_killed_runs, sole_runner
 from reid.pipeline_run import PipelineRun
 
+IMAGE = "python:3.11"
 STAGES = ("make", "left", "right", "join")
 ENTRY = '''"""The entry of the small repository."""
 import importlib
@@ -80,7 +83,7 @@ def work(stage, text):
     read = [(Path(inputs[name]["artifacts"][0]["uri"]) / "text").read_text() for name in sorted(inputs)]
     (folder / "text").write_text(" ".join([*read, spec.get("text", stage)]))
     score = float(len((folder / "text").read_text()))
-    for name, entry in outputs["parameters"].items():
+    for name, entry in outputs.get("parameters", {}).items():  # kfp.local leaves out what is empty
         Path(entry["outputFile"]).parent.mkdir(parents=True, exist_ok=True)
         if not spec.get("forget"):
             Path(entry["outputFile"]).write_text(str(score))
@@ -97,7 +100,7 @@ def work(stage, text):
 def command(stage: str) -> dsl.ContainerSpec:
     """The container of a stage."""
     return dsl.ContainerSpec(
-        image="python:3.11",
+        image=IMAGE,
         command=["python3", "-m", "components.entry", stage],
         args=["--executor-input", "{{$}}"],
     )
@@ -161,11 +164,11 @@ def mini(make_spec: str = "{}", left_spec: str = "{}", right_spec: str = "{}", j
 class MiniRepository:
     """A repository with the code of these stages, and runs of it."""
 
-    def __init__(self, root: Path, results: Path) -> None:
-        self.root, self.results = root, results
+    def __init__(self, root: Path, results: Path, *, containers: bool = False) -> None:
+        self.root, self.results, self.containers = root, results, containers
         self.said = ""
 
-    def write(self) -> "MiniRepository":
+    def write(self, image: str = IMAGE) -> "MiniRepository":
         """Writes the code and compiles the pipeline."""
         for name, text in {
             "components/__init__.py": "",
@@ -181,15 +184,29 @@ class MiniRepository:
             path = self.root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        compiler.Compiler().compile(mini, str(self.root / "mini.yaml"))
+        self.compile(image)
         return self
+
+    def compile(self, image: str) -> None:
+        """Compiles the pipeline, its stages in this image."""
+        compiler.Compiler().compile(mini, str(self.root / "mini.yaml"))
+        compiled = (self.root / "mini.yaml").read_text()
+        (self.root / "mini.yaml").write_text(compiled.replace(IMAGE, image))
 
     def run(self, *, jobs: int = 1, tracking: PipelineRun | None = None, **specs: Mapping[str, object]) -> RunReport:
         """Runs the pipeline in this process; `make={"text": "x"}` is the spec of a stage."""
         arguments: dict[str, ir.Value] = {f"{stage}_spec": json.dumps(spec) for stage, spec in specs.items()}
         stream = io.StringIO()
         try:
-            return run_mini(self.root, self.results, arguments, jobs=jobs, stream=stream, tracking=tracking)
+            return run_mini(
+                self.root,
+                self.results,
+                arguments,
+                jobs=jobs,
+                stream=stream,
+                tracking=tracking,
+                containers=self.containers,
+            )
         finally:
             self.said = stream.getvalue()
 
@@ -209,17 +226,27 @@ def run_mini(
     jobs: int,
     stream: io.TextIOBase,
     tracking: PipelineRun | None = None,
+    containers: bool = False,
 ) -> RunReport:
     """Runs the compiled pipeline of the repository at `root`."""
     store = Store(results)
     with sole_runner(store.root) as lock:
+        tasks: Tasks = Processes(root, keep_open=[lock])
+        if containers:  # an image of nothing but Python: the code is mounted
+            tasks = Containers(
+                engine(),
+                store.results_dir,
+                mounts=lambda _: {root: True, store.results_dir: True, root / "components": False},
+                environment={"PYTHONPATH": str(root), "PYTHONSAFEPATH": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+                keep_open=[lock],
+            )
         close_killed_runs(results / "runs")
         record = RunRecord(results / "runs", pid=0)
         report = LocalRun(
             ir.load(root / "mini.yaml"),
             arguments,
             store=store,
-            processes=Processes(root, keep_open=[lock]),
+            tasks=tasks,
             display=Display(stream, width=5),  # type: ignore[arg-type]
             record=record,
             tracking=tracking,
@@ -236,6 +263,7 @@ if __name__ == "__main__":
         Path(folder),
         json.loads(given),
         jobs=int(rest[0]) if rest else 1,
+        containers="containers" in rest,
         stream=sys.stdout,  # type: ignore[arg-type]
     )
     sys.exit(ended.exit_status)

@@ -226,7 +226,7 @@ def run_here(repository: Path, compiled: Path, results: Path) -> dict[str, Path]
         ir.load(compiled),
         {"spec": "the spec"},
         store=Store(results),
-        processes=Processes(repository),
+        tasks=Processes(repository),
         display=Display(stream, width=14),
         record=RunRecord(results / "runs"),
         tracking=None,

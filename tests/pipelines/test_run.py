@@ -52,10 +52,6 @@ def test_a_missing_data_set_is_told_at_once_and_nothing_heavy_is_loaded() -> Non
     [
         (["train.num_epochs=x"], "command line: train.num_epochs: found 'x' (str); want: a whole number"),
         (
-            ["--runner", "docker"],
-            "RUNNER=docker: running the stages in containers is not there yet; want process (or auto)",
-        ),
-        (
             ["train.num_epochs=2", "--runner", "kfp", "train.seed=1"],
             "KFP_ENDPOINT: found ''\n  want: the address of Kubeflow Pipelines, https://…",
         ),
@@ -66,6 +62,19 @@ def test_a_mistake_is_told_without_a_traceback(
 ) -> None:
     assert main(["--spec", "demo", *arguments]) == 2
     assert capsys.readouterr().err == f"error: {text}\n"
+
+
+def test_containers_without_docker_are_refused_and_auto_does_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["--spec", "demo", "--runner", "docker", f"results_dir={tmp_path}/results"]) == 2
+    assert capsys.readouterr().err == (
+        "error: RUNNER=docker: no `docker` command here\n  want: Docker on PATH; RUNNER=process needs no containers\n"
+    )
+    (tmp_path / "file").write_text("")
+    assert main(["--spec", "demo", f"results_dir={tmp_path}/file"]) == 2
+    assert "cannot be written" in capsys.readouterr().err  # it got as far as the results folder, with no docker
 
 
 def test_a_results_folder_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

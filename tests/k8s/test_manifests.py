@@ -1,0 +1,133 @@
+"""What every manifest of k8s/ keeps to: pinned images, limits, probes, no privileges, selectors and names that meet."""
+
+import re
+
+import pytest
+
+from tests.k8s.manifests import K8S, OVERLAYS, RENDERED, containers, named, of_kind, pods, rendered, secrets
+
+
+@pytest.mark.parametrize("folder", RENDERED)
+def test_it_renders_and_every_object_is_said_once_and_has_its_namespace(folder: str) -> None:
+    names = [
+        (entry["kind"], entry["metadata"].get("namespace"), entry["metadata"]["name"]) for entry in rendered(folder)
+    ]
+    assert names
+    assert len(set(names)) == len(names)
+    assert {kind for kind, namespace, _ in names if namespace is None} <= {"Namespace"}
+
+
+def test_every_folder_with_a_kustomization_is_rendered_here() -> None:
+    found = {str(path.parent.relative_to(K8S)) for path in K8S.rglob("kustomization.yaml")}
+    assert found == {*RENDERED, "triton/shared"}
+
+
+@pytest.mark.parametrize("folder", ["overlays/gpu", "overlays/kind", "triton/cpu"])
+def test_every_image_is_pinned_to_a_version(folder: str) -> None:
+    for name, container in containers(folder):
+        _, _, tag = container["image"].rpartition("/")[2].partition(":")
+        assert re.search(r"\d+\.\d+", tag), f"{name}: {container['image']}"
+
+
+@pytest.mark.parametrize("folder", ["overlays/gpu", "overlays/kind", "triton/cpu"])
+def test_every_container_has_limits_and_is_restricted(folder: str) -> None:
+    for name, container in containers(folder):
+        for kind in ("requests", "limits"):
+            assert {"cpu", "memory"} <= set(container["resources"][kind]), f"{name}: {kind}"
+        security = container["securityContext"]
+        assert security["allowPrivilegeEscalation"] is False, name
+        assert security["readOnlyRootFilesystem"] is True, name
+        assert security["capabilities"] == {"drop": ["ALL"]}, name
+        assert not security.get("privileged"), name
+    for _, name, template in pods(folder):
+        security = template["spec"]["securityContext"]
+        assert security["runAsNonRoot"] is True, name
+        assert security["runAsUser"] > 0, name
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(template["spec"]), name
+        assert not [volume for volume in template["spec"]["volumes"] if "hostPath" in volume], name
+
+
+@pytest.mark.parametrize("folder", ["overlays/gpu", "overlays/kind", "triton/cpu"])
+def test_every_service_container_has_its_probes_on_a_port_that_it_has(folder: str) -> None:
+    for _, name, template in pods(folder):
+        for container in template["spec"]["containers"]:
+            ports = {value for port in container["ports"] for value in (port["containerPort"], port.get("name"))}
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                asked = container[probe].get("httpGet", {}).get("port")
+                assert asked is None or asked in ports, f"{name}: {probe}"
+
+
+@pytest.mark.parametrize("folder", [*OVERLAYS, "triton/cpu"])
+def test_selectors_match_the_pods_they_mean(folder: str) -> None:
+    labels = {(namespace, name): template["metadata"]["labels"] for namespace, name, template in pods(folder)}
+    for manifest in rendered(folder):
+        spec, metadata = manifest.get("spec", {}), manifest["metadata"]
+        if manifest["kind"] == "Deployment":
+            assert spec["selector"]["matchLabels"] == labels[metadata["namespace"], metadata["name"]]
+        if manifest["kind"] == "Service":
+            meant = labels[metadata["namespace"], metadata["name"]]
+            assert spec["selector"].items() <= meant.items()
+            (template,) = [pod for _, name, pod in pods(folder) if name == metadata["name"]]
+            opened = {port["containerPort"] for one in template["spec"]["containers"] for port in one["ports"]}
+            assert {port.get("targetPort", port["port"]) for port in spec["ports"]} <= opened
+        if manifest["kind"] == "NetworkPolicy" and spec["podSelector"]:
+            assert spec["podSelector"]["matchLabels"] in labels.values()
+
+
+def test_what_a_policy_lets_through_is_a_port_of_its_pods() -> None:
+    services = {entry["metadata"]["name"]: entry for entry in of_kind("overlays/gpu", "Service")}
+    for policy in of_kind("overlays/gpu", "NetworkPolicy"):
+        opened = {port["port"] for rule in policy["spec"].get("ingress", []) for port in rule["ports"]}
+        if policy["spec"]["podSelector"]:
+            assert opened == {port["port"] for port in services[policy["metadata"]["name"]]["spec"]["ports"]}
+        else:
+            assert opened == set()  # the policy that forbids what no other one allows
+
+
+@pytest.mark.parametrize("folder", [*OVERLAYS, "triton/cpu"])
+def test_every_claim_account_and_config_that_a_pod_names_is_there(folder: str) -> None:
+    for namespace, name, template in pods(folder):
+        spec = template["spec"]
+        assert (namespace, spec["serviceAccountName"]) in named(folder, "ServiceAccount"), name
+        assert spec["automountServiceAccountToken"] is False, name  # none of them talks to Kubernetes
+        for volume in spec["volumes"]:
+            if "persistentVolumeClaim" in volume:
+                claim = volume["persistentVolumeClaim"]["claimName"]
+                assert (namespace, claim) in named(folder, "PersistentVolumeClaim"), name
+            if "configMap" in volume:
+                assert (namespace, volume["configMap"]["name"]) in named(folder, "ConfigMap"), name
+            if "secret" in volume:
+                held = secrets()[namespace, volume["secret"]["secretName"]]
+                assert {item["key"] for item in volume["secret"]["items"]} <= set(held), name
+        mounted = {mount["name"] for one in spec["containers"] for mount in one["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in spec["volumes"]}, name
+
+
+def test_the_namespace_admits_restricted_pods_only() -> None:
+    (namespace,) = of_kind("base", "Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_the_pipelines_account_may_do_what_is_listed_and_nothing_wider() -> None:
+    (role,) = of_kind("pipeline", "Role")
+    for rule in role["rules"]:
+        assert "*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]]
+        assert not {"create", "delete"} & set(rule["verbs"]) or rule["resources"] == ["workflowtaskresults"]
+        if {"secrets", "configmaps"} & set(rule["resources"]):
+            assert rule["resourceNames"]
+    (binding,) = of_kind("pipeline", "RoleBinding")
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    ((subject, account),) = [(binding["subjects"][0], of_kind("pipeline", "ServiceAccount")[0])]
+    assert subject["name"] == account["metadata"]["name"]
+    assert not of_kind("overlays/gpu", "ClusterRole")
+    assert not of_kind("overlays/gpu", "ClusterRoleBinding")
+
+
+def test_triton_on_a_gpu_differs_from_triton_without_by_the_gpu_alone() -> None:
+    (cpu,), (gpu,) = of_kind("triton/cpu", "Deployment"), of_kind("triton/gpu", "Deployment")
+    spec = gpu["spec"]["template"]["spec"]
+    assert spec.pop("tolerations") == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    assert spec["containers"][0]["resources"]["limits"].pop("nvidia.com/gpu") == 1
+    assert gpu == cpu
+    assert [port["port"] for port in of_kind("triton/cpu", "Service")[0]["spec"]["ports"]] == [8000, 8001, 8002]
