@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reid.errors import ReidError
+from reid.errors import ReidError, SpecError
 from reid.results_lock import sole_task
 from reid.spec import Experiment, load_spec, tell_what_a_pipeline_replaces
 from reid.spec.secret import open_values
@@ -130,8 +130,10 @@ def _booked(parameters: Mapping[str, Any]) -> list[str]:
     """The GPUs that a pipeline parameter books, as fields of the spec; 0 leaves the spec as it is."""
     overrides = []
     for parameter, sections in BOOKED.items():
-        gpus = int(parameters.get(parameter, 0))
-        overrides += [f"{section}.num_gpus={gpus}" for section in sections if gpus]
+        text = str(parameters.get(parameter, "0"))
+        if not text.isdecimal():
+            raise SpecError(f"pipeline parameter {parameter}: found {text!r}\n  want: a whole number of GPUs, from 0")
+        overrides += [f"{section}.num_gpus={int(text)}" for section in sections if int(text)]
     return overrides
 
 

@@ -9,8 +9,8 @@ from components import images
 @dsl.container_component
 def validate(  # noqa: PLR0917 - kfp passes them by position
     spec: str,
-    gpus: int,
-    embedding_gpus: int,
+    gpus: str,
+    embedding_gpus: str,
     dataset: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],

@@ -35,8 +35,8 @@ def person_reid(resources: Resources, spec_text: str) -> dsl.base_component.Base
     def pipeline(
         spec: str = spec_text,
         data_claim: str = resources.data_claim,
-        gpus: int = resources.gpus,
-        embedding_gpus: int = resources.embedding_gpus,
+        gpus: str = str(resources.gpus),  # texts: of a number that is a parameter KFP's driver would book none
+        embedding_gpus: str = str(resources.embedding_gpus),
     ) -> None:
         """From a folder of person images to a registered embedding model, its report and its TensorRT engine.
 

@@ -69,7 +69,7 @@ class Resources:
     timeout_s: int = 2 * HOUR
     """Of the stages that `timeouts` does not name."""
 
-    def request(self, task: dsl.PipelineTask, stage: str, *, data_claim: str, gpus: Mapping[str, int]) -> None:
+    def request(self, task: dsl.PipelineTask, stage: str, *, data_claim: str, gpus: Mapping[str, str]) -> None:
         """Adds a stage's requests to its task. data_claim and gpus (by stage) are pipeline parameters."""
         task.set_memory_limit(self.memory)
         if not self.cached:

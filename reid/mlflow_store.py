@@ -7,6 +7,7 @@ Runs of one pipeline run are found by tags, so that no retried stage and no seco
 import importlib
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ HEADLINE_STAGES = {"evaluate", "export", "gen_trt_engine", "register"}
 """Stages whose figures stand on the parent run under their own names; the others' are prefixed with the stage."""
 PARAMS_IN_A_CALL, PARAM_LENGTH = 90, 6000
 """MLflow takes at most 100 parameters in one call."""
+SOCKET_ERROR = re.compile(r"\[Errno \d+\] [^\"')]+")
 REFUSED = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST"}
 """Answers that do not change by asking again."""
 
@@ -68,7 +70,11 @@ def reaching(tracking_uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise TrackingError(f"MLflow at {tracking_uri}: {str(error).splitlines()[0]}") from error
+        said = str(error).splitlines()[0]
+        refused = SOCKET_ERROR.search(said)  # at the end of a line of how often what was tried
+        raise TrackingError(
+            f"MLflow at {tracking_uri}: {f'does not answer: {refused[0]}' if refused else said}"
+        ) from error
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -135,11 +135,11 @@ class PipelineRun:
     def finish(self, status: str) -> None:
         """Everything is over. status: FINISHED, FAILED or KILLED."""
         self._own.journal.append({"end": status, "time": now_ms()})
-        done = self._sender.close()
+        self._sender.close()
         for box in self._boxes:
             box.journal.close()
-        if done:
-            shutil.rmtree(self._own.folder)
+            if box.folder.parent == self._own.folder.parent and not box.waiting:  # ours, not a stage's
+                shutil.rmtree(box.folder)
 
 
 def open_pipeline_run(

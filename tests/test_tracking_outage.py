@@ -112,7 +112,7 @@ def test_what_a_run_could_not_send_the_next_run_of_the_results_folder_sends(
         ("evaluate", "FINISHED"),
     }
     assert client.get_run(run_id).data.metrics == {"loss": 2.0}
-    assert not list((results / "runs" / "mlflow").iterdir())[1:]
+    assert list((results / "runs" / "mlflow").iterdir()) == []
 
 
 def test_a_training_that_goes_on_goes_on_in_its_run_under_the_new_pipeline_run(
@@ -144,7 +144,7 @@ def test_a_training_that_goes_on_goes_on_in_its_run_under_the_new_pipeline_run(
 
 def test_a_server_that_is_gone_at_the_start_is_told_at_once(tmp_path: Path) -> None:
     uri = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(TrackingError, match=rf"^MLflow at {uri}: .*Connection refused"):
+    with pytest.raises(TrackingError, match=rf"^MLflow at {uri}: does not answer: \[Errno \d+\] Connection refused$"):
         open_pipeline_run(
             tracking_uri=uri, experiment="x", run_name="x", tags={}, params={}, results_dir=tmp_path / "results"
         )

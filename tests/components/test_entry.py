@@ -283,9 +283,18 @@ def test_the_gpus_of_the_form_win_over_the_specs(
 
     stage(evaluate)
     ports = json.loads(executor_input(tmp_path, spec="evaluate: {num_gpus: 3}\ninference: {num_gpus: 3}\n"))
-    ports["inputs"]["parameterValues"]["embedding_gpus"] = gpus
+    ports["inputs"]["parameterValues"]["embedding_gpus"] = str(gpus)
     assert main(["evaluate", "--executor-input", json.dumps(ports)]) == 0
     assert seen == [wanted, wanted, 1]
+
+
+def test_a_mistaken_number_of_gpus_in_the_form_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ports = json.loads(executor_input(tmp_path))
+    ports["inputs"]["parameterValues"]["gpus"] = "two"
+    assert main(["evaluate", "--executor-input", json.dumps(ports)]) == 2
+    assert capsys.readouterr().err == (
+        "error: pipeline parameter gpus: found 'two'\n  want: a whole number of GPUs, from 0\n"
+    )
 
 
 def test_a_retried_step_finds_on_the_work_volume_what_the_pod_before_left(

@@ -58,7 +58,7 @@ class Pods:
 def test_a_train_step_whose_node_dies_goes_on_in_the_next_pod_and_in_its_mlflow_run(tmp_path: Path) -> None:
     pods = Pods(tmp_path)
     text = SPEC.format(folder=tmp_path).replace("num_epochs: 2", f"num_epochs: {EPOCHS}")
-    first = pods.start("validate", "validate", {"spec": text, "gpus": 0, "embedding_gpus": 0}, {})
+    first = pods.start("validate", "validate", {"spec": text, "gpus": "0", "embedding_gpus": "0"}, {})
     assert pods.process.wait(timeout=240) == 0, (first / "log.txt").read_text()
     given = read_outputs(pods.tasks["validate"], first, {})
     parameters = {"spec": given.parameters["train_spec"], "fingerprint": given.parameters["fingerprint"]}

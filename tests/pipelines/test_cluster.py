@@ -39,13 +39,19 @@ def test_the_form_has_a_usable_default_and_a_description_for_every_parameter(tmp
     form = pipeline["root"]["inputDefinitions"]["parameters"]
     assert {name: entry["defaultValue"] for name, entry in form.items() if name != "spec"} == {
         "data_claim": "reid-data",
-        "gpus": 1.0,
-        "embedding_gpus": 1.0,
+        "gpus": "1",
+        "embedding_gpus": "1",
     }
     assert all(entry["description"] for entry in form.values())
     spec = yaml.safe_load(form["spec"]["defaultValue"])
     assert spec["dataset"]["query_dataset_dir"] == "/data/market1501/query"
     assert spec["results_dir"] == "/tmp/reid"
+
+
+def test_a_count_of_gpus_is_a_text_for_kfps_driver_reads_no_other_parameter_of_a_resource(tmp_path: Path) -> None:
+    pipeline, _ = compiled(tmp_path)
+    form = pipeline["root"]["inputDefinitions"]["parameters"]
+    assert {form[name]["parameterType"] for name in ("gpus", "embedding_gpus")} == {"STRING"}
 
 
 def test_gpus_are_the_forms_and_no_other_stage_asks_for_any(tmp_path: Path) -> None:

@@ -72,8 +72,8 @@ def test_a_run_is_submitted_followed_and_its_end_is_ours(
     assert sent["runtime_config"]["parameters"] | {"spec": ""} == {
         "spec": "",
         "data_claim": "reid-data",
-        "gpus": 2,
-        "embedding_gpus": 0,
+        "gpus": "2",
+        "embedding_gpus": "0",
     }
     assert yaml.safe_load(sent["runtime_config"]["parameters"]["spec"])["dataset"]["synthetic"]["root"] == "/data/demo"
     assert sent["display_name"].startswith("demo ")

@@ -72,8 +72,8 @@ def test_compiling_twice_gives_the_same_bytes_in_valid_yaml(compiled: Path, tmp_
     assert ir.load(compiled).defaults == {
         "spec": "a: 1\nb: 2\n",
         "data_claim": "reid-data",
-        "gpus": 0,
-        "embedding_gpus": 0,
+        "gpus": "0",
+        "embedding_gpus": "0",
     }
 
 
