@@ -10,7 +10,7 @@ Imports neither torch nor PIL, and numpy only for the arrays: a missing data set
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,6 +102,10 @@ class Split:
     def of_persons(self) -> "Split":
         """The split less junk and distractors (person > 0). What training learns from."""
         return self._only(lambda image: image.person > DISTRACTOR)
+
+    def of(self, persons: Collection[int]) -> "Split":
+        """The images of these persons."""
+        return self._only(lambda image: image.person in persons)
 
     def _only(self, wanted: Callable[[PersonImage], bool]) -> "Split":
         return Split(self.root, tuple(image for image in self.images if wanted(image)))
