@@ -60,8 +60,9 @@ format: $(STAMP) ## ruff, mending
 bench: $(STAMP) ## re-ranking and scoring beside the textbook formula
 	@$(RUN) -m tests.bench.bench_retrieval
 
-lock: requirements.in ## requirements.lock anew from requirements.in (needs uv)
+lock: requirements.in tests/tritonserver.in ## the lock files anew from their .in files (needs uv)
 	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q requirements.in -o requirements.lock
+	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-deps -q tests/tritonserver.in -o tests/tritonserver.lock
 
 clean: ## results, caches and the environment
 	rm -rf results .cache .pytest_cache .mypy_cache .ruff_cache $(VENV)

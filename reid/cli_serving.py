@@ -132,7 +132,8 @@ def _count(text: str) -> int:
 
 def _client(options: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    from reid.deploy.triton_client import Server, TritonModel
+    from reid.deploy.triton_client import TritonModel
+    from reid.deploy.triton_connection import Server
     from reid.stages.client import client
 
     server = Server(options.url, options.protocol, options.model_name, options.model_version)

@@ -141,18 +141,21 @@ def _contract_of_plan(engine: Path, *, max_batch_size: int) -> Contract:
 
 def _build_record(engine: Path) -> dict[str, Any]:
     path = engine.with_name(BUILD_RECORD)
-    if not engine.is_file():
-        raise ArtifactError(f"{engine}: no such engine; the task gen_trt_engine builds one")
     wanted = {"package", "version", "engine_sha256", "profile", "contract"}
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError as error:
+        raise ArtifactError(f"{path}: not JSON ({error})") from None
+    if not engine.is_file():
+        reason = (
+            f"\n  found: not built: {record['reason']}" if isinstance(record, dict) and record.get("reason") else ""
+        )
+        raise ArtifactError(f"{engine}: no such engine{reason}\n  want:  one that the task gen_trt_engine built")
+    if record is None:
         raise ArtifactError(
             f"{engine}: no {BUILD_RECORD} beside it, and without it nobody knows the preprocessing\n"
             "  want: the engine where the task gen_trt_engine left it"
-        ) from None
-    except ValueError as error:
-        raise ArtifactError(f"{path}: not JSON ({error})") from None
+        )
     if not isinstance(record, dict) or not wanted <= set(record):
         raise ArtifactError(f"{path}: not a build record of gen_trt_engine\n  want: {', '.join(sorted(wanted))}")
     return record

@@ -11,7 +11,8 @@ import numpy as np
 
 from reid import plots
 from reid.data.market1501 import JUNK, Manifest, Split
-from reid.deploy.triton_client import Server, TritonModel
+from reid.deploy.triton_client import TritonModel
+from reid.deploy.triton_connection import Server
 from reid.embeddings import Embeddings, write_json
 from reid.errors import DatasetError
 from reid.files import replacing
