@@ -4,6 +4,7 @@ Not in the project's own, because the Python backend in it hands out empty tenso
 made at first use, from tests/tritonserver.lock, and kept in .cache/triton-venv.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -109,20 +110,34 @@ class TritonServer:
 
     def start(self) -> "TritonServer":
         """Returns when it is ready."""
-        command = [
-            tritonserver() / "tritonserver", f"--model-repository={self.repository}", "--allow-metrics=false",
-            f"--http-port={self.http_port}", f"--grpc-port={self.grpc_port}", "--http-address=127.0.0.1",
-            "--grpc-address=127.0.0.1", f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
-        ]  # fmt: skip
+        options = {
+            "model-repository": self.repository,
+            "http-port": self.http_port,
+            "grpc-port": self.grpc_port,
+            "http-address": "127.0.0.1",
+            "grpc-address": "127.0.0.1",
+            "allow-metrics": "false",
+            "exit-timeout-secs": 2,
+            "backend-config": f"python,shm-region-prefix-name={self._shared_memory}",
+        }
+        command = [tritonserver() / "tritonserver", *(f"--{name}={value}" for name, value in options.items())]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         wait_ready(self.http_port, self._process, self.log)
         return self
 
+    def stop(self, how: signal.Signals) -> None:
+        """Sends it the signal and waits for its end."""
+        assert self._process
+        os.kill(self._process.pid, how)
+        self._process.wait(60)
+        self.kill()
+
     def kill(self) -> None:
         """SIGKILL, for it and the processes of its backend."""
         if self._process:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
         for leftover in Path("/dev/shm").glob(f"{self._shared_memory}*"):

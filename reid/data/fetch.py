@@ -73,7 +73,8 @@ def download(url: str, target: Path, *, sha256: str) -> None:
             _patiently(url, partial)
             digest = sha256_of(partial)
         if digest != sha256.lower():
-            page = partial.open("rb").read(512).lstrip().lower().startswith((b"<!doctype html", b"<html"))
+            with partial.open("rb") as file:
+                page = file.read(512).lstrip().lower().startswith((b"<!doctype html", b"<html"))
             partial.unlink()
             raise DatasetError(
                 _another(url, digest, sha256)

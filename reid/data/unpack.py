@@ -42,7 +42,7 @@ def unpack(archive: Path, root: Path, *, stamp: Mapping[str, str]) -> None:
         for name, text in stamp.items():
             (partial / name).write_text(text, encoding="utf-8")
         partial.rename(root)
-    except (BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # the last: encrypted, an unknown method
         raise DatasetError(f"{archive}: damaged, or no zip file: {error}") from error
     except OSError as error:
         raise DatasetError(f"{root}: cannot be written\n  found: {error.strerror or error}") from error

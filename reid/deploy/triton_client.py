@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.contract import Contract
-from reid.deploy.triton_connection import Server, connect, contract_of, infer, is_away, refusal
+from reid.deploy.triton_connection import Server, connect, contract_of, infer, is_away, is_unknown_model, refusal
 from reid.errors import ReidError, ServerError
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ class TritonModel:
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """images (N, C, H, W), preprocessed -> embeddings (N, D), in the order of the images."""
+        self._patiently(self._check_contract)  # the server may have been restarted since
         starts = range(0, len(images), self.batch_size)
         parts = list(self._pool.map(lambda start: self._infer(images[start : start + self.batch_size]), starts))
         return np.concatenate(parts) if parts else np.empty((0, self.contract.embedding), np.float32)
@@ -94,7 +95,8 @@ class TritonModel:
                 raise
             except Exception as error:  # sockets, gevent, gRPC and tritonclient each have their own
                 self._drop_client()
-                if not is_away(error):
+                going = self._contract is not None and is_unknown_model(error)  # a server unloads while it stops
+                if not (is_away(error) or going):
                     raise refusal(self._server, error) from error
                 now = time.monotonic()
                 if now + wait_s > give_up_at or self._closed.is_set():
@@ -110,23 +112,28 @@ class TritonModel:
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
     def _client(self) -> Any:
-        """This thread's connection; a new one is opened only where the server still serves the same contract."""
+        """This thread's connection; a new one only where the server still serves the same contract."""
         client = getattr(self._local, "client", None)
         if client is not None:
             return client
         client = connect(self._server)
         try:
-            contract = contract_of(client, self._server, batch_size=self.batch_size)
-            if self._contract not in (None, contract):
-                raise ServerError(
-                    f"{self._server.url}: {self._server.model_name} has changed while it was asked: another contract\n"
-                    f"  found: {contract.to_json()}\n  want:  {self.contract.to_json()}"
-                )
+            self._check_contract(client)
         except BaseException:
             client.close()
             raise
-        self._contract, self._local.client = contract, client
+        self._local.client = client
         return client
+
+    def _check_contract(self, client: Any) -> None:
+        """Takes the server's contract, the first time; afterwards it has to be the same."""
+        contract = contract_of(client, self._server, batch_size=self.batch_size)
+        if self._contract not in (None, contract):
+            raise ServerError(
+                f"{self._server.url}: {self._server.model_name} has changed while it was asked: another contract\n"
+                f"  found: {contract.to_json()}\n  want:  {self.contract.to_json()}"
+            )
+        self._contract = contract
 
     def _drop_client(self) -> None:
         client = getattr(self._local, "client", None)

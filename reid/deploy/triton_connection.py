@@ -97,7 +97,7 @@ def refusal(server: Server, error: Exception) -> Exception:
     status = getattr(error, "status", None)
     if status is None:
         return error
-    if status() not in UNKNOWN_MODEL:
+    if not is_unknown_model(error):
         return ServerError(f"{server.url}: the server refuses the request\n  found: {error}")
     name = f"{server.model_name}, version {server.model_version or 'the latest'}"
     return ServerError(f"{server.url}: no model {name}\n  found: {_models(server)}")
@@ -132,7 +132,7 @@ def connect(server: Server) -> Any:
     return library.InferenceServerClient(
         server.address,
         ssl=server.tls,
-        ssl_context_factory=create_default_context,
+        ssl_context_factory=lambda **_: create_default_context(),  # the system's authorities, not those of a package
         connection_timeout=REQUEST_TIMEOUT_S,
         network_timeout=REQUEST_TIMEOUT_S,
     )
@@ -148,6 +148,12 @@ def is_away(error: Exception) -> bool:
     if isinstance(error, ssl.SSLError):
         return isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
     return isinstance(error, (OSError, HTTPConnectionClosed, HTTPProtocolViolationError))
+
+
+def is_unknown_model(error: Exception) -> bool:
+    """Whether the server says that it has no such model."""
+    status = getattr(error, "status", None)
+    return status is not None and status() in UNKNOWN_MODEL
 
 
 def contract_of(client: Any, server: Server, *, batch_size: int) -> Contract:
