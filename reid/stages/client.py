@@ -23,7 +23,7 @@ def client(model: TritonModel, *, query: Path, gallery: Path, output: Path) -> O
     """
     folders = {
         "train": Folder(None, ""),
-        "query": Folder(str(query.absolute()), "the query folder"),
+        "query": Folder(str(query.absolute()), "query_dir"),
         "gallery": Folder(str(gallery.absolute()), "--test_dir"),
     }
     with tempfile.TemporaryDirectory() as folder:
