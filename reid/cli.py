@@ -16,14 +16,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from reid.cli_serving import (
-    CLIENT_FIELDS,
-    MODEL_FIELDS,
-    SERVER_FIELDS,
-    add_client,
-    add_start_server,
-    add_triton_options,
-)
+from reid.cli_serving import add_client, add_start_server, add_triton_options
 from reid.console import show_outcome, shown_on
 from reid.errors import ReidError, SpecError
 
@@ -45,15 +38,8 @@ FIELDS = {
     "inference": ["encryption_key", *TEST_FOLDERS, "inference"],
     "export": ["encryption_key", "dataset.query_dataset_dir", "dataset.store_dir", "export"],
     "gen_trt_engine": ["gen_trt_engine"],
-    "triton": [*MODEL_FIELDS, "triton.results_dir"],
-    "start_client": [
-        *TEST_FOLDERS[:2],
-        "dataset.synthetic",
-        "dataset.source",
-        "re_ranking",
-        "train.seed",
-        *CLIENT_FIELDS,
-    ],
+    "triton": ["triton"],
+    "start_client": [*TEST_FOLDERS[:2], "dataset.source", "re_ranking", "train.seed", "triton"],
 }
 """Sections and fields of the spec that a task reads, for its help."""
 INTERRUPTED = 130
@@ -120,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("start_server", help="start Triton on the spec's model, until Ctrl-C")
     _add_spec(command, required=True)
     add_start_server(command)
-    command.more_help = _help_on("start_server", SERVER_FIELDS)
+    command.more_help = _help_on("start_server", FIELDS["triton"])
     add_client(commands.add_parser("client", help="embeddings of two folders of images from a Triton server"))
     _add_spec_command(commands.add_parser("spec", help="the spec's fields in words; a blank spec; check one"))
     _add_dataset_commands(commands.add_parser("dataset", help="draw a data set, or look at one"))

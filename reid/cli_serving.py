@@ -15,26 +15,11 @@ from pathlib import Path
 from reid.console import show_outcome
 from reid.errors import SpecError
 
-MODEL_FIELDS = [
-    f"triton.{name}" for name in ("backend", "model_file", "model_repository", "model_name", "max_batch_size")
-]
-SERVER_FIELDS = MODEL_FIELDS + [
-    f"triton.{name}" for name in ("server_image", "gpu_id", "http_port", "grpc_port", "metrics_port")
-]
-CLIENT_FIELDS = ["dataset.store_dir"] + [
-    f"triton.{name}"
-    for name in (
-        *("model_name", "max_batch_size", "http_port", "grpc_port"),
-        *("url", "protocol", "patience_s", "sample_persons"),
-    )
-]
-"""Fields of the spec for the help of triton, start_server and start_client."""
-
 IN_FLIGHT = 20
 """Requests at a time with --async, as TAO's client."""
 PROTOCOLS = ("http", "https", "grpc")
-SEEDS_OWN = "model"
-"""A word that stands after -m's value in the line of TAO's documentation, and means nothing."""
+MEANINGLESS = {"model"}
+"""A word that stands after -m's value in the line of TAO's documentation."""
 
 
 def add_triton_options(parser: argparse.ArgumentParser, run_task: Callable[[argparse.Namespace], None]) -> None:
@@ -120,7 +105,7 @@ def add_client(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patience", type=float, default=60.0, metavar="SECONDS", help="wait for a server that is away (60)"
     )
-    parser.set_defaults(action=_client, meaningless={SEEDS_OWN})
+    parser.set_defaults(action=_client, meaningless=MEANINGLESS)
 
 
 def _count(text: str) -> int:

@@ -13,10 +13,10 @@ from tritonclient.grpc import model_config_pb2
 from reid.cli import main
 from reid.data.market1501 import Manifest
 from reid.deploy.triton import SERVED_MODEL
-from reid.errors import DatasetError, ReidError, ServerError, SpecError
+from reid.errors import ArtifactError, DatasetError, ReidError, ServerError, SpecError
 from tests.archive_server import serving
 from tests.small_market import zip_market
-from tests.spec.effects_deploy import OneGpu, exported
+from tests.spec.effects_deploy import OneGpu, built, exported
 from tests.spec.lab import Lab
 
 
@@ -40,6 +40,9 @@ def _config(lab: Lab) -> Any:
 def backend(lab: Lab) -> None:
     assert _config(lab).backend == "python"
     assert (_repository(lab) / "somebody" / "1" / "model.py").read_bytes() == SERVED_MODEL.read_bytes()
+    engine = built(lab) / "model.engine"
+    text = _refusal(lab, ArtifactError, "triton", "triton.backend=tensorrt", f"triton.model_file={engine}")
+    assert text.startswith(f"{engine}: an engine of TensorRT-RTX (1.")
 
 
 def model_file(lab: Lab) -> None:
