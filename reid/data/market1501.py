@@ -45,7 +45,8 @@ How to get Market-1501 (Zheng et al., "Scalable Person Re-identification: A Benc
   3. name the folders in the spec, or on the command line:
      dataset.train_dataset_dir=DIR/bounding_box_train
      dataset.query_dataset_dir=DIR/query
-     dataset.test_dataset_dir=DIR/bounding_box_test"""
+     dataset.test_dataset_dir=DIR/bounding_box_test
+or, in place of 2 and 3, have it unpacked: dataset.source.zip=FILE dataset.source.root=DIR"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ RECONNECT_MS = 5000
 """Longest pause of gRPC itself between attempts to connect."""
 AWAY = {"502", "503", "504", "StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED"}
 """Statuses of a server, or of a proxy before it, that may be gone in a moment."""
+RESIZE, ORDER = "bilinear", "RGB"
+"""How images are decoded here; a contract that says otherwise cannot be kept."""
 UNKNOWN_MODEL = {"404", "StatusCode.NOT_FOUND"}
 
 
@@ -170,6 +172,11 @@ def contract_of(client: Any, server: Server, *, batch_size: int) -> Contract:
             f"  want: the parameter {CONTRACT_KEY!r} in its configuration, which reid triton writes"
         )
     contract = Contract.from_json(parameter["string_value"])
+    if contract.resize != RESIZE or (contract.channels == 3 and contract.channel_order != ORDER):
+        raise ServerError(
+            f"{where} wants images resized {contract.resize}, channels {contract.channel_order}\n"
+            f"  want: {RESIZE}, {ORDER}, which is all that this client can"
+        )
     found, wanted = _ports(config), _ports_wanted(contract)
     if found != wanted:
         raise ServerError(f"{where}: inputs and outputs are {found}\n  want: {wanted}, as its contract says")
@@ -191,9 +198,13 @@ def _ports_wanted(contract: Contract) -> str:
 
 def _models(server: Server) -> str:
     """What the server has instead."""
+    from tritonclient.utils import InferenceServerException
+
     client = connect(server)
     try:
         index = client.get_model_repository_index(**({"as_json": True} if server.is_grpc else {}))
+    except InferenceServerException as error:
+        return f"a server that does not list its models ({error})"
     finally:
         client.close()
     models = index.get("models", []) if isinstance(index, dict) else index

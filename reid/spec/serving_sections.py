@@ -18,7 +18,7 @@ class Triton(Section):
     """ONNX or plan to serve; null: the one of the task export, for tensorrt of gen_trt_engine."""
     model_repository: str | None = None
     """Folder that the server loads; null: model_repository in the results folder."""
-    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = "re_identification_tao"
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "re_identification_tao"
     """Name under which the model is served."""
     max_batch_size: Count = 16
     """Most images of a request, and of what Triton joins from several; the client's batches are of this size."""

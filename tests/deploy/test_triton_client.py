@@ -172,7 +172,7 @@ def test_tls_is_spoken_where_the_url_says_so_and_only_with_a_certificate_that_is
 def test_a_server_that_is_killed_and_started_again_in_the_middle_costs_time_only(
     own_server: TritonServer, plain: Exported, protocol: str, how: signal.Signals, caplog: pytest.LogCaptureFixture
 ) -> None:
-    images, found = noise(1500), []
+    images, found = noise(3000), []
     own_server.start()
     caplog.set_level(logging.WARNING, "reid")
     with model_of(own_server, protocol, batch_size=1, in_flight=4) as model:
@@ -219,14 +219,18 @@ def test_a_model_whose_onnx_has_another_contract_than_its_config_is_not_served(
 
 @pytest.mark.slow
 @BOTH
-@pytest.mark.parametrize("spoiled", ["contract", "dims"])
+@pytest.mark.parametrize("spoiled", ["contract", "dims", "order"])
 def test_a_model_without_contract_or_against_it_is_refused(
     own_server: TritonServer, plain: Exported, protocol: str, spoiled: str
 ) -> None:
     """It is still served: model.py is one that looks at nothing."""
     config = own_server.repository / NAME / "config.pbtxt"
     text = config.read_text()
-    text = text[: text.index("parameters")] if spoiled == "contract" else text.replace("3, 64, 32", "3, 32, 64")
+    text = {
+        "contract": text[: text.index("parameters")],
+        "dims": text.replace("3, 64, 32", "3, 32, 64"),
+        "order": text.replace("RGB", "BGR"),
+    }[spoiled]
     config.write_text(text)
     (own_server.repository / NAME / "1" / "model.py").write_text("class TritonPythonModel:\n    execute = None\n")
     own_server.start()
@@ -238,6 +242,8 @@ def test_a_model_without_contract_or_against_it_is_refused(
             "for it\n  want: the parameter 'reid.contract' in its configuration, which reid triton writes",
             "dims": f"{url}: {NAME}: inputs and outputs are input TYPE_FP32 (3, 32, 64), fc_pred TYPE_FP32 (16)\n"
             "  want: input TYPE_FP32 (3, 64, 32), fc_pred TYPE_FP32 (16), as its contract says",
+            "order": f"{url}: {NAME} wants images resized bilinear, channels BGR\n"
+            "  want: bilinear, RGB, which is all that this client can",
         }[spoiled]
     )
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,21 @@ def test_the_json_is_that_of_inference_row_for_row(
     assert_same_rows(tmp_path / "results.json", inferred)
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
     assert capsys.readouterr().out.splitlines()[-1] == f"24 embeddings of width 16: {tmp_path}/results.json"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_server_that_is_started_a_moment_later_is_waited_for(
+    served: Served, inferred: Path, tmp_path: Path, protocol: str
+) -> None:
+    served.server.kill()
+    later = threading.Timer(1.0, served.server.start)
+    later.start()
+    try:
+        assert main(arguments(served, tmp_path, "-u", served.server.url(protocol), "-i", protocol, "-b", "16")) == 0
+    finally:
+        later.join()
+    assert_same_rows(tmp_path / "results.json", inferred)
 
 
 @pytest.mark.slow
