@@ -70,8 +70,9 @@ bench: $(STAMP) ## speed beside the textbook's and the limits: a table, JSON, a 
 bench-gpu: $(STAMP) ## training, embedding and re-ranking at Market-1501's size on a GPU
 	@$(RUN) -m tests.bench.bench_gpu $(ARGS)
 
-lock: requirements.in ## requirements.lock anew from requirements.in, and the images' lists of packages (needs uv)
+lock: requirements.in tests/tritonserver.in ## the lock files anew from their .in files, and the images' lists of packages (needs uv)
 	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q requirements.in -o requirements.lock
+	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-deps -q tests/tritonserver.in -o tests/tritonserver.lock
 	@$(MAKE) setup
 	@$(RUN) -m components.packages
 

@@ -141,8 +141,8 @@ def _runner(asked: str) -> str:
 
 
 def _require_data(spec: Experiment) -> None:
-    """The data set's folders are there, or the validate stage can draw them."""
-    if spec.dataset.synthetic is None:
+    """The data set's folders are there, or the validate stage can draw or fetch them."""
+    if not (spec.dataset.synthetic or spec.dataset.source):
         require_folders(
             train=spec.dataset.train_dataset_dir,
             query=spec.dataset.query_dataset_dir,

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from reid.cli_serving import add_client, add_start_server, add_triton_options
 from reid.console import show_outcome, shown_on
 from reid.errors import ReidError, SpecError
 
@@ -26,6 +27,8 @@ TASKS = {
     "inference": "embeddings of every query and gallery image, as JSON",
     "export": "ONNX that carries its preprocessing contract; checked against torch",
     "gen_trt_engine": "a TensorRT engine from the ONNX, with a build record",
+    "triton": "a model repository for Triton Inference Server, of the ONNX or the engine",
+    "start_client": "a sample of persons through a Triton server: mAP, CMC plot, matches sheet",
 }
 TEST_FOLDERS = ["dataset.query_dataset_dir", "dataset.test_dataset_dir", "dataset.val_batch_size", "dataset.store_dir"]
 FIELDS = {
@@ -35,6 +38,8 @@ FIELDS = {
     "inference": ["encryption_key", *TEST_FOLDERS, "inference"],
     "export": ["encryption_key", "dataset.query_dataset_dir", "dataset.store_dir", "export"],
     "gen_trt_engine": ["gen_trt_engine"],
+    "triton": ["triton"],
+    "start_client": [*TEST_FOLDERS[:2], "dataset.source", "re_ranking", "train.seed", "triton"],
 }
 """Sections and fields of the spec that a task reads, for its help."""
 INTERRUPTED = 130
@@ -76,6 +81,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options; overrides may stand before and after -e, which argparse alone does not take."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
+    rest = [word for word in rest if word not in getattr(options, "meaningless", ())]
     stray = [word for word in rest if word.startswith("-") or "=" not in word]
     if stray or (rest and not hasattr(options, "overrides")):
         parser.error(f"unrecognized arguments: {' '.join(stray or rest)}")
@@ -93,15 +99,24 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="TASK")
     for task, help_text in TASKS.items():
         command = commands.add_parser(task, help=help_text, description=f"{task}: {help_text}")
-        command.add_argument(
-            "-e", "--experiment_spec", "--experiment_spec_file", dest="spec", required=True, metavar="SPEC", help="YAML"
-        )
-        _add_overrides(command)
+        _add_spec(command, required=task != "triton")
         command.set_defaults(action=_run_task, task=task)
-        command.more_help = _help_on(task)
+        command.more_help = _help_on(task, FIELDS[task])
+    add_triton_options(commands.choices["triton"], _run_task)
+    command = commands.add_parser("start_server", help="start Triton on the spec's model, until Ctrl-C")
+    _add_spec(command, required=True)
+    add_start_server(command)
+    command.more_help = _help_on("start_server", FIELDS["triton"])
+    add_client(commands.add_parser("client", help="embeddings of two folders of images from a Triton server"))
     _add_spec_command(commands.add_parser("spec", help="the spec's fields in words; a blank spec; check one"))
     _add_dataset_commands(commands.add_parser("dataset", help="draw a data set, or look at one"))
     return parser
+
+
+def _add_spec(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    names = ("-e", "--experiment_spec", "--experiment_spec_file")
+    parser.add_argument(*names, dest="spec", required=required, metavar="SPEC", help="YAML")
+    _add_overrides(parser)
 
 
 def _add_overrides(parser: argparse.ArgumentParser) -> None:
@@ -110,12 +125,12 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _help_on(task: str) -> Callable[[], str]:
+def _help_on(task: str, names: Sequence[str]) -> Callable[[], str]:
     def more_help() -> str:
         from reid.spec.explain import listed
 
-        names = ["results_dir", *FIELDS[task]]
-        return f"fields of the spec that {task} reads, with their defaults:\n\n{listed(names, width=_columns())}"
+        fields = listed(["results_dir", *names], width=_columns())
+        return f"fields of the spec that {task} reads, with their defaults:\n\n{fields}"
 
     return more_help
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Preprocessed images (B, C, H, W) -> embeddings (B, D): so look torch, ONNX Runtime and TensorRT from outside."""
+
+
+class Pixels(Protocol):
+    """Decoded images (N, H, W, C) uint8: an array, a memory map, or what decodes them when asked."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]: ...
+
 
 GAP = re.compile(r"[\s,]*")
 JSON_BLOCK_ROWS = 1024
@@ -96,7 +105,7 @@ class Embeddings:
 
 def embed(
     split: "Split",
-    pixels: NDArray[np.uint8],
+    pixels: Pixels,
     network: Network,
     *,
     contract: Contract,

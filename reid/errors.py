@@ -45,3 +45,7 @@ class PipelineError(ReidError):
 
 class MissingDependency(ReidError):
     """An optional package is not installed; the text names the extra or the image that has it."""
+
+
+class ServerError(ReidError):
+    """An inference server cannot be started or reached, or does not serve what its contract says."""

@@ -18,7 +18,7 @@ from reid.secret import key_to_environment
 from reid.spec import Experiment
 from reid.spec.secret import open_text
 from reid.stages.outcome import Outcome
-from reid.stages.validate import ensure_drawn, validate
+from reid.stages.validate import ensure_made, validate
 from reid.status import epochs_reported, reported
 from reid.tracking import StageRun, stage_run
 
@@ -146,6 +146,42 @@ def _gen_trt_engine(spec: Experiment, folder: Path, run: StageRun) -> Outcome:
     return gen_trt_engine(spec, onnx=onnx, engine=folder, run=run, dataset=dataset)
 
 
+def _triton(spec: Experiment, folder: Path, run: StageRun) -> Outcome:
+    from reid.stages.triton import triton
+
+    model = Path(spec.triton.model_file or _served_file(spec))
+    return triton(spec, model=model, repository=model_repository(spec), run=run)
+
+
+def _start_client(spec: Experiment, folder: Path, run: StageRun) -> Outcome:
+    dataset = _images(spec, folder, "start_client")
+    from reid.stages.start_client import start_client
+
+    return start_client(spec, dataset=dataset, results=folder, run=run)
+
+
+def make_servable(spec: Experiment) -> None:
+    """Writes the model repository that the spec asks for; export and engine are made first where they lack."""
+    if spec.triton.model_file is None:
+        if not _onnx_file(spec).exists():
+            run_task("export", spec)
+        if spec.triton.backend == "tensorrt" and not _served_file(spec).exists():
+            run_task("gen_trt_engine", spec)
+    run_task("triton", spec)
+
+
+def model_repository(spec: Experiment) -> Path:
+    """triton.model_repository, else in the task's folder."""
+    return Path(spec.triton.model_repository or results_folder(spec, "triton") / "model_repository")
+
+
+def _served_file(spec: Experiment) -> Path:
+    """What the tasks before leave to be served."""
+    if spec.triton.backend == "tensorrt":
+        return results_folder(spec, "gen_trt_engine") / "model.engine"
+    return _onnx_file(spec)
+
+
 def _model(spec: Experiment, task: str) -> Path:
     """<task>.checkpoint, else the model directory of the task train."""
     given = getattr(spec, task).checkpoint
@@ -171,8 +207,7 @@ def _images(spec: Experiment, folder: Path, task: str, *, needed: Sequence[str] 
 
     `<task>.query_dataset` and `test_dataset` win over dataset.*; the training images are never needed.
     """
-    if spec.dataset.synthetic:
-        ensure_drawn(spec)
+    ensure_made(spec)
     folders = {
         "train": Folder(spec.dataset.train_dataset_dir, "dataset.train_dataset_dir"),
         "query": _folder(spec, task, "query_dataset"),
@@ -186,7 +221,7 @@ def _images(spec: Experiment, folder: Path, task: str, *, needed: Sequence[str] 
 
 
 def _folder(spec: Experiment, task: str, name: str) -> Folder:
-    own = getattr(getattr(spec, task), name, None)
+    own = getattr(getattr(spec, task, None), name, None)
     return Folder(own, f"{task}.{name}") if own else Folder(getattr(spec.dataset, f"{name}_dir"), f"dataset.{name}_dir")
 
 
@@ -197,4 +232,6 @@ TASKS: dict[str, Callable[[Experiment, Path, StageRun], Outcome]] = {
     "inference": _inference,
     "export": _export,
     "gen_trt_engine": _gen_trt_engine,
+    "triton": _triton,
+    "start_client": _start_client,
 }

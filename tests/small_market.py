@@ -1,6 +1,8 @@
 """A data set of a few noise images in Market-1501's layout, for tests of what reads one."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 from PIL import Image
@@ -34,3 +36,17 @@ def write_market(root: Path) -> Path:
         for name in names:
             write_image(root / FOLDERS[split] / name)
     return root
+
+
+def zip_market(path: Path, *, above: str = "Market-1501-v15.09.15/", without: str = "") -> Path:
+    """Such a data set as the zip that Market-1501 comes in: one folder above the three, and others beside them."""
+    with TemporaryDirectory() as folder, ZipFile(path, "w", ZIP_DEFLATED) as archive:
+        root = write_market(Path(folder))
+        archive.writestr(f"{above}readme.txt", "all about it")
+        archive.writestr(f"{above}gt_query/0004_c1s1_000001_00_good.mat", b"other things")
+        archive.writestr(f"{above}query/Thumbs.db", b"a stray")
+        archive.writestr(f"__MACOSX/{above}query/._0004_c1s1_000001_00.jpg", b"a shadow")
+        for file in sorted(root.rglob("*.jpg")):
+            if file.parent.name != without:
+                archive.write(file, f"{above}{file.relative_to(root)}")
+    return path

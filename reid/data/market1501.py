@@ -10,7 +10,7 @@ Imports neither torch nor PIL, and numpy only for the arrays: a missing data set
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +45,8 @@ How to get Market-1501 (Zheng et al., "Scalable Person Re-identification: A Benc
   3. name the folders in the spec, or on the command line:
      dataset.train_dataset_dir=DIR/bounding_box_train
      dataset.query_dataset_dir=DIR/query
-     dataset.test_dataset_dir=DIR/bounding_box_test"""
+     dataset.test_dataset_dir=DIR/bounding_box_test
+or, in place of 2 and 3, have it unpacked: dataset.source.zip=FILE dataset.source.root=DIR"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,10 @@ class Split:
     def of_persons(self) -> "Split":
         """The split less junk and distractors (person > 0). What training learns from."""
         return self._only(lambda image: image.person > DISTRACTOR)
+
+    def of(self, persons: Collection[int]) -> "Split":
+        """The images of these persons."""
+        return self._only(lambda image: image.person in persons)
 
     def _only(self, wanted: Callable[[PersonImage], bool]) -> "Split":
         return Split(self.root, tuple(image for image in self.images if wanted(image)))

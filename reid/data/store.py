@@ -108,8 +108,8 @@ def _build(path: Path, split: Split, shape: tuple[int, int, int, int]) -> None:
     block = np.empty((min(rows, images), height, width, channels), np.uint8)
     paths = split.paths
 
-    def decode(row: int, file: Path) -> None:
-        block[row] = _pixels(file, height=height, width=width, channels=channels)
+    def fill(row: int, file: Path) -> None:
+        block[row] = decode(file, height=height, width=width, channels=channels)
 
     with (
         replacing(path) as partial,
@@ -121,7 +121,7 @@ def _build(path: Path, split: Split, shape: tuple[int, int, int, int]) -> None:
         np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
         for start in range(0, images, rows):
             part = paths[start : start + rows]
-            for _ in pool.map(decode, range(len(part)), part):  # PIL decodes and resizes without the interpreter lock
+            for _ in pool.map(fill, range(len(part)), part):  # PIL decodes and resizes without the interpreter lock
                 pass
             file.write(block[: len(part)].data)
             progress.update(start + len(part))
@@ -140,8 +140,8 @@ def _require_room(path: Path, wanted_bytes: int) -> None:
         )
 
 
-def _pixels(path: Path, *, height: int, width: int, channels: int) -> NDArray[np.uint8]:
-    """One image (H, W, C)."""
+def decode(path: Path, *, height: int, width: int, channels: int) -> NDArray[np.uint8]:
+    """One image (H, W, C), resized bilinearly; DatasetError where it cannot be read."""
     try:
         with Image.open(path) as image:
             converted = image.convert(MODE[channels])

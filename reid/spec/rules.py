@@ -40,6 +40,7 @@ def contradictions(spec: Experiment) -> Iterator[Finding]:
             "model.metric_loss_type",
             f"{model.metric_loss_type!r} needs model.with_center_loss = true; want 'triplet' or the centre loss on",
         )
+    yield from _sources(spec)
     for name in ("output_cmc_curve_plot", "output_sampled_matches_plot"):
         plot = getattr(spec.evaluate, name)
         if plot is not None and not plot.lower().endswith(PICTURES):
@@ -67,6 +68,21 @@ def _batch_that_does_not_divide(spec: Experiment) -> Iterator[Finding]:
         nearest = f"{down} and {down + unit}" if down else f"{unit}"
         yield "dataset.batch_size", f"{size} is not divisible by {' x '.join(parts)}; nearest: {nearest}"
         return
+
+
+def _sources(spec: Experiment) -> Iterator[Finding]:
+    """Where a fetched data set comes from."""
+    source = spec.dataset.source
+    if source is None:
+        return
+    if spec.dataset.synthetic:
+        yield "dataset.source", "dataset.synthetic is set too; want one of them"
+    if (source.url is None) == (source.zip is None):
+        yield "dataset.source.url", "want one of dataset.source.url and dataset.source.zip"
+    elif source.url and not source.url.startswith(("https://", "http://")):
+        yield "dataset.source.url", f"{source.url}: want https:// or http://; a file goes into dataset.source.zip"
+    if source.url and source.sha256 is None:
+        yield "dataset.source.sha256", "is not set; what comes from dataset.source.url is not opened unchecked"
 
 
 def not_yet(spec: Experiment) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from reid.spec.field_types import Count, Positive, Section, Share, Switch
+from reid.spec.serving_sections import Triton
 from reid.spec.task_sections import Evaluate, Export, GenTrtEngine, Inference, MLflow, Train
 
 
@@ -94,6 +95,19 @@ class Synthetic(Section):
     """Of everything drawn."""
 
 
+class Source(Section):
+    """An archive of the data set, fetched and unpacked where `root` does not exist yet."""
+
+    root: str
+    """Folder of the unpacked data set; the three split folders go into it."""
+    url: str | None = None
+    """Where to download the zip; a broken download goes on where it stopped."""
+    zip: str | None = None
+    """The zip on this machine, instead of a url."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
+    """Of the zip, checked before it is opened; needed with a url."""
+
+
 class Dataset(Section):
     """Where the images are and how they reach the network."""
 
@@ -105,6 +119,8 @@ class Dataset(Section):
     """Folder of the query images (query)."""
     synthetic: Synthetic | None = None
     """Draw the data set instead of bringing one."""
+    source: Source | None = None
+    """Fetch the data set instead of bringing one."""
     store_dir: str | None = None
     """Folder of the decoded images; null: <results_dir>/store."""
     num_classes: Count | None = 751
@@ -136,12 +152,12 @@ class Dataset(Section):
     """K: images of a person in a P x K batch."""
 
     @model_validator(mode="after")
-    def _drawn_folders(self) -> "Dataset":
-        """A drawn data set lies under its root."""
-        if self.synthetic:
-            self.train_dataset_dir = self.train_dataset_dir or f"{self.synthetic.root}/bounding_box_train"
-            self.test_dataset_dir = self.test_dataset_dir or f"{self.synthetic.root}/bounding_box_test"
-            self.query_dataset_dir = self.query_dataset_dir or f"{self.synthetic.root}/query"
+    def _folders_under_the_root(self) -> "Dataset":
+        """A drawn or fetched data set lies under its root."""
+        if made := self.synthetic or self.source:
+            self.train_dataset_dir = self.train_dataset_dir or f"{made.root}/bounding_box_train"
+            self.test_dataset_dir = self.test_dataset_dir or f"{made.root}/bounding_box_test"
+            self.query_dataset_dir = self.query_dataset_dir or f"{made.root}/query"
         return self
 
 
@@ -177,6 +193,7 @@ class Experiment(Section):
     inference: Inference = Field(default_factory=Inference)
     export: Export = Field(default_factory=Export)
     gen_trt_engine: GenTrtEngine = Field(default_factory=GenTrtEngine)
+    triton: Triton = Field(default_factory=Triton)
     mlflow: MLflow = Field(default_factory=MLflow)
 
     @property
@@ -221,6 +238,7 @@ PLACES = [
     "dataset.test_dataset_dir",
     "dataset.query_dataset_dir",
     "dataset.synthetic",
+    "dataset.source",
     "train.results_dir",
     "evaluate.results_dir",
     "inference.results_dir",

@@ -27,16 +27,15 @@ def validate(
 ) -> Outcome:
     """Writes the manifest and the findings (HTML, Markdown, JSON), and hands out the fingerprint and the spec's slices.
 
-    Where `dataset.synthetic` is set the data set is drawn first, unless it is there. DatasetError, with every error in
-    it, where the data set has any: all four files are written before.
+    Where `dataset.synthetic` or `dataset.source` is set the data set is drawn or fetched first, unless it is there.
+    DatasetError, with every error in it, where the data set has any: all four files are written before.
     """
     folders = {
         "train": spec.dataset.train_dataset_dir,
         "query": spec.dataset.query_dataset_dir,
         "gallery": spec.dataset.test_dataset_dir,
     }
-    if spec.dataset.synthetic:
-        ensure_drawn(spec)
+    ensure_made(spec)
     missing = dict(missing_folders(**folders))
     surveys = survey_folders(folders, missing=missing, index_file=Path(spec.store_dir) / "index.json")
     print_of_data = fingerprint(
@@ -64,8 +63,9 @@ def validate(
         run.log_metrics(_metrics(examination))
     advice = ""
     if missing:
-        drawn = spec.dataset.synthetic
+        drawn, source = spec.dataset.synthetic, spec.dataset.source
         advice = f"remove {drawn.root} to have the data set drawn again" if drawn else HOW_TO_GET
+        advice = f"remove {source.root} to have the data set fetched again" if source else advice
     _refuse_errors(examination, report=report, advice=advice)
     train = spec.dataset.train_dataset_dir
     run.log_dataset(Path(train).parent.name if train else "dataset", fingerprint=print_of_data, source=str(train))
@@ -75,6 +75,18 @@ def validate(
         parameters={"fingerprint": print_of_data, **slices},
         lines=to_lines(examination),
     )
+
+
+def ensure_made(spec: Experiment) -> None:
+    """Draws or fetches the data set where the spec asks for it and it is absent."""
+    source = spec.dataset.source
+    if spec.dataset.synthetic:
+        ensure_drawn(spec)
+    elif source:
+        from reid.data.fetch import ensure_fetched
+
+        archive = Path(source.zip) if source.zip else None
+        ensure_fetched(Path(source.root), url=source.url, archive=archive, sha256=source.sha256)
 
 
 def ensure_drawn(spec: Experiment) -> None:

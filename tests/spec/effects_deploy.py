@@ -126,7 +126,7 @@ def export_results_dir(lab: Lab) -> None:
     assert (exported(lab).parent / "experiment.yaml").exists()
 
 
-def _built(lab: Lab) -> Path:
+def built(lab: Lab) -> Path:
     """The folder of an engine with every field of the section changed; skipped where none can be built here."""
     if use_gpu(0) is not None:
         pytest.skip("there is a GPU here; this is about ahead-of-time builds")
@@ -147,7 +147,7 @@ def _record(*path: str, wanted: Any) -> Callable[[Lab], None]:
     """An entry of the engine's build record."""
 
     def check(lab: Lab) -> None:
-        found: Any = json.loads((_built(lab) / "build.json").read_text())
+        found: Any = json.loads((built(lab) / "build.json").read_text())
         for key in path:
             found = found[key]
         assert found == wanted
@@ -161,12 +161,12 @@ def trt_onnx_file(lab: Lab) -> None:
 
 
 def trt_engine(lab: Lab) -> None:
-    assert read_record(_built(lab) / "mine.engine").data_type == "FP16"
-    assert (_built(lab) / "mine.engine").read_bytes() == (_built(lab) / "model.engine").read_bytes()
+    assert read_record(built(lab) / "mine.engine").data_type == "FP16"
+    assert (built(lab) / "mine.engine").read_bytes() == (built(lab) / "model.engine").read_bytes()
 
 
 def trt_results_dir(lab: Lab) -> None:
-    assert (_built(lab) / "experiment.yaml").exists()
+    assert (built(lab) / "experiment.yaml").exists()
 
 
 def _plain(lab: Lab) -> Path:
@@ -178,7 +178,7 @@ def _plain(lab: Lab) -> Path:
 
 
 def _build_again(lab: Lab, *overrides: str) -> Any:
-    assert _built(lab)
+    assert built(lab)
     again = [f"gen_trt_engine.onnx_file={_plain(lab)}", f"results_dir={lab.folder}"]
     return lab.task("gen_trt_engine", *again, *overrides)
 
@@ -239,7 +239,7 @@ def trt_gpu_id(lab: Lab) -> None:
 def data_type(lab: Lab) -> None:
     _record("data_type", wanted="FP16")(lab)
     _build_again(lab)
-    assert (_built(lab) / "model.engine").stat().st_size < (lab.folder / "gen_trt_engine/model.engine").stat().st_size
+    assert (built(lab) / "model.engine").stat().st_size < (lab.folder / "gen_trt_engine/model.engine").stat().st_size
     with pytest.raises(SpecError) as caught:
         lab.spec("gen_trt_engine.tensorrt.data_type=INT8")
     assert str(caught.value) == (

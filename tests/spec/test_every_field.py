@@ -12,11 +12,12 @@ from tests.spec.effects_deploy import DEPLOY
 from tests.spec.effects_mlflow import MLFLOW
 from tests.spec.effects_model import MODEL
 from tests.spec.effects_optim import OPTIM
+from tests.spec.effects_serving import SERVING
 from tests.spec.effects_tasks import TASKS
 from tests.spec.effects_training import TRAIN
 from tests.spec.lab import Lab
 
-EFFECTS: dict[str, Callable[[Lab], None]] = MODEL | DATASET | TRAIN | OPTIM | TASKS | DEPLOY | MLFLOW
+EFFECTS: dict[str, Callable[[Lab], None]] = MODEL | DATASET | TRAIN | OPTIM | TASKS | DEPLOY | SERVING | MLFLOW
 SLOW = {*MLFLOW, *(f"{task}.cpu_processes" for task in ("train", "evaluate", "inference"))}
 
 

@@ -1,0 +1,106 @@
+"""Market-1501 out of its zip file: the images of its three folders and nothing else, wherever in the zip they lie.
+
+An archive is somebody else's: no name in it decides where a file is written, no link is followed, and nothing grows
+beyond what the disk holds or what an image can be.
+"""
+
+import shutil
+import stat
+import zlib
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from zipfile import BadZipFile, ZipFile, ZipInfo
+
+from reid.data.market1501 import IMAGE_ENDINGS
+from reid.errors import DatasetError
+from reid.progress import Progress
+
+FOLDERS = ("bounding_box_train", "bounding_box_test", "query")
+LARGEST_IMAGE_BYTES = 64 << 20
+LARGEST_RATIO = 100
+"""Of an image's bytes to those it takes in the archive: JPEG and PNG are compressed already, a bomb is not."""
+
+
+def unpack(archive: Path, root: Path, *, stamp: Mapping[str, str]) -> None:
+    """Writes the three folders below `root`, whole or not at all, and the texts of `stamp` (name -> text) beside them.
+
+    DatasetError where the file is no zip or damaged, lacks a folder, has two data sets, or is not safe to unpack.
+    """
+    partial = root.with_name(f"{root.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with ZipFile(archive) as file:
+            chosen = _chosen(archive, file.infolist())
+            _require_room(archive, root, sum(info.file_size for info in chosen.values()))
+            for folder in FOLDERS:
+                (partial / folder).mkdir(parents=True)
+            with Progress(f"unpacking {archive.name}", len(chosen)) as progress:
+                for done, (target, info) in enumerate(chosen.items(), start=1):
+                    with file.open(info) as packed, (partial / target).open("wb") as image:
+                        shutil.copyfileobj(packed, image)
+                    progress.update(done)
+        for name, text in stamp.items():
+            (partial / name).write_text(text, encoding="utf-8")
+        partial.rename(root)
+    except (BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # the last: encrypted, an unknown method
+        raise DatasetError(f"{archive}: damaged, or no zip file: {error}") from error
+    except OSError as error:
+        raise DatasetError(f"{root}: cannot be written\n  found: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _chosen(archive: Path, members: list[ZipInfo]) -> dict[str, ZipInfo]:
+    """<folder>/<file> -> member, of every image in the three folders."""
+    chosen: dict[str, ZipInfo] = {}
+    above = set()
+    for info in members:
+        path = PurePosixPath(info.filename)
+        if _escapes(info):
+            raise DatasetError(f"{archive}: not safe to unpack: {info.filename!r} leads out of the archive")
+        if info.is_dir() or len(path.parts) < 2 or path.parts[-2] not in FOLDERS:
+            continue
+        if path.name.startswith(".") or not path.name.lower().endswith(IMAGE_ENDINGS):
+            continue
+        _refuse_bomb(archive, info)
+        above.add("/".join(path.parts[:-2]))
+        chosen[f"{path.parts[-2]}/{path.name}"] = info
+    found = {target.partition("/")[0] for target in chosen}
+    if missing := [folder for folder in FOLDERS if folder not in found]:
+        raise DatasetError(
+            f"{archive}: not an archive of Market-1501: no images in {', '.join(missing)}\n"
+            f"  found: {_shown(members)}\n  want:  the folders {', '.join(FOLDERS)}"
+        )
+    if len(above) > 1:
+        raise DatasetError(f"{archive}: more than one data set: {', '.join(sorted(above))}\n  want: one")
+    return chosen
+
+
+def _escapes(info: ZipInfo) -> bool:
+    """A path upwards or from the root, or a link: what is written never follows them, but no honest archive has any."""
+    parts = PurePosixPath(info.filename.replace("\\", "/")).parts
+    upwards = ".." in parts or parts[:1] == ("/",) or any(":" in part for part in parts[:1])
+    return upwards or stat.S_ISLNK(info.external_attr >> 16)
+
+
+def _refuse_bomb(archive: Path, info: ZipInfo) -> None:
+    if info.file_size > LARGEST_IMAGE_BYTES or info.file_size > LARGEST_RATIO * max(info.compress_size, 1 << 10):
+        raise DatasetError(
+            f"{archive}: not safe to unpack: {info.filename!r} grows from {info.compress_size:,} to "
+            f"{info.file_size:,} bytes"
+        )
+
+
+def _require_room(archive: Path, root: Path, wanted_bytes: int) -> None:
+    root.parent.mkdir(parents=True, exist_ok=True)
+    free_bytes = shutil.disk_usage(root.parent).free
+    if free_bytes < wanted_bytes:
+        raise DatasetError(
+            f"{root}: no room to unpack {archive}\n  found: {free_bytes >> 20:,} MiB free\n"
+            f"  want:  {wanted_bytes >> 20:,} MiB"
+        )
+
+
+def _shown(members: list[ZipInfo]) -> str:
+    names = sorted({PurePosixPath(info.filename).parts[0] for info in members if info.filename.strip("/")})
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "nothing"

@@ -1,0 +1,161 @@
+"""A model repository for Triton Inference Server, under the names of TAO's sample.
+
+    <repository>/<model name>/config.pbtxt       input (C, H, W), fc_pred (D), dynamic batching; the contract
+    <repository>/<model name>/1/model.plan       backend tensorrt
+    <repository>/<model name>/1/model.onnx       backend onnxruntime; backend python, with model.py beside it
+
+The preprocessing contract is a parameter of config.pbtxt, so that a client can ask the server for it.
+Shapes: C channels, H height, W width, D embedding width.
+"""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reid.contract import Contract
+from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT, read_onnx
+from reid.errors import ArtifactError
+
+VERSION = "1"
+"""The only version that is written."""
+CONFIG = "config.pbtxt"
+SERVED_MODEL = Path(__file__).with_name("triton_model.py")
+"""What the Python backend runs."""
+BUILD_RECORD = "build.json"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """How Triton runs a model file."""
+
+    setting: str
+    """Of config.pbtxt."""
+    file: str
+    """Name of the model file in the repository."""
+
+
+BACKENDS = {
+    "tensorrt": Backend('platform: "tensorrt_plan"', "model.plan"),
+    "onnxruntime": Backend('backend: "onnxruntime"', "model.onnx"),
+    "python": Backend('backend: "python"', "model.onnx"),
+}
+
+
+def write_repository(repository: Path, model: Path, *, backend: str, name: str, max_batch_size: int) -> Contract:
+    """Writes the folder `name` into `repository`, whole or not at all, and returns the model's contract.
+
+    `model` is an ONNX file of `reid export`, or for backend "tensorrt" a plan with its build.json beside it. A model
+    folder that this project wrote is replaced. ArtifactError where another one is in the way, where the model is
+    missing, damaged or of another kind, and for an engine of TensorRT-RTX.
+    """
+    contract = _contract_of_plan(model, max_batch_size=max_batch_size) if backend == "tensorrt" else read_onnx(model)[1]
+    folder = repository / name
+    _refuse_foreign(folder)
+    # Beside the repository: Triton takes every folder inside it for a model.
+    partial, old = (repository.with_name(f"{repository.name}.{name}.{state}") for state in ("partial", "old"))
+    try:
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        (partial / VERSION).mkdir(parents=True)
+        shutil.copyfile(model, partial / VERSION / BACKENDS[backend].file)
+        if backend == "python":
+            shutil.copyfile(SERVED_MODEL, partial / VERSION / "model.py")
+        config = config_text(contract, backend=backend, name=name, max_batch_size=max_batch_size)
+        (partial / CONFIG).write_text(config, encoding="utf-8")
+        repository.mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise ArtifactError(f"{folder}: cannot be written\n  found: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return contract
+
+
+def config_text(contract: Contract, *, backend: str, name: str, max_batch_size: int) -> str:
+    """config.pbtxt, in protobuf's text format: an inference.ModelConfig of Triton's model_config.proto."""
+    return f"""\
+name: {json.dumps(name)}
+{BACKENDS[backend].setting}
+max_batch_size: {max_batch_size}
+input [
+  {{
+    name: "{INPUT}"
+    data_type: TYPE_FP32
+    format: FORMAT_NCHW
+    dims: [ {contract.channels}, {contract.height}, {contract.width} ]
+  }}
+]
+output [
+  {{
+    name: "{OUTPUT}"
+    data_type: TYPE_FP32
+    dims: [ {contract.embedding} ]
+  }}
+]
+dynamic_batching {{ }}
+parameters {{
+  key: "{CONTRACT_KEY}"
+  value {{ string_value: {json.dumps(contract.to_json())} }}
+}}
+"""
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """ArtifactError where the folder holds a model that this project did not write."""
+    config = folder / CONFIG
+    if folder.exists() and (not config.is_file() or CONTRACT_KEY not in config.read_text(encoding="utf-8")):
+        raise ArtifactError(
+            f"{folder}: holds a model that reid did not write\n"
+            "  want: another triton.model_repository or triton.model_name, or the folder removed"
+        )
+
+
+def _contract_of_plan(engine: Path, *, max_batch_size: int) -> Contract:
+    """The contract in the engine's build record; ArtifactError where Triton could not serve the engine."""
+    record = _build_record(engine)
+    if record["package"] == "tensorrt_rtx":
+        raise ArtifactError(
+            f"{engine}: an engine of TensorRT-RTX ({record['version']}); Triton's tensorrt backend loads plans of "
+            "TensorRT only:\n  an RTX engine has another format, and its kernels are compiled at load time by a "
+            "runtime that Triton has not\n"
+            "  want: an engine that gen_trt_engine built with the package tensorrt, on a GPU of the server's kind;\n"
+            "        or triton.backend=onnxruntime or python, which serve the ONNX"
+        )
+    if hashlib.sha256(engine.read_bytes()).hexdigest() != record["engine_sha256"]:
+        raise ArtifactError(f"{engine}: not the engine that {BUILD_RECORD} beside it tells of (another SHA-256)")
+    profile = record["profile"]
+    if profile["min_batch_size"] > 1 or profile["max_batch_size"] < max_batch_size:
+        raise ArtifactError(
+            f"{engine}: takes batches of {profile['min_batch_size']} to {profile['max_batch_size']} images\n"
+            f"  want: 1 to {max_batch_size} (triton.max_batch_size); build it with "
+            f"gen_trt_engine.tensorrt.max_batch_size={max_batch_size}, or lower triton.max_batch_size"
+        )
+    return Contract.from_json(json.dumps(record["contract"]))
+
+
+def _build_record(engine: Path) -> dict[str, Any]:
+    path = engine.with_name(BUILD_RECORD)
+    wanted = {"package", "version", "engine_sha256", "profile", "contract"}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError as error:
+        raise ArtifactError(f"{path}: not JSON ({error})") from None
+    if not engine.is_file():
+        reason = (
+            f"\n  found: not built: {record['reason']}" if isinstance(record, dict) and record.get("reason") else ""
+        )
+        raise ArtifactError(f"{engine}: no such engine{reason}\n  want:  one that the task gen_trt_engine built")
+    if record is None:
+        raise ArtifactError(
+            f"{engine}: no {BUILD_RECORD} beside it, and without it nobody knows the preprocessing\n"
+            "  want: the engine where the task gen_trt_engine left it"
+        )
+    if not isinstance(record, dict) or not wanted <= set(record):
+        raise ArtifactError(f"{path}: not a build record of gen_trt_engine\n  want: {', '.join(sorted(wanted))}")
+    return record

@@ -1,0 +1,142 @@
+"""A network behind a Triton server, called like any other: preprocessed images in, embeddings out.
+
+How to preprocess is asked of the server: the contract is a parameter of the model's configuration (see triton.py). A
+server that is away is waited for; when it is back it has to serve the same contract.
+
+Shapes: N images, B images of a request, C channels, H height, W width, D embedding width.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.contract import Contract
+from reid.deploy.triton_connection import Server, connect, contract_of, infer, is_away, is_unknown_model, refusal
+from reid.errors import ReidError, ServerError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 5.0
+"""Between attempts; doubled each time."""
+
+
+class TritonModel:
+    """A network of a Triton server; use it in a `with` block."""
+
+    def __init__(self, server: Server, *, batch_size: int, in_flight: int, patience_s: float) -> None:
+        """Ask the server for the contract; requests will be of `batch_size` images, `in_flight` of them at a time.
+
+        An answer is waited for `patience_s` seconds, then ServerError; as where the server has no such model, one
+        without contract, one whose input or output contradicts it, or one that takes smaller batches only.
+        MissingDependency without tritonclient.
+        """
+        self.batch_size, self.in_flight = batch_size, in_flight
+        self._server, self._patience_s = server, patience_s
+        self._local, self._closed = threading.local(), threading.Event()
+        self._contract: Contract | None = None
+        self._said_at = -1.0
+        self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="triton")
+        try:
+            self._patiently(lambda _: None)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def contract(self) -> Contract:
+        """What the server says of the model."""
+        assert self._contract is not None
+        return self._contract
+
+    def __enter__(self) -> "TritonModel":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        self._closed.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """images (N, C, H, W), preprocessed -> embeddings (N, D), in the order of the images."""
+        self._patiently(self._check_contract)  # the server may have been restarted since
+        starts = range(0, len(images), self.batch_size)
+        parts = list(self._pool.map(lambda start: self._infer(images[start : start + self.batch_size]), starts))
+        return np.concatenate(parts) if parts else np.empty((0, self.contract.embedding), np.float32)
+
+    def _infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """One request: images (B, C, H, W) -> (B, D)."""
+        server = self._server
+        found = self._patiently(lambda client: infer(client, server, images))
+        if found is None or found.shape != (len(images), self.contract.embedding):
+            raise ServerError(
+                f"{server.url}: {server.model_name} answers with "
+                f"{'nothing' if found is None else f'an output of shape {found.shape}'}\n"
+                f"  want: {(len(images), self.contract.embedding)} (images, embedding), as its contract says"
+            )
+        return np.asarray(found, np.float32)
+
+    def _patiently(self, ask: Callable[[Any], T]) -> T:
+        """What the server answers; with pauses that grow, as long as it is away and patience lasts."""
+        wait_s, give_up_at = FIRST_WAIT_S, time.monotonic() + self._patience_s
+        while True:
+            try:
+                return ask(self._client())
+            except ReidError:
+                raise
+            except Exception as error:  # sockets, gevent, gRPC and tritonclient each have their own
+                self._drop_client()
+                going = self._contract is not None and is_unknown_model(error)  # a server unloads while it stops
+                if not (is_away(error) or going):
+                    raise refusal(self._server, error) from error
+                now = time.monotonic()
+                if now + wait_s > give_up_at or self._closed.is_set():
+                    raise ServerError(
+                        f"{self._server.url}: no answer for {self._patience_s:g} s, by {self._server.protocol}\n"
+                        f"  found: {error}\n"
+                        "  want:  a Triton server; its port is 8000 for HTTP and 8001 for gRPC unless told otherwise"
+                    ) from error
+                if now > self._said_at + 1:  # one voice for all requests under way
+                    self._said_at = now
+                    logger.warning("%s: %s; trying again in %.2g s", self._server.url, error, wait_s)
+                self._closed.wait(wait_s)
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    def _client(self) -> Any:
+        """This thread's connection; a new one only where the server still serves the same contract."""
+        client = getattr(self._local, "client", None)
+        if client is not None:
+            return client
+        client = connect(self._server)
+        try:
+            self._check_contract(client)
+        except BaseException:
+            client.close()
+            raise
+        self._local.client = client
+        return client
+
+    def _check_contract(self, client: Any) -> None:
+        """Takes the server's contract, the first time; afterwards it has to be the same."""
+        contract = contract_of(client, self._server, batch_size=self.batch_size)
+        if self._contract not in (None, contract):
+            raise ServerError(
+                f"{self._server.url}: {self._server.model_name} has changed while it was asked: another contract\n"
+                f"  found: {contract.to_json()}\n  want:  {self.contract.to_json()}"
+            )
+        self._contract = contract
+
+    def _drop_client(self) -> None:
+        client = getattr(self._local, "client", None)
+        self._local.client = None
+        if client is not None:
+            client.close()

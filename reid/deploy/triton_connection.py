@@ -1,0 +1,212 @@
+"""One connection to a Triton server, by HTTP or gRPC: what it asks, and what its errors mean.
+
+The only file that imports tritonclient.
+Shapes: B images of a request, C channels, H height, W width, D embedding width.
+"""
+
+import re
+import ssl
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.contract import Contract
+from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT
+from reid.errors import MissingDependency, ServerError, SpecError
+
+URL = re.compile(r"((?P<scheme>https?|grpcs?)://)?(?P<address>(\[[0-9A-Fa-f:]+\]|[^\s/:\[\]]+)(:\d{1,5})?(/\S*)?)")
+
+PROTOCOLS = {"http": "http", "https": "http", "grpc": "grpc"}
+"""What may be asked for -> what is spoken. As in TAO's client "https" means HTTP; TLS is the URL's scheme's to ask."""
+REQUEST_TIMEOUT_S = 60.0
+RECONNECT_MS = 5000
+"""Longest pause of gRPC itself between attempts to connect."""
+AWAY = {"502", "503", "504", "StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED"}
+"""Statuses of a server, or of a proxy before it, that may be gone in a moment."""
+RESIZE, ORDER = "bilinear", "RGB"
+"""How images are decoded here; a contract that says otherwise cannot be kept."""
+UNKNOWN_MODEL = {"404", "StatusCode.NOT_FOUND"}
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where a model is served."""
+
+    url: str
+    """host:port, or with a scheme: https:// (or grpcs://) is TLS."""
+    protocol: str
+    """Of PROTOCOLS, in any case."""
+    model_name: str
+    model_version: str
+    """"" for the server's choice, the latest."""
+
+    @property
+    def tls(self) -> bool:
+        """Whether the URL asks for it."""
+        return self._url["scheme"] in ("https", "grpcs")
+
+    @property
+    def address(self) -> str:
+        """The URL without its scheme."""
+        return self._url["address"]
+
+    @property
+    def _url(self) -> re.Match[str]:
+        found = URL.fullmatch(self.url)
+        if found is None:
+            raise SpecError(f"{self.url}: not the address of a server; want host:port, or https://host:port for TLS")
+        return found
+
+    @property
+    def is_grpc(self) -> bool:
+        """Whether gRPC is spoken, not HTTP."""
+        return PROTOCOLS[self.protocol.lower()] == "grpc"
+
+
+def infer(client: Any, server: Server, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """One request: images (B, C, H, W) -> what comes as fc_pred, (B, D) of a server that keeps its contract."""
+    library = _library(server)
+    port = library.InferInput(INPUT, list(images.shape), "FP32")
+    port.set_data_from_numpy(np.ascontiguousarray(images, np.float32))
+    answer = client.infer(
+        server.model_name,
+        [port],
+        model_version=server.model_version,
+        outputs=[library.InferRequestedOutput(OUTPUT)],
+        **({"client_timeout": REQUEST_TIMEOUT_S} if server.is_grpc else {}),
+    )
+    found: NDArray[np.float32] | None = answer.as_numpy(OUTPUT)
+    return found
+
+
+def refusal(server: Server, error: Exception) -> Exception:
+    """The server's objection in our words; another error as it is."""
+    from geventhttpclient.response import HTTPParseError
+
+    if isinstance(error, HTTPParseError):
+        return ServerError(
+            f"{server.url}: the answer is not HTTP\n  found: {error}\n"
+            "  want:  Triton's HTTP port, 8000 unless told otherwise; or gRPC (-i grpc) with its port, 8001"
+        )
+    if isinstance(error, ssl.SSLError):
+        return ServerError(
+            f"{server.url}: no TLS connection\n  found: {error}\n"
+            "  want:  a server that speaks TLS (Triton itself does not by HTTP), with a certificate that this machine "
+            "trusts;\n         SSL_CERT_FILE may name the authority's"
+        )
+    status = getattr(error, "status", None)
+    if status is None:
+        return error
+    if not is_unknown_model(error):
+        return ServerError(f"{server.url}: the server refuses the request\n  found: {error}")
+    name = f"{server.model_name}, version {server.model_version or 'the latest'}"
+    return ServerError(f"{server.url}: no model {name}\n  found: {_models(server)}")
+
+
+def _library(server: Server) -> Any:
+    """tritonclient.grpc or tritonclient.http."""
+    try:
+        if server.is_grpc:
+            import tritonclient.grpc as library
+        else:
+            import tritonclient.http as library
+    except (ImportError, RuntimeError) as error:  # tritonclient turns the one into the other
+        raise MissingDependency(
+            f"Triton client: {error}; tritonclient comes with pip install 'reid-pipeline[triton]'"
+        ) from error
+    return library
+
+
+def connect(server: Server) -> Any:
+    """A client for one thread: those of HTTP are not to be shared."""
+    library = _library(server)
+    if server.is_grpc:
+        arguments = [
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_reconnect_backoff_ms", RECONNECT_MS),
+        ]
+        return library.InferenceServerClient(server.address, ssl=server.tls, channel_args=arguments)
+    from gevent.ssl import create_default_context
+
+    return library.InferenceServerClient(
+        server.address,
+        ssl=server.tls,
+        ssl_context_factory=lambda **_: create_default_context(),  # the system's authorities, not those of a package
+        connection_timeout=REQUEST_TIMEOUT_S,
+        network_timeout=REQUEST_TIMEOUT_S,
+    )
+
+
+def is_away(error: Exception) -> bool:
+    """Whether it may be otherwise in a moment: no connection, one cut off, a server that is starting or stopping."""
+    from geventhttpclient.response import HTTPConnectionClosed, HTTPProtocolViolationError
+
+    status = getattr(error, "status", None)
+    if status is not None:
+        return status() in AWAY
+    if isinstance(error, ssl.SSLError):
+        return isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
+    return isinstance(error, (OSError, HTTPConnectionClosed, HTTPProtocolViolationError))
+
+
+def is_unknown_model(error: Exception) -> bool:
+    """Whether the server says that it has no such model."""
+    status = getattr(error, "status", None)
+    return status is not None and status() in UNKNOWN_MODEL
+
+
+def contract_of(client: Any, server: Server, *, batch_size: int) -> Contract:
+    """The contract in the model's configuration; ServerError where there is none or it cannot be kept."""
+    config = client.get_model_config(
+        server.model_name, server.model_version, **({"as_json": True} if server.is_grpc else {})
+    )
+    config = config["config"] if server.is_grpc else config
+    where = f"{server.url}: {server.model_name}"
+    parameter = config.get("parameters", {}).get(CONTRACT_KEY)
+    if parameter is None:
+        raise ServerError(
+            f"{where} has no preprocessing contract, so that nobody knows how to prepare an image for it\n"
+            f"  want: the parameter {CONTRACT_KEY!r} in its configuration, which reid triton writes"
+        )
+    contract = Contract.from_json(parameter["string_value"])
+    if contract.resize != RESIZE or (contract.channels == 3 and contract.channel_order != ORDER):
+        raise ServerError(
+            f"{where} wants images resized {contract.resize}, channels {contract.channel_order}\n"
+            f"  want: {RESIZE}, {ORDER}, which is all that this client can"
+        )
+    found, wanted = _ports(config), _ports_wanted(contract)
+    if found != wanted:
+        raise ServerError(f"{where}: inputs and outputs are {found}\n  want: {wanted}, as its contract says")
+    most = int(config.get("max_batch_size", 0))
+    if batch_size > most:
+        raise ServerError(f"{where} takes batches of at most {most} images\n  found: {batch_size} asked for (-b)")
+    return contract
+
+
+def _ports(config: dict[str, Any]) -> str:
+    ports = [*config["input"], *config["output"]]
+    return ", ".join(f"{port['name']} {port['data_type']} ({', '.join(map(str, port['dims']))})" for port in ports)
+
+
+def _ports_wanted(contract: Contract) -> str:
+    size = f"{contract.channels}, {contract.height}, {contract.width}"
+    return f"{INPUT} TYPE_FP32 ({size}), {OUTPUT} TYPE_FP32 ({contract.embedding})"
+
+
+def _models(server: Server) -> str:
+    """What the server has instead."""
+    from tritonclient.utils import InferenceServerException
+
+    client = connect(server)
+    try:
+        index = client.get_model_repository_index(**({"as_json": True} if server.is_grpc else {}))
+    except InferenceServerException as error:
+        return f"a server that does not list its models ({error})"
+    finally:
+        client.close()
+    models = index.get("models", []) if isinstance(index, dict) else index
+    names = [f"{model['name']} version {model['version']}" if "version" in model else model["name"] for model in models]
+    return ", ".join(sorted(names)) or "no model at all"

@@ -1,0 +1,61 @@
+"""Embeddings of two folders of images from a Triton server: the JSON of the inference stage, without the model."""
+
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from reid.data.chosen_folders import Folder, manifest_of
+from reid.data.market1501 import Split
+from reid.data.on_disk import ImagesOnDisk
+from reid.deploy.triton_client import TritonModel
+from reid.embeddings import Embeddings, embed, write_json
+from reid.stages.outcome import Outcome
+
+RESULTS = "results.json"
+"""As TAO's client names it."""
+
+
+def client(model: TritonModel, *, query: Path, gallery: Path, output: Path) -> Outcome:
+    """Writes `output`/results.json: {"img_path", "embedding"} of all query, then all gallery images, as inference does.
+
+    DatasetError where a folder is missing or empty, or an image in it misnamed or unreadable.
+    """
+    folders = {
+        "train": Folder(None, ""),
+        "query": Folder(str(query.absolute()), "query_dir"),
+        "gallery": Folder(str(gallery.absolute()), "--test_dir"),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = manifest_of(folders, needed=("query", "gallery"), index_file=Path(folder) / "index.json")
+    started = time.perf_counter()
+    parts = ask(model, {"query": manifest.query, "gallery": manifest.gallery})
+    seconds = time.perf_counter() - started
+    write_json(output / RESULTS, *parts.values())
+    rows = sum(len(part) for part in parts.values())
+    return Outcome(
+        {
+            "rows": float(rows),
+            "embedding_width": float(model.contract.embedding),
+            "images_per_second": rows / max(seconds, 1e-9),
+        },
+        {},
+        [f"{rows:,} embeddings of width {model.contract.embedding}: {output / RESULTS}"],
+    )
+
+
+def ask(model: TritonModel, splits: Mapping[str, Split]) -> dict[str, Embeddings]:
+    """The embeddings of each split's images, prepared as the server's contract says."""
+    contract = model.contract
+    size = {"height": contract.height, "width": contract.width, "channels": contract.channels}
+    return {
+        name: embed(
+            split,
+            ImagesOnDisk(split, **size),
+            model,
+            contract=contract,
+            batch_size=model.batch_size * model.in_flight,
+            what=f"embedding {name}",
+        )
+        for name, split in splits.items()
+    }

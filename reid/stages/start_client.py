@@ -1,0 +1,117 @@
+"""The start_client task: a sample of persons through a Triton server to mAP, CMC plot and matches sheet.
+
+What TAO's end-to-end sample does after its server is up. Shapes: Q queries, G gallery images.
+"""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from reid import plots
+from reid.data.market1501 import JUNK, Manifest, Split
+from reid.deploy.triton_client import TritonModel
+from reid.deploy.triton_connection import Server
+from reid.embeddings import Embeddings, write_json
+from reid.errors import DatasetError
+from reid.files import replacing
+from reid.matches import choose_queries, match_rows
+from reid.scoring import Scored, has_match, score
+from reid.sheet import matches_sheet
+from reid.spec import Experiment
+from reid.stages.client import RESULTS, ask
+from reid.stages.outcome import Outcome
+from reid.tracking import StageRun
+
+logger = logging.getLogger(__name__)
+
+IN_FLIGHT = 20
+"""Requests at a time, as TAO's client with --async."""
+
+
+def start_client(spec: Experiment, *, dataset: Path, results: Path, run: StageRun) -> Outcome:
+    """Writes results.json, metrics.json, cmc_curve.png and sampled_matches.png of the sample into `results`.
+
+    The sample is drawn by spec.train.seed from the persons that a query can find in another camera. DatasetError where
+    there is none.
+    """
+    section, ranking = spec.triton, spec.re_ranking
+    manifest = Manifest.load(dataset)
+    rng = np.random.default_rng(spec.train.seed)
+    query, gallery = sampled(manifest.query, manifest.gallery, persons=section.sample_persons, rng=rng)
+    model = TritonModel(
+        server_of(spec),
+        batch_size=section.max_batch_size,
+        in_flight=IN_FLIGHT,
+        patience_s=section.patience_s,
+    )
+    with model:
+        parts = ask(model, {"query": query, "gallery": gallery})
+    write_json(results / RESULTS, *parts.values())
+    settings = ranking.model_dump(include={"k1", "k2", "lambda_value", "max_rank"})
+    scored = score(parts["query"], _without_junk(parts["gallery"]), **settings)
+    metrics = {
+        **scored.plain.metrics(),
+        **scored.reranked.metrics("reranked_"),
+        "persons": float(len(np.unique(query.person))),
+        "queries": float(len(scored.query)),
+        "gallery": float(len(scored.gallery)),
+    }
+    headline = "reranked" if ranking.re_ranking else "plain"
+    with replacing(results / "metrics.json") as partial:
+        partial.write_text(json.dumps({"headline": headline, **metrics}, indent=2) + "\n", encoding="utf-8")
+    _draw(scored, results, headline=headline, ranks=ranking.max_rank, rows=ranking.num_query, rng=rng)
+    for name in ("cmc_curve.png", "sampled_matches.png", "metrics.json"):
+        run.log_artifact(results / name, "start_client")
+    best = scored.ranking(headline).metrics()
+    kind = "re-ranked" if headline == "reranked" else "plain"
+    return Outcome(
+        metrics,
+        {},
+        [f"{kind} mAP {100 * best['mAP']:.1f}, rank-1 {100 * best['rank1']:.1f} on {metrics['persons']:.0f} persons"],
+    )
+
+
+def server_of(spec: Experiment) -> Server:
+    """The server that the spec names: triton.url, else the one that start_server starts on this machine."""
+    section = spec.triton
+    port = section.grpc_port if section.protocol == "grpc" else section.http_port
+    return Server(section.url or f"localhost:{port}", section.protocol, section.model_name, "")
+
+
+def sampled(query: Split, gallery: Split, *, persons: int | None, rng: np.random.Generator) -> tuple[Split, Split]:
+    """The queries and gallery images of at most `persons` persons that a query can find; with None, all images."""
+    found = np.unique(query.person[has_match(query, gallery)])
+    if not len(found):
+        raise DatasetError(
+            f"{query.root}: none of {len(query)} queries has an image of its person in another camera in {gallery.root}"
+        )
+    if persons is None:
+        return query, gallery
+    chosen = {int(person) for person in rng.choice(found, min(persons, len(found)), replace=False)}
+    logger.info("a sample of %d of %d persons", len(chosen), len(found))
+    return query.of(chosen), gallery.of(chosen)
+
+
+def _without_junk(gallery: Embeddings) -> Embeddings:
+    keep = gallery.person != JUNK
+    paths = [path for path, kept in zip(gallery.paths, keep) if kept]
+    return Embeddings(paths, gallery.person[keep], gallery.camera[keep], gallery.vectors[keep])
+
+
+def _draw(scored: Scored, results: Path, *, headline: str, ranks: int, rows: int, rng: np.random.Generator) -> None:
+    curves = [scored.plain.curve("plain", ranks), scored.reranked.curve("reranked", ranks)]
+    plots.save(plots.cmc_curve(curves), results / "cmc_curve.png")
+    ranking = scored.ranking(headline)
+    shown = match_rows(
+        choose_queries(ranking.scores.average_precision, count=rows, rng=rng),
+        ranking.nearest,
+        ranking.scores,
+        queries=scored.query,
+        gallery=scored.gallery,
+        ranks=ranks,
+    )
+    note = "Same-camera images of the person are left out, as in the metric."
+    title = f"Sampled matches, {plots.CURVES[headline][0].removeprefix('trained, ')}"
+    plots.save(matches_sheet(shown, title=title, note=note), results / "sampled_matches.png")
