@@ -13,7 +13,7 @@ from kfp import dsl, kubernetes
 
 NETWORK_STAGES = ("train", "evaluate", "inference")
 """Stages that run the network over many images: the only ones that ever ask for a GPU."""
-IMAGE_STAGES = ("validate", "train", "evaluate", "inference", "export")
+IMAGE_STAGES = ("validate", "train", "evaluate", "inference", "export", "gen_trt_engine")
 """Stages that open images, and so need the data volume."""
 NETWORKED_STAGES = ("train", "register")
 """Stages that talk to others (a hub of weights, MLflow's registry) or run so long that their node may go: retried."""

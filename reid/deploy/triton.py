@@ -18,6 +18,7 @@ from typing import Any
 from reid.contract import Contract
 from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT, read_onnx
 from reid.errors import ArtifactError
+from reid.secure import is_encrypted
 
 VERSION = "1"
 """The only version that is written."""
@@ -49,8 +50,12 @@ def write_repository(repository: Path, model: Path, *, backend: str, name: str, 
 
     `model` is an ONNX file of `reid export`, or for backend "tensorrt" a plan with its build.json beside it. A model
     folder that this project wrote is replaced. ArtifactError where another one is in the way, where the model is
-    missing, damaged or of another kind, and for an engine of TensorRT-RTX.
+    missing, damaged, encrypted or of another kind, and for an engine of TensorRT-RTX.
     """
+    if is_encrypted(model):
+        raise ArtifactError(
+            f"{model}: encrypted, which Triton cannot read\n  want: one exported with export.encrypted=false"
+        )
     contract = _contract_of_plan(model, max_batch_size=max_batch_size) if backend == "tensorrt" else read_onnx(model)[1]
     folder = repository / name
     _refuse_foreign(folder)

@@ -114,7 +114,8 @@ def _forward(network, images, way: str):
 
 def _onnx(network, images):
     from reid.contract import Contract
-    from reid.deploy.onnx import OnnxModel, export_onnx
+    from reid.deploy.onnx import OnnxModel
+    from reid.deploy.onnx_export import export_onnx
 
     contract = Contract(256, 128, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), SETTINGS["feat_dim"])
     with tempfile.TemporaryDirectory() as folder:

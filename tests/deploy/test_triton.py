@@ -15,6 +15,7 @@ from reid.contract import Contract
 from reid.deploy.triton import SERVED_MODEL, write_repository
 from reid.errors import ArtifactError
 from reid.model.embedder import Embedder
+from tests.exporting import exported
 
 NAME = "re_identification_tao"
 CONTRACT = Contract(height=256, width=128, channels=3, mean=(0.485, 0.456, 0.406), std=(0.226,) * 3, embedding=256)
@@ -143,6 +144,18 @@ def test_an_engine_that_was_not_built_is_told_with_the_builders_reason(tmp_path:
     assert refusal(tmp_path / "repository", engine, "tensorrt") == (
         f"{engine}: no such engine\n  want:  one that the task gen_trt_engine built"
     )
+
+
+def test_an_encrypted_model_is_refused_for_triton_could_not_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REID_ENCRYPTION_KEY", "open sesame")
+    model = exported(tmp_path / "m.onnx", key="open sesame")[0]
+    for backend in ("onnxruntime", "python"):
+        assert refusal(tmp_path / "repository", model, backend) == (
+            f"{model}: encrypted; Triton cannot read it\n  want: one of export.encrypted=false"
+        )
+    assert not (tmp_path / "repository").exists()
 
 
 def test_our_own_model_is_replaced_and_another_one_is_not(plain: Exported, tmp_path: Path) -> None:
