@@ -52,10 +52,8 @@ def write_repository(repository: Path, model: Path, *, backend: str, name: str, 
     folder that this project wrote is replaced. ArtifactError where another one is in the way, where the model is
     missing, damaged, encrypted or of another kind, and for an engine of TensorRT-RTX.
     """
-    if is_encrypted(model):
-        raise ArtifactError(
-            f"{model}: encrypted, which Triton cannot read\n  want: one exported with export.encrypted=false"
-        )
+    if model.is_file() and is_encrypted(model):
+        raise ArtifactError(f"{model}: encrypted; Triton cannot read it\n  want: one of export.encrypted=false")
     contract = _contract_of_plan(model, max_batch_size=max_batch_size) if backend == "tensorrt" else read_onnx(model)[1]
     folder = repository / name
     _refuse_foreign(folder)
