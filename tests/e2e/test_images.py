@@ -118,7 +118,7 @@ def test_an_image_holds_what_its_stages_need_and_no_more(images: Mapping[str, st
     assert not facts["Config"]["Entrypoint"]
     assert re.fullmatch("[0-9a-f]{64}", facts["Config"]["Labels"]["reid.source"])
     assert facts["Config"]["Labels"]["org.opencontainers.image.version"] == "0.1.0"
-    wanted = ["torch", "timm"] if "tensorrt" not in name else ["tensorrt_rtx"]
+    wanted = ["torch", "timm"] if "tensorrt" not in name else ["tensorrt_rtx_bindings"]
     absent = {"kfp", "kubernetes", "pytest", "mypy", *(["timm"] if "tensorrt" in name else [])}
     code = f"""
 import importlib.util, shutil
