@@ -179,7 +179,7 @@ def write_outputs(ports: Ports, outcome: Outcome, metrics: Mapping[str, float]) 
     for name, file in ports.output_parameters.items():
         _write(file, str(parameters[name]))
     listed, lines = {}, list(outcome.lines)
-    for port, artifact in ports.outputs.items():
+    for port, artifact in sorted(ports.outputs.items()):  # runners list them in orders of their own
         metadata: dict[str, Any] = {}
         if artifact.schema in DRAWN:
             metadata = dict(metrics) if artifact.schema == METRICS else outcome.drawn.get(port, {})

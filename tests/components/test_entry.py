@@ -93,16 +93,16 @@ def test_a_stage_gets_paths_and_the_runner_gets_files(
             "metrics": {
                 "artifacts": [{"name": "metrics-17", "uri": f"{uri}/metrics", "metadata": {"mAP": 0.71, "rank1": 0.88}}]
             },
-            "results": {
+            "report": {
                 "artifacts": [
                     {
-                        "name": "results-17",
-                        "uri": f"{uri}/results",
+                        "name": "report-17",
+                        "uri": f"{uri}/report",
                         "metadata": {"lines": ["mAP 71.0", "rank-1 88.0"]},
                     }
                 ]
             },
-            "report": {"artifacts": [{"name": "report-17", "uri": f"{uri}/report", "metadata": {}}]},
+            "results": {"artifacts": [{"name": "results-17", "uri": f"{uri}/results", "metadata": {}}]},
         },
     }
     assert json.loads((tmp_path / "out" / "metrics").read_text()) == {"mAP": 0.71, "rank1": 0.88}

@@ -22,6 +22,8 @@ from tests.docker_daemon import docker, docker_daemon, torch_image  # noqa: F401
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = {"REID_IMAGE": "reid-test/torch:1", "REID_TRT_IMAGE": "reid-test/tensorrt:1"}
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""With more, sums are taken in another order, and a training goes another way."""
 STAGES = ["validate", "train", "evaluate", "export", "inference", "gen_trt_engine", "register"]
 SPEC = """
 results_dir: {folder}/results
@@ -36,8 +38,8 @@ re_ranking: {{k1: 8, k2: 3}}
 train: {{num_epochs: 8, optim: {{name: AdamW, base_lr: 0.002}}}}
 mlflow: {{experiment: images, registered_model: reid-images}}
 """
-OF_THE_MACHINE = re.compile(r"seconds|images_per_second|version|.*_s$|.*mib$|.*speed.*|.*latency.*")
-"""Figures that say how fast or how large, or how many versions there were: no two runs agree on them."""
+OF_THE_MACHINE = re.compile(r".*seconds|.*per_second|.*_s|.*_ms|.*mib|.*speed.*|.*latency.*")
+"""Figures that say how fast or how large: no two runs agree on them."""
 
 
 @dataclass
@@ -51,7 +53,7 @@ class Workplace:
         return self.folder / "results"
 
     def start(self, runner: str) -> "subprocess.Popen[str]":
-        environment = {**os.environ, **NAMES, "MLFLOW_TRACKING_URI": f"sqlite:///{self.folder}/mlflow.db"}
+        environment = {**os.environ, **NAMES, **ONE_THREAD, "MLFLOW_TRACKING_URI": f"sqlite:///{self.folder}/mlflow.db"}
         command = [sys.executable, "-m", "pipelines.run", "--spec", str(self.folder / "tiny.yaml"), "--runner", runner]
         return subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=ROOT
@@ -116,13 +118,13 @@ def test_an_image_holds_what_its_stages_need_and_no_more(images: Mapping[str, st
     assert not facts["Config"]["Entrypoint"]
     assert re.fullmatch("[0-9a-f]{64}", facts["Config"]["Labels"]["reid.source"])
     assert facts["Config"]["Labels"]["org.opencontainers.image.version"] == "0.1.0"
-    wanted = ["torch", "timm"] if "tensorrt" not in name else ["tensorrt_rtx"]
-    absent = {"kfp", "kubernetes", "pytest", "mypy", "pip", *(["timm"] if "tensorrt" in name else [])}
+    wanted = ["torch", "timm"] if "tensorrt" not in name else ["tensorrt_rtx_bindings"]
+    absent = {"kfp", "kubernetes", "pytest", "mypy", *(["timm"] if "tensorrt" in name else [])}
     code = f"""
 import importlib.util, shutil
 print(sorted(n for n in {sorted(absent)} if importlib.util.find_spec(n)))
 print(sorted(n for n in {wanted} if not importlib.util.find_spec(n)))
-print([n for n in ("gcc", "cc", "make", "git") if shutil.which(n)])
+print([n for n in ("gcc", "cc", "make", "git", "/opt/venv/bin/pip") if shutil.which(n)])
 import components.entry, mlflow, onnx
 """
     assert docker("run", "--rm", name, "python3", "-c", code).splitlines() == ["[]"] * 3
@@ -171,8 +173,8 @@ def test_kfps_docker_runner_and_both_of_ours_give_the_same(workplace: Workplace)
         assert facts(contained[stage]) == expected, stage
         assert facts(processed[stage]) == expected, stage
         for figures in (metrics(contained[stage]), metrics(processed[stage])):
-            # sums in another order: threads are not told how to share their work
-            assert figures == pytest.approx(metrics(reference[stage]), rel=1e-3, abs=1e-3)
+            # one interrupted training among them, and a CPU's kernels chosen anew in each process
+            assert figures == pytest.approx(metrics(reference[stage]), rel=1e-3, abs=1e-3), stage
 
 
 def run_with_kfp(workplace: Workplace) -> dict[str, Path]:
@@ -186,7 +188,9 @@ folder = Path({str(workplace.folder)!r})
 mounts = [docker.types.Mount(str(path), str(path), type="bind", read_only=path.name == "drawn")
           for path in (folder / "drawn", folder / "results/store")]
 local.init(
-    runner=local.DockerRunner(user="{os.getuid()}:{os.getgid()}", mounts=mounts, shm_size="2g"),
+    runner=local.DockerRunner(
+        user="{os.getuid()}:{os.getgid()}", mounts=mounts, shm_size="2g", environment={ONE_THREAD!r}
+    ),
     pipeline_root=str(folder / "kfp"),
 )
 pipeline = components.load_component_from_file(str(folder / "results/pipeline/pipeline.yaml"))
@@ -210,6 +214,8 @@ def facts(folder: Path) -> dict[str, Any]:
     """What a stage gave, whoever ran it: parameters, artifacts, their files, the names of their figures."""
     written = json.loads((folder / "executor_output.json").read_text())
     artifacts = {name: listed["artifacts"][0] for name, listed in written["artifacts"].items()}
+    if "registration" in artifacts:  # kfp's runner was given no MLflow to register in
+        artifacts["metrics"]["metadata"] = {}
     values = {name: value for name, value in written["parameterValues"].items() if not isinstance(value, float)}
     return {
         "parameters": {name: parsed(value) for name, value in values.items()},
@@ -228,5 +234,7 @@ def files(path: Path) -> list[str]:
 
 def metrics(folder: Path) -> dict[str, float]:
     written = json.loads((folder / "executor_output.json").read_text())
-    figures = written["artifacts"]["metrics"]["artifacts"][0]["metadata"]
+    figures = (
+        {} if "registration" in written["artifacts"] else written["artifacts"]["metrics"]["artifacts"][0]["metadata"]
+    )
     return {name: value for name, value in figures.items() if not OF_THE_MACHINE.fullmatch(name)}
