@@ -9,15 +9,16 @@ from pathlib import Path
 from reid.errors import PipelineError
 from reid.spec import Experiment
 
-DRAWS = "validate"
-"""The stage that draws dataset.synthetic."""
+MAKES_DATA = "validate"
+"""The stage that draws dataset.synthetic or fetches dataset.source."""
 
 
 def mounts(spec: Experiment, *, stage: str, tracking_uri: str, caches: Iterable[Path]) -> dict[Path, bool]:
     """Path -> whether the stage may write there; folders to write are made here, for Docker would make them root's."""
-    drawn = spec.dataset.synthetic is not None and stage == DRAWS
-    found = {path: False for path in _read(spec, drawn=drawn) if path.exists()}
-    for folder in [*_written(spec, drawn=drawn), *_database(tracking_uri), *caches]:
+    made = spec.dataset.synthetic or spec.dataset.source
+    root = made.root if made and stage == MAKES_DATA else None
+    found = {path: False for path in _read(spec, made=root is not None) if path.exists()}
+    for folder in [*_written(spec, made_at=root), *_database(tracking_uri), *caches]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -34,17 +35,20 @@ def cache_folders(spec: Experiment, root: Path) -> dict[str, Path]:
     return {variable: _absolute(str(folder)) for variable, folder in folders.items()}
 
 
-def _read(spec: Experiment, *, drawn: bool) -> list[Path]:
-    data = spec.dataset
-    folders = [] if drawn else [data.train_dataset_dir, data.test_dataset_dir, data.query_dataset_dir]
+def _read(spec: Experiment, *, made: bool) -> list[Path]:
+    data, folders = spec.dataset, []
+    if not made:
+        folders = [data.train_dataset_dir, data.test_dataset_dir, data.query_dataset_dir]
+    elif data.source:
+        folders = [data.source.zip]
     files = [spec.model.pretrained_model_path, spec.train.resume_training_checkpoint_path]
     return [_absolute(path) for path in [*folders, *files] if path]
 
 
-def _written(spec: Experiment, *, drawn: bool) -> list[Path]:
+def _written(spec: Experiment, *, made_at: str | None) -> list[Path]:
     folders = [spec.results_dir, spec.store_dir]
-    if drawn and spec.dataset.synthetic:  # it is drawn beside its place and moved there when it is whole
-        folders.append(f"{spec.dataset.synthetic.root}/..")
+    if made_at:  # a data set is made beside its place and moved there when it is whole
+        folders.append(f"{made_at}/..")
     engine = spec.gen_trt_engine
     copies = [spec.inference.output_file, spec.export.onnx_file, engine.trt_engine, engine.timing_cache]
     plots = [spec.evaluate.output_sampled_matches_plot, spec.evaluate.output_cmc_curve_plot]

@@ -19,7 +19,7 @@ PATHS_THAT_A_PIPELINE_RUN_PASSES_OVER = {
 """The ports win over them, or nothing reads them."""
 NO_PATHS = {
     *("model.backbone", "model.pretrain_choice", "train.optim.name", "mlflow.experiment", "mlflow.run_name"),
-    *("mlflow.registered_model", "encryption_key"),
+    *("mlflow.registered_model", "encryption_key", "results_dir"),
 }
 
 
@@ -101,11 +101,24 @@ def test_fetched_weights_are_kept_where_this_machine_keeps_them(
     assert set(cache_folders(spec('model: {pretrain_choice: ""}'), Path("/repo"))) == {"NUMBA_CACHE_DIR"}
 
 
+def test_a_fetched_data_set_is_written_by_validate_from_an_archive_that_it_reads(tmp_path: Path) -> None:
+    (tmp_path / "market.zip").write_text("")
+    (tmp_path / "sets/market/query").mkdir(parents=True)
+    text = (
+        f"results_dir: {tmp_path}/r\ndataset: {{source: {{root: {tmp_path}/sets/market, zip: {tmp_path}/market.zip}}}}"
+    )
+    found = {stage: mounts(spec(text), stage=stage, tracking_uri="", caches=[]) for stage in ("validate", "train")}
+    assert found["validate"][tmp_path / "market.zip"] is False
+    assert found["validate"][tmp_path / "sets"] is True
+    assert tmp_path / "sets" not in found["train"]
+    assert found["train"][tmp_path / "sets/market/query"] is False
+
+
 def test_every_path_of_the_spec_is_mounted_or_known_to_be_none(tmp_path: Path) -> None:
     passed_over = PATHS_THAT_A_PIPELINE_RUN_PASSES_OVER | NO_PATHS
     missed = []
     for name in texts(Experiment):
-        if name in passed_over or name in {"results_dir", "dataset.synthetic.root"}:
+        if name in passed_over or name.startswith(("dataset.synthetic.", "dataset.source.", "triton.")):
             continue
         there = tmp_path / name / "file.png"  # the ending of a plot; others take any
         there.mkdir(parents=True)

@@ -190,6 +190,7 @@ def test_where_nothing_can_be_built_the_stage_ends_well_and_says_why(onnx, tmp_p
         "metrics": {"engine_built": 0.0},
         "parameters": {"built": "false"},
         "lines": [f"TensorRT engine not built: {reason}"],
+        "drawn": {},
     }
     assert [entry.name for entry in folder.iterdir()] == ["build.json"]
     record = json.loads((folder / "build.json").read_text())
