@@ -72,7 +72,7 @@ def docker_daemon() -> Iterator[None]:
     if started:
         fcntl.flock(users, fcntl.LOCK_EX)  # until the other workers are done
         os.killpg(started.pid, signal.SIGTERM)
-        started.wait(timeout=60)
+        started.communicate(timeout=60)
         shutil.rmtree(FOLDER, ignore_errors=True)
     os.close(users)
     if before is None:

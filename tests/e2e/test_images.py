@@ -136,7 +136,9 @@ import components.entry, mlflow, onnx
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_starts_in_its_image(images: Mapping[str, str], stage: str) -> None:
     name = NAMES["REID_TRT_IMAGE" if stage == "gen_trt_engine" else "REID_IMAGE"]
-    assert docker("run", "--rm", "--read-only", name, "python3", "-c", f"import reid.stages.{stage}") == ""
+    assert (
+        docker("run", "--rm", "--read-only", "--tmpfs=/tmp", name, "python3", "-c", f"import reid.stages.{stage}") == ""
+    )
 
 
 def test_the_pipeline_runs_in_containers_is_killed_continued_and_then_cached(workplace: Workplace) -> None:
