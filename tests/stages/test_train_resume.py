@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
+from reid.callbacks import Record
 from reid.errors import ArtifactError, TrainingError
 from reid.stages.outcome import Outcome
 from reid.stages.train import train
 from reid.tracking import StageRun
 from tests.drawn_persons import small_spec, write_persons
+
+TIMES = {"seconds", "images_per_second"}
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +196,33 @@ def test_a_plateau_that_was_not_reached_is_not_reached_after_a_resume(folder: Pa
     run(folder, tmp_path, "train.optim.lr_scheduler=AutoReduce", "train.num_epochs=3")
     rows = json.loads((tmp_path / "history.json").read_text())
     assert [row["learning_rate"] for row in rows[1:]] == [0.003] * 3
+
+
+@pytest.mark.parametrize("place", [(1, 2), (1, 4)], ids=["in the middle of an epoch", "before its validation"])
+def test_a_checkpoint_from_within_an_epoch_goes_on_in_another_folder_to_the_same_weights(
+    folder: Path,
+    finished: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    place: tuple[int, int],
+) -> None:
+    kept = tmp_path / "kept.pth"
+
+    def save_and_keep(record: Record, trainer: pl.Trainer, epoch: int, steps_done: int) -> None:
+        save(record, trainer, epoch, steps_done)
+        if (epoch, steps_done) == place:
+            kept.write_bytes((tmp_path / "first" / "reid_model_latest.pth").read_bytes())
+
+    with pytest.MonkeyPatch.context() as patch:
+        save = Record.save_within
+        patch.setattr(Record, "save_within", save_and_keep)
+        run(folder, tmp_path / "first", "train.checkpoint_minutes=1e-9")
+    with caplog.at_level(logging.INFO):
+        go_on(folder, tmp_path / "second", kept)
+    assert f"continuing from epoch 1 of 2, step {place[1]} of the next: {kept}" in caplog.messages
+    assert same_weights(tmp_path / "second" / "reid_model_latest.pth", finished)
+    rows = [json.loads((model / "history.json").read_text()) for model in (tmp_path / "second", finished.parent)]
+    for ours, theirs in zip(*rows, strict=True):
+        assert {name: ours[name] for name in ours if name not in TIMES} == {
+            name: theirs[name] for name in theirs if name not in TIMES
+        }
