@@ -30,7 +30,9 @@ def require_device(device: str) -> None:
     present = torch.cuda.device_count()
     if int(device.removeprefix("cuda:")) >= present:
         found = f"{present} GPUs" + (f", cuda:0 to cuda:{present - 1}" if present else "")
-        raise SpecError(f"re_ranking.device: {device} is not there\n  found: {found}\n  want:  one of them, auto or cpu")
+        raise SpecError(
+            f"re_ranking.device: {device} is not there\n  found: {found}\n  want:  one of them, auto or cpu"
+        )
 
 
 def both_rows(
