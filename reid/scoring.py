@@ -19,8 +19,8 @@ from reid.plots import Curve, PairHistogram
 from reid.retrieval.distance import l2_normalize
 from reid.retrieval.metrics import Scorer, Scores
 from reid.retrieval.nearest import Nearest, NearestFinder
+from reid.retrieval.on_device import both_rows
 from reid.retrieval.protocol import Protocol, market_protocol
-from reid.retrieval.rerank import both_rows
 from reid.retrieval.threshold import PairCounter, Verification
 
 logger = logging.getLogger(__name__)
@@ -110,13 +110,16 @@ def score(
     k2: int,
     lambda_value: float,
     max_rank: int,
+    device: str,
+    own: str,
     pairs: PairCounter | None = None,
 ) -> Scored:
     """Squared Euclidean distances of the normalised embeddings, and those re-ranked (Zhong et al. 2017), both scored.
 
-    The distances come in blocks, so that memory does not grow with Q x G; `pairs` counts the plain ones. Both rankings
-    hold max_rank ranks, at least 10. k1 neighbours can only be had among Q + G - 1 other images: above that it is
-    lowered to it, with a warning.
+    The distances come in blocks, so that memory does not grow with Q x G; `pairs` counts the plain ones. They are
+    computed on `device`, where auto is `own` if it has room (reid.retrieval.on_device). Both rankings hold max_rank
+    ranks, at least 10. k1 neighbours can only be had among Q + G - 1 other images: above that it is lowered to it, with
+    a warning.
     """
     images = len(query) + len(gallery)
     if k1 > images - 1:
@@ -127,7 +130,8 @@ def score(
     plain, reranked = (_Ranker(protocol, ranks=max(max_rank, *RANKS)) for _ in range(2))
     vectors = l2_normalize(query.vectors), l2_normalize(gallery.vectors)
     started, scoring_seconds = time.perf_counter(), 0.0
-    for first, distance, final in both_rows(*vectors, k1=k1, k2=k2, lambda_value=lambda_value):
+    blocks = both_rows(*vectors, k1=k1, k2=k2, lambda_value=lambda_value, device=device, own=own)
+    for first, distance, final in blocks:
         came = time.perf_counter()
         plain.add(first, distance)
         reranked.add(first, final)

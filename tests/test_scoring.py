@@ -20,7 +20,8 @@ from reid.retrieval.threshold import PairCounter, Verification
 from reid.scoring import has_match, pair_counter, pair_histogram, per_query_csv, roc_rows, score, threshold_rows
 from tests import reference
 
-SETTINGS = {"k1": 20, "k2": 6, "lambda_value": 0.3, "max_rank": 3}
+DEVICE = {"device": "auto", "own": "cpu"}
+SETTINGS = {"k1": 20, "k2": 6, "lambda_value": 0.3, "max_rank": 3, **DEVICE}
 
 
 def on_a_circle(*images: tuple[int, int, float]) -> Embeddings:
@@ -155,7 +156,7 @@ def test_blocks_give_what_the_whole_matrices_give_to_the_last_bit(queries, image
     pairs = pair_counter(query, gallery)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distance_module, "BLOCK_BYTES", 4 * len(gallery) * block_queries)
-        scored = score(query, gallery, **parameters, max_rank=12, pairs=pairs)
+        scored = score(query, gallery, **parameters, **DEVICE, max_rank=12, pairs=pairs)
     matrices = {
         "plain": euclidean_squared(query.vectors, gallery.vectors),
         "reranked": rerank(query.vectors, gallery.vectors, **parameters),
@@ -215,7 +216,7 @@ def test_the_verification_curve_is_thinned_evenly_and_keeps_both_ends():
     query = on_a_circle(*[(person % 20 + 1, 0, angle) for person, _, angle in rows[:100]])
     gallery = on_a_circle(*[(person % 20 + 1, 1, angle) for person, _, angle in rows[100:]])
     pairs = pair_counter(query, gallery)
-    score(query, gallery, k1=20, k2=6, lambda_value=0.3, max_rank=10, pairs=pairs)
+    score(query, gallery, k1=20, k2=6, lambda_value=0.3, max_rank=10, **DEVICE, pairs=pairs)
     found = pairs.verification()
     assert len(found.thresholds) > 1000
     curve = roc_rows(found, points=100)

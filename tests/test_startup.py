@@ -33,7 +33,11 @@ NEVER = {
     "gen_trt_engine": {*NETWORK, "pytorch_lightning", "numba", "matplotlib", "onnxruntime", "onnxscript", "kfp"},
     "register": {*NETWORK, "pytorch_lightning", "numba", "matplotlib", "onnxscript", "kfp"},
 }
-"""What the process of a stage must not have loaded when it ends, MLflow and all."""
+"""What the process of a stage must not have loaded when it ends, MLflow and all.
+
+evaluate and inference: of the few images here. From reid.deploy.onnx_in_memory.LEAST_IMAGES on, and without a GPU, they
+load onnx, onnxscript and onnxruntime, which embed faster.
+"""
 
 
 @pytest.mark.parametrize("stage", AT_IMPORT)

@@ -48,18 +48,34 @@ def export_onnx(
     data_type: str = "FP32",
     key: str | None = None,
 ) -> None:
-    """Write `network` (in eval mode, on the CPU) as ONNX to `path`, whole or not at all; equal weights, equal bytes.
+    """Write `onnx_bytes` to `path`, whole or not at all; with a `key` they are encrypted, and no two files are equal.
 
-    The file holds the weights, passes onnx's full check, and carries the contract, the opset, this project's version
-    and the model's settings as metadata. With data_type "FP16" the arithmetic inside is half precision; with a `key`
-    the file is encrypted, and no two are equal. Raises ArtifactError where a file is in the way and `overwrite` is
-    false, where the network cannot be exported, or where it does not turn (B, C, H, W) into (B, D); SpecError where
-    torch cannot write the opset; MissingDependency without onnx and onnxscript.
+    Raises ArtifactError where a file is in the way and `overwrite` is false, and what onnx_bytes raises.
     """
     if path.exists() and not overwrite:
         raise ArtifactError(
             f"{path}: a file is there already\n  want: another export.onnx_file, or export.overwrite=true to replace it"
         )
+    content = onnx_bytes(network, where=path, contract=contract, settings=settings, opset=opset, data_type=data_type)
+    write_model(path, content, key=key)
+
+
+def onnx_bytes(
+    network: "nn.Module",
+    *,
+    where: Path,
+    contract: Contract,
+    settings: Mapping[str, Any],
+    opset: int,
+    data_type: str = "FP32",
+) -> bytes:
+    """`network` (in eval mode, on the CPU) as the content of an ONNX file; equal weights, equal bytes.
+
+    It holds the weights, passes onnx's full check, and carries the contract, the opset, this project's version and the
+    model's settings as metadata. With data_type "FP16" the arithmetic inside is half precision. Raises ArtifactError,
+    which names `where`, where the network cannot be exported or does not turn (B, C, H, W) into (B, D); SpecError where
+    torch cannot write the opset; MissingDependency without onnx and onnxscript.
+    """
     model = _translate(network, contract, opset)
     _strip(model)
     metadata = {
@@ -75,10 +91,11 @@ def export_onnx(
         model = to_half(model)
     size = model.ByteSize()
     if size > ONE_FILE_LIMIT_BYTES:
-        raise ArtifactError(f"{path}: the network takes {size / 2**30:.1f} GiB; one ONNX file holds 2 GiB at most")
-    check(model, f"{path}: the exported network")
-    check_ports(ports_of(model), contract, f"{path}: the exported network")
-    write_model(path, model.SerializeToString(deterministic=True), key=key)
+        raise ArtifactError(f"{where}: the network takes {size / 2**30:.1f} GiB; one ONNX file holds 2 GiB at most")
+    check(model, f"{where}: the exported network")
+    check_ports(ports_of(model), contract, f"{where}: the exported network")
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def _translate(network: "nn.Module", contract: Contract, opset: int) -> Any:

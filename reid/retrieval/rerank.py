@@ -122,7 +122,7 @@ def _multiplications_per_second(width: int) -> float:
 def _announce(query: NDArray[np.float32], gallery: NDArray[np.float32], *, k1: int, k2: int, streamed: bool) -> None:
     cost = forecast(len(query), len(gallery), width=query.shape[1], k1=k1, k2=k2, streamed=streamed)
     logger.info(
-        "re-ranking %d queries against %d gallery images: about %s, at most %.1f GB of memory",
+        "re-ranking %d queries against %d gallery images on the CPU: about %s, at most %.1f GB of memory",
         len(query), len(gallery), duration(cost.seconds), cost.memory_bytes / 1e9,
     )  # fmt: skip
 

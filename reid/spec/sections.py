@@ -172,6 +172,8 @@ class ReRanking(Section):
     """Neighbours averaged by local query expansion; not above k1."""
     lambda_value: Share = 0.3
     """Weight of the original distance; 0 is the pure Jaccard distance."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda:\d+)$")] = "auto"
+    """Where both rankings are computed; auto: on evaluate's first GPU where its memory suffices, else on the CPU."""
     max_rank: Count = 10
     """Ranks of the CMC plot and columns of the matches sheet."""
     num_query: Count = 10

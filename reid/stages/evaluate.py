@@ -20,6 +20,7 @@ from reid.evaluation_report import Evaluation, evaluation_page
 from reid.files import replacing, require_writable
 from reid.matches import BEST, HARDEST, RANDOM, choose_queries, hardest_queries, match_rows
 from reid.plots import Curve
+from reid.retrieval.on_device import require_device
 from reid.retrieval.threshold import PairCounter
 from reid.scoring import Scored, has_match, pair_counter, pair_histogram, per_query_csv, roc_rows, score, threshold_rows
 from reid.sheet import matches_sheet
@@ -52,6 +53,7 @@ def evaluate(spec: Experiment, *, dataset: Path, model: Path, results: Path, rep
     devices = choose_devices(
         "evaluate", num_gpus=section.num_gpus, gpu_ids=section.gpu_ids, cpu_processes=section.cpu_processes
     )
+    require_device(spec.re_ranking.device)
     opened, parts, images_per_second = embed_on_devices(
         find_checkpoint(model),
         devices,
@@ -62,7 +64,8 @@ def evaluate(spec: Experiment, *, dataset: Path, model: Path, results: Path, rep
         check=lambda opened: require_agreement(spec, opened.contract, opened.settings.get("backbone"), opened.file),
     )
     Embeddings.joined(*parts.values()).save_npz(results / "embeddings.npz")
-    settings = spec.re_ranking.model_dump(include={"k1", "k2", "lambda_value", "max_rank"})
+    settings = spec.re_ranking.model_dump(include={"k1", "k2", "lambda_value", "max_rank", "device"})
+    settings["own"] = devices[0]
     untrained_metrics, untrained_curves = _untrained(model, manifest, settings)
     pairs = pair_counter(parts["query"], parts["gallery"])
     scored = score(parts["query"], parts["gallery"], **settings, pairs=pairs)

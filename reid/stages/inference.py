@@ -94,15 +94,15 @@ def find_checkpoint(model: Path) -> Path:
     )
 
 
-def open_model(file: Path, *, gpu_id: int) -> OpenModel:
-    """The model of a file, by its ending; ArtifactError for an ending that no opener knows."""
+def open_model(file: Path, *, gpu_id: int, images: int) -> OpenModel:
+    """The model of a file, by its ending, to embed so many images; ArtifactError for an ending that no opener knows."""
     opener = OPENERS.get(file.suffix.lower())
     if opener is None:
         raise ArtifactError(f"{file}: not a model this stage can run\n  want: one of {', '.join(sorted(OPENERS))}")
-    return opener(file, gpu_id)
+    return opener(file, gpu_id, images)
 
 
-def _open_checkpoint(file: Path, gpu_id: int) -> OpenModel:
+def _open_checkpoint(file: Path, gpu_id: int, images: int) -> OpenModel:
     import torch
 
     from reid.model.checkpoint import load_model
@@ -110,7 +110,14 @@ def _open_checkpoint(file: Path, gpu_id: int) -> OpenModel:
     device = _device(gpu_id, present=torch.cuda.device_count())
     loaded = load_model(file, device=device)
     backbone = str(loaded.settings.get("backbone", "unknown"))
-    return OpenModel(file, loaded.embed, loaded.contract, {"backbone": backbone, "device": device})
+    told = {"backbone": backbone, "device": device}
+    if device == "cpu":
+        from reid.deploy.onnx_in_memory import faster_on_the_cpu
+
+        threads = torch.get_num_threads()
+        if model := faster_on_the_cpu(loaded, images=images, threads=threads, name=file.name):
+            return OpenModel(file, model, loaded.contract, told | {"runner": "ONNX Runtime, FP32"})
+    return OpenModel(file, loaded.embed, loaded.contract, told)
 
 
 def _device(gpu_id: int, *, present: int) -> str:
@@ -122,7 +129,7 @@ def _device(gpu_id: int, *, present: int) -> str:
     return f"cuda:{gpu_id}"
 
 
-def _open_onnx(file: Path, _gpu_id: int) -> OpenModel:
+def _open_onnx(file: Path, _gpu_id: int, _images: int) -> OpenModel:
     from reid.deploy.onnx import OnnxModel
 
     opened = OnnxModel(file)
@@ -132,7 +139,7 @@ def _open_onnx(file: Path, _gpu_id: int) -> OpenModel:
     return OpenModel(file, opened, opened.contract, told)
 
 
-def _open_engine(file: Path, gpu_id: int) -> OpenModel:
+def _open_engine(file: Path, gpu_id: int, _images: int) -> OpenModel:
     from reid.deploy.engine import EngineModel
 
     opened = EngineModel(file, gpu_id=gpu_id)
@@ -141,13 +148,13 @@ def _open_engine(file: Path, gpu_id: int) -> OpenModel:
     return OpenModel(file, opened, opened.contract, {"device": opened.gpu.name, "runner": runner})
 
 
-OPENERS: dict[str, Callable[[Path, int], OpenModel]] = {
+OPENERS: dict[str, Callable[[Path, int, int], OpenModel]] = {
     ".pth": _open_checkpoint,
     ".onnx": _open_onnx,
     ".engine": _open_engine,
     ".plan": _open_engine,
 }
-"""File ending -> (file, gpu_id) -> model."""
+"""File ending -> (file, gpu_id, images) -> model."""
 
 
 def embed_on_devices(
@@ -193,7 +200,9 @@ def _embed_as(
 ) -> tuple[OpenModel, dict[str, Embeddings], float]:
     share_the_cpu(devices)
     manifest = Manifest.load(Path(dataset))
-    model = open_model(Path(file), gpu_id=int(devices[ranks.rank].removeprefix("cpu").removeprefix("cuda:") or 0))
+    gpu_id = int(devices[ranks.rank].removeprefix("cpu").removeprefix("cuda:") or 0)
+    images = (len(manifest.query) + len(manifest.gallery)) // ranks.size
+    model = open_model(Path(file), gpu_id=gpu_id, images=images)
     check(model)
     parts, images_per_second = embed_splits(
         model,

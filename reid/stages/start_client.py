@@ -17,6 +17,7 @@ from reid.embeddings import Embeddings, write_json
 from reid.errors import DatasetError
 from reid.files import replacing
 from reid.matches import choose_queries, match_rows
+from reid.retrieval.on_device import CPU, require_device
 from reid.scoring import Scored, has_match, score
 from reid.sheet import matches_sheet
 from reid.spec import Experiment
@@ -37,6 +38,7 @@ def start_client(spec: Experiment, *, dataset: Path, results: Path, run: StageRu
     there is none.
     """
     section, ranking = spec.triton, spec.re_ranking
+    require_device(ranking.device)
     manifest = Manifest.load(dataset)
     rng = np.random.default_rng(spec.train.seed)
     query, gallery = sampled(manifest.query, manifest.gallery, persons=section.sample_persons, rng=rng)
@@ -49,8 +51,8 @@ def start_client(spec: Experiment, *, dataset: Path, results: Path, run: StageRu
     with model:
         parts = ask(model, {"query": query, "gallery": gallery})
     write_json(results / RESULTS, *parts.values())
-    settings = ranking.model_dump(include={"k1", "k2", "lambda_value", "max_rank"})
-    scored = score(parts["query"], _without_junk(parts["gallery"]), **settings)
+    settings = ranking.model_dump(include={"k1", "k2", "lambda_value", "max_rank", "device"})
+    scored = score(parts["query"], _without_junk(parts["gallery"]), **settings, own=CPU)
     metrics = {
         **scored.plain.metrics(),
         **scored.reranked.metrics("reranked_"),

@@ -82,6 +82,21 @@ def _of_ranking(field: str) -> Callable[[Lab], None]:
     return check
 
 
+def re_ranking_device(lab: Lab) -> None:
+    """A GPU that is not there is refused before anything is embedded; the CPU is named in the log."""
+    lab.patch.setattr(torch.cuda, "device_count", lambda: 0)
+    for field, value in (("evaluate.checkpoint", lab.train().folder), ("triton.url", "localhost:1")):
+        with pytest.raises(SpecError) as caught:
+            task = "evaluate" if field.startswith("evaluate") else "start_client"
+            lab.task(task, f"{field}={value}", "re_ranking.device=cuda:1", f"results_dir={lab.folder}")
+        assert str(caught.value) == (
+            "re_ranking.device: cuda:1 is not there\n  found: 0 GPUs\n  want:  one of them, auto or cpu"
+        )
+    overrides = (f"evaluate.checkpoint={lab.train().folder}", f"results_dir={lab.folder}", "re_ranking.device=cpu")
+    said = lab.said(lambda: lab.task("evaluate", *overrides))
+    assert [line for line in said if line.startswith("re-ranking") and "on the CPU: about" in line]
+
+
 def re_ranking(lab: Lab) -> None:
     for folder, headline in ((_evaluated(lab), "reranked"), (_everything_else(lab), "plain")):
         assert json.loads((folder / "metrics.json").read_text())["headline"] == headline
@@ -198,6 +213,7 @@ TASKS: dict[str, Callable[[Lab], None]] = {
     "encryption_key": encryption_key,
     "re_ranking.re_ranking": re_ranking,
     **{f"re_ranking.{field}": _of_ranking(field) for field in RANKING},
+    "re_ranking.device": re_ranking_device,
     "re_ranking.max_rank": max_rank,
     "re_ranking.num_query": num_query,
     "evaluate.checkpoint": evaluate_checkpoint,

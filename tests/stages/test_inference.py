@@ -1,15 +1,19 @@
 import hashlib
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from reid.contract import Contract
 from reid.data.market1501 import Manifest, list_folder
 from reid.deploy.build_record import BuildRecord, Profile
 from reid.deploy.gpu import use_gpu
 from reid.deploy.onnx_export import export_onnx
+from reid.deploy.onnx_in_memory import LEAST_IMAGES
 from reid.embeddings import read_json
 from reid.errors import ArtifactError
 from reid.model.checkpoint import load_model, save_model
@@ -64,8 +68,6 @@ def test_a_row_is_the_networks_own_output_not_normalised(tmp_path):
     model = a_model(tmp_path / "model")
     _, target = run_inference(tmp_path, a_spec(tmp_path), model)
     path, vector = next(read_json(target))
-    from PIL import Image
-
     pixels = np.asarray(Image.open(path))[None]
     wanted = load_model(model / "reid_model_best.pth").embed(CONTRACT.preprocess(pixels))[0]
     assert vector == pytest.approx(wanted, abs=1e-5)  # batch of three against batch of one: other summation order
@@ -116,7 +118,7 @@ def test_a_file_of_an_unknown_kind_is_refused_by_its_ending(tmp_path):
     file = tmp_path / "model.txt"
     file.touch()
     with pytest.raises(ArtifactError) as caught:
-        open_model(file, gpu_id=0)
+        open_model(file, gpu_id=0, images=1)
     assert str(caught.value) == f"{file}: not a model this stage can run\n  want: one of .engine, .onnx, .plan, .pth"
 
 
@@ -137,6 +139,37 @@ def test_rows_through_the_onnx_are_torchs(tmp_path):
         assert ours == pytest.approx(torchs, abs=1e-4)  # float32 sums in another order
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
+def test_many_images_go_through_onnx_runtime_in_each_process_and_the_rows_are_torchs(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    a_dataset(tmp_path)
+    manifest = Manifest.load(tmp_path / "dataset.json")
+    root, ours = manifest.gallery.root, [image.file for image in manifest.gallery.images]
+    source = {f"{1000 + number}_c1s1_000001_01.jpg": ours[number % 5] for number in range(2 * LEAST_IMAGES)}
+    for name, image in source.items():
+        (root / name).hardlink_to(root / image)
+    gallery = list_folder(root).split
+    Manifest(fingerprint="e" * 64, train=manifest.train, query=manifest.query, gallery=gallery).save(
+        tmp_path / "many.json"
+    )
+    model = a_model(tmp_path / "model")
+    loaded = load_model(model / "reid_model_best.pth")
+    pixels = np.stack([np.asarray(Image.open(root / image)) for image in ours])
+    torchs = dict(zip(ours, loaded.embed(CONTRACT.preprocess(pixels)), strict=True))
+    for processes in (1, 2):
+        caplog.clear()
+        target = tmp_path / f"{processes}.json"
+        spec = a_spec(tmp_path, f"inference.cpu_processes={processes}", "dataset.val_batch_size=128")
+        inference(spec, dataset=tmp_path / "many.json", model=model, embeddings=target, run=StageRun.none())
+        assert any("reid_model_best.pth: ONNX Runtime runs it on the CPU" in line for line in caplog.messages)
+        rows = {Path(path).name: vector for path, vector in read_json(target)}
+        found, expected = (
+            [vectors[key] for key in keys] for vectors, keys in ((rows, source), (torchs, source.values()))
+        )
+        assert np.abs(np.subtract(found, expected)).max() <= 1e-5 * np.abs(expected).max()  # sums in another order
+
+
 def test_an_engine_on_a_machine_without_gpu_is_refused_with_what_would_run(tmp_path):
     if use_gpu(0) is not None:
         pytest.skip("there is a GPU here; this is about machines without")
@@ -144,21 +177,21 @@ def test_an_engine_on_a_machine_without_gpu_is_refused_with_what_would_run(tmp_p
         engine = tmp_path / name
         engine.write_bytes(b"an engine")
         with pytest.raises(ArtifactError) as caught:
-            open_model(engine, gpu_id=0)
+            open_model(engine, gpu_id=0, images=1)
         assert str(caught.value) == (
             f"{engine}: no build record beside it, and so no preprocessing contract\n"
             f"  want: {name}.json or build.json, which gen_trt_engine writes"
         )
         a_record(engine)
         with pytest.raises(ArtifactError) as caught:
-            open_model(engine, gpu_id=0)
+            open_model(engine, gpu_id=0, images=1)
         assert str(caught.value) == (
             f"{engine}: an engine runs on an NVIDIA GPU, and there is none here\n"
             "  want: the .onnx or the .pth of the same model"
         )
         engine.write_bytes(b"another one")
         with pytest.raises(ArtifactError) as caught:
-            open_model(engine, gpu_id=0)
+            open_model(engine, gpu_id=0, images=1)
         assert str(caught.value).startswith(f"{engine}.json: the record of another engine\n  found: engine_sha256 ")
 
 

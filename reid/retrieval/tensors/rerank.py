@@ -22,7 +22,7 @@ from reid.retrieval.tensors.knn import nearest_neighbours
 
 logger = logging.getLogger(__name__)
 
-BLOCKS_AT_ONCE = 5
+BLOCKS_AT_ONCE = 6
 """Temporary tensors of BLOCK_BYTES that live together."""
 
 
@@ -41,6 +41,17 @@ def rerank_rows(
     query: Tensor, gallery: Tensor, *, k1: int, k2: int, lambda_value: float
 ) -> Iterator[tuple[int, Tensor]]:
     """The rows of `rerank` in blocks: (first query, (rows, G) float32), for galleries whose (Q, G) does not fit."""
+    for first, _, distance in both_rows(query, gallery, k1=k1, k2=k2, lambda_value=lambda_value):
+        yield first, distance
+
+
+def both_rows(
+    query: Tensor, gallery: Tensor, *, k1: int, k2: int, lambda_value: float
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """The rows of squared Euclidean distances and those of `rerank` in blocks, of one product.
+
+    A block is (first query, (rows, G), (rows, G)), float32; as reid.retrieval.rerank.both_rows.
+    """
     check_arguments(query.shape, gallery.shape, k1=k1, k2=k2, lambda_value=lambda_value)
     query, gallery = query.detach().float(), gallery.detach().float()
     with float32_products(query.device):
@@ -49,13 +60,15 @@ def rerank_rows(
     with Progress("re-ranked distances", len(query), "queries") as progress:
         for first, end in row_ranges(len(query), size=size):
             with float32_products(query.device):  # not held while the caller has the block
-                distance = blend(encoded, first, lambda_value, query[first:end] @ gallery.T)
+                cosine = query[first:end] @ gallery.T
+                plain = cosine.mul(-2).add_(2).clamp_(min=0)  # rounding puts equal vectors a little below zero
+                distance = blend(encoded, first, lambda_value, cosine)
             progress.update(end)
-            yield first, distance
+            yield first, plain, distance
 
 
 def memory_bytes(queries: int, gallery: int, *, width: int, k1: int, k2: int) -> int:
-    """What `rerank_rows` takes at the most on the device, the embeddings included, for data as rerank.forecast reckons.
+    """What `both_rows` takes at the most on the device, the embeddings included, for data as rerank.forecast reckons.
 
     The encodings before and after query expansion, the latter twice and once in the making, at 8 bytes an entry.
     """

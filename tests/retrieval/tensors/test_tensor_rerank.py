@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reid.retrieval import rerank as on_cpu
-from reid.retrieval.distance import l2_normalize
+from reid.retrieval.distance import euclidean_squared, l2_normalize
 from reid.retrieval.knn import nearest_neighbours as numpy_neighbours
 from reid.retrieval.tensors import exactness
 from reid.retrieval.tensors.exactness import float32_products, squared_distances
 from reid.retrieval.tensors.knn import nearest_neighbours
-from reid.retrieval.tensors.rerank import memory_bytes, rerank, rerank_rows
+from reid.retrieval.tensors.rerank import both_rows, memory_bytes, rerank, rerank_rows
 from tests import reference
 
 # 24 directions of length 1 whose distances are exact in float32, so that ties are ties
@@ -79,6 +79,25 @@ def test_persons_give_the_distances_of_the_other_implementation_and_of_the_textb
     found = rerank(*tensors(query, gallery), **parameters).numpy()
     assert np.abs(found - on_cpu.rerank(query, gallery, **parameters)).max() < TOLERANCE
     assert np.abs(found - textbook(query, gallery, **parameters)).max() < TOLERANCE
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    query=st.lists(st.integers(0, 23), min_size=1, max_size=8),
+    gallery=st.lists(st.integers(0, 23), min_size=1, max_size=40),
+    parameters=PARAMETERS,
+    block=st.sampled_from([1, 2000, 1 << 28]),
+)
+def test_the_plain_rows_beside_the_re_ranked_ones_have_the_values_and_ties_of_the_cpus(
+    query, gallery, parameters, block
+):
+    query, gallery = DIRECTIONS[query].astype(np.float32), DIRECTIONS[gallery].astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exactness, "BLOCK_BYTES", block)
+        blocks = list(both_rows(*tensors(query, gallery), **parameters))
+        final = rerank(*tensors(query, gallery), **parameters)
+    assert np.array_equal(np.concatenate([plain.numpy() for _, plain, _ in blocks]), euclidean_squared(query, gallery))
+    assert torch.equal(torch.cat([distance for _, _, distance in blocks]), final)
 
 
 @pytest.mark.parametrize("width", [256, 2048])
