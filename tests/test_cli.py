@@ -290,6 +290,6 @@ def test_ctrl_c_keeps_the_training_and_a_second_one_meanwhile_is_refused(tmp_pat
         text=True,
         check=True,
     )
-    assert f"continuing from epoch {done} of {done + 1}: " in again.stderr
+    assert f"continuing from epoch {done} of {done + 1}" in again.stderr  # and a step of the next, most likely
     lines = [json.loads(line) for line in status.read_text().splitlines()]
     assert (lines[-2]["epoch"], lines[-1]["status"]) == (done, "SUCCESS")

@@ -58,5 +58,5 @@ def test_no_process_of_a_pipeline_run_loads_what_its_stage_does_not_use(tmp_path
     for stage, banned in NEVER.items():
         log = (tmp_path / "results" / "latest" / stage / "log.txt").read_text(encoding="utf-8", errors="replace")
         loaded = {module for _, module in bench_startup.IMPORT_LINE.findall(log)}
-        assert "mlflow" in loaded, stage  # the log is that of the imports
+        assert any(name.startswith("mlflow.") for name in loaded), stage  # the log is that of the imports
         assert loaded & banned == set(), stage

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from reid.contract import Contract
 from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT
-from reid.errors import MissingDependency, ServerError, SpecError
+from reid.errors import ArtifactError, MissingDependency, ServerError, SpecError
 
 URL = re.compile(r"((?P<scheme>https?|grpcs?)://)?(?P<address>(\[[0-9A-Fa-f:]+\]|[^\s/:\[\]]+)(:\d{1,5})?(/\S*)?)")
 
@@ -25,7 +25,6 @@ RECONNECT_MS = 5000
 """Longest pause of gRPC itself between attempts to connect."""
 AWAY = {"502", "503", "504", "StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED"}
 """Statuses of a server, or of a proxy before it, that may be gone in a moment."""
-RESIZE, ORDER = "bilinear", "RGB"
 """How images are decoded here; a contract that says otherwise cannot be kept."""
 UNKNOWN_MODEL = {"404", "StatusCode.NOT_FOUND"}
 
@@ -171,12 +170,10 @@ def contract_of(client: Any, server: Server, *, batch_size: int) -> Contract:
             f"{where} has no preprocessing contract, so that nobody knows how to prepare an image for it\n"
             f"  want: the parameter {CONTRACT_KEY!r} in its configuration, which reid triton writes"
         )
-    contract = Contract.from_json(parameter["string_value"])
-    if contract.resize != RESIZE or (contract.channels == 3 and contract.channel_order != ORDER):
-        raise ServerError(
-            f"{where} wants images resized {contract.resize}, channels {contract.channel_order}\n"
-            f"  want: {RESIZE}, {ORDER}, which is all that this client can"
-        )
+    try:
+        contract = Contract.from_json(parameter["string_value"])
+    except ArtifactError as error:
+        raise ServerError(f"{where}: {error}") from None
     found, wanted = _ports(config), _ports_wanted(contract)
     if found != wanted:
         raise ServerError(f"{where}: inputs and outputs are {found}\n  want: {wanted}, as its contract says")

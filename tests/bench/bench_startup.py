@@ -96,16 +96,20 @@ def _imports(stage: str, log: Path) -> Row:
 
 def _logging(folder: Path) -> list[Row]:
     """One figure to MLflow on SQLite, waited for and not."""
-    from reid.tracking import StageRun, connect
+    from reid.journal import Address
+    from reid.mlflow_store import connect
+    from reid.outbox import Outbox
+    from reid.tracking import StageRun
 
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     uri = f"sqlite:///{folder}/logging.db"
     client = connect(uri)
     experiment = client.create_experiment("bench", artifact_location=f"file://{folder}/artifacts")
-    run = StageRun("train", client, client.create_run(experiment).info.run_id, uri)
-    waited = seconds(lambda: run.log_outcome({"loss": 1.0}), repeat=20)
+    run_id = client.create_run(experiment).info.run_id
+    run = StageRun(Outbox(folder / "outbox", Address(uri, "train", run_id)))
+    waited = seconds(lambda: client.log_metric(run_id, "loss", 1.0), repeat=20)
     queued = seconds(lambda: run.log_metrics({f"loss{number}": 1.0 for number in range(10)}, 1), repeat=20)
-    run.flush()
+    run.close()
     return [
         row("start-up", "MLflow: ten figures of an epoch, queued", 1000 * queued, "ms",
             textbook=10_000 * waited, textbook_is="ten calls that wait", note="what a training waits for logging")

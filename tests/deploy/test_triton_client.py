@@ -242,8 +242,8 @@ def test_a_model_without_contract_or_against_it_is_refused(
             "for it\n  want: the parameter 'reid.contract' in its configuration, which reid triton writes",
             "dims": f"{url}: {NAME}: inputs and outputs are input TYPE_FP32 (3, 32, 64), fc_pred TYPE_FP32 (16)\n"
             "  want: input TYPE_FP32 (3, 64, 32), fc_pred TYPE_FP32 (16), as its contract says",
-            "order": f"{url}: {NAME} wants images resized bilinear, channels BGR\n"
-            "  want: bilinear, RGB, which is all that this client can",
+            "order": f"{url}: {NAME}: preprocessing contract: channel_order 'BGR' of 3 channels\n"
+            "  want: 'RGB'; nothing else can be done to an image here",
         }[spoiled]
     )
 
