@@ -25,7 +25,6 @@ RECONNECT_MS = 5000
 """Longest pause of gRPC itself between attempts to connect."""
 AWAY = {"502", "503", "504", "StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED"}
 """Statuses of a server, or of a proxy before it, that may be gone in a moment."""
-"""How images are decoded here; a contract that says otherwise cannot be kept."""
 UNKNOWN_MODEL = {"404", "StatusCode.NOT_FOUND"}
 
 
