@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 import time
+import traceback
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,8 +25,8 @@ PARTS = ("retrieval", "feeding", "network", "deploy", "startup")
 PACKAGES = ("torch", "numpy", "numba", "timm", "pytorch-lightning", "onnxruntime", "mlflow")
 
 
-def main() -> None:
-    """Measures, prints and writes."""
+def main() -> int:
+    """Measures, prints and writes; 1 where a part could not be measured, which does not keep the others back."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; without: all")
     parser.add_argument("--folder", type=Path, default=ROOT / "results" / "bench")
@@ -34,16 +35,22 @@ def main() -> None:
     if unknown:
         parser.error(f"{', '.join(sorted(unknown))}: no such part; want some of {', '.join(PARTS)}")
     rows: list[Row] = []
-    about = machine()
+    about, failed = machine(), 0
     for part in options.parts or PARTS:
         if importlib.util.find_spec(f"tests.bench.bench_{part}") is None:
             continue
         began = time.monotonic()
         print(f"measuring {part} …", file=sys.stderr, flush=True)
-        found = importlib.import_module(f"tests.bench.bench_{part}").measure()
+        try:
+            found = importlib.import_module(f"tests.bench.bench_{part}").measure()
+        except Exception:
+            traceback.print_exc()
+            failed = 1
+            continue
         rows += [entry if "unit" in entry else of_a_runner(part, entry) for entry in found]
         print(f"  {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     write(options.folder, "bench", rows, about)
+    return failed
 
 
 def of_a_runner(part: str, entry: dict[str, Any]) -> Row:
@@ -114,4 +121,4 @@ def _figure(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

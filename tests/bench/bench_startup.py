@@ -33,14 +33,13 @@ mlflow: {{experiment: bench, registered_model: reid-bench}}
 """
 KERNELS = """
 import numpy as np
-from reid.retrieval.metrics import evaluate, top_matches
-from reid.retrieval.rerank import rerank
-from reid.retrieval.threshold import verification
+from reid.embeddings import Embeddings
+from reid.scoring import pair_counter, score
 vectors = np.eye(9, dtype=np.float32)
-known = {"query_person": np.arange(1, 4), "query_camera": np.ones(3, int)}
-known |= {"gallery_person": np.arange(1, 7), "gallery_camera": np.full(6, 2)}
-distance = rerank(vectors[:3], vectors[3:], k1=3, k2=2, lambda_value=0.3)
-evaluate(distance, **known, max_rank=5), top_matches(distance, **known, count=3), verification(distance, **known)
+person, camera = np.array([1, 2, 3, 1, 2, 3, 1, 2, 3]), np.array([1, 1, 1, 2, 2, 2, 2, 2, 2])
+query, gallery = (Embeddings([""] * len(vectors[of]), person[of], camera[of], vectors[of])
+                  for of in (slice(3), slice(3, None)))
+score(query, gallery, k1=3, k2=2, lambda_value=0.3, max_rank=5, pairs=pair_counter(query, gallery))
 """
 """Runs every kernel once."""
 

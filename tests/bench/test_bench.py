@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from reid.spec import load_spec
-from tests.bench import bench_gpu
+from tests.bench import bench_gpu, bench_startup
 from tests.bench.__main__ import machine, of_a_runner, table, write
 from tests.bench.rows import ROOT, row, seconds
 
@@ -102,3 +102,8 @@ def test_loss_and_map_stand_beside_those_in_fp32():
     assert loss["what"] == "loss of 200 steps against fp32, farthest epoch"
     assert loss["value"] == pytest.approx(5.0)  # percent: 0.2 of 4
     assert (score["value"], score["textbook"]) == (50.0, 40.0)
+
+
+@pytest.mark.slow
+def test_the_program_that_runs_every_kernel_runs() -> None:
+    subprocess.run([sys.executable, "-c", bench_startup.KERNELS], cwd=ROOT, check=True)
