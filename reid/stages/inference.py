@@ -150,6 +150,7 @@ def _open_engine(file: Path, gpu_id: int, _images: int) -> OpenModel:
 
 OPENERS: dict[str, Callable[[Path, int, int], OpenModel]] = {
     ".pth": _open_checkpoint,
+    ".tlt": _open_checkpoint,
     ".onnx": _open_onnx,
     ".engine": _open_engine,
     ".plan": _open_engine,

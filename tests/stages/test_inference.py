@@ -119,7 +119,9 @@ def test_a_file_of_an_unknown_kind_is_refused_by_its_ending(tmp_path):
     file.touch()
     with pytest.raises(ArtifactError) as caught:
         open_model(file, gpu_id=0, images=1)
-    assert str(caught.value) == f"{file}: not a model this stage can run\n  want: one of .engine, .onnx, .plan, .pth"
+    assert str(caught.value) == (
+        f"{file}: not a model this stage can run\n  want: one of .engine, .onnx, .plan, .pth, .tlt"
+    )
 
 
 def test_rows_through_the_onnx_are_torchs(tmp_path):
@@ -217,3 +219,9 @@ def test_a_spec_of_another_input_than_the_models_is_refused(tmp_path):
         f"{model / 'reid_model_best.pth'}: made for model.input_height 64\n"
         "  found: 128 in the spec\n  want:  the model's own, or the field left out: the model knows its input"
     )
+
+
+def test_a_checkpoint_under_taos_ending_is_a_checkpoint(tmp_path):
+    model = a_model(tmp_path / "model") / "reid_model_best.pth"
+    tlt = model.rename(tmp_path / "model.tlt")
+    assert open_model(tlt, gpu_id=0, images=1).contract == CONTRACT
