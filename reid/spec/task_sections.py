@@ -88,7 +88,7 @@ class Train(Section):
     channels_last: Switch = "auto"
     """Layout of the images in memory; auto: for convolutional networks."""
     compile: Switch = "auto"
-    """torch.compile; auto: where there is a compiler and the training is long enough to win its time back."""
+    """torch.compile; auto: on GPUs, where there is a compiler and the training is long enough to win its time back."""
     fused_optimizer: Switch = "auto"
     """One kernel for the optimizer's whole step; auto: on GPUs, for optimizers that have it."""
     optim: Optim = Field(default_factory=Optim)

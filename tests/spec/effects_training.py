@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from reid.devices import Device, choose_device
+from reid.devices import Device, choose_device, compiled
 from reid.errors import SpecError
 from reid.resume import LATEST
 from tests.spec.lab import Lab
@@ -158,9 +158,10 @@ def channels_last(lab: Lab) -> None:
 
 
 def compiling(lab: Lab) -> None:
-    """auto: for a long training; without a compiler one line, and as it is."""
-    assert [_choice(images=images).compiled for images in (99_999, 100_000)] == [False, True]
-    assert not _choice(compile="off", images=10**9).compiled
+    """auto: for a long training on a GPU; without a compiler one line, and as it is."""
+    assert [compiled("auto", on_gpu=True, images=images) for images in (399_999, 400_000)] == [False, True]
+    assert not compiled("off", on_gpu=True, images=10**9)
+    assert not _choice(images=10**9).compiled
     assert _choice(compile="on").compiled
     lab.patch.setattr(shutil, "which", lambda _name: None)
     said = lab.said(lambda: lab.train_in(lab.folder, "train.compile=on"), logging.WARNING)
