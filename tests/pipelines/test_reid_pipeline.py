@@ -167,7 +167,8 @@ def test_the_platform_spec_has_shared_memory_and_the_data_volume(compiled: Path)
     _, platform = yaml.safe_load_all(compiled.read_text())
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     mounted = {name for name, entry in executors.items() if "pvcMount" in entry}
-    assert mounted == {f"exec-{stage}" for stage in ("validate", "train", "evaluate", "inference", "export")}
+    reads_images = ("validate", "train", "evaluate", "inference", "export", "gen-trt-engine")
+    assert mounted == {f"exec-{stage}" for stage in reads_images}
     assert executors["exec-train"]["emptyDirMounts"] == [
         {"medium": "Memory", "mountPath": "/dev/shm", "sizeLimit": "2Gi", "volumeName": "shm"}
     ]
