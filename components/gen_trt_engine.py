@@ -10,6 +10,7 @@ from components import images
 def gen_trt_engine(  # noqa: PLR0917 - kfp passes them by position
     spec: str,
     fingerprint: str,
+    engine_gpus: str,
     dataset: dsl.Input[dsl.Dataset],
     onnx: dsl.Input[dsl.Model],
     engine: dsl.Output[dsl.Model],
@@ -21,6 +22,7 @@ def gen_trt_engine(  # noqa: PLR0917 - kfp passes them by position
     Args:
         spec: The fields of the experiment spec that gen_trt_engine reads, as YAML text.
         fingerprint: Hash of the data set's bytes.
+        engine_gpus: GPUs booked for this task; an engine built without one is no cached result for a task with one.
         dataset: Manifest of the images, from validate; where there is a GPU the engine is compared on query images.
         onnx: The ONNX file, from export.
 

@@ -17,8 +17,10 @@ from reid.errors import PipelineError
 from reid.spec import Experiment
 from reid.spec.secret import open_values
 
-FROM_THE_SPEC = {"gpus", "embedding_gpus", "cached"}
+FROM_THE_SPEC = {"gpus", "embedding_gpus", "engine_gpus", "cached"}
 """Fields of the resources that are no matter of the cluster."""
+GPU_SECTIONS = ("train", "evaluate", "inference")
+"""Sections of the spec that count and name GPUs."""
 RESULTS = "/tmp/reid"
 """Where a pod keeps what is not handed on: decoded images, mostly."""
 PATHS = (
@@ -57,14 +59,17 @@ def resources_of(spec: Experiment, *, cluster: Mapping[str, Any], cached: bool =
 
     One GPU is the default of a task that takes what it finds; a cluster books it only for a spec that says so itself.
     """
-    train, evaluate, inference = spec.train, spec.evaluate, spec.inference
-    asked = {
-        "train": train.num_gpus if "num_gpus" in train.model_fields_set else 0,
-        "evaluate": evaluate.num_gpus if "num_gpus" in evaluate.model_fields_set else 0,
-        "inference": inference.num_gpus if "num_gpus" in inference.model_fields_set else 0,
-    }
-    embedding = max(asked["evaluate"], asked["inference"])
-    return Resources(gpus=asked["train"], embedding_gpus=embedding, cached=cached, **cluster)
+    train, evaluate, inference = (_asked(spec, section) for section in GPU_SECTIONS)
+    embedding = max(evaluate, inference)
+    engine = min(1, max(train, embedding))
+    return Resources(gpus=train, embedding_gpus=embedding, engine_gpus=engine, cached=cached, **cluster)
+
+
+def _asked(spec: Experiment, section: str) -> int:
+    """GPUs that a section of the spec asks for in so many words."""
+    part = getattr(spec, section)
+    said = {"num_gpus", "gpu_ids"} & part.model_fields_set
+    return max(part.num_gpus, len(set(part.gpu_ids))) if said else 0
 
 
 def named_by_digest(*images: str) -> bool:
@@ -73,9 +78,17 @@ def named_by_digest(*images: str) -> bool:
 
 
 def spec_on_cluster(spec: Experiment, data_path: str) -> str:
-    """The spec as YAML, its relative folders on the data volume: data/market1501/query -> /data/market1501/query."""
+    """The spec as YAML, its relative folders on the data volume: data/market1501/query -> /data/market1501/query.
+
+    The GPUs keep their number and lose their names: a pod counts those it is given from 0.
+    """
     values = open_values(spec)
     values["results_dir"] = RESULTS
+    for section in GPU_SECTIONS:
+        part = values[section]
+        part["num_gpus"], part["gpu_ids"] = max(part["num_gpus"], len(set(part["gpu_ids"]))), [0]
+    for section in ("export", "gen_trt_engine"):
+        values[section]["gpu_id"] = 0
     for field in PATHS:
         *sections, name = field.split(".")
         part = values

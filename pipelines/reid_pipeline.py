@@ -37,6 +37,7 @@ def person_reid(resources: Resources, spec_text: str) -> dsl.base_component.Base
         data_claim: str = resources.data_claim,
         gpus: str = str(resources.gpus),  # texts: of a number that is a parameter KFP's driver would book none
         embedding_gpus: str = str(resources.embedding_gpus),
+        engine_gpus: str = str(resources.engine_gpus),
     ) -> None:
         """From a folder of person images to a registered embedding model, its report and its TensorRT engine.
 
@@ -45,6 +46,7 @@ def person_reid(resources: Resources, spec_text: str) -> dsl.base_component.Base
             data_claim: The PersistentVolumeClaim that holds the data sets.
             gpus: GPUs of train; they win over train.num_gpus. 0: train on the CPU.
             embedding_gpus: GPUs of evaluate and of inference, each. 0: on the CPU.
+            engine_gpus: GPUs of gen_trt_engine. 1: an engine for that kind of GPU; 0: what can be built without any.
         """
         # Every stage but the first takes the part of the spec it reads, and the fingerprint of the data: a field that
         # it doesn't read leaves its cached result good; changed data under an old name never comes out of a cache.
@@ -56,17 +58,23 @@ def person_reid(resources: Resources, spec_text: str) -> dsl.base_component.Base
         scored = evaluate(spec=found["evaluate_spec"], model=model, **images)
         embedded = inference(spec=found["inference_spec"], model=model, **images)
         exported = export(spec=found["export_spec"], model=model, **images)
-        engine = gen_trt_engine(spec=found["gen_trt_engine_spec"], onnx=exported.outputs["onnx"], **images)
+        onnx = exported.outputs["onnx"]
+        engine = gen_trt_engine(spec=found["gen_trt_engine_spec"], engine_gpus=engine_gpus, onnx=onnx, **images)
         registered = register(
             spec=found["register_spec"],
             fingerprint=found["fingerprint"],
             model=model,
             results=scored.outputs["results"],
-            onnx=exported.outputs["onnx"],
+            onnx=onnx,
             parity=exported.outputs["parity"],
             engine=engine.outputs["engine"],
         )
-        booked = {"train": gpus, "evaluate": embedding_gpus, "inference": embedding_gpus}
+        booked = {
+            "train": gpus,
+            "evaluate": embedding_gpus,
+            "inference": embedding_gpus,
+            "gen_trt_engine": engine_gpus,
+        }
         for task in (data, trained, scored, embedded, exported, engine, registered):
             resources.request(task, task.name.replace("-", "_"), data_claim=data_claim, gpus=booked)
 

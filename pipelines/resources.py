@@ -12,7 +12,9 @@ from typing import Any
 from kfp import dsl, kubernetes
 
 NETWORK_STAGES = ("train", "evaluate", "inference")
-"""Stages that run the network over many images: the only ones that ever ask for a GPU."""
+"""Stages that run the network over many images."""
+GPU_STAGES = (*NETWORK_STAGES, "gen_trt_engine")
+"""The only stages that ever ask for a GPU; the last, because TensorRT builds for the GPU that it finds."""
 IMAGE_STAGES = ("validate", "train", "evaluate", "inference", "export", "gen_trt_engine")
 """Stages that open images, and so need the data volume."""
 NETWORKED_STAGES = ("train", "register")
@@ -31,12 +33,14 @@ SECRETS = {
 
 @dataclass(frozen=True)
 class Resources:
-    """Requests of one compiled pipeline; all but the first three can stand in the file of `make compile CLUSTER=…`."""
+    """Requests of one compiled pipeline; all but the first four can stand in the file of `make compile CLUSTER=…`."""
 
     gpus: int = 0
     """Default of the pipeline parameter `gpus`: of train."""
     embedding_gpus: int = 0
     """Default of the pipeline parameter `embedding_gpus`: of evaluate and of inference, each."""
+    engine_gpus: int = 0
+    """Default of the pipeline parameter `engine_gpus`: of gen_trt_engine, 0 or 1."""
     cached: bool = True
     """Whether Kubeflow may take results from its cache: only where the images are named by digest."""
     gpu_kind: str = "nvidia.com/gpu"
@@ -52,7 +56,7 @@ class Resources:
     work_path: str = "/work"
     node_selector: Mapping[str, str] = field(default_factory=dict)
     gpu_node_selector: Mapping[str, str] = field(default_factory=dict)
-    """Of the network stages, besides node_selector."""
+    """Of the stages that may ask for a GPU, besides node_selector."""
     tolerations: Sequence[Mapping[str, Any]] = ()
     """key, operator, value, effect, toleration_seconds, as Kubernetes names them; of every stage."""
     config_maps: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: CONFIG_MAPS)
@@ -78,6 +82,7 @@ class Resources:
             kubernetes.empty_dir_mount(
                 task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit=self.shared_memory
             )
+        if stage in GPU_STAGES:
             task.set_accelerator_type(self.gpu_kind)
             task.set_accelerator_limit(gpus[stage])
         if stage in IMAGE_STAGES:
@@ -93,7 +98,7 @@ class Resources:
 
     def _place(self, task: dsl.PipelineTask, stage: str) -> None:
         """On which nodes, and with which rights to pull."""
-        selector = {**self.node_selector, **(self.gpu_node_selector if stage in NETWORK_STAGES else {})}
+        selector = {**self.node_selector, **(self.gpu_node_selector if stage in GPU_STAGES else {})}
         for key, value in selector.items():
             kubernetes.add_node_selector(task, key, value)
         for toleration in self.tolerations:

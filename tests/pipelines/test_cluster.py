@@ -41,6 +41,7 @@ def test_the_form_has_a_usable_default_and_a_description_for_every_parameter(tmp
         "data_claim": "reid-data",
         "gpus": "1",
         "embedding_gpus": "1",
+        "engine_gpus": "1",
     }
     assert all(entry["description"] for entry in form.values())
     spec = yaml.safe_load(form["spec"]["defaultValue"])
@@ -51,7 +52,7 @@ def test_the_form_has_a_usable_default_and_a_description_for_every_parameter(tmp
 def test_a_count_of_gpus_is_a_text_for_kfps_driver_reads_no_other_parameter_of_a_resource(tmp_path: Path) -> None:
     pipeline, _ = compiled(tmp_path)
     form = pipeline["root"]["inputDefinitions"]["parameters"]
-    assert {form[name]["parameterType"] for name in ("gpus", "embedding_gpus")} == {"STRING"}
+    assert {form[name]["parameterType"] for name in ("gpus", "embedding_gpus", "engine_gpus")} == {"STRING"}
 
 
 def test_gpus_are_the_forms_and_no_other_stage_asks_for_any(tmp_path: Path) -> None:
@@ -65,9 +66,28 @@ def test_gpus_are_the_forms_and_no_other_stage_asks_for_any(tmp_path: Path) -> N
         "train": "{{$.inputs.parameters['pipelinechannel--gpus']}}",
         "evaluate": "{{$.inputs.parameters['pipelinechannel--embedding_gpus']}}",
         "inference": "{{$.inputs.parameters['pipelinechannel--embedding_gpus']}}",
+        "gen-trt-engine": "{{$.inputs.parameters['pipelinechannel--engine_gpus']}}",
     }
     tasks = {task.stage: task.gpus for task in ir.load(tmp_path / "pipeline.yaml").tasks}
-    assert {stage: gpus for stage, gpus in tasks.items() if gpus} == {"train": 4, "evaluate": 1, "inference": 1}
+    booked = {"train": 4, "evaluate": 1, "inference": 1, "gen_trt_engine": 1}
+    assert {stage: gpus for stage, gpus in tasks.items() if gpus} == booked
+
+
+def test_gpus_named_by_number_are_counted_and_lose_their_names(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("train: {gpu_ids: [2, 3, 5, 7]}\ngen_trt_engine: {gpu_id: 1}\n")
+    pipeline, _ = compiled(tmp_path, spec=str(spec))
+    form = pipeline["root"]["inputDefinitions"]["parameters"]
+    asked = {name: form[name]["defaultValue"] for name in ("gpus", "embedding_gpus", "engine_gpus")}
+    assert asked == {"gpus": "4", "embedding_gpus": "0", "engine_gpus": "1"}
+    submitted = yaml.safe_load(form["spec"]["defaultValue"])
+    assert (submitted["train"]["num_gpus"], submitted["train"]["gpu_ids"]) == (4, [0])
+    assert submitted["gen_trt_engine"]["gpu_id"] == 0
+
+
+def test_a_spec_without_gpus_books_none(tmp_path: Path) -> None:
+    compiled(tmp_path, spec="demo")
+    assert {task.gpus for task in ir.load(tmp_path / "pipeline.yaml").tasks} == {0}
 
 
 def test_the_clusters_file_decides_nodes_memory_volumes_secrets_and_times(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ def test_compiling_twice_gives_the_same_bytes_in_valid_yaml(compiled: Path, tmp_
         "data_claim": "reid-data",
         "gpus": "0",
         "embedding_gpus": "0",
+        "engine_gpus": "0",
     }
 
 
@@ -131,11 +132,14 @@ def test_every_later_stage_takes_its_own_slice_and_the_fingerprint_and_only_vali
 ) -> None:
     tasks = tasks_of(compiled)
     assert tasks.pop("validate").cacheable is False
+    # Kubeflow's cache does not look at the resources of a task
+    own = {"gen_trt_engine": {"engine_gpus": ir.PipelineParameter("engine_gpus")}}
     for stage, task in tasks.items():
         assert task.cacheable
         assert task.parameters == {
             "spec": ir.TaskOutput("validate", f"{stage}_spec"),
             "fingerprint": ir.TaskOutput("validate", "fingerprint"),
+            **own.get(stage, {}),
         }
         assert task.command == ("python3", "-m", "components.entry", stage, "--executor-input", "{{$}}")
 
@@ -157,10 +161,13 @@ def test_the_form_of_the_kubeflow_ui_is_explained(compiled: Path) -> None:
 
 
 def test_a_gpu_is_booked_for_the_stages_that_ask_and_never_for_another(tmp_path: Path) -> None:
-    compile_pipeline(tmp_path / "pipeline.yaml", resources=Resources(gpus=4, embedding_gpus=1), spec_text="")
+    compile_pipeline(
+        tmp_path / "pipeline.yaml", resources=Resources(gpus=4, embedding_gpus=2, engine_gpus=1), spec_text=""
+    )
     tasks = tasks_of(tmp_path / "pipeline.yaml")
     asked = {stage: task.gpus for stage, task in tasks.items() if task.gpus}
-    assert asked == {"train": 4, "evaluate": 1, "inference": 1}
+    assert asked == {"train": 4, "evaluate": 2, "inference": 2, "gen_trt_engine": 1}
+    assert {stage for stage, task in tasks.items() if task.accelerator} == set(asked)
 
 
 def test_the_platform_spec_has_shared_memory_and_the_data_volume(compiled: Path) -> None:
