@@ -16,19 +16,20 @@ export NUMBA_CACHE_DIR ?= $(CURDIR)/.cache/numba
 export PYTHONPATH := $(CURDIR)
 export BASE TENSORRT_BASE BUILD_ARGS DOCKER_ARGS
 
-.PHONY: help setup pipeline-run compile images push mlflow-ui test test-all check format bench bench-gpu lock clean
+.PHONY: help setup pipeline-run compile images push mlflow-ui test test-slow test-all check format bench bench-gpu lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  SPEC=name or path   ARGS=\"section.field=value …\"   RUNNER=auto|process|docker|kfp   CLUSTER=file"
 
-setup: $(STAMP) ## the environment, from the pinned lock
+setup: $(STAMP) ## the environment, from the pinned lock, and the command reid in it
 
-$(STAMP): requirements.lock
+$(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; found: $$($(PYTHON) --version). Set PYTHON=…" >&2; exit 2; }
 	@echo "setting up $(VENV) from requirements.lock (about 7 GB; some minutes)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation --editable .
 	@touch $@
 
 pipeline-run: $(STAMP) ## the whole pipeline of SPEC, here or on the cluster of KFP_ENDPOINT=…
@@ -51,8 +52,12 @@ test: export OMP_NUM_THREADS := 1
 test: $(STAMP) ## the tests, at most 10 minutes on 2 cores
 	@$(RUN) -m pytest -q -m "not slow" -n 2 --dist loadfile tests
 
+test-slow: export OMP_NUM_THREADS := 1
+test-slow: $(STAMP) ## the slow tests: real servers, kills, whole runs
+	@$(RUN) -m pytest -q -m slow -n 2 --dist loadfile tests
+
 test-all: export OMP_NUM_THREADS := 1
-test-all: $(STAMP) ## the slow tests too: real servers, kills, whole runs
+test-all: $(STAMP) ## all tests, the slow ones too
 	@$(RUN) -m pytest -q -n 2 --dist loadfile tests
 
 check: $(STAMP) ## ruff and mypy

@@ -6,10 +6,11 @@ KFP's cache sees a new build.
 
 import os
 
-VERSION = "0.1.0"
-REID = os.environ.get("REID_IMAGE") or f"reid-pipeline/torch:{VERSION}"
+from reid import __version__
+
+REID = os.environ.get("REID_IMAGE") or f"reid-pipeline/torch:{__version__}"
 """PyTorch, on CPU or CUDA."""
-TENSORRT = os.environ.get("REID_TRT_IMAGE") or f"reid-pipeline/tensorrt:{VERSION}"
+TENSORRT = os.environ.get("REID_TRT_IMAGE") or f"reid-pipeline/tensorrt:{__version__}"
 """TensorRT beside what the torch-free stages need."""
 ENTRY = ["python3", "-m", "components.entry"]
 """The command of every stage; its name follows."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from components import images
 from pipelines.code_hash import hash_files
 from pipelines.docker_engine import docker, engine, image_id, image_label
+from reid import __version__
 from reid.errors import PipelineError, ReidError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,7 +90,7 @@ def build(image: str) -> None:
     if "@" in name:
         raise PipelineError(f"{VARIABLES[image]}={name}: a digest names an image that is built already\n  want: a tag")
     _take_certificates()
-    values = {"IMAGE": image, "VERSION": images.VERSION, "SOURCE": source_hash(image)}
+    values = {"IMAGE": image, "VERSION": __version__, "SOURCE": source_hash(image)}
     if base := os.environ.get("TENSORRT_BASE" if image == "tensorrt" else "BASE") or os.environ.get("BASE"):
         values["BASE"] = base
     values |= {variable: os.environ[variable] for variable in (*INDEX, *PROXIES) if variable in os.environ}
@@ -120,8 +121,8 @@ def push(registry: str) -> None:
     digests = {}
     for image, name in IMAGES.items():
         repository = f"{registry.rstrip('/')}/reid-pipeline/{image}"
-        docker("tag", name, f"{repository}:{images.VERSION}")
-        docker("push", "--quiet", f"{repository}:{images.VERSION}", timeout_s=None)
+        docker("tag", name, f"{repository}:{__version__}")
+        docker("push", "--quiet", f"{repository}:{__version__}", timeout_s=None)
         known = json.loads(docker("image", "inspect", "--format", "{{json .RepoDigests}}", name))
         digests[image] = next(digest for digest in known if digest.startswith(f"{repository}@"))
     print("pushed; these names in the environment of `make compile` and `make pipeline-run` fix the images:")

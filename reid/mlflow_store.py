@@ -47,7 +47,9 @@ def load_mlflow(tracking_uri: str) -> None:
         if not tracking_uri.startswith("http"):
             importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
     except ModuleNotFoundError as error:
-        raise MissingDependency(f"MLflow is not installed ({error.name}); install the extra 'mlflow'") from None
+        raise MissingDependency(
+            f"MLflow: no module {error.name}; it comes with pip install -e '.[mlflow]' in the repository's root"
+        ) from None
 
 
 def connect(tracking_uri: str) -> "MlflowClient":

@@ -52,7 +52,7 @@ class OnnxModel:
             import onnxruntime
         except ImportError as error:
             raise MissingDependency(
-                f"running ONNX: {error}; onnxruntime comes with pip install 'reid-pipeline[export]'"
+                f"running ONNX: {error}; onnxruntime comes with pip install -e '.[export]' in the repository's root"
             ) from error
         where = path or Path("ONNX in memory")
         content = _read_bytes(where) if content is None else content
@@ -145,7 +145,9 @@ def import_onnx() -> Any:
     try:
         import onnx
     except ImportError as error:
-        raise MissingDependency(f"ONNX: {error}; onnx comes with pip install 'reid-pipeline[export]'") from error
+        raise MissingDependency(
+            f"ONNX: {error}; onnx comes with pip install -e '.[export]' in the repository's root"
+        ) from error
     return onnx
 
 

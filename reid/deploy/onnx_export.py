@@ -9,10 +9,10 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reid import __version__
 from reid.contract import Contract
 from reid.deploy.half import to_half
 from reid.deploy.onnx import (
@@ -83,7 +83,7 @@ def onnx_bytes(
         DATA_TYPE_KEY: data_type,
         "reid.opset": str(opset),
         SETTINGS_KEY: json.dumps(settings, sort_keys=True),
-        "reid.version": _project_version(),
+        "reid.version": __version__,
     }
     for name, value in metadata.items():
         model.metadata_props.add(key=name, value=value)
@@ -107,7 +107,7 @@ def _translate(network: "nn.Module", contract: Contract, opset: int) -> Any:
         import onnxscript  # noqa: F401  (torch imports it late, and its own message does not name our extra)
     except ImportError as error:
         raise MissingDependency(
-            f"ONNX export: {error}; onnxscript comes with pip install 'reid-pipeline[export]'"
+            f"ONNX export: {error}; onnxscript comes with pip install -e '.[export]' in the repository's root"
         ) from error
     # Two images: torch.export takes a batch of one for a constant.
     images = torch.zeros(2, contract.channels, contract.height, contract.width)
@@ -157,10 +157,3 @@ def _strip(model: Any) -> None:
     for owner in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         owner.ClearField("metadata_props")
         owner.ClearField("doc_string")
-
-
-def _project_version() -> str:
-    try:
-        return version("reid-pipeline")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "unknown"

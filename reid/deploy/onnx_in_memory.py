@@ -41,7 +41,7 @@ def faster_on_the_cpu(loaded: LoadedModel, *, images: int, threads: int, name: s
     if lacking:
         logger.info(
             "%s: torch runs it on the CPU; ONNX Runtime would be faster, but %s is not here: "
-            "pip install 'reid-pipeline[export]'",
+            "pip install -e '.[export]' in the repository's root",
             name, ", ".join(lacking),
         )  # fmt: skip
         return None

@@ -47,7 +47,8 @@ def find_package(gpu: Gpu | None) -> Package:
         if (name != "tensorrt" or gpu) and (trt := _import_one(modules, reasons)) is not None:
             return Package(name, trt, gpu)
     raise MissingDependency(
-        f"{'; '.join(reasons)}; pip install 'reid-pipeline[tensorrt]' has TensorRT-RTX for Linux on x86-64"
+        f"{'; '.join(reasons)}; TensorRT-RTX for Linux on x86-64 comes with pip install -e '.[tensorrt]' "
+        "in the repository's root"
     )
 
 

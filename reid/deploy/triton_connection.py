@@ -112,7 +112,7 @@ def _library(server: Server) -> Any:
             import tritonclient.http as library
     except (ImportError, RuntimeError) as error:  # tritonclient turns the one into the other
         raise MissingDependency(
-            f"Triton client: {error}; tritonclient comes with pip install 'reid-pipeline[triton]'"
+            f"Triton client: {error}; tritonclient comes with pip install -e '.[triton]' in the repository's root"
         ) from error
     return library
 

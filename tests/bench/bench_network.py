@@ -48,7 +48,8 @@ def measure() -> list[Row]:
             limit = found["gflops"] / GFLOP_AN_IMAGE / (3 if what == "step" else 1)
             rows.append(
                 row("network", f"{label}, batch {batch}, {way}", found["rate"], "images/s",
-                    textbook=eager, textbook_is="eager", limit=limit, limit_is="the product's rate in the same process",
+                    textbook=eager, textbook_is="eager",
+                    limit=limit, limit_is="the product's rate in the same process, which a convolution may beat",
                     peak_gb=found["peak_gb"], note=f"first call {found['first_s']:.0f} s")
             )  # fmt: skip
     return rows

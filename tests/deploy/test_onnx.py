@@ -104,6 +104,7 @@ def test_the_file_says_how_to_prepare_its_input_and_where_it_comes_from(plain):
     assert Contract.from_json(metadata["reid.contract"]) == contract
     assert json.loads(metadata["reid.settings"]) == network_settings()
     assert (metadata["reid.opset"], metadata["reid.data_type"]) == ("18", "FP32")
+    assert metadata["reid.version"] == reid.__version__
     assert set(metadata) == {"reid.contract", "reid.data_type", "reid.opset", "reid.settings", "reid.version"}
     assert OnnxModel(path, threads=1).contract == contract
     assert read_onnx(path)[1] == contract
@@ -262,11 +263,11 @@ def test_images_of_another_size_are_refused_and_no_images_give_no_embeddings(pla
 @pytest.mark.parametrize(
     ("missing", "call", "text"),
     [
-        ("onnx", "read_onnx(here)", "ONNX: hidden; onnx comes with pip install 'reid-pipeline[export]'"),
+        ("onnx", "read_onnx(here)", "ONNX: hidden; onnx comes with pip install -e '.[export]' in the repository's root"),
         (
             "onnxruntime",
             "OnnxModel(here)",
-            "running ONNX: hidden; onnxruntime comes with pip install 'reid-pipeline[export]'",
+            "running ONNX: hidden; onnxruntime comes with pip install -e '.[export]' in the repository's root",
         ),
     ],
 )

@@ -55,7 +55,7 @@ def test_without_a_package_torch_stays_and_says_how_it_would_be_faster(monkeypat
     assert chosen(loaded()) is None
     assert log.messages == [
         "m.pth: torch runs it on the CPU; ONNX Runtime would be faster, but onnx, onnxruntime, onnxscript is not here: "
-        "pip install 'reid-pipeline[export]'"
+        "pip install -e '.[export]' in the repository's root"
     ]
 
 

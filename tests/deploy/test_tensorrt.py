@@ -194,7 +194,7 @@ def test_without_either_package_nothing_is_built_and_the_reason_is_told(no_gpu, 
     assert record["reason"] == (
         "tensorrt (installed) builds on a GPU only and there is none; "
         "tensorrt_rtx_bindings cannot be imported (hidden); tensorrt_rtx cannot be imported (hidden); "
-        "pip install 'reid-pipeline[tensorrt]' has TensorRT-RTX for Linux on x86-64"
+        "TensorRT-RTX for Linux on x86-64 comes with pip install -e '.[tensorrt]' in the repository's root"
     )
     assert record["measured"] == "not run: not built"
     assert record["onnx_sha256"] == sha256(plain[0])

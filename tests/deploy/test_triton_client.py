@@ -304,5 +304,5 @@ def test_a_missing_tritonclient_is_told_with_its_extra(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "tritonclient", None)
     for name in ("tritonclient.http", "tritonclient.grpc"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    with pytest.raises(MissingDependency, match=r"comes with pip install 'reid-pipeline\[triton\]'$"):
+    with pytest.raises(MissingDependency, match=r"comes with pip install -e '\.\[triton\]' in the repository's root$"):
         TritonModel(Server("localhost:1", "http", NAME, ""), batch_size=1, in_flight=1, patience_s=1.0)

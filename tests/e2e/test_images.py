@@ -17,6 +17,7 @@ import yaml
 from pipelines.containers import LABEL
 from pipelines.docker_engine import image_id, image_label
 from pipelines.image_builds import SOURCE, source_hash
+from reid import __version__
 from tests.docker_daemon import docker, docker_daemon, torch_image  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.slow
@@ -117,7 +118,7 @@ def test_an_image_holds_what_its_stages_need_and_no_more(images: Mapping[str, st
     assert facts["Config"]["User"] == "65532:65532"
     assert not facts["Config"]["Entrypoint"]
     assert re.fullmatch("[0-9a-f]{64}", facts["Config"]["Labels"]["reid.source"])
-    assert facts["Config"]["Labels"]["org.opencontainers.image.version"] == "0.1.0"
+    assert facts["Config"]["Labels"]["org.opencontainers.image.version"] == __version__
     wanted = ["torch", "timm"] if "tensorrt" not in name else ["tensorrt_rtx_bindings"]
     absent = {"kfp", "kubernetes", "pytest", "mypy", *(["timm"] if "tensorrt" in name else [])}
     code = f"""

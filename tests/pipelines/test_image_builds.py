@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.image_builds import source_hash
+from reid import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = """#!/bin/sh
@@ -62,8 +63,8 @@ def test_build_passes_the_base_the_index_and_the_sources_on(docker: Asked) -> No
     builds = [line for line in asked if line.startswith("build")]
     for line, image in zip(builds, ("torch", "tensorrt"), strict=True):
         assert line == (
-            f"build --file components/Dockerfile --tag reid-pipeline/{image}:0.1.0 --build-arg IMAGE={image}"
-            f" --build-arg VERSION=0.1.0 --build-arg SOURCE={source_hash(image)} --build-arg BASE=python:3.12"
+            f"build --file components/Dockerfile --tag reid-pipeline/{image}:{__version__} --build-arg IMAGE={image}"
+            f" --build-arg VERSION={__version__} --build-arg SOURCE={source_hash(image)} --build-arg BASE=python:3.12"
             " --build-arg PIP_INDEX_URL=https://index.example.org/simple --no-cache ."
         )
 
@@ -79,7 +80,7 @@ def test_a_build_that_fails_says_what_it_wants(docker: Asked) -> None:
     docker.run("main(['build'])", BUILD_STATUS="1")
     assert docker.done.returncode == 2
     assert docker.done.stderr == (
-        "error: image reid-pipeline/torch:0.1.0: docker build failed, see above\n"
+        f"error: image reid-pipeline/torch:{__version__}: docker build failed, see above\n"
         "  want: a BASE with Python 3.11 and a package index that can be reached; pip's PIP_INDEX_URL,\n"
         "        PIP_EXTRA_INDEX_URL and PIP_TRUSTED_HOST are passed on, certificates go to"
         f" {ROOT}/build/ca-certificates.crt\n"
@@ -96,11 +97,11 @@ def test_a_digest_cannot_be_built(docker: Asked) -> None:
 @pytest.mark.parametrize(
     ("environment", "wanted", "says"),
     [
-        ({"MISSING": "1"}, 2, "image reid-pipeline/torch:0.1.0 is missing: building it (see components/Dockerfile)"),
+        ({"MISSING": "1"}, 2, f"image reid-pipeline/torch:{__version__} is missing: building it (see components/Dockerfile)"),
         (
             {"LABEL": "of yesterday"},
             2,
-            "image reid-pipeline/torch:0.1.0 is old: building it (see components/Dockerfile)",
+            f"image reid-pipeline/torch:{__version__} is old: building it (see components/Dockerfile)",
         ),
         ({"REID_IMAGE": "a:1", "REID_TRT_IMAGE": "b:1", "LABEL": "of others"}, 0, ""),
     ],
@@ -146,10 +147,10 @@ def test_push_tags_pushes_and_prints_the_digests(docker: Asked) -> None:
     asked = docker.run("main(['push', 'registry.org/team/'])")
     assert docker.done.returncode == 0, docker.done.stderr
     assert [line for line in asked if line.startswith(("tag", "push"))] == [
-        "tag reid-pipeline/torch:0.1.0 registry.org/team/reid-pipeline/torch:0.1.0",
-        "push --quiet registry.org/team/reid-pipeline/torch:0.1.0",
-        "tag reid-pipeline/tensorrt:0.1.0 registry.org/team/reid-pipeline/tensorrt:0.1.0",
-        "push --quiet registry.org/team/reid-pipeline/tensorrt:0.1.0",
+        f"tag reid-pipeline/torch:{__version__} registry.org/team/reid-pipeline/torch:{__version__}",
+        f"push --quiet registry.org/team/reid-pipeline/torch:{__version__}",
+        f"tag reid-pipeline/tensorrt:{__version__} registry.org/team/reid-pipeline/tensorrt:{__version__}",
+        f"push --quiet registry.org/team/reid-pipeline/tensorrt:{__version__}",
     ]
     assert docker.done.stdout.splitlines()[1:] == [
         "export REID_IMAGE=registry.org/team/reid-pipeline/torch@sha256:9",
@@ -159,7 +160,7 @@ def test_push_tags_pushes_and_prints_the_digests(docker: Asked) -> None:
 
 def test_push_without_images_or_without_a_registry_says_what_it_wants(docker: Asked) -> None:
     docker.run("main(['push', 'registry.org'])", MISSING="1")
-    assert docker.done.stderr == "error: make push: no image reid-pipeline/torch:0.1.0 here\n  want: make images\n"
+    assert docker.done.stderr == f"error: make push: no image reid-pipeline/torch:{__version__} here\n  want: make images\n"
     done = subprocess.run(["make", "push"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[0] == "make push: want REGISTRY=registry.example.org/team"
 

@@ -184,7 +184,7 @@ def test_where_nothing_can_be_built_the_stage_ends_well_and_says_why(onnx, tmp_p
     reason = (
         "tensorrt (not installed) builds on a GPU only and there is none; "
         "tensorrt_rtx_bindings cannot be imported (hidden); tensorrt_rtx cannot be imported (hidden); "
-        "pip install 'reid-pipeline[tensorrt]' has TensorRT-RTX for Linux on x86-64"
+        "TensorRT-RTX for Linux on x86-64 comes with pip install -e '.[tensorrt]' in the repository's root"
     )
     assert json.loads(done.stdout) == {
         "metrics": {"engine_built": 0.0},
