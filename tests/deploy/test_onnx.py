@@ -263,7 +263,11 @@ def test_images_of_another_size_are_refused_and_no_images_give_no_embeddings(pla
 @pytest.mark.parametrize(
     ("missing", "call", "text"),
     [
-        ("onnx", "read_onnx(here)", "ONNX: hidden; onnx comes with pip install -e '.[export]' in the repository's root"),
+        (
+            "onnx",
+            "read_onnx(here)",
+            "ONNX: hidden; onnx comes with pip install -e '.[export]' in the repository's root",
+        ),
         (
             "onnxruntime",
             "OnnxModel(here)",

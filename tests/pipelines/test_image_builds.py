@@ -97,7 +97,11 @@ def test_a_digest_cannot_be_built(docker: Asked) -> None:
 @pytest.mark.parametrize(
     ("environment", "wanted", "says"),
     [
-        ({"MISSING": "1"}, 2, f"image reid-pipeline/torch:{__version__} is missing: building it (see components/Dockerfile)"),
+        (
+            {"MISSING": "1"},
+            2,
+            f"image reid-pipeline/torch:{__version__} is missing: building it (see components/Dockerfile)",
+        ),
         (
             {"LABEL": "of yesterday"},
             2,
@@ -160,7 +164,9 @@ def test_push_tags_pushes_and_prints_the_digests(docker: Asked) -> None:
 
 def test_push_without_images_or_without_a_registry_says_what_it_wants(docker: Asked) -> None:
     docker.run("main(['push', 'registry.org'])", MISSING="1")
-    assert docker.done.stderr == f"error: make push: no image reid-pipeline/torch:{__version__} here\n  want: make images\n"
+    assert docker.done.stderr == (
+        f"error: make push: no image reid-pipeline/torch:{__version__} here\n  want: make images\n"
+    )
     done = subprocess.run(["make", "push"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[0] == "make push: want REGISTRY=registry.example.org/team"
 
