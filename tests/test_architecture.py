@@ -93,6 +93,11 @@ def test_the_entry_runs_without_kfp_and_without_pipelines() -> None:
     assert (ROOT / "components" / "__init__.py").read_text() == ""
 
 
+def test_the_version_can_be_read_without_loading_anything() -> None:
+    assert imports(ROOT / "reid" / "__init__.py") == set()
+    assert imports(ROOT / "components" / "images.py") == {"os", "reid", "reid.__version__"}
+
+
 def test_the_pipeline_definition_imports_neither_reid_nor_torch_nor_mlflow() -> None:
     for file in sources("pipelines/reid_pipeline.py", "pipelines/resources.py"):
         assert not tops(file) & {"reid", *HEAVY - {"kfp"}}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reid.errors import TrackingError
-from reid.mlflow_store import PARENT, connect
+from reid.errors import MissingDependency, TrackingError
+from reid.mlflow_store import PARENT, connect, load_mlflow
 from reid.pipeline_run import PipelineRun, open_pipeline_run
 from reid.tracking import StageRun, stage_run
 
@@ -126,3 +126,12 @@ def test_no_run_is_a_run_that_swallows(tmp_path: Path) -> None:
     run.log_outcome({"mAP": 1.0})
     run.flush()
     assert not run.active
+
+
+def test_a_missing_mlflow_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(MissingDependency) as caught:
+        load_mlflow("sqlite:///here.db")
+    assert str(caught.value) == (
+        "MLflow: no module mlflow; it comes with pip install -e '.[mlflow]' in the repository's root"
+    )

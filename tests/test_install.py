@@ -1,0 +1,68 @@
+"""Installing: what `make setup` leaves, the extras that error texts name, and the one version."""
+
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from reid import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+LOCKED = dict(re.findall(r"^([\w.-]+)==([^\s;]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+
+
+def test_the_version_stands_in_one_place() -> None:
+    files = [file for place in ("reid", "components", "pipelines") for file in (ROOT / place).rglob("*.py")]
+    alone = re.compile(rf"(?<![\w.]){re.escape(__version__)}(?![\w.])")
+    found = [file for file in [ROOT / "pyproject.toml", *files] if alone.search(file.read_text(encoding="utf-8"))]
+    assert found == [ROOT / "reid" / "__init__.py"]
+
+
+def test_every_extra_that_a_text_names_is_one_and_no_text_names_an_index_where_the_project_is_not() -> None:
+    texts = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "reid").rglob("*.py"))
+    named = set(re.findall(r"pip install (\S+ \S+)", texts))
+    assert named == {f"-e '.[{extra}]'" for extra in ("export", "mlflow", "tensorrt", "triton")}
+    assert {name.partition("[")[2].rstrip("]'") for name in named} <= set(PROJECT["optional-dependencies"])
+
+
+@pytest.mark.parametrize("extra", ["", *PROJECT["optional-dependencies"]])
+def test_the_lock_meets_what_the_project_and_each_extra_require(extra: str) -> None:
+    for text in PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]:
+        wanted = Requirement(text)
+        assert wanted.specifier.contains(LOCKED[canonicalize_name(wanted.name)]), text
+
+
+@pytest.mark.slow
+def test_make_setup_puts_the_command_on_the_path_of_its_environment_and_nothing_in_the_tree(tmp_path: Path) -> None:
+    """With an empty lock: the packages, setuptools too, are those of the environment that runs the tests."""
+    checkout, environment = tmp_path / "checkout", tmp_path / "environment"
+    shutil.copytree(ROOT / "reid", checkout / "reid", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Makefile", "pyproject.toml", "README.md", ".gitignore"):
+        shutil.copy(ROOT / name, checkout)
+    (checkout / "requirements.lock").touch()
+    before = sorted(checkout.rglob("*"))
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    (packages,) = environment.glob("lib/python3*/site-packages")
+    for path in packages.glob("setuptools*"):  # Python 3.11 brings an older one
+        shutil.rmtree(path)
+    (packages / "shared.pth").write_text(sysconfig.get_path("purelib"))
+    subprocess.run(["make", "setup", f"VENV={environment}", f"PYTHON={sys.executable}"], cwd=checkout, check=True)
+    assert [path for path in sorted(checkout.rglob("*")) if "__pycache__" not in path.parts] == before
+    done = subprocess.run(
+        [environment / "bin" / "reid", "spec", "--explain", "train.seed"],
+        cwd=tmp_path, env={"PATH": ""}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("train.seed")
+    program = "from importlib.metadata import version; import reid; print(version('reid-pipeline'), reid.__file__)"
+    done = subprocess.run(
+        [environment / "bin" / "python", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [__version__, str(checkout / "reid" / "__init__.py")]
