@@ -362,3 +362,22 @@ def test_a_pipeline_that_was_compiled_to_be_encrypted_runs_only_with_a_key(
         )
     monkeypatch.setenv("REID_ENCRYPTION_KEY", "hush")
     assert main(command) == 0
+
+
+def test_export_empties_the_work_volume_of_its_run_and_leaves_its_own_results_to_the_launcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(spec: Experiment, *, results: Path, run: StageRun, **_: Path) -> Outcome:
+        assert results == tmp_path / "out" / "results"
+        raise OSError("fails after it was given the model")
+
+    module = ModuleType("reid.stages.export")
+    module.export = export  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "reid.stages.export", module)
+    monkeypatch.setenv("REID_WORK_DIR", str(tmp_path / "work"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("KFP_RUN_ID", "run-1")
+    (tmp_path / "work" / "run-1" / "train" / "model").mkdir(parents=True)
+    (tmp_path / "work" / "run-2" / "train" / "model").mkdir(parents=True)
+    assert main(["export", "--executor-input", executor_input(tmp_path)]) == 1
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["run-2"]
