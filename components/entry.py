@@ -12,7 +12,6 @@ import json
 import logging
 import math
 import os
-import shutil
 import signal
 import sys
 import traceback
@@ -24,10 +23,12 @@ from typing import Any
 
 from reid.errors import ReidError, SpecError
 from reid.results_lock import sole_task
+from reid.secret import KEY_ENVIRONMENT, encryption_key
 from reid.spec import Experiment, load_spec, tell_what_a_pipeline_replaces
 from reid.spec.secret import open_values
 from reid.stages.outcome import Outcome
 from reid.tracking import stage_run
+from reid.work_folder import deliver, empty_for, work_folder
 
 logger = logging.getLogger("components.entry")
 
@@ -104,7 +105,8 @@ def run_stage(stage: str, ports: Ports) -> None:
         tell_what_a_pipeline_replaces(spec)
     function = getattr(importlib.import_module(f"reid.stages.{stage}"), stage)
     arguments: dict[str, Any] = {name: artifact.path for name, artifact in ports.inputs.items()}
-    work = _work_folder(stage)
+    empty_for(stage)
+    work = work_folder(stage)
     files = {name: artifact.path for name, artifact in ports.outputs.items() if artifact.schema not in DRAWN}
     arguments |= {name: work / name for name in files} if work else files
     # the fingerprint is a port for the caches' sake; few stages want to read it
@@ -122,7 +124,7 @@ def run_stage(stage: str, ports: Ports) -> None:
         metrics = _finite(outcome.metrics)
         run.log_outcome(metrics)
         if work:
-            _deliver(work, files)
+            deliver(work, files)
     write_outputs(ports, outcome, metrics)
 
 
@@ -140,25 +142,6 @@ def _booked(parameters: Mapping[str, Any]) -> list[str]:
 def _pipeline_tags(spec: Experiment) -> dict[str, str]:
     name = {"mlflow.runName": spec.mlflow.run_name} if spec.mlflow.run_name else {}
     return {**spec.mlflow.tags, **name}
-
-
-def _work_folder(stage: str) -> Path | None:
-    """Where on a cluster a stage works that goes on after a retry: on a volume that outlives its pod.
-
-    By the run of Kubeflow Pipelines: a retried step, and a retried run, find what they left; another run does not.
-    """
-    root, run_id = os.environ.get("REID_WORK_DIR"), os.environ.get("KFP_RUN_ID")
-    return Path(root, run_id, stage) if root and run_id else None
-
-
-def _deliver(work: Path, files: Mapping[str, Path]) -> None:
-    """Copies a finished stage's results to where the launcher uploads them from."""
-    for name, target in files.items():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if (work / name).is_dir():
-            shutil.copytree(work / name, target, dirs_exist_ok=True)
-        else:
-            shutil.copyfile(work / name, target)
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -219,10 +202,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m components.entry", description="Runs one stage of the pipeline.")
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--executor-input", required=True, help="JSON that the runner puts in for {{$}}")
+    parser.add_argument("--encrypted", action="store_true", help=f"run only where {KEY_ENVIRONMENT} is set")
     options = parser.parse_args(arguments)
     _configure_logging()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a pod that is deleted closes its runs as on Ctrl-C
     try:
+        if options.encrypted and not encryption_key():
+            raise SpecError(f"{KEY_ENVIRONMENT}: found no key\n  want: one, for the spec was compiled to be encrypted")
         run_stage(options.stage, read_ports(options.executor_input))
     except ReidError as error:
         print(f"error: {error}", file=sys.stderr)

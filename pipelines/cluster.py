@@ -5,6 +5,7 @@ node selectors, tolerations, secrets, time-outs.
 """
 
 import dataclasses
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -14,10 +15,11 @@ import yaml
 
 from pipelines.resources import Resources
 from reid.errors import PipelineError
+from reid.secret import KEY_ENVIRONMENT, encryption_key
 from reid.spec import Experiment
 from reid.spec.secret import open_values
 
-FROM_THE_SPEC = {"gpus", "embedding_gpus", "engine_gpus", "cached"}
+FROM_THE_SPEC = {"gpus", "embedding_gpus", "engine_gpus", "cached", "encrypted"}
 """Fields of the resources that are no matter of the cluster."""
 GPU_SECTIONS = ("train", "evaluate", "inference")
 """Sections of the spec that count and name GPUs."""
@@ -28,9 +30,20 @@ PATHS = (
     "dataset.query_dataset_dir",
     "dataset.test_dataset_dir",
     "dataset.synthetic.root",
+    "dataset.source.root",
+    "dataset.source.zip",
+    "dataset.store_dir",
     "model.pretrained_model_path",
+    "train.resume_training_checkpoint_path",
+    "evaluate.output_sampled_matches_plot",
+    "evaluate.output_cmc_curve_plot",
+    "inference.output_file",
+    "export.onnx_file",
+    "gen_trt_engine.trt_engine",
+    "gen_trt_engine.timing_cache",
 )
-"""Fields of the spec that name files of the data volume."""
+"""Files and folders of the spec that a stage reads or writes: relative ones are put on the data volume, for a pod's own
+disk ends with it. A test lists the other fields of text, and why none of them is here."""
 
 
 def read_cluster(path: Path | None) -> dict[str, Any]:
@@ -54,7 +67,9 @@ def read_cluster(path: Path | None) -> dict[str, Any]:
     return values
 
 
-def resources_of(spec: Experiment, *, cluster: Mapping[str, Any], cached: bool = True) -> Resources:
+def resources_of(
+    spec: Experiment, *, cluster: Mapping[str, Any], cached: bool = True, encrypted: bool = False
+) -> Resources:
     """What one compiled pipeline asks for. `cluster` is a cluster's file as `read_cluster` reads it.
 
     One GPU is the default of a task that takes what it finds; a cluster books it only for a spec that says so itself.
@@ -62,7 +77,9 @@ def resources_of(spec: Experiment, *, cluster: Mapping[str, Any], cached: bool =
     train, evaluate, inference = (_asked(spec, section) for section in GPU_SECTIONS)
     embedding = max(evaluate, inference)
     engine = min(1, max(train, embedding))
-    return Resources(gpus=train, embedding_gpus=embedding, engine_gpus=engine, cached=cached, **cluster)
+    return Resources(
+        gpus=train, embedding_gpus=embedding, engine_gpus=engine, cached=cached, encrypted=encrypted, **cluster
+    )
 
 
 def _asked(spec: Experiment, section: str) -> int:
@@ -78,7 +95,7 @@ def named_by_digest(*images: str) -> bool:
 
 
 def spec_on_cluster(spec: Experiment, data_path: str) -> str:
-    """The spec as YAML, its relative folders on the data volume: data/market1501/query -> /data/market1501/query.
+    """The spec as YAML, its relative paths on the data volume: data/market1501/query -> /data/market1501/query.
 
     The GPUs keep their number and lose their names: a pod counts those it is given from 0.
     """
@@ -101,7 +118,12 @@ def spec_on_cluster(spec: Experiment, data_path: str) -> str:
 
 def _on_volume(path: str, data_path: str) -> str:
     parts = PurePosixPath(path).parts
-    return path if path.startswith("/") else str(PurePosixPath(data_path, *parts[parts[0] == "data" :]))
+    return path if path.startswith("/") else str(PurePosixPath(data_path, *parts[parts[:1] == ("data",) :]))
+
+
+def asks_for_encryption(spec: Experiment) -> bool:
+    """Whether the run here would encrypt, or has to: a cluster's then does it too, or does not start."""
+    return bool(spec.encryption_key or encryption_key() or spec.export.encrypted)
 
 
 def compile_for_cluster(path: Path, spec: Experiment, *, cluster_file: Path | None) -> Resources:
@@ -116,6 +138,26 @@ def compile_for_cluster(path: Path, spec: Experiment, *, cluster_file: Path | No
             " it could not tell a new image from an old one",
             file=sys.stderr,
         )
-    resources = resources_of(spec, cluster=read_cluster(cluster_file), cached=pinned)
+    encrypted = asks_for_encryption(spec)
+    resources = resources_of(spec, cluster=read_cluster(cluster_file), cached=pinned, encrypted=encrypted)
+    if encrypted:
+        print(_where_the_key_is(resources, cluster_file), file=sys.stderr)
     compile_pipeline(path, resources=resources, spec_text=spec_on_cluster(spec, resources.data_path))
     return resources
+
+
+def _where_the_key_is(resources: Resources, cluster_file: Path | None) -> str:
+    """The note on the key; PipelineError where the cluster's file names no Secret that holds it."""
+    found = resources.key_secret
+    if found is None:
+        raise PipelineError(
+            f"{cluster_file}: secrets: found none that gives {KEY_ENVIRONMENT}, and this spec asks for encryption\n"
+            f"  want: one that does, e.g. reid-encryption: {{key: {KEY_ENVIRONMENT}}}"
+        )
+    name, key = found
+    namespace = os.environ.get("KFP_NAMESPACE") or "kubeflow"
+    return (
+        f"note: the encryption key is not sent: the stages take it from the secret {name} (key `{key}`),"
+        " and do not start without it:\n"
+        f"  kubectl create secret generic {name} --namespace {namespace} --from-literal={key}=…"
+    )

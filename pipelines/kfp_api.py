@@ -18,6 +18,13 @@ PAGE = 100
 TIMEOUT_S = 60
 EQUALS = 1
 """The operation's number in a filter of the API."""
+FILES = {
+    "KFP_CA_CERT": "the certificate (PEM) of the authority that signed the endpoint's",
+    "KFP_TOKEN_FILE": "a file that holds a token",
+}
+"""Variables that name files, and what is wanted there."""
+ITS_API = "the address of its API (v2beta1) in KFP_ENDPOINT"
+READY = f"{ITS_API}, and its server up"
 
 
 class Unreachable(PipelineError):
@@ -49,10 +56,10 @@ class Endpoint:
         url = os.environ.get("KFP_ENDPOINT", "")
         if not url.startswith(("http://", "https://")):
             raise PipelineError(f"KFP_ENDPOINT: found {url!r}\n  want: the address of Kubeflow Pipelines, https://…")
-        for name in ("KFP_CA_CERT", "KFP_TOKEN_FILE"):
+        for name, wanted in FILES.items():
             path = os.environ.get(name)
             if path and not Path(path).is_file():
-                raise PipelineError(f"{name}: no such file: {path}")
+                raise PipelineError(f"{name}: found {path!r}, no such file\n  want: {wanted}")
         return cls(
             url=url.rstrip("/"),
             ui_url=os.environ.get("KFP_UI", "").rstrip("/"),
@@ -91,7 +98,14 @@ class Cluster:
         self._where = {"namespace": endpoint.namespace} if endpoint.namespace else {}
 
     def _read_token(self, settings: Any) -> None:
-        settings.api_key["authorization"] = Path(self.endpoint.token_file).read_text(encoding="utf-8").strip()
+        try:
+            token = Path(self.endpoint.token_file).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise PipelineError(
+                f"KFP_TOKEN_FILE: found {self.endpoint.token_file!r}, {error.strerror}\n"
+                f"  want: {FILES['KFP_TOKEN_FILE']}"
+            ) from None
+        settings.api_key["authorization"] = token
 
     @contextmanager
     def _calling(self) -> Iterator[None]:
@@ -107,16 +121,19 @@ class Cluster:
                     f"KFP at {url}: refused: {said}\n  want: KFP_TOKEN, KFP_TOKEN_FILE or KFP_COOKIES of somebody who"
                     " may run pipelines there; KFP_NAMESPACE on a multi-user installation"
                 ) from error
-            kind = Unreachable if error.status in {0, 429, 500, 502, 503, 504} else PipelineError
-            raise kind(f"KFP at {url}: {said}") from error
+            if error.status in {0, 429, 500, 502, 503, 504}:
+                raise Unreachable(f"KFP at {url}: {said}\n  want: {READY}") from error
+            raise PipelineError(
+                f"KFP at {url}: {said}\n  want: {ITS_API}, and there what the answer asks for"
+            ) from error
         except urllib3.exceptions.HTTPError as error:
-            raise Unreachable(f"KFP at {url}: does not answer: {error}") from error
+            raise Unreachable(f"KFP at {url}: does not answer: {error}\n  want: {READY}") from error
         except (ValueError, TypeError, AttributeError) as error:
             if isinstance(error.__context__, self._api.ApiException):  # the client stumbles over one without a body
-                raise PipelineError(f"KFP at {url}: {error.__context__.reason}") from error
+                raise PipelineError(f"KFP at {url}: {error.__context__.reason}\n  want: {ITS_API}") from error
             raise PipelineError(
                 f"KFP at {url}: answers, but not as Kubeflow Pipelines does ({str(error).splitlines()[0]})\n"
-                "  want: the address of its API; behind a login page, KFP_COOKIES or KFP_TOKEN too"
+                f"  want: {ITS_API}; behind a login page, KFP_COOKIES or KFP_TOKEN too"
             ) from error
 
     def pipeline(self, name: str, *, description: str) -> str:

@@ -97,7 +97,7 @@ def follow(
             if clock() - heard_at > LOST_AFTER_S:
                 raise PipelineError(f"{error}\n  the run may go on: {cluster.endpoint.run_url(run_id)}") from None
             if not silent:
-                display.say("", f"{error}; asking again")
+                display.say("", f"{str(error).splitlines()[0]}; asking again")
             silent = True
             time.sleep(poll_s)
             continue

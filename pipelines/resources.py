@@ -17,23 +17,26 @@ GPU_STAGES = (*NETWORK_STAGES, "gen_trt_engine")
 """The only stages that ever ask for a GPU; the last, because TensorRT builds for the GPU that it finds."""
 IMAGE_STAGES = ("validate", "train", "evaluate", "inference", "export", "gen_trt_engine")
 """Stages that open images, and so need the data volume."""
+WORK_STAGES = ("train", "export")
+"""Stages that see the work volume: the one that works there, and the one that empties it (`reid.work_folder`)."""
 NETWORKED_STAGES = ("train", "register")
 """Stages that talk to others (a hub of weights, MLflow's registry) or run so long that their node may go: retried."""
 RUN_LABEL = "metadata.labels['pipeline/runid']"
 """The label that Kubeflow Pipelines puts on each pod of a run."""
 HOUR = 3600
-
+KEY_ENVIRONMENT = "REID_ENCRYPTION_KEY"
+"""As `reid.secret` names it."""
 
 CONFIG_MAPS = {"reid-mlflow": {"tracking-uri": "MLFLOW_TRACKING_URI"}}
 SECRETS = {
     "reid-mlflow": {"username": "MLFLOW_TRACKING_USERNAME", "password": "MLFLOW_TRACKING_PASSWORD"},
-    "reid-encryption": {"key": "REID_ENCRYPTION_KEY"},
+    "reid-encryption": {"key": KEY_ENVIRONMENT},
 }
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Requests of one compiled pipeline; all but the first four can stand in the file of `make compile CLUSTER=…`."""
+    """Requests of one compiled pipeline; all but the first five can stand in the file of `make compile CLUSTER=…`."""
 
     gpus: int = 0
     """Default of the pipeline parameter `gpus`: of train."""
@@ -43,6 +46,8 @@ class Resources:
     """Default of the pipeline parameter `engine_gpus`: of gen_trt_engine, 0 or 1."""
     cached: bool = True
     """Whether Kubeflow may take results from its cache: only where the images are named by digest."""
+    encrypted: bool = False
+    """Whether the spec asks for encryption: then the Secret of the key has to be there, or nothing starts."""
     gpu_kind: str = "nvidia.com/gpu"
     memory: str = "16G"
     shared_memory: str = "2Gi"
@@ -52,7 +57,7 @@ class Resources:
     data_path: str = "/data"
     """Where it is mounted; the spec's dataset folders lie below."""
     work_claim: str = "reid-work"
-    """Claim where a training keeps its checkpoints until it is done, so that a retried one goes on; "": none."""
+    """Claim where a training keeps its checkpoints until they are delivered: a retried one goes on; "": none."""
     work_path: str = "/work"
     node_selector: Mapping[str, str] = field(default_factory=dict)
     gpu_node_selector: Mapping[str, str] = field(default_factory=dict)
@@ -62,7 +67,7 @@ class Resources:
     config_maps: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: CONFIG_MAPS)
     """ConfigMap -> key -> environment variable; one that is not there is left out."""
     secrets: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: SECRETS)
-    """Secret -> key -> environment variable; one that is not there is left out."""
+    """Secret -> key -> environment variable; one that is not there is left out, but for the key's where `encrypted`."""
     pull_secrets: Sequence[str] = ()
     retries: int = 2
     """Of the stages that depend on the network, after 1 minute, 2, 4 … at most 10."""
@@ -87,7 +92,7 @@ class Resources:
             task.set_accelerator_limit(gpus[stage])
         if stage in IMAGE_STAGES:
             kubernetes.mount_pvc(task, pvc_name=data_claim, mount_path=self.data_path)
-        if stage == "train" and self.work_claim:
+        if stage in WORK_STAGES and self.work_claim:
             kubernetes.mount_pvc(task, pvc_name=self.work_claim, mount_path=self.work_path)
             task.set_env_variable("REID_WORK_DIR", self.work_path)
         if stage in NETWORKED_STAGES and self.retries:
@@ -95,6 +100,18 @@ class Resources:
         kubernetes.set_timeout(task, self.timeouts.get(stage, self.timeout_s))
         self._place(task, stage)
         self._environment(task)
+        if self.encrypted and task.container_spec:
+            # in the command, for Kubeflow's cache looks at no secrets: it would hand on what a run left in the clear
+            task.container_spec.command = [*task.container_spec.command, "--encrypted"]
+
+    @property
+    def key_secret(self) -> tuple[str, str] | None:
+        """The Secret that holds the encryption key, and its key there."""
+        for name, keys in self.secrets.items():
+            for key, variable in keys.items():
+                if variable == KEY_ENVIRONMENT:
+                    return name, key
+        return None
 
     def _place(self, task: dsl.PipelineTask, stage: str) -> None:
         """On which nodes, and with which rights to pull."""
@@ -112,4 +129,5 @@ class Resources:
         for name, keys in self.config_maps.items():
             kubernetes.use_config_map_as_env(task, name, dict(keys), optional=True)
         for name, keys in self.secrets.items():
-            kubernetes.use_secret_as_env(task, name, dict(keys), optional=True)
+            optional = not (self.encrypted and KEY_ENVIRONMENT in keys.values())
+            kubernetes.use_secret_as_env(task, name, dict(keys), optional=optional)

@@ -321,8 +321,10 @@ def test_a_retried_step_finds_on_the_work_volume_what_the_pod_before_left(
     delivered = tmp_path / "pod-2" / "out"
     assert sorted(path.name for path in (delivered / "results").iterdir()) == ["checkpoint-1", "checkpoint-2"]
     assert (delivered / "report").read_text() == "<html>"
+    assert start(tmp_path / "pod-3") == 0  # the launcher could not upload what the second pod delivered
+    assert attempts[-1] == ["checkpoint-1", "checkpoint-2"]
     monkeypatch.setenv("KFP_RUN_ID", "run-2")
-    assert start(tmp_path / "pod-3") == 0
+    assert start(tmp_path / "pod-4") == 0
     assert attempts[-1] == []  # another run of the pipeline begins anew
 
 
@@ -339,3 +341,43 @@ def test_on_one_machine_the_work_volume_of_the_compiled_pipeline_is_passed_over(
     stage(evaluate)
     assert start(tmp_path) == 0
     assert not (tmp_path / "work").exists()
+
+
+def test_a_pipeline_that_was_compiled_to_be_encrypted_runs_only_with_a_key(
+    tmp_path: Path,
+    stage: Callable[[Callable[..., Outcome]], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stage(lambda spec, *, run, **_: Outcome({}, {"mAP": 0.5}))
+    command = ["evaluate", "--encrypted", "--executor-input", executor_input(tmp_path)]
+    for nothing in (None, ""):  # no secret; one that is empty
+        if nothing is None:
+            monkeypatch.delenv("REID_ENCRYPTION_KEY", raising=False)
+        else:
+            monkeypatch.setenv("REID_ENCRYPTION_KEY", nothing)
+        assert main(command) == 2
+        assert capsys.readouterr().err == (
+            "error: REID_ENCRYPTION_KEY: found no key\n  want: one, for the spec was compiled to be encrypted\n"
+        )
+    monkeypatch.setenv("REID_ENCRYPTION_KEY", "hush")
+    assert main(command) == 0
+
+
+def test_export_empties_the_work_volume_of_its_run_and_leaves_its_own_results_to_the_launcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(spec: Experiment, *, results: Path, run: StageRun, **_: Path) -> Outcome:
+        assert results == tmp_path / "out" / "results"
+        raise OSError("fails after it was given the model")
+
+    module = ModuleType("reid.stages.export")
+    module.export = export  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "reid.stages.export", module)
+    monkeypatch.setenv("REID_WORK_DIR", str(tmp_path / "work"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("KFP_RUN_ID", "run-1")
+    (tmp_path / "work" / "run-1" / "train" / "model").mkdir(parents=True)
+    (tmp_path / "work" / "run-2" / "train" / "model").mkdir(parents=True)
+    assert main(["export", "--executor-input", executor_input(tmp_path)]) == 1
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["run-2"]

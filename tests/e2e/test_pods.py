@@ -1,4 +1,4 @@
-"""The compiled pipeline's validate and train as a cluster starts them: a fresh folder for each pod, one work volume."""
+"""The compiled pipeline's stages as a cluster starts them: a fresh folder for each pod, one work volume."""
 
 import json
 import os
@@ -80,11 +80,20 @@ def test_a_train_step_whose_node_dies_goes_on_in_the_next_pod_and_in_its_mlflow_
     assert {"reid_model_best.pth", "reid_model_latest.pth", f"model_epoch_{EPOCHS - 1:03d}.pth"} <= {
         path.name for path in (second / "model").iterdir()
     }
+    left = tmp_path / "work" / "run-1" / "train" / "model" / "reid_model_latest.pth"
+    assert left.exists()  # until it is known that the launcher could upload what the pod delivered
+
+    parameters |= {"spec": given.parameters["export_spec"]}
+    third = pods.start("export", "export-pod", parameters, data | {"model": second / "model"})
+    assert pods.process.wait(timeout=240) == 0, (third / "log.txt").read_text()
+    assert list((tmp_path / "work").iterdir()) == []
     client = connect(pods.tracking_uri)
     place = [client.get_experiment_by_name("e2e").experiment_id]
     (parent,) = client.search_runs(place, f"tags.`{KFP_RUN}` = 'run-1'")
     nested = client.search_runs(place, f"tags.`{PARENT}` = '{parent.info.run_id}'")
-    assert {run.data.tags["stage"]: run.info.status for run in nested} == {"validate": "FINISHED", "train": "FINISHED"}
+    assert {run.data.tags["stage"]: run.info.status for run in nested} == dict.fromkeys(
+        ("validate", "train", "export"), "FINISHED"
+    )
     assert parent.info.status == "FINISHED"
     assert parent.data.params["train.num_epochs"] == str(EPOCHS)
     for run_id, name in (

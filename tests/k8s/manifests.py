@@ -14,12 +14,16 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 K8S = ROOT / "k8s"
 OVERLAYS = ("overlays/kind", "overlays/gpu")
+COPY = ("copy/data.yaml", "copy/models.yaml")
 RENDERED = (*OVERLAYS, "base", "pipeline", "triton/cpu", "triton/gpu")
 Manifest = dict[str, Any]
 
 
 @functools.cache
 def rendered(folder: str) -> tuple[Manifest, ...]:
+    """Of a folder, or of a file that is applied as it is."""
+    if folder.endswith(".yaml"):
+        return tuple(yaml.safe_load_all((K8S / folder).read_text(encoding="utf-8")))
     if shutil.which("kubectl") is None:
         pytest.fail("no kubectl here: apt-get install kubernetes-client (any version from 1.20 will do)")
     done = subprocess.run(["kubectl", "kustomize", str(K8S / folder)], capture_output=True, text=True, check=False)
@@ -37,9 +41,9 @@ def named(folder: str, kind: str) -> set[tuple[str, str]]:
 
 
 def pods(folder: str) -> Iterator[tuple[str, str, Manifest]]:
-    """Namespace, name and pod template of every workload."""
+    """Namespace, name and pod template of every workload; a bare pod is its own template."""
     for manifest in rendered(folder):
-        template = manifest.get("spec", {}).get("template")
+        template = manifest if manifest["kind"] == "Pod" else manifest.get("spec", {}).get("template")
         if template:
             yield manifest["metadata"]["namespace"], manifest["metadata"]["name"], template
 

@@ -8,7 +8,8 @@ import yaml
 
 from components import images
 from pipelines.reid_pipeline import compile_pipeline
-from tests.k8s.manifests import K8S, OVERLAYS, RENDERED, ROOT, containers, named, of_kind, pods, secrets
+from pipelines.resources import Resources
+from tests.k8s.manifests import COPY, K8S, OVERLAYS, RENDERED, ROOT, containers, named, of_kind, pods, secrets
 
 
 def test_the_mlflow_server_is_of_the_version_that_the_stages_log_with() -> None:
@@ -121,3 +122,21 @@ def test_the_readme_goes_from_an_empty_cluster_to_a_finished_run_in_ten_commands
         assert folder.removeprefix("k8s/").rstrip("`") in RENDERED
     (wanted,) = re.findall(r"^kfp==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
     assert set(re.findall(r"\?ref=([\d.]+)", text)) == {wanted}
+
+
+def test_the_readmes_commands_for_the_volumes_name_pods_and_folders_that_are_there() -> None:
+    text = (K8S / "README.md").read_text(encoding="utf-8")
+    block = text.split("## Filling the volumes", 1)[1].split("```bash\n", 1)[1].split("```", 1)[0]
+    assert set(re.findall(r"--filename (\S+)", block)) == {f"k8s/{file}" for file in COPY}
+    there = {
+        (namespace, name, mount["mountPath"])
+        for file in COPY
+        for namespace, name, pod in pods(file)
+        for mount in pod["spec"]["containers"][0]["volumeMounts"]
+    }
+    copied = re.findall(r"^kubectl cp \S+ (\S+)/(\S+):(\S+)$", block, re.MULTILINE)
+    assert {("kubeflow", "reid-copy", "/data"), ("reid", "reid-copy", "/models")} == set(copied) <= there
+    awaited = set(re.findall(r"--namespace (\S+) pod/(\S+)", block))
+    assert awaited == {(namespace, name) for namespace, name, _ in there}
+    assert ("kubeflow", "reid-copy", Resources().work_path) in there  # where the README finds old checkpoints
+    assert f"reid-copy -- find {Resources().work_path} " in text

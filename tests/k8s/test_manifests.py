@@ -1,10 +1,11 @@
 """What every manifest of k8s/ keeps to: pinned images, limits, probes, no privileges, selectors and names that meet."""
 
+import copy
 import re
 
 import pytest
 
-from tests.k8s.manifests import K8S, OVERLAYS, RENDERED, containers, named, of_kind, pods, rendered, secrets
+from tests.k8s.manifests import COPY, K8S, OVERLAYS, RENDERED, ROOT, containers, named, of_kind, pods, rendered, secrets
 
 
 @pytest.mark.parametrize("folder", RENDERED)
@@ -22,14 +23,14 @@ def test_every_folder_with_a_kustomization_is_rendered_here() -> None:
     assert found == {*RENDERED, "triton/shared"}
 
 
-@pytest.mark.parametrize("folder", ["overlays/gpu", "overlays/kind", "triton/cpu"])
+@pytest.mark.parametrize("folder", ["overlays/gpu", "overlays/kind", "triton/cpu", *COPY])
 def test_every_image_is_pinned_to_a_version(folder: str) -> None:
     for name, container in containers(folder):
         _, _, tag = container["image"].rpartition("/")[2].partition(":")
         assert re.search(r"\d+\.\d+", tag), f"{name}: {container['image']}"
 
 
-@pytest.mark.parametrize("folder", ["overlays/gpu", "overlays/kind", "triton/cpu"])
+@pytest.mark.parametrize("folder", ["overlays/gpu", "overlays/kind", "triton/cpu", *COPY])
 def test_every_container_has_limits_and_is_restricted(folder: str) -> None:
     for name, container in containers(folder):
         for kind in ("requests", "limits"):
@@ -125,9 +126,42 @@ def test_the_pipelines_account_may_do_what_is_listed_and_nothing_wider() -> None
 
 
 def test_triton_on_a_gpu_differs_from_triton_without_by_the_gpu_alone() -> None:
-    (cpu,), (gpu,) = of_kind("triton/cpu", "Deployment"), of_kind("triton/gpu", "Deployment")
+    (cpu,), (gpu,) = of_kind("triton/cpu", "Deployment"), copy.deepcopy(of_kind("triton/gpu", "Deployment"))
     spec = gpu["spec"]["template"]["spec"]
     assert spec.pop("tolerations") == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     assert spec["containers"][0]["resources"]["limits"].pop("nvidia.com/gpu") == 1
     assert gpu == cpu
     assert [port["port"] for port in of_kind("triton/cpu", "Service")[0]["spec"]["ports"]] == [8000, 8001, 8002]
+
+
+@pytest.mark.parametrize("file", COPY)
+def test_a_copy_pod_writes_as_the_stages_do_on_claims_that_are_there_and_brings_no_new_image(file: str) -> None:
+    ((namespace, _, pod),) = pods(file)
+    spec = pod["spec"]
+    user = re.search(r"^USER (\d+):(\d+)$", (ROOT / "components" / "Dockerfile").read_text(), re.MULTILINE)
+    assert user is not None
+    assert spec["securityContext"]["runAsUser"] == int(user[1])
+    assert spec["securityContext"]["runAsGroup"] == int(user[2])
+    assert spec["automountServiceAccountToken"] is False
+    assert {entry["image"] for _, entry in containers(file)} <= {entry["image"] for _, entry in containers("base")}
+    claims = {(namespace, volume["persistentVolumeClaim"]["claimName"]) for volume in spec["volumes"]}
+    for overlay in OVERLAYS if namespace == "kubeflow" else ("overlays/gpu", "triton/cpu"):
+        assert claims <= named(overlay, "PersistentVolumeClaim")
+    mounts = spec["containers"][0]["volumeMounts"]
+    assert [mount["name"] for mount in mounts] == [volume["name"] for volume in spec["volumes"]]
+    assert not any(mount.get("readOnly") for mount in mounts)
+
+
+def test_the_copy_pod_of_triton_differs_in_its_volume_its_group_and_its_place_alone() -> None:
+    ((_, _, data),), ((_, _, models),) = pods(COPY[0]), pods(COPY[1])
+    ((_, _, triton),) = pods("triton/gpu")
+    data, models = copy.deepcopy((data, models))
+    assert data["spec"]["securityContext"].pop("fsGroup") == data["spec"]["securityContext"]["runAsGroup"]
+    group = models["spec"]["securityContext"].pop("fsGroup")
+    assert group == triton["spec"]["securityContext"]["fsGroup"]
+    assert models["spec"].pop("tolerations") == triton["spec"]["tolerations"]
+    (beside,) = models["spec"].pop("affinity")["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert beside["podAffinityTerm"]["labelSelector"]["matchLabels"] == triton["metadata"]["labels"]
+    for pod in (data, models):
+        del pod["metadata"]["namespace"], pod["spec"]["volumes"], pod["spec"]["containers"][0]["volumeMounts"]
+    assert models == data

@@ -11,6 +11,8 @@ from pipelines import ir
 from pipelines.cluster import named_by_digest, read_cluster
 from pipelines.run import main
 from reid.errors import PipelineError
+from reid.secret import KEY_ENVIRONMENT
+from reid.work_folder import EMPTIES
 
 CLUSTER = """
 memory: 32G
@@ -156,3 +158,81 @@ def test_a_mistake_in_the_clusters_file_is_told(tmp_path: Path, text: str, wante
     with pytest.raises(PipelineError) as caught:
         read_cluster(file)
     assert str(caught.value).startswith(f"{file}: {wanted}")
+
+
+def secret_of_the_key(executor: dict[str, Any]) -> tuple[str, bool]:
+    """Name, and whether it may be missing, of the Secret that gives the key."""
+    (found,) = [
+        (entry["secretName"], entry["optional"])
+        for entry in executor["secretAsEnv"]
+        if KEY_ENVIRONMENT in {one["envVar"] for one in entry["keyToEnv"]}
+    ]
+    return found
+
+
+@pytest.mark.parametrize("asked", ["encryption_key=hush-hush", "export.encrypted=true", "the environment"])
+def test_a_key_is_not_sent_and_the_secret_that_holds_it_has_to_be_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    monkeypatch.setattr(images, "REID", "registry/reid@sha256:" + 64 * "0")
+    monkeypatch.setattr(images, "TENSORRT", images.REID)
+    monkeypatch.delenv("KFP_NAMESPACE", raising=False)
+    monkeypatch.delenv(KEY_ENVIRONMENT, raising=False)
+    if asked == "the environment":
+        monkeypatch.setenv(KEY_ENVIRONMENT, "hush-hush")
+    pipeline, platform = compiled(tmp_path, *([asked] if "=" in asked else []))
+    assert {secret_of_the_key(executor) for executor in platform.values()} == {("reid-encryption", False)}
+    assert {entry["optional"] for entry in platform["exec-train"]["secretAsEnv"]} == {True, False}  # MLflow's may miss
+    commands = [executor["container"]["command"] for executor in pipeline["deploymentSpec"]["executors"].values()]
+    assert {command[-1] for command in commands} == {"--encrypted"}
+    assert "hush-hush" not in (tmp_path / "pipeline.yaml").read_text()
+    assert capsys.readouterr().err == (
+        "note: the encryption key is not sent: the stages take it from the secret reid-encryption (key `key`),"
+        " and do not start without it:\n"
+        "  kubectl create secret generic reid-encryption --namespace kubeflow --from-literal=key=…\n"
+    )
+
+
+def test_a_pipeline_that_asks_for_no_encryption_needs_no_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(KEY_ENVIRONMENT, raising=False)
+    pipeline, platform = compiled(tmp_path)
+    assert {secret_of_the_key(executor) for executor in platform.values()} == {("reid-encryption", True)}
+    assert "--encrypted" not in str(pipeline)
+    assert "key" not in capsys.readouterr().err
+
+
+def test_the_clusters_file_names_the_secret_of_the_key_or_is_told_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KFP_NAMESPACE", "team-a")
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text("secrets: {ours: {phrase: REID_ENCRYPTION_KEY}}")
+    _, platform = compiled(tmp_path, "encryption_key=x", "--cluster", str(cluster))
+    assert secret_of_the_key(platform["exec-export"]) == ("ours", False)
+    said = capsys.readouterr().err
+    assert said.endswith("\n  kubectl create secret generic ours --namespace team-a --from-literal=phrase=…\n")
+    cluster.write_text("secrets: {}")
+    arguments = ["--compile-only", str(tmp_path / "none.yaml"), "encryption_key=x", "--cluster", str(cluster)]
+    assert main(["--spec", "market", *arguments]) == 2
+    assert capsys.readouterr().err.endswith(
+        f"error: {cluster}: secrets: found none that gives REID_ENCRYPTION_KEY, and this spec asks for encryption\n"
+        "  want: one that does, e.g. reid-encryption: {key: REID_ENCRYPTION_KEY}\n"
+    )
+    assert not (tmp_path / "none.yaml").exists()
+
+
+def test_the_work_volume_is_seen_by_train_and_by_the_stage_that_empties_it(tmp_path: Path) -> None:
+    pipeline, platform = compiled(tmp_path)
+    seeing = {name for name, executor in platform.items() if "reid-work" in str(executor.get("pvcMount"))}
+    assert seeing == {"exec-train", *(f"exec-{stage}" for stage in EMPTIES)}
+    told = {
+        name
+        for name, executor in pipeline["deploymentSpec"]["executors"].items()
+        if {"name": "REID_WORK_DIR", "value": "/work"} in executor["container"].get("env", [])
+    }
+    assert told == seeing
+    for stage, worked in EMPTIES.items():  # what it is given is the proof that it is delivered
+        inputs = pipeline["root"]["dag"]["tasks"][stage]["inputs"]["artifacts"].values()
+        assert worked in {given["taskOutputArtifact"]["producerTask"] for given in inputs}

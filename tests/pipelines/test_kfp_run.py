@@ -116,7 +116,7 @@ def test_a_server_that_is_away_for_a_moment_is_asked_again(
     server.failures = [503, 502, 503]
     assert run(tmp_path) == 0
     said = capsys.readouterr().out
-    assert said.count("asking again") == 1
+    assert said.count("upstream connect error; asking again") == 1
     assert "503 Service Unavailable: upstream connect error" in said
 
 
@@ -129,6 +129,7 @@ def test_a_server_that_stays_away_is_given_up_and_the_runs_page_told(serve) -> N
         kfp_run.follow(cluster, "run-1", STAGES, stream=io.StringIO(), poll_s=0, clock=lambda: float(clock()))
     assert str(caught.value) == (
         f"KFP at {server.url}: 503 Service Unavailable: upstream connect error\n"
+        "  want: the address of its API (v2beta1) in KFP_ENDPOINT, and its server up\n"
         f"  the run may go on: {server.url}/#/runs/details/run-1"
     )
 
@@ -177,6 +178,12 @@ def test_a_token_file_is_read_anew_for_each_call(serve, tmp_path: Path, monkeypa
     server.wanted = {"authorization": "Bearer two"}
     file.write_text("two\n")
     cluster.experiment("x")
+    file.unlink()
+    with pytest.raises(PipelineError) as caught:
+        cluster.experiment("x")
+    assert str(caught.value) == (
+        f"KFP_TOKEN_FILE: found '{file}', No such file or directory\n  want: a file that holds a token"
+    )
 
 
 def test_a_refused_token_is_told_without_a_traceback(serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,8 +204,17 @@ def test_a_refused_token_is_told_without_a_traceback(serve, tmp_path: Path, caps
             "kfp:8888",
             "KFP_ENDPOINT: found 'kfp:8888'\n  want: the address of Kubeflow Pipelines, https://…",
         ),
-        ("CA_CERT", "/no/ca.pem", "KFP_CA_CERT: no such file: /no/ca.pem"),
-        ("TOKEN_FILE", "/no/token", "KFP_TOKEN_FILE: no such file: /no/token"),
+        (
+            "CA_CERT",
+            "/no/ca.pem",
+            "KFP_CA_CERT: found '/no/ca.pem', no such file\n"
+            "  want: the certificate (PEM) of the authority that signed the endpoint's",
+        ),
+        (
+            "TOKEN_FILE",
+            "/no/token",
+            "KFP_TOKEN_FILE: found '/no/token', no such file\n  want: a file that holds a token",
+        ),
     ],
 )
 def test_a_mistaken_option_is_told(  # noqa: PLR0917
@@ -218,6 +234,7 @@ def test_nobody_at_the_endpoint_is_told(serve, tmp_path: Path, capsys: pytest.Ca
     said = capsys.readouterr().err
     assert f"error: KFP at {server.url}: does not answer: " in said
     assert "Connection refused" in said
+    assert said.endswith("\n  want: the address of its API (v2beta1) in KFP_ENDPOINT, and its server up\n")
 
 
 def test_a_ca_certificate_opens_a_server_of_a_private_authority(serve, tmp_path: Path) -> None:

@@ -100,4 +100,6 @@ def test_the_compiled_spec_is_the_default_of_the_form_and_gpus_are_booked_when_a
     assert main(["--spec", "demo", "--compile-only", str(target), "train.num_epochs=7", *asked]) == 0
     pipeline = ir.load(target)
     assert yaml.safe_load(str(pipeline.defaults["spec"]))["train"]["num_epochs"] == 7
-    assert {task.stage: task.gpus for task in pipeline.tasks if task.gpus} == ({"train": gpus} if gpus else {})
+    assert {task.stage: task.gpus for task in pipeline.tasks if task.gpus} == (
+        {"train": gpus, "gen_trt_engine": 1} if gpus else {}
+    )
