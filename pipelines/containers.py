@@ -54,7 +54,9 @@ class Containers:
             docker("rm", "--force", container)
 
     def identity(self, task: Task) -> dict[str, str]:
-        """What decides a result besides the inputs: the image, which holds the code and all that is installed."""
+        """What decides a result besides the inputs: the image, with the code and all that is installed; for an engine
+        the GPUs.
+        """
         parts = {"image": self._image(task)}
         if task.stage == engine_builders.STAGE:
             parts["gpus"] = engine_builders.gpus_here() if self._gets_gpus(task) else "none"
