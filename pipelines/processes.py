@@ -133,7 +133,7 @@ class Processes:
         self.keep_open = tuple(keep_open)
 
     def identity(self, task: Task) -> dict[str, str]:
-        """What decides a result besides the inputs: the code that the task can reach, what is installed, an engine's GPUs."""
+        """What decides a result besides the inputs: the code in reach, what is installed; for an engine the GPUs."""
         stage = code_hash.stage_of(task.command)
         python = ".".join(platform.python_version_tuple()[:2])
         lock = code_hash.file_hash(self.root / "requirements.lock")
