@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pipelines import engine_builders
 from pipelines.docker_engine import Engine, docker, image_id
 from pipelines.ir import Task
 from pipelines.processes import Running, start_guarded
@@ -53,8 +54,16 @@ class Containers:
             docker("rm", "--force", container)
 
     def identity(self, task: Task) -> dict[str, str]:
-        """What decides a result besides the inputs: the image, which holds the code and all that is installed."""
-        return {"image": self._image(task)} | ({"encryption": "on"} if encryption_key() else {})
+        """What decides a result besides the inputs: the image, with the code and all that is installed; for an engine
+        the GPUs.
+        """
+        parts = {"image": self._image(task)}
+        if task.stage == engine_builders.STAGE:
+            parts["gpus"] = engine_builders.gpus_here() if self._gets_gpus(task) else "none"
+        return parts | ({"encryption": "on"} if encryption_key() else {})
+
+    def _gets_gpus(self, task: Task) -> bool:
+        return task.accelerator and self._engine.gpus
 
     def _image(self, task: Task) -> str:
         """The id of the task's image when it was first asked for: a tag that moves changes nothing in this run."""
@@ -92,7 +101,7 @@ class Containers:
             options.append("--network=host")
         if task.shared_memory:
             options.append(f"--shm-size={docker_size(task.shared_memory)}")
-        if task.accelerator and self._engine.gpus:
+        if self._gets_gpus(task):
             options.append("--gpus=all")  # the stage takes those that its spec names
         for path, writable in sorted(self._mounts(task.stage).items()):
             options.append(f"--mount={bind(path, writable=writable)}")

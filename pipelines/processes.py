@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines import code_hash
+from pipelines import code_hash, engine_builders
 from pipelines.ir import Task
 from reid.secret import encryption_key
 
@@ -133,11 +133,13 @@ class Processes:
         self.keep_open = tuple(keep_open)
 
     def identity(self, task: Task) -> dict[str, str]:
-        """What decides a result besides the inputs: the code that the task can reach, and what is installed."""
+        """What decides a result besides the inputs: the code in reach, what is installed; for an engine the GPUs."""
         stage = code_hash.stage_of(task.command)
         python = ".".join(platform.python_version_tuple()[:2])
         lock = code_hash.file_hash(self.root / "requirements.lock")
         parts = {"code": code_hash.stage_code(self.root, stage) if stage else "", "packages": f"{python} {lock}"}
+        if stage == engine_builders.STAGE:
+            parts |= {"tensorrt": engine_builders.installed_tensorrt(), "gpus": engine_builders.gpus_here()}
         # whether, not by which key: a hash of a weak key can be guessed
         return parts | ({"encryption": "on"} if encryption_key() else {})
 

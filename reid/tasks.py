@@ -141,7 +141,8 @@ def _gen_trt_engine(spec: Experiment, folder: Path, run: StageRun) -> Outcome:
     from reid.stages.gen_trt_engine import gen_trt_engine
 
     # the images are for running the engine, which a machine without a GPU cannot do
-    runs = use_gpu(spec.gen_trt_engine.gpu_id) is not None and spec.dataset.query_dataset_dir is not None
+    gpu = use_gpu(spec.gen_trt_engine.gpu_id, field="gen_trt_engine.gpu_id")
+    runs = gpu is not None and spec.dataset.query_dataset_dir is not None
     dataset = _images(spec, folder, "gen_trt_engine", needed=["query"]) if runs else None
     return gen_trt_engine(spec, onnx=onnx, engine=folder, run=run, dataset=dataset)
 

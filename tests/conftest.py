@@ -17,7 +17,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
-def on_cpu(tmp_path_factory, monkeypatch):
-    """This machine has a GPU and TensorRT 11, both of which compute on the CPU."""
+def gpu_of_c(tmp_path_factory, monkeypatch):
+    """This machine has a GPU that computes on the CPU, and no TensorRT for it."""
     monkeypatch.setattr(gpu, "DRIVER", str(build_driver(tmp_path_factory.getbasetemp())))
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+
+
+@pytest.fixture
+def on_cpu(gpu_of_c, monkeypatch):
+    """This machine has a GPU and TensorRT 11, both of which compute on the CPU."""
     monkeypatch.setitem(sys.modules, "tensorrt", importlib.import_module("tests.on_cpu.tensorrt"))

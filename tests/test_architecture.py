@@ -27,8 +27,14 @@ HEAVY = {
 COMPONENTS = ("validate", "train", "evaluate", "inference", "export", "gen_trt_engine", "register")
 PIPELINES_MAY_IMPORT = {
     *("reid", "reid.spec", "reid.spec.secret", "reid.secret", "reid.errors", "reid.pipeline_run"),
-    *("reid.data", "reid.data.market1501"),
+    *("reid.data", "reid.data.market1501", "reid.deploy", "reid.deploy.gpu"),
 }
+OWNERS = {
+    "onnxruntime": "reid/deploy/onnx.py",
+    "tritonclient": "reid/deploy/triton_connection.py",
+    **dict.fromkeys(("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"), "reid/deploy/tensorrt_packages.py"),
+}
+"""Module -> the one file that imports it, by a statement or by name."""
 INSIDE_TRITON = "reid/deploy/triton_model.py"
 """Copied into a model repository and run there; no module of ours."""
 MATHS = ("reid/losses.py", "reid/schedule.py", "reid/retrieval")
@@ -69,6 +75,16 @@ def sources(*places: str) -> list[Path]:
 
 def named(files: list[Path]) -> list[str]:
     return [str(file.relative_to(ROOT)) for file in files]
+
+
+@functools.cache
+def imports_by_name(file: Path) -> set[str]:
+    """Every text of a file that calls importlib.import_module: what it may import without an import statement."""
+    nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    calls = [node.func for node in nodes if isinstance(node, ast.Call)]
+    if "import_module" not in {getattr(call, "attr", getattr(call, "id", "")) for call in calls}:
+        return set()
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
 def those_that_import(module: str, *places: str) -> list[str]:
@@ -127,9 +143,17 @@ def test_a_heavy_dependency_is_imported_by_the_file_that_owns_it() -> None:
         "reid/outbox.py",
         "reid/registry.py",
     }
-    for module in ("tritonclient", "tensorrt", "tensorrt_rtx", "onnxruntime"):
+    for module, owner in OWNERS.items():
         importing = set(those_that_import(module, "reid", "pipelines", "components")) - {INSIDE_TRITON}
-        assert len(importing) <= 1, module
+        by_name = [file for file in sources("reid", "pipelines", "components") if module in imports_by_name(file)]
+        assert importing | set(named(by_name)) == {owner}, module
+
+
+def test_an_import_by_name_is_seen_and_a_text_of_another_file_is_not(tmp_path: Path) -> None:
+    for name, text in (("a", "importlib.import_module(M[0])"), ("b", "import_module('x')"), ("c", "print(M)")):
+        (tmp_path / name).write_text(f"M = ('tensorrt',)\n{text}\n")
+    found = {name: "tensorrt" in imports_by_name(tmp_path / name) for name in "abc"}
+    assert found == {"a": True, "b": True, "c": False}
 
 
 def test_what_runs_inside_triton_imports_nothing_of_ours_and_nothing_of_ours_imports_it() -> None:

@@ -71,19 +71,17 @@ def record_place(engine: Path) -> Path:
 
 
 def read_record(engine: Path) -> BuildRecord:
-    """The record beside an engine; ArtifactError where there is none, or it is of another file."""
+    """The record beside an engine; ArtifactError where either is missing, or the record is of another file."""
     place = record_place(engine)
-    try:
-        values = json.loads(place.read_text(encoding="utf-8"))
-        record = BuildRecord(**{**values, "profile": Profile(**values["profile"])})
-    except FileNotFoundError:
+    record = _parse(place) if place.exists() else None
+    if not engine.is_file():
+        reason = f"\n  found: not built: {record.reason}" if record and record.reason else ""
+        raise ArtifactError(f"{engine}: no such engine{reason}\n  want:  one that the task gen_trt_engine built")
+    if record is None:
         raise ArtifactError(
             f"{engine}: no build record beside it, and so no preprocessing contract\n"
             f"  want: {engine.name}.json or {RECORD}, which gen_trt_engine writes"
-        ) from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        wanted = ", ".join(entry.name for entry in fields(BuildRecord))
-        raise ArtifactError(f"{place}: not a build record ({error})\n  want: {wanted}") from None
+        )
     found = hashlib.sha256(engine.read_bytes()).hexdigest()
     if record.engine_sha256 != found:
         raise ArtifactError(
@@ -91,3 +89,13 @@ def read_record(engine: Path) -> BuildRecord:
             f"  found: engine_sha256 {record.engine_sha256}\n  want:  {found}, {engine.name}'s"
         )
     return record
+
+
+def _parse(place: Path) -> BuildRecord:
+    """The record in this file; ArtifactError where it is something else."""
+    try:
+        values = json.loads(place.read_text(encoding="utf-8"))
+        return BuildRecord(**{**values, "profile": Profile(**values["profile"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        wanted = ", ".join(entry.name for entry in fields(BuildRecord))
+        raise ArtifactError(f"{place}: not a build record ({error})\n  want: {wanted}") from None

@@ -25,11 +25,9 @@ class EngineModel:
     def __init__(self, path: Path, *, gpu_id: int, record: BuildRecord | None = None) -> None:
         """Opens `path`; its record lies beside it unless it is given.
 
-        Raises ArtifactError where there is no GPU, the engine is not for it, or it is not what its record says;
-        MissingDependency without the package that built it.
+        Raises ArtifactError where there is no such engine, no GPU, the engine is not for it, or it is not what its
+        record says; MissingDependency without the package that built it.
         """
-        if not path.is_file():
-            raise ArtifactError(f"{path}: no such engine")
         self.record = record or read_record(path)
         self.contract: Contract = self.record.preprocessing
         gpu = use_gpu(gpu_id)
@@ -53,7 +51,7 @@ class EngineModel:
         if context is None:
             first = log.errors[0].strip() if log.errors else "no message"
             raise ArtifactError(
-                f"{path}: {package.name} {trt.__version__} cannot open it; built by {self.record.version}\n"
+                f"{path}: {package.full_name} cannot open it; built by {self.record.version}\n"
                 f"  first of {len(log.errors)} messages: {first}"
             )
         self._check(path, engine)
@@ -104,7 +102,8 @@ class EngineModel:
         self._stream.copy_in(self._input, batch * self._input.host[0].size)
         set_up = self._context.set_input_shape(INPUT, (batch, *self._image))
         if not (set_up and self._context.execute_async_v3(self._stream.address)):
-            raise ArtifactError(f"TensorRT engine: cannot run {batch} images: {self._log.errors[:1]}")
+            first = self._log.errors[0].strip() if self._log.errors else "nothing"
+            raise ArtifactError(f"TensorRT engine: cannot run {batch} images; TensorRT says: {first}")
         self._stream.copy_out(self._output, batch * self.contract.embedding)
         self._stream.wait()
         return self._output.host[: len(images)]

@@ -1,4 +1,4 @@
-"""The NVIDIA GPU of this machine, asked of the driver itself: no torch, no CUDA toolkit."""
+"""The NVIDIA GPUs of this machine, asked of the driver itself: no torch, no CUDA toolkit."""
 
 import ctypes
 import sys
@@ -18,6 +18,11 @@ class Gpu:
     name: str
     compute_capability: str
 
+    @property
+    def words(self) -> str:
+        """As in a message."""
+        return f"{self.name}, compute capability {self.compute_capability}"
+
 
 def open_driver() -> ctypes.CDLL | None:
     """NVIDIA's driver library; None where there is none."""
@@ -27,28 +32,47 @@ def open_driver() -> ctypes.CDLL | None:
         return None
 
 
-def use_gpu(gpu_id: int) -> Gpu | None:
+def list_gpus() -> list[Gpu]:
+    """The GPUs that the driver shows this process, in its order; empty where there is no driver or no GPU."""
+    driver, count = open_driver(), ctypes.c_int()
+    if driver is None or driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return []
+    gpus = []
+    for number in range(count.value):
+        device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+        name = ctypes.create_string_buffer(256)
+        failed = (
+            driver.cuDeviceGet(ctypes.byref(device), number)
+            or driver.cuDeviceGetName(name, len(name), device)
+            or driver.cuDeviceGetAttribute(ctypes.byref(major), CAPABILITY_MAJOR, device)
+            or driver.cuDeviceGetAttribute(ctypes.byref(minor), CAPABILITY_MINOR, device)
+        )
+        if failed:
+            return []
+        gpus.append(Gpu(name.value.decode(), f"{major.value}.{minor.value}"))
+    return gpus
+
+
+def use_gpu(gpu_id: int, *, field: str = "gpu_id") -> Gpu | None:
     """Make GPU `gpu_id` the current one of this thread and say what it is; None where there is no driver or no GPU.
 
-    Raises SpecError where there are GPUs and `gpu_id` is none of them.
+    Raises SpecError, naming the `field` of the spec, where there are GPUs and `gpu_id` is none of them.
     """
-    driver = open_driver()
-    if driver is None:
+    gpus = list_gpus()
+    if not gpus:
         return None
-    count = ctypes.c_int()
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
-        return None
-    if gpu_id >= count.value:
-        raise SpecError(f"gpu_id: {gpu_id}: this machine has {count.value} GPUs; want 0 to {count.value - 1}")
-    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    name, context = ctypes.create_string_buffer(256), ctypes.c_void_p()
+    if gpu_id >= len(gpus):
+        raise SpecError(
+            f"{field}: {gpu_id}: no such GPU\n"
+            f"  found: {', '.join(f'{number} ({gpu.name})' for number, gpu in enumerate(gpus))}\n"
+            f"  want:  {f'0 to {len(gpus) - 1}' if len(gpus) > 1 else 0}"
+        )
+    driver, device, context = open_driver(), ctypes.c_int(), ctypes.c_void_p()
+    assert driver is not None  # list_gpus found it
     failed = (
         driver.cuDeviceGet(ctypes.byref(device), gpu_id)
-        or driver.cuDeviceGetName(name, len(name), device)
-        or driver.cuDeviceGetAttribute(ctypes.byref(major), CAPABILITY_MAJOR, device)
-        or driver.cuDeviceGetAttribute(ctypes.byref(minor), CAPABILITY_MINOR, device)
         # CUDA's runtime, which TensorRT uses, takes the thread's current primary context for its device
         or driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
         or driver.cuCtxSetCurrent(context)
     )
-    return None if failed else Gpu(name.value.decode(), f"{major.value}.{minor.value}")
+    return None if failed else gpus[gpu_id]

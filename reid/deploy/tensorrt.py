@@ -33,7 +33,7 @@ def build_engine(
     data_type: str,
     profile: Profile,
     workspace_mib: int,
-    compute_capabilities: Sequence[str],
+    compute_capabilities: Sequence[str] | None,
     timing_cache: Path | None,
     gpu_id: int,
     verbose: bool,
@@ -44,18 +44,7 @@ def build_engine(
     record says why and `engine` is not written. Raises ArtifactError where the ONNX is damaged, in FP16 where FP32 is
     asked for, or TensorRT refuses it; SpecError for INT8, a target the package does not know, a GPU that is not there.
     """
-    if data_type not in ("FP32", "FP16"):
-        raise SpecError(
-            f"gen_trt_engine.tensorrt.data_type: {data_type}: not built here, since an INT8 engine needs calibration "
-            "ranges in the ONNX, which export does not write; want FP32 or FP16"
-        )
-    model, contract = read_onnx(onnx)
-    found = data_type_of(model)
-    if (found, data_type) == ("FP16", "FP32"):
-        raise ArtifactError(
-            f"{onnx}: in FP16, and FP32 is asked for\n"
-            "  want: gen_trt_engine.tensorrt.data_type=FP16, or an ONNX of export.data_type=FP32"
-        )
+    model, contract = _read_for(data_type, onnx)
     encrypted = is_encrypted(onnx)
     record: dict[str, Any] = {
         "onnx_sha256": hashlib.sha256(onnx.read_bytes()).hexdigest(),
@@ -66,12 +55,12 @@ def build_engine(
         "encrypted": encrypted,
     }
     try:
-        package = find_package(use_gpu(gpu_id))
+        package = find_package(use_gpu(gpu_id, field="gen_trt_engine.gpu_id"))
+        targets = find_targets(package, compute_capabilities)
     except MissingDependency as error:
         return BuildRecord(built=False, reason=str(error), measured="not run: not built", **record)
     started = time.monotonic()
-    content = (to_half(model) if data_type != found else model).SerializeToString()
-    targets = find_targets(package, compute_capabilities)
+    content = (model if data_type_of(model) == data_type else to_half(model)).SerializeToString()
     serialized, tf32 = _build(
         content,
         onnx=onnx,
@@ -98,6 +87,22 @@ def build_engine(
         measured=_why_not_run(package, targets),
         **record,
     )
+
+
+def _read_for(data_type: str, onnx: Path) -> tuple[Any, Contract]:
+    """The network and its contract; raises where no engine in this data type can be made of it."""
+    if data_type not in ("FP32", "FP16"):
+        raise SpecError(
+            f"gen_trt_engine.tensorrt.data_type: {data_type}: not built here, since an INT8 engine needs calibration "
+            "ranges in the ONNX, which export does not write; want FP32 or FP16"
+        )
+    model, contract = read_onnx(onnx)
+    if (data_type_of(model), data_type) == ("FP16", "FP32"):
+        raise ArtifactError(
+            f"{onnx}: in FP16, and FP32 is asked for\n"
+            "  want: gen_trt_engine.tensorrt.data_type=FP16, or an ONNX of export.data_type=FP32"
+        )
+    return model, contract
 
 
 def _why_not_run(package: Package, targets: Sequence[str]) -> str:
@@ -184,6 +189,4 @@ def _load_timings(package: Package, config: Any, path: Path) -> None:
 
 def _refusal(package: Package, onnx: Path, what: str, messages: Sequence[str]) -> str:
     first = messages[0] if messages else "no message"
-    return (
-        f"{package.name} {package.trt.__version__} {what} {onnx}\n  first of {len(messages)} messages: {first.strip()}"
-    )
+    return f"{package.full_name} {what} {onnx}\n  first of {len(messages)} messages: {first.strip()}"

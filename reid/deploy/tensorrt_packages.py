@@ -1,7 +1,7 @@
 """NVIDIA's two packages with one API: which of them can build an engine on this machine, and for which GPUs.
 
 `tensorrt` (10, 11) builds for the GPU in this machine. `tensorrt_rtx` builds ahead of time for named compute
-capabilities and needs no GPU.
+capabilities and needs no GPU; it does not know every one (not Hopper's 9.0).
 """
 
 import importlib
@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 MODULES = {"tensorrt": ("tensorrt",), "tensorrt_rtx": ("tensorrt_rtx_bindings", "tensorrt_rtx")}
 """Package -> its modules: of the PyPI wheels, of NVIDIA's own archive."""
+AHEAD_OF_TIME = ["8.6"]
+"""Compute capabilities that TensorRT-RTX builds for where neither the spec nor a GPU names one."""
+FIELD = "gen_trt_engine.tensorrt.compute_capabilities"
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,18 @@ class Package:
     trt: Any
     """The module."""
     gpu: Gpu | None
+    instead_of: str = ""
+    """Why it is not the one before it."""
 
     @property
     def is_rtx(self) -> bool:
         """Whether it builds for named targets, without their GPU."""
         return self.name == "tensorrt_rtx"
+
+    @property
+    def full_name(self) -> str:
+        """With its version, as in a message."""
+        return f"{self.name} {self.trt.__version__}"
 
 
 def find_package(gpu: Gpu | None) -> Package:
@@ -45,11 +55,9 @@ def find_package(gpu: Gpu | None) -> Package:
         reasons.append(f"tensorrt ({installed}) builds on a GPU only and there is none")
     for name, modules in MODULES.items():
         if (name != "tensorrt" or gpu) and (trt := _import_one(modules, reasons)) is not None:
-            return Package(name, trt, gpu)
-    raise MissingDependency(
-        f"{'; '.join(reasons)}; TensorRT-RTX for Linux on x86-64 comes with pip install -e '.[tensorrt]' "
-        "in the repository's root"
-    )
+            return Package(name, trt, gpu, instead_of="; ".join(reasons))
+    rtx = "TensorRT-RTX for Linux on x86-64 comes with pip install -e '.[tensorrt]' in the repository's root"
+    raise MissingDependency(f"{'; '.join(reasons)}; {'want pip install tensorrt' if gpu else rtx}")
 
 
 def load_package(name: str, gpu: Gpu) -> Package:
@@ -71,22 +79,49 @@ def _import_one(modules: Sequence[str], reasons: list[str]) -> Any:
     return None
 
 
-def find_targets(package: Package, compute_capabilities: Sequence[str]) -> list[str]:
-    """Compute capabilities to build for: the GPU's own for `tensorrt`, the spec's for `tensorrt_rtx`."""
+def find_targets(package: Package, compute_capabilities: Sequence[str] | None) -> list[str]:
+    """Compute capabilities to build for: the GPU's own for `tensorrt`, those asked for for `tensorrt_rtx`.
+
+    None asks for the GPU's that is here, without one for AHEAD_OF_TIME. SpecError where the package does not know one
+    that is asked for by name; MissingDependency where it does not know the GPU that is here.
+    """
+    gpu = package.gpu
     if not package.is_rtx:
-        assert package.gpu is not None
-        return [package.gpu.compute_capability]
+        assert gpu is not None
+        if compute_capabilities not in (None, [gpu.compute_capability]):
+            logger.warning("%s has no effect: tensorrt builds for the GPU that is here, %s", FIELD, gpu.words)
+        return [gpu.compute_capability]
+    if compute_capabilities is not None:
+        return _named_targets(package, compute_capabilities)
+    if gpu is None:
+        logger.info("no GPU here: building for compute capability %s (%s)", ", ".join(AHEAD_OF_TIME), FIELD)
+        return list(AHEAD_OF_TIME)
+    if gpu.compute_capability not in (known := _known_targets(package)):
+        raise MissingDependency(
+            f"{package.instead_of}; {package.full_name} does not build for the GPU that is here, {gpu.words}, "
+            f"only for {', '.join(known)}; want pip install tensorrt, which builds for the GPU it finds"
+        )
+    logger.info("%s; building for the GPU that is here, %s (%s)", package.instead_of, gpu.words, FIELD)
+    return [gpu.compute_capability]
+
+
+def _named_targets(package: Package, compute_capabilities: Sequence[str]) -> list[str]:
+    """They themselves; SpecError where there is none, or one that the package does not know."""
     if not compute_capabilities:
-        raise SpecError("gen_trt_engine.tensorrt.compute_capabilities: empty; want one at least, e.g. ['8.6']")
-    known = [name for name in package.trt.ComputeCapability.__members__ if name.startswith("SM")]
+        raise SpecError(f"{FIELD}: empty; want one at least, e.g. ['8.6'], or null for the GPU that is here")
+    known = _known_targets(package)
     for capability in compute_capabilities:
-        if sm_name(capability) not in known:
-            wanted = ", ".join(f"{name[2:-1]}.{name[-1]}" for name in known)
+        if capability not in known:
             raise SpecError(
-                f"gen_trt_engine.tensorrt.compute_capabilities: {capability}: "
-                f"{package.name} {package.trt.__version__} does not build for it; want of {wanted}"
+                f"{FIELD}: {capability}: {package.full_name} does not build for it; want of {', '.join(known)}"
             )
     return list(compute_capabilities)
+
+
+def _known_targets(package: Package) -> list[str]:
+    """Compute capabilities that TensorRT-RTX builds for, e.g. "8.6"."""
+    names = [name for name in package.trt.ComputeCapability.__members__ if name.startswith("SM")]
+    return [f"{name[2:-1]}.{name[-1]}" for name in names]
 
 
 def sm_name(capability: str) -> str:

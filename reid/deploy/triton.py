@@ -8,14 +8,13 @@ The preprocessing contract is a parameter of config.pbtxt, so that a client can 
 Shapes: C channels, H height, W width, D embedding width.
 """
 
-import hashlib
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from reid.contract import Contract
+from reid.deploy.build_record import read_record
 from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT, read_onnx
 from reid.errors import ArtifactError
 from reid.secure import is_encrypted
@@ -25,7 +24,6 @@ VERSION = "1"
 CONFIG = "config.pbtxt"
 SERVED_MODEL = Path(__file__).with_name("triton_model.py")
 """What the Python backend runs."""
-BUILD_RECORD = "build.json"
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ BACKENDS = {
 def write_repository(repository: Path, model: Path, *, backend: str, name: str, max_batch_size: int) -> Contract:
     """Writes the folder `name` into `repository`, whole or not at all, and returns the model's contract.
 
-    `model` is an ONNX file of `reid export`, or for backend "tensorrt" a plan with its build.json beside it. A model
+    `model` is an ONNX file of `reid export`, or for backend "tensorrt" a plan with its build record beside it. A model
     folder that this project wrote is replaced. ArtifactError where another one is in the way, where the model is
     missing, damaged, encrypted or of another kind, and for an engine of TensorRT-RTX.
     """
@@ -121,44 +119,21 @@ def _refuse_foreign(folder: Path) -> None:
 
 def _contract_of_plan(engine: Path, *, max_batch_size: int) -> Contract:
     """The contract in the engine's build record; ArtifactError where Triton could not serve the engine."""
-    record = _build_record(engine)
-    if record["package"] == "tensorrt_rtx":
+    record = read_record(engine)
+    if record.package == "tensorrt_rtx":
         raise ArtifactError(
-            f"{engine}: an engine of TensorRT-RTX ({record['version']}); Triton's tensorrt backend loads plans of "
+            f"{engine}: an engine of TensorRT-RTX ({record.version}); Triton's tensorrt backend loads plans of "
             "TensorRT only:\n  an RTX engine has another format, and its kernels are compiled at load time by a "
             "runtime that Triton has not\n"
-            "  want: an engine that gen_trt_engine built with the package tensorrt, on a GPU of the server's kind;\n"
-            "        or triton.backend=onnxruntime or python, which serve the ONNX"
+            "  want: an engine that gen_trt_engine built with the package tensorrt (pip install tensorrt, of the "
+            "server's version),\n        on a GPU of the server's kind; or triton.backend=onnxruntime or python, "
+            "which serve the ONNX"
         )
-    if hashlib.sha256(engine.read_bytes()).hexdigest() != record["engine_sha256"]:
-        raise ArtifactError(f"{engine}: not the engine that {BUILD_RECORD} beside it tells of (another SHA-256)")
-    profile = record["profile"]
-    if profile["min_batch_size"] > 1 or profile["max_batch_size"] < max_batch_size:
+    profile = record.profile
+    if profile.min_batch_size > 1 or profile.max_batch_size < max_batch_size:
         raise ArtifactError(
-            f"{engine}: takes batches of {profile['min_batch_size']} to {profile['max_batch_size']} images\n"
+            f"{engine}: takes batches of {profile.min_batch_size} to {profile.max_batch_size} images\n"
             f"  want: 1 to {max_batch_size} (triton.max_batch_size); build it with "
             f"gen_trt_engine.tensorrt.max_batch_size={max_batch_size}, or lower triton.max_batch_size"
         )
-    return Contract.from_json(json.dumps(record["contract"]))
-
-
-def _build_record(engine: Path) -> dict[str, Any]:
-    path = engine.with_name(BUILD_RECORD)
-    wanted = {"package", "version", "engine_sha256", "profile", "contract"}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except ValueError as error:
-        raise ArtifactError(f"{path}: not JSON ({error})") from None
-    if not engine.is_file():
-        reason = (
-            f"\n  found: not built: {record['reason']}" if isinstance(record, dict) and record.get("reason") else ""
-        )
-        raise ArtifactError(f"{engine}: no such engine{reason}\n  want:  one that the task gen_trt_engine built")
-    if record is None:
-        raise ArtifactError(
-            f"{engine}: no {BUILD_RECORD} beside it, and without it nobody knows the preprocessing\n"
-            "  want: the engine where the task gen_trt_engine left it"
-        )
-    if not isinstance(record, dict) or not wanted <= set(record):
-        raise ArtifactError(f"{path}: not a build record of gen_trt_engine\n  want: {', '.join(sorted(wanted))}")
-    return record
+    return record.preprocessing

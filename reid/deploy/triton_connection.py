@@ -178,7 +178,10 @@ def contract_of(client: Any, server: Server, *, batch_size: int) -> Contract:
         raise ServerError(f"{where}: inputs and outputs are {found}\n  want: {wanted}, as its contract says")
     most = int(config.get("max_batch_size", 0))
     if batch_size > most:
-        raise ServerError(f"{where} takes batches of at most {most} images\n  found: {batch_size} asked for (-b)")
+        raise ServerError(
+            f"{where} takes batches of at most {most} images\n  found: {batch_size} (-b, triton.max_batch_size)\n"
+            f"  want:  {most} or less"
+        )
     return contract
 
 

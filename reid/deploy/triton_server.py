@@ -27,7 +27,7 @@ def server_command(repository: Path, *, image: str, gpu_id: int, ports: dict[str
 
     On GPU `gpu_id`, where there is a GPU; SpecError where that is none of them.
     """
-    has_gpu = use_gpu(gpu_id) is not None
+    has_gpu = use_gpu(gpu_id, field="triton.gpu_id") is not None
     if server := shutil.which("tritonserver"):
         options = [f"--{name}-port={port}" for name, port in ports.items()]
         visible = ["env", f"CUDA_VISIBLE_DEVICES={gpu_id}"] if has_gpu else []

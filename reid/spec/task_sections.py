@@ -200,8 +200,8 @@ class TensorRT(Section):
     """Images of a batch that it is tuned for."""
     max_batch_size: Count = 16
     """Most images of a batch that the engine takes."""
-    compute_capabilities: list[Annotated[str, Field(pattern=r"^\d+\.\d$")]] = ["8.6"]
-    """GPUs that a TensorRT-RTX engine is built for ahead of time, e.g. ["8.6", "8.9"]."""
+    compute_capabilities: list[Annotated[str, Field(pattern=r"^\d+\.\d$")]] | None = None
+    """GPUs that a TensorRT-RTX engine is built for, e.g. ["8.6", "8.9"]; null: the GPU that is here, else ["8.6"]."""
     layers_precision: list[str] = []
     """TAO's "layer:fp32" of single layers; every layer has data_type here."""
     calibration: Calibration = Field(default_factory=Calibration)

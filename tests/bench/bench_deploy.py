@@ -113,8 +113,7 @@ def _engine(folder: Path, largest: int) -> tuple[Callable | None, str]:
     from reid.deploy.gpu import use_gpu
     from reid.deploy.tensorrt import build_engine
 
-    gpu = use_gpu(0)
-    if gpu is None:
+    if use_gpu(0) is None:
         return None, "no GPU"
     record = build_engine(
         folder / "m.onnx",
@@ -122,7 +121,7 @@ def _engine(folder: Path, largest: int) -> tuple[Callable | None, str]:
         data_type="FP16",
         profile=Profile(1, min(16, largest), largest),
         workspace_mib=4096,
-        compute_capabilities=[gpu.compute_capability],
+        compute_capabilities=None,
         timing_cache=None,
         gpu_id=0,
         verbose=False,

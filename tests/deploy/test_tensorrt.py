@@ -37,6 +37,12 @@ def no_gpu():
         pytest.skip("there is a GPU here; this is about machines without")
 
 
+@pytest.fixture
+def capability(gpu_of_c, monkeypatch):
+    """Says what the GPU of this machine can compute."""
+    return lambda value: monkeypatch.setenv("CAPABILITY_OF_C", value)
+
+
 def build(onnx_file: Path, engine: Path, **changes) -> BuildRecord:
     options = {
         "data_type": "FP32",
@@ -111,7 +117,73 @@ def test_a_target_that_the_package_does_not_know_is_refused(rtx, no_gpu, plain, 
     )
     with pytest.raises(SpecError) as caught:
         build(plain[0], tmp_path / "e", compute_capabilities=[])
-    assert str(caught.value) == ("gen_trt_engine.tensorrt.compute_capabilities: empty; want one at least, e.g. ['8.6']")
+    assert str(caught.value) == (
+        "gen_trt_engine.tensorrt.compute_capabilities: empty; want one at least, e.g. ['8.6'], "
+        "or null for the GPU that is here"
+    )
+
+
+def test_unless_told_tensorrt_rtx_builds_for_the_gpu_that_is_here(rtx, capability, plain, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "reid.deploy")
+    capability("8.9")
+    record = build(plain[0], tmp_path / "e", compute_capabilities=None)
+    assert (record.package, record.targets, record.measured) == ("tensorrt_rtx", ["8.9"], "not run yet")
+    assert caplog.messages == [
+        "tensorrt cannot be imported (import of tensorrt halted; None in sys.modules); "
+        "building for the GPU that is here, a GPU of C, compute capability 8.9 "
+        "(gen_trt_engine.tensorrt.compute_capabilities)"
+    ]
+    told = build(plain[0], tmp_path / "e", compute_capabilities=["8.6"])
+    assert (told.targets, told.measured) == (
+        ["8.6"],
+        "not run: built for compute capability 8.6, and the GPU here (a GPU of C) has 8.9",
+    )
+
+
+def test_unless_told_and_without_a_gpu_it_builds_ahead_of_time(rtx, no_gpu, plain, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "reid.deploy")
+    record = build(plain[0], tmp_path / "e", compute_capabilities=None)
+    assert (record.targets, record.measured) == (["8.6"], "not run: no GPU")
+    assert caplog.messages == [
+        "no GPU here: building for compute capability 8.6 (gen_trt_engine.tensorrt.compute_capabilities)"
+    ]
+
+
+def test_for_a_gpu_that_tensorrt_rtx_does_not_know_nothing_is_built_and_the_reason_says_what_would(
+    rtx, capability, plain, tmp_path
+):
+    capability("9.0")
+    record = build(plain[0], tmp_path / "e", compute_capabilities=None)
+    assert (record.built, record.measured, record.targets) == (False, "not run: not built", [])
+    assert record.reason == (
+        "tensorrt cannot be imported (import of tensorrt halted; None in sys.modules); "
+        f"tensorrt_rtx {rtx.__version__} does not build for the GPU that is here, a GPU of C, compute capability 9.0, "
+        "only for 7.5, 8.0, 8.6, 8.9, 12.0, 12.1; want pip install tensorrt, which builds for the GPU it finds"
+    )
+    assert not (tmp_path / "e").exists()
+
+
+def test_on_a_gpu_without_either_package_what_to_install_is_told(gpu_of_c, plain, tmp_path, monkeypatch):
+    for name in ("tensorrt_rtx", "tensorrt_rtx_bindings"):
+        monkeypatch.setitem(sys.modules, name, None)
+    record = build(plain[0], tmp_path / "e", compute_capabilities=None)
+    assert record.reason is not None
+    assert re.fullmatch(
+        "tensorrt cannot be imported (.*); tensorrt_rtx_bindings cannot be imported (.*); "
+        "tensorrt_rtx cannot be imported (.*); want pip install tensorrt",
+        record.reason,
+    )
+
+
+def test_tensorrt_builds_for_its_gpu_alone_and_says_so_where_others_are_asked_for(on_cpu, plain, tmp_path, caplog):
+    for told in (None, ["8.6"]):
+        assert build(plain[0], tmp_path / "e", compute_capabilities=told).targets == ["8.6"]
+    assert caplog.messages == []
+    assert build(plain[0], tmp_path / "e", compute_capabilities=["8.9"]).targets == ["8.6"]
+    assert caplog.messages == [
+        "gen_trt_engine.tensorrt.compute_capabilities has no effect: tensorrt builds for the GPU that is here, "
+        "a GPU of C, compute capability 8.6"
+    ]
 
 
 def test_what_the_parser_cannot_read_is_told_in_its_own_words(rtx, no_gpu, tmp_path):

@@ -1,9 +1,8 @@
 """The model repository: read back by Triton's own published schema, and what is refused."""
 
 import hashlib
-import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,13 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from reid.contract import Contract
+from reid.deploy.build_record import BuildRecord, Profile
 from reid.deploy.triton import SERVED_MODEL, write_repository
 from reid.errors import ArtifactError
 from reid.model.embedder import Embedder
+from reid.spec import load_spec
+from reid.stages.gen_trt_engine import gen_trt_engine
+from reid.tracking import StageRun
 from tests.exporting import exported
 
 NAME = "re_identification_tao"
@@ -43,16 +46,19 @@ def a_plan(folder: Path, **changes: Any) -> Path:
     folder.mkdir(exist_ok=True)
     engine = folder / "model.engine"
     engine.write_bytes(b"a plan")
-    record = {
-        "built": True,
-        "reason": None,
-        "package": "tensorrt",
-        "version": "10.13.3",
-        "engine_sha256": hashlib.sha256(b"a plan").hexdigest(),
-        "profile": {"min_batch_size": 1, "opt_batch_size": 4, "max_batch_size": 16},
-        "contract": asdict(CONTRACT),
-    }
-    (folder / "build.json").write_text(json.dumps(record | changes))
+    record = BuildRecord(
+        built=True,
+        reason=None,
+        onnx_sha256="",
+        contract=asdict(CONTRACT),
+        data_type="FP16",
+        profile=Profile(1, 4, 16),
+        workspace_mib=1024,
+        package="tensorrt",
+        version="10.13.3",
+        engine_sha256=hashlib.sha256(b"a plan").hexdigest(),
+    )
+    (folder / "build.json").write_text(replace(record, **changes).to_json())
     return engine
 
 
@@ -95,14 +101,25 @@ def test_a_plan_is_served_with_the_contract_of_its_build_record(tmp_path: Path) 
     assert (tmp_path / "repository" / NAME / "1" / "model.plan").read_bytes() == b"a plan"
 
 
+def test_the_users_own_copy_of_a_plan_is_served_with_the_record_that_came_with_it(on_cpu: None, tmp_path: Path) -> None:
+    onnx, _, contract = exported(tmp_path / "m.onnx")
+    copy = tmp_path / "mine" / "mine.engine"
+    spec = load_spec(overrides=[f"gen_trt_engine.trt_engine={copy}"])
+    gen_trt_engine(spec, onnx=onnx, engine=tmp_path / "engine", run=StageRun.none())
+    assert sorted(file.name for file in copy.parent.iterdir()) == ["mine.engine", "mine.engine.json"]
+    assert written(tmp_path / "repository", copy, "tensorrt") == contract
+    assert (tmp_path / "repository" / NAME / "1" / "model.plan").read_bytes() == copy.read_bytes()
+
+
 def test_an_engine_of_tensorrt_rtx_is_refused_with_the_reason(tmp_path: Path) -> None:
     engine = a_plan(tmp_path / "engine", package="tensorrt_rtx", version="1.7.1.116")
     assert refusal(tmp_path / "repository", engine, "tensorrt") == (
         f"{engine}: an engine of TensorRT-RTX (1.7.1.116); Triton's tensorrt backend loads plans of TensorRT only:\n"
         "  an RTX engine has another format, and its kernels are compiled at load time by a runtime that Triton has "
         "not\n"
-        "  want: an engine that gen_trt_engine built with the package tensorrt, on a GPU of the server's kind;\n"
-        "        or triton.backend=onnxruntime or python, which serve the ONNX"
+        "  want: an engine that gen_trt_engine built with the package tensorrt (pip install tensorrt, of the server's "
+        "version),\n        on a GPU of the server's kind; "
+        "or triton.backend=onnxruntime or python, which serve the ONNX"
     )
     assert not (tmp_path / "repository").exists()
 
@@ -118,18 +135,17 @@ def test_a_plan_that_takes_smaller_batches_than_the_server_is_refused(tmp_path: 
 def test_an_engine_of_which_nobody_knows_the_preprocessing_is_refused(tmp_path: Path) -> None:
     engine = a_plan(tmp_path / "engine")
     engine.write_bytes(b"another plan")
-    assert refusal(tmp_path / "repository", engine, "tensorrt") == (
-        f"{engine}: not the engine that build.json beside it tells of (another SHA-256)"
+    assert refusal(tmp_path / "repository", engine, "tensorrt").startswith(
+        f"{tmp_path}/engine/build.json: the record of another engine\n  found: engine_sha256 "
     )
     (tmp_path / "engine" / "build.json").write_text('{"built": false}')
-    assert refusal(tmp_path / "repository", engine, "tensorrt") == (
-        f"{tmp_path}/engine/build.json: not a build record of gen_trt_engine\n"
-        "  want: contract, engine_sha256, package, profile, version"
+    assert refusal(tmp_path / "repository", engine, "tensorrt").startswith(
+        f"{tmp_path}/engine/build.json: not a build record ('profile')\n  want: built, reason, onnx_sha256, contract, "
     )
     (tmp_path / "engine" / "build.json").unlink()
     assert refusal(tmp_path / "repository", engine, "tensorrt") == (
-        f"{engine}: no build.json beside it, and without it nobody knows the preprocessing\n"
-        "  want: the engine where the task gen_trt_engine left it"
+        f"{engine}: no build record beside it, and so no preprocessing contract\n"
+        "  want: model.engine.json or build.json, which gen_trt_engine writes"
     )
 
 

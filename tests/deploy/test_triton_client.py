@@ -128,7 +128,8 @@ def test_a_batch_larger_than_the_server_takes_is_refused_before_anything_is_sent
     server: TritonServer, protocol: str
 ) -> None:
     assert refusal(server, protocol, batch_size=17) == (
-        f"{server.url(protocol)}: {NAME} takes batches of at most 16 images\n  found: 17 asked for (-b)"
+        f"{server.url(protocol)}: {NAME} takes batches of at most 16 images\n  found: 17 (-b, triton.max_batch_size)\n"
+        "  want:  16 or less"
     )
 
 

@@ -1,7 +1,9 @@
-/* The functions of NVIDIA's driver that reid calls, over this machine's memory: one "GPU" of compute capability 8.6.
+/* The functions of NVIDIA's driver that reid calls, over this machine's memory: one "GPU" of compute capability 8.6,
+ * or as CAPABILITY_OF_C says.
  * As the real one, copies wait in their stream until it is waited for; and an address of the GPU is none of the host:
  * it is off by SHIFT, so that a mix-up crashes. */
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,7 +19,10 @@ int cuDeviceGetCount(int *count) { *count = 1; return 0; }
 int cuDeviceGet(int *device, int number) { *device = number; return 0; }
 int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "a GPU of C", length); return device; }
 int cuDeviceGetAttribute(int *value, int which, int device) {
-  *value = which == 75 ? 8 : which == 76 ? 6 : -1;
+  const char *capability = getenv("CAPABILITY_OF_C");
+  int major = 8, minor = 6;
+  if (capability) sscanf(capability, "%d.%d", &major, &minor);
+  *value = which == 75 ? major : which == 76 ? minor : -1;
   return device;
 }
 int cuDevicePrimaryCtxRetain(void **context, int device) { *context = &current; return device; }

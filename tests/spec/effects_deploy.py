@@ -1,6 +1,5 @@
 """What each field of `export` and `gen_trt_engine` does."""
 
-import ctypes
 import hashlib
 import importlib
 import json
@@ -196,20 +195,9 @@ def verbose(lab: Lab) -> None:
         assert any(line.startswith("TensorRT: Opset version") for line in said) is wanted
 
 
-class OneGpu:
-    """NVIDIA's driver on a machine with one GPU, as far as it is asked before a GPU is chosen."""
-
-    def cuInit(self, _flags: int) -> int:
-        return 0
-
-    def cuDeviceGetCount(self, count: Any) -> int:
-        count._obj.value = 1
-        return 0
-
-
 def trt_min_cosine(lab: Lab) -> None:
     """An engine that loses half of each embedding passes only where little is wanted."""
-    _have_gpu(lab)
+    have_gpu(lab)
     right = EngineModel.__call__
     half = np.arange(8) % 2
     lab.patch.setattr(EngineModel, "__call__", lambda model, images: right(model, images) * half)
@@ -219,7 +207,7 @@ def trt_min_cosine(lab: Lab) -> None:
     lab.task("gen_trt_engine", *asked, "gen_trt_engine.min_cosine=0.001")
 
 
-def _have_gpu(lab: Lab) -> None:
+def have_gpu(lab: Lab) -> None:
     """The GPU of tests/on_cpu."""
     lab.patch.setattr(gpu, "DRIVER", str(build_driver(lab.root)))
     lab.patch.setitem(sys.modules, "tensorrt", importlib.import_module("tests.on_cpu.tensorrt"))
@@ -227,13 +215,13 @@ def _have_gpu(lab: Lab) -> None:
 
 def trt_gpu_id(lab: Lab) -> None:
     onnx_file = exported(lab)
-    lab.patch.setattr(ctypes, "CDLL", lambda _: OneGpu())
+    have_gpu(lab)
     with pytest.raises(SpecError) as caught:
         lab.task(
             "gen_trt_engine", f"gen_trt_engine.onnx_file={onnx_file}", "gen_trt_engine.gpu_id=3",
             f"results_dir={lab.folder}",
         )  # fmt: skip
-    assert str(caught.value) == "gpu_id: 3: this machine has 1 GPUs; want 0 to 0"
+    assert str(caught.value) == "gen_trt_engine.gpu_id: 3: no such GPU\n  found: 0 (a GPU of C)\n  want:  0"
 
 
 def data_type(lab: Lab) -> None:

@@ -1,6 +1,5 @@
 """What each field of `triton` and of `dataset.source` does."""
 
-import ctypes
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from reid.deploy.triton import SERVED_MODEL
 from reid.errors import ArtifactError, DatasetError, ReidError, ServerError, SpecError
 from tests.archive_server import serving
 from tests.small_market import zip_market
-from tests.spec.effects_deploy import OneGpu, built, exported
+from tests.spec.effects_deploy import built, exported, have_gpu
 from tests.spec.lab import Lab
 
 
@@ -91,13 +90,13 @@ def _port(name: str, inside: int) -> Callable[[Lab], None]:
 
 def gpu_id(lab: Lab) -> None:
     onnx_file = exported(lab)
-    lab.patch.setattr(ctypes, "CDLL", lambda _: OneGpu())
+    have_gpu(lab)
     spec = lab.folder / "spec.yaml"
     spec.write_text(f"triton: {{model_file: {onnx_file}, gpu_id: 3}}\n")
     said: list[str] = []
     lab.patch.setattr("sys.stderr.write", said.append)
     assert main(["start_server", "-e", str(spec)]) == 2
-    assert "error: gpu_id: 3: this machine has 1 GPUs; want 0 to 0" in "".join(said)
+    assert "error: triton.gpu_id: 3: no such GPU\n  found: 0 (a GPU of C)\n  want:  0\n" in "".join(said)
 
 
 def _refusal(lab: Lab, kind: type[ReidError], task: str, *overrides: str) -> str:

@@ -214,3 +214,19 @@ def test_a_target_that_cannot_be_built_for_fails(rtx, onnx, tmp_path):
         f"gen_trt_engine.tensorrt.compute_capabilities: 9.0: tensorrt_rtx {rtx.__version__} does not build for it; "
         "want of 7.5, 8.0, 8.6, 8.9, 12.0, 12.1"
     )
+
+
+def test_on_a_gpu_that_the_package_does_not_know_the_stage_ends_well_with_what_to_do(
+    gpu_of_c, onnx, tmp_path, monkeypatch
+):
+    pytest.importorskip("tensorrt_rtx_bindings", reason="NO ENGINE IS BUILT: the wheels are for Linux on x86-64")
+    monkeypatch.setenv("CAPABILITY_OF_C", "9.0")
+    outcome = run_stage(onnx, tmp_path)
+    assert (outcome.metrics, outcome.parameters) == ({"engine_built": 0.0}, {"built": "false"})
+    assert re.fullmatch(
+        r"TensorRT engine not built: tensorrt cannot be imported \(.*\); "
+        r"tensorrt_rtx \S+ does not build for the GPU that is here, a GPU of C, "
+        r"compute capability 9\.0, only for .*; want pip install tensorrt, which builds for the GPU it finds",
+        outcome.lines[0],
+    )
+    assert [entry.name for entry in tmp_path.iterdir()] == ["build.json"]

@@ -1,0 +1,25 @@
+"""What decides, besides its inputs and code, which engine gen_trt_engine makes: TensorRT and the GPUs that are here.
+
+Part of that stage's cache key: after `pip install tensorrt`, or where a GPU appears, its result is made anew.
+"""
+
+import importlib.metadata
+
+from reid.deploy.gpu import list_gpus
+
+STAGE = "gen_trt_engine"
+
+
+def installed_tensorrt() -> str:
+    """Every installed distribution of TensorRT with its version, sorted; "none" without any."""
+    found = {
+        f"{distribution.name.lower().replace('_', '-')} {distribution.version}"
+        for distribution in importlib.metadata.distributions()
+        if (distribution.name or "").lower().startswith("tensorrt")
+    }
+    return ", ".join(sorted(found)) or "none"
+
+
+def gpus_here() -> str:
+    """The GPUs that a task of this machine sees, in the driver's order; "none" without any."""
+    return "; ".join(gpu.words for gpu in list_gpus()) or "none"
