@@ -38,6 +38,22 @@ def draw(rows: list[Row], path: Path, *, title: str) -> None:
     figure.savefig(path, dpi=120)
 
 
+def draw_curves(curves: dict[str, list[float]], path: Path, *, title: str) -> None:
+    """Loss over steps: the curve of each name but `step`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for (name, values), colour in zip(((name, curves[name]) for name in curves if name != "step"), (OURS, MARK)):
+        axes.plot(curves["step"], values, color=colour, linewidth=1.5, marker=".", label=name)
+    axes.set_title(title, loc="left", fontsize=10, color=MUTED)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
 def _figure(found: Row) -> str:
     value = found["value"]
     return f"{value:,.0f} {found['unit']}" if value >= 100 else f"{value:.3g} {found['unit']}"
