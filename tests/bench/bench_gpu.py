@@ -45,7 +45,7 @@ from tests.bench.gpu_task import SETTLING
 from tests.bench.picture import draw_curves
 from tests.bench.rows import ROOT, Row, row
 
-NAMES = ("data", "products", "retrieval", "chosen", "embedding", "fp32", *SHORT)
+NAMES = ("data", "products", "retrieval", *LONG, *SHORT, "embedding")
 
 
 def main(arguments: Sequence[str] | None = None, *, spec: str = SPEC, gpu: str | None = None) -> int:
@@ -122,7 +122,8 @@ def all_rows(facts: Facts) -> list[Row]:
     for name in NAMES:
         if name in facts:
             why = facts[name].get("failed")
-            rows += [row(name, name, None, "", note=f"failed: {why}")] if why else _rows(name, facts)
+            part = "training" if name in LONG | SHORT else name
+            rows += [row(part, name, None, "", note=f"failed: {why}")] if why else _rows(name, facts)
     return rows
 
 

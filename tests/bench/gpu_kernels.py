@@ -1,5 +1,7 @@
 """Products, re-ranking and scores on the GPU, each case in a process of its own, so that its memory is its own.
 
+On "cpu" only for the tests.
+
 python -m tests.bench.gpu_kernels '{"what": "re-ranking", "width": 2048}'
 """
 # ruff: noqa: T201
@@ -22,28 +24,29 @@ def seconds_on_gpu(work: Callable[[], object], *, repeat: int = 9) -> float:
     """The median of some times, after two that warm up, each to the end of the GPU's work."""
     import torch
 
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else bool
     taken = []
     for _ in range(repeat + 2):
-        torch.cuda.synchronize()
+        wait()
         began = time.perf_counter()
         work()
-        torch.cuda.synchronize()
+        wait()
         taken.append(time.perf_counter() - began)
     return statistics.median(taken[2:])
 
 
-def _products(size: int = 8192) -> dict[str, float]:
+def _products(size: int = 8192, device: str = "cuda") -> dict[str, float]:
     """TFLOP/s of float32 and bf16, of random numbers: those of zeros or ones are faster than any real ones."""
     import torch
 
     found = {}
     for kind in ("float32", "bfloat16"):
-        left, right = (torch.randn(size, size, device="cuda", dtype=getattr(torch, kind)) for _ in range(2))
+        left, right = (torch.randn(size, size, device=device, dtype=getattr(torch, kind)) for _ in range(2))
         found[kind] = 2 * size**3 / seconds_on_gpu(lambda a=left, b=right: a @ b) / 1e12
     return found
 
 
-def _re_ranking(width: int) -> dict[str, float]:
+def _re_ranking(width: int, gallery: int = MARKET["gallery"], device: str = "cuda") -> dict[str, float]:
     """On the GPU, beside the CPU's of the same run, and how far apart they are; and the scores of its distances."""
     import torch
 
@@ -51,25 +54,25 @@ def _re_ranking(width: int) -> dict[str, float]:
     from reid.retrieval.tensors.metrics import evaluate
     from reid.retrieval.tensors.rerank import rerank
 
-    query, gallery, known = draw(MARKET["queries"], MARKET["gallery"], width)
-    tensors = [torch.from_numpy(part).cuda() for part in (query, gallery)]
+    query, images, known = draw(MARKET["queries"], gallery, width)
+    tensors = [torch.from_numpy(part).to(device) for part in (query, images)]
     found = {"s": seconds_on_gpu(lambda: rerank(*tensors, **RERANKING)), "peak_gb": _peak_gb()}
     distance = rerank(*tensors, **RERANKING)
     found["scores_s"] = seconds_on_gpu(lambda: evaluate(distance, **known, max_rank=50))
-    on_cpu.rerank(query[:50], gallery[:500], **RERANKING)  # compiles
+    on_cpu.rerank(query[:50], images[:500], **RERANKING)  # compiles
     began = time.perf_counter()
-    wanted = on_cpu.rerank(query, gallery, **RERANKING)
+    wanted = on_cpu.rerank(query, images, **RERANKING)
     found["cpu_s"] = time.perf_counter() - began
     return found | {"apart": float(np.abs(distance.cpu().numpy() - wanted).max())}
 
 
-def _in_blocks(gallery: int) -> dict[str, float]:
+def _in_blocks(gallery: int, device: str = "cuda") -> dict[str, float]:
     import torch
 
     from reid.retrieval.tensors.rerank import rerank_rows
 
     query, images, _ = draw(MARKET["queries"], gallery, MARKET["width"])
-    tensors = [torch.from_numpy(part).cuda() for part in (query, images)]
+    tensors = [torch.from_numpy(part).to(device) for part in (query, images)]
 
     def work() -> None:
         for _ in rerank_rows(*tensors, **RERANKING):

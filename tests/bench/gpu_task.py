@@ -17,6 +17,8 @@ SETTLING = 2
 SAMPLE_S = 0.25
 EPOCH_END = re.compile(r"\bepoch (\d+)/\d+: ")
 """The line at an epoch's very end, after its validation and checkpoint."""
+NOT_COMPILED = "WON'T CONVERT"
+"""What torch says of a part of the network that it could not compile; it runs as it is then."""
 TRAINING_ON = re.compile(r"\btraining on .*?, (precision .*)")
 Timed = list[tuple[float, str]]
 """Lines with the second of time.monotonic at which they came."""
@@ -40,23 +42,22 @@ def watched(task: str, spec: Path, overrides: Sequence[str], *, gpu: str) -> Wat
     """
     seen, done = Watched(), threading.Event()
     command = [sys.executable, "-m", "reid", task, "-e", str(spec), *overrides]
-    began = time.monotonic()
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
-    )
     asking = threading.Thread(target=_ask, args=(gpu, seen.utilization, done), daemon=True)
-    asking.start()
-    try:
-        assert process.stderr is not None
-        for line in process.stderr:
-            seen.log.append((time.monotonic(), line.rstrip()))
-            sys.stderr.write(line)
-        process.wait()
-    finally:
-        process.kill()  # after Ctrl-C; a process that has ended does not mind
-        process.wait()
-        done.set()
-        asking.join()
+    began = time.monotonic()
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+    ) as process:
+        asking.start()
+        try:
+            assert process.stderr is not None
+            for line in process.stderr:
+                seen.log.append((time.monotonic(), line.rstrip()))
+                sys.stderr.write(line)
+            process.wait()
+        finally:
+            process.kill()  # after Ctrl-C; a process that has ended does not mind
+            done.set()
+            asking.join()
     seen.seconds = time.monotonic() - began
     if process.returncode:
         last = " | ".join(line for _, line in seen.log[-4:])
@@ -94,5 +95,7 @@ def busy_percent(utilization: Timed, window: tuple[float, float] | None) -> floa
 
 
 def ran_as(log: Timed) -> str:
-    """How a training says it runs: precision, layout, compiled or not, and where it augments."""
-    return next((found[1] for _, line in log if (found := TRAINING_ON.search(line))), "not told how")
+    """How a training says it runs: precision, layout, compiled or not, where it augments; and what torch gave up."""
+    told = next((found[1] for _, line in log if (found := TRAINING_ON.search(line))), "not told how")
+    parts = sum(NOT_COMPILED in line for _, line in log)
+    return f"{told}; {parts} parts could not be compiled" if parts else told

@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,10 +10,19 @@ import torch
 
 from reid.spec import load_spec
 from tests.bench.bench_gpu import NAMES, all_rows, main
+from tests.bench.gpu_kernels import MODULE
 from tests.bench.gpu_measure import LONG, SHORT, SPEC
-from tests.bench.gpu_rows import beside_fp32, loss_curve, reckoned, training_row, whole_rows
+from tests.bench.gpu_rows import (
+    beside_fp32,
+    loss_curve,
+    product_rows,
+    reckoned,
+    retrieval_rows,
+    training_row,
+    whole_rows,
+)
 from tests.bench.gpu_task import busy_percent, ran_as, stepping
-from tests.bench.rows import ROOT
+from tests.bench.rows import ROOT, in_a_process
 
 TINY = """
 results_dir: {folder}
@@ -39,6 +49,12 @@ TRAINED = {
 def test_without_a_gpu_bench_gpu_refuses_in_one_sentence(capsys):
     assert main([]) == 2
     assert capsys.readouterr().err == "error: make bench-gpu needs an NVIDIA GPU, and torch sees none on this machine\n"
+
+
+def test_the_bench_itself_imports_no_more_than_a_training():
+    program = "import sys, tests.bench.bench_gpu, tests.bench.gpu_kernels; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"mlflow", "kfp", "onnx", "onnxruntime", "tritonclient", "tensorrt"} & set(done.stdout.split())
 
 
 def test_an_unknown_row_is_refused(capsys):
@@ -84,6 +100,8 @@ def test_a_training_tells_how_it_ran():
     line = "03:17:01 training on GPU 0 (NVIDIA H100, 80 GB), precision bf16-mixed, channels last, not compiled; images"
     assert ran_as([(0.0, line)]) == "precision bf16-mixed, channels last, not compiled; images"
     assert ran_as([]) == "not told how"
+    refused = "W1124 03:17:05.123 torch/_dynamo/convert_frame.py:1016] WON'T CONVERT forward embedder.py line 72"
+    assert ran_as([(0.0, line), (4.0, refused)]).endswith("not compiled; images; 1 parts could not be compiled")
 
 
 def test_120_epochs_of_market_1501_are_reckoned_from_the_settled_epochs():
@@ -138,6 +156,18 @@ def test_loss_and_map_stand_beside_those_in_fp32():
     assert beside_fp32(pair[0], {"epochs": 3, "history": twin}) == []
 
 
+@pytest.mark.slow
+def test_products_and_retrieval_have_rows_on_the_cpu_too():
+    cases = [{"what": "re-ranking", "width": 8, "gallery": 600}, {"what": "re-ranking in blocks", "gallery": 600}]
+    small, blocks = (in_a_process(MODULE, case | {"device": "cpu"}) for case in cases)
+    rows = retrieval_rows({"256": small, "2048": small, "blocks": blocks})
+    assert [entry["unit"] for entry in rows] == ["s"] * 4
+    assert all(entry["value"] > 0 for entry in rows)
+    assert small["apart"] < 1e-6
+    products = in_a_process(MODULE, {"what": "products", "size": 64, "device": "cpu"})
+    assert [entry["unit"] for entry in product_rows(products)] == ["TFLOP/s"] * 2
+
+
 def test_a_measurement_that_fails_says_why_and_holds_back_no_other(tmp_path, capsys):
     arguments = ["--rows", "data", "no-bf16", "--folder", str(tmp_path)]
     assert main(arguments, spec="model: {{backbon: resnet_18}}", gpu="a GPU") == 1
@@ -158,8 +188,13 @@ def test_figures_of_two_gpus_are_not_mixed(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_bench_that_was_stopped_keeps_what_it_measured_and_goes_on(tmp_path, capsys):
-    """As on a GPU, but for the products and the retrieval, which need one."""
+def test_a_bench_that_was_stopped_keeps_what_it_measured_and_goes_on(tmp_path, capsys, monkeypatch):
+    """As on a GPU, but for the products and the retrieval, which need one; nvidia-smi always answers 97."""
+    asked = tmp_path / "bin" / "nvidia-smi"
+    asked.parent.mkdir()
+    asked.write_text("#!/bin/sh\necho 97\n")
+    asked.chmod(0o755)
+    monkeypatch.setenv("PATH", str(asked.parent), prepend=os.pathsep)
     folder, scratch = tmp_path / "results", tmp_path / "scratch"
     arguments = ["--folder", str(folder), "--scratch", str(scratch), "--epochs", "3", "--part", "3"]
     program = (
@@ -184,7 +219,7 @@ def test_a_bench_that_was_stopped_keeps_what_it_measured_and_goes_on(tmp_path, c
     assert len(found["loss"]["chosen"]) == len(found["loss"]["fp32"]) == 3
     chosen = found["facts"]["chosen"]
     assert chosen["images"] == found["facts"]["data"]["images"]["train"]
-    assert chosen["batch_size"] == 16
+    assert (chosen["batch_size"], chosen["busy"]) == (16, 97.0)
     assert chosen["ran_as"].endswith("; cudnn.deterministic True, benchmark False")
     assert "channels first" in found["facts"]["no-channels-last"]["ran_as"]
     files = ["bench-gpu-loss.png", "bench-gpu.json", "bench-gpu.png", "bench-gpu.txt"]
