@@ -80,6 +80,7 @@ def main(arguments: Sequence[str] | None = None, *, spec: str = SPEC, gpu: str |
         began = time.monotonic()
         try:
             found = scratch.measure(name, epochs)
+            _rows(name, facts | {name: found})  # what no row can be made of failed, too
         except Exception as error:
             traceback.print_exc()
             found, failed = {"failed": f"{type(error).__name__}: {error}"}, 1
@@ -87,6 +88,7 @@ def main(arguments: Sequence[str] | None = None, *, spec: str = SPEC, gpu: str |
         print(f"  {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         _leave(options.folder, facts, about)
     print(table(all_rows(facts), about))
+    print(f"\n{options.folder / 'bench-gpu'}.txt, .json, .png")
     return failed
 
 
@@ -133,7 +135,7 @@ def _rows(name: str, facts: Facts) -> list[Row]:
         rows = [training_row((LONG | SHORT)[name][0], fact, facts)]
         if name == "chosen":
             rows += whole_rows(fact)
-        if name == "fp32" and "history" in facts.get("chosen", {}):
+        if name == "fp32" and _comparable(facts):
             rows += beside_fp32(facts["chosen"], fact)
         return rows
     if name == "data":
@@ -143,11 +145,14 @@ def _rows(name: str, facts: Facts) -> list[Row]:
     return ways[name](fact)
 
 
+def _comparable(facts: Facts) -> bool:
+    """Whether the training as chosen and its fp32 twin are there, of equally many epochs."""
+    return all(name in facts and _is_done(facts[name], facts["chosen"].get("epochs")) for name in LONG)
+
+
 def _leave(folder: Path, facts: Facts, about: dict[str, Any]) -> None:
     """bench-gpu.json, .txt and .png; and the loss beside fp32's as bench-gpu-loss.png, where both are there."""
-    pair = [facts.get(name, {}) for name in LONG]
-    compared = all("history" in one for one in pair)
-    loss = loss_curve(*pair) if compared else None
+    loss = loss_curve(facts["chosen"], facts["fp32"]) if _comparable(facts) else None
     leave(folder, "bench-gpu", all_rows(facts), about, loss=loss, facts=facts)
     if loss:
         draw_curves(loss, folder / "bench-gpu-loss.png", title=f"mean loss of each epoch; {about['what']}")
