@@ -72,7 +72,7 @@ format: $(STAMP) ## ruff, mending
 bench: $(STAMP) ## speed beside the textbook's and the limits: a table, JSON, a picture in results/bench
 	@$(RUN) -m tests.bench $(ARGS)
 
-bench-gpu: $(STAMP) ## training, embedding and re-ranking at Market-1501's size on a GPU
+bench-gpu: $(STAMP) ## training, embedding and re-ranking at Market-1501's size on a GPU; ARGS="--rows …": some of it
 	@$(RUN) -m tests.bench.bench_gpu $(ARGS)
 
 lock: requirements.in tests/tritonserver.in ## the lock files anew from their .in files, and the images' lists of packages (needs uv)

@@ -14,10 +14,11 @@ import sys
 import time
 import traceback
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from reid.files import replacing
 from tests.bench.picture import draw
 from tests.bench.rows import ROOT, Row, ratio, row
 
@@ -63,15 +64,26 @@ def of_a_runner(part: str, entry: dict[str, Any]) -> Row:
 
 def write(folder: Path, name: str, rows: list[Row], about: dict[str, Any]) -> None:
     """Prints the table and leaves name.txt, name.json and name.png in the folder."""
-    text = table(rows, about)
-    print(text)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
-    (folder / f"{name}.json").write_text(
-        json.dumps({"machine": about, "rows": rows}, indent=1) + "\n", encoding="utf-8"
-    )
-    draw(rows, folder / f"{name}.png", title=about["what"])
+    print(table(rows, about))
+    leave(folder, name, rows, about)
     print(f"\n{folder / name}.txt, .json, .png")
+
+
+def leave(folder: Path, name: str, rows: list[Row], about: dict[str, Any], **more: Any) -> None:
+    """name.json, with `more` beside the rows, name.txt and name.png in the folder; in that order, and never half."""
+    with replacing(folder / f"{name}.json") as partial:
+        found = {"machine": about, "rows": rows, **more}
+        partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (folder / f"{name}.txt").write_text(table(rows, about) + "\n", encoding="utf-8")
+    draw(rows, folder / f"{name}.png", title=about["what"])
+
+
+def installed(package: str) -> str | None:
+    """Its version; None where it is not there, as on a machine that only trains."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def machine() -> dict[str, Any]:
@@ -87,7 +99,7 @@ def machine() -> dict[str, Any]:
         "what": f"{cores} cores of {cpu}, {memory_gb:.0f} GB",
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: installed(name) for name in PACKAGES},
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -3,276 +3,160 @@
     python -m tests.bench.bench_gpu               20 epochs, some 2,000 steps, and 6 with each switch off
     python -m tests.bench.bench_gpu --epochs 120  the whole recipe in its two precisions
 
-Draws 751 persons once, trains ResNet-50 on them with `reid train`, batch 128, as a user would, and reads history.json.
-What was not run to 120 epochs of 12,936 images is reckoned from the epochs that were, and its row says so.
+Draws 751 persons once, trains ResNet-50 on them with `reid train`, batch 128, as a user would, compiled as a training
+of 120 epochs is, and reads history.json. bench-gpu.json keeps what was measured after each measurement: what is in it
+is not measured again but with --again. Where a command may run for 600 s only, on an H100, a command a line:
+
+    --rows data products retrieval
+    --rows chosen embedding
+    --rows fp32
+    --rows no-compile no-bf16 no-channels-last
+    --rows no-fused-optimizer cpu-augmentation
+    --rows cudnn-benchmark cudnn-free cudnn-fastest
+
+Reckoned, not tried: some 3, 5, 6, 6, 4 and 6 minutes. `embedding` needs the checkpoint of `chosen` in the same scratch
+folder; where the drawn images are not in it, they are drawn again.
 """
 # ruff: noqa: T201
 
 import argparse
 import json
-import os
-import statistics
-import subprocess
 import sys
-import threading
 import time
+import traceback
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from tests.bench.__main__ import machine, write
-from tests.bench.bench_network import GFLOP_AN_IMAGE
-from tests.bench.bench_retrieval import MARKET, RERANKING
-from tests.bench.bench_retrieval import draw as draw_embeddings
+from tests.bench.__main__ import leave, machine, table
+from tests.bench.gpu_measure import LONG, SHORT, SPEC, Scratch
+from tests.bench.gpu_rows import (
+    Facts,
+    beside_fp32,
+    embedding_rows,
+    loss_curve,
+    product_rows,
+    retrieval_rows,
+    training_row,
+    whole_rows,
+)
+from tests.bench.gpu_task import SETTLING
+from tests.bench.picture import draw_curves
 from tests.bench.rows import ROOT, Row, row
 
-EPOCHS, IMAGES, BATCH = 120, 12_936, 128
-SETTLING = 2
-"""Epochs at the start that compile and warm up: they count in the sum, not in the rate."""
-SWITCHED_OFF = {
-    "without torch.compile": ["train.compile=off"],
-    "without bf16": ["train.precision=32"],
-    "without channels_last": ["train.channels_last=false"],
-    "without the fused optimizer": ["train.fused_optimizer=false"],
-    "without augmentation on the GPU": ["dataset.augment_on=cpu"],
-}
-SPEC = """
-results_dir: {folder}
-model: {{backbone: resnet_50, last_stride: 1, pretrain_choice: "", input_width: 128, input_height: 256, feat_dim: 256}}
-dataset:
-  synthetic: {{root: {data}, train_persons: 751, test_persons: 750, images_per_camera: 4, distractors: 2793, junk: 0}}
-  num_classes: 751
-  batch_size: {batch}
-  val_batch_size: 512
-  num_instances: 4
-train:
-  seed: 1234
-  optim: {{name: Adam, base_lr: 0.00035, lr_steps: [40, 70], warmup_iters: 10, weight_decay: 0.0005}}
-"""
+NAMES = ("data", "products", "retrieval", *LONG, *SHORT, "embedding")
 
 
-def main() -> None:
-    """Measures, prints and writes; one sentence and exit status 2 without a GPU."""
+def main(arguments: Sequence[str] | None = None, *, spec: str = SPEC, gpu: str | None = None) -> int:
+    """Measures, writes after each measurement, prints; 1 where one failed, which does not keep the others back; 2
+    without a GPU. spec: its text; gpu: whose the figures are, None: of the first GPU here, which has to be there.
+    """
+    options = _options(arguments)
+    number = "0"
+    if gpu is None:
+        import torch
+
+        if not torch.cuda.is_available():
+            print("error: make bench-gpu needs an NVIDIA GPU, and torch sees none on this machine", file=sys.stderr)
+            return 2
+        gpu, number = torch.cuda.get_device_name(0), f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+    about = machine() | {"gpu": gpu}
+    about["what"] = f"{gpu}; {about['what']}"
+    kept = _kept(options.folder / "bench-gpu.json")
+    if kept and kept["machine"]["gpu"] != gpu:
+        before = f"{options.folder / 'bench-gpu.json'}: figures of {kept['machine']['gpu']}, and this is {gpu}"
+        print(f"error: {before}\n  want: another --folder", file=sys.stderr)
+        return 2
+    facts: Facts = kept["facts"] if kept else {}
+    scratch = Scratch(options.scratch, spec, number)
+    failed = 0
+    for name in options.rows:
+        epochs = {**dict.fromkeys(LONG, options.epochs), **dict.fromkeys(SHORT, options.part)}.get(name)
+        if not options.again and _is_done(facts.get(name), epochs):
+            print(f"{name}: measured {facts[name]['time']}, kept", file=sys.stderr)
+            continue
+        print(f"measuring {name} …", file=sys.stderr, flush=True)
+        began = time.monotonic()
+        try:
+            found = scratch.measure(name, epochs)
+            _rows(name, facts | {name: found})  # what no row can be made of failed, too
+        except Exception as error:
+            traceback.print_exc()
+            found, failed = {"failed": f"{type(error).__name__}: {error}"}, 1
+        facts[name] = found | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
+        print(f"  {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        _leave(options.folder, facts, about)
+    print(table(all_rows(facts), about))
+    print(f"\n{options.folder / 'bench-gpu'}.txt, .json, .png")
+    return failed
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--rows", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=f"of {', '.join(NAMES)}"
+    )
+    parser.add_argument("--again", action="store_true", help="measure anew what is in bench-gpu.json already")
     parser.add_argument("--epochs", type=int, default=20, help="of the run and of its fp32 twin (default 20)")
     parser.add_argument("--part", type=int, default=6, help="epochs with a switch off (default 6)")
-    parser.add_argument("--folder", type=Path, default=ROOT / "results" / "bench")
-    options = parser.parse_args()
+    parser.add_argument("--folder", type=Path, default=ROOT / "results" / "bench", help="of the results")
+    parser.add_argument("--scratch", type=Path, help="of drawn images and checkpoints (default FOLDER/gpu)")
+    options = parser.parse_args(arguments)
     if min(options.epochs, options.part) <= SETTLING:
         parser.error(f"--epochs, --part: want more than {SETTLING}, as the first {SETTLING} only warm up")
-    import torch
-
-    if not torch.cuda.is_available():
-        print("error: make bench-gpu needs an NVIDIA GPU, and torch sees none on this machine", file=sys.stderr)
-        raise SystemExit(2)
-    about = machine()
-    about["gpu"] = torch.cuda.get_device_name(0)
-    about["what"] = f"{about['gpu']}; {about['what']}"
-    rows = [*_limits(), *_retrieval(), *_training(options.folder / "gpu", options.epochs, options.part)]
-    write(options.folder, "bench-gpu", rows, about)
+    options.folder = options.folder.resolve()
+    options.scratch = (options.scratch or options.folder / "gpu").resolve()
+    return options
 
 
-def _limits() -> list[Row]:
-    return [
-        row("limits", f"{label} product of 8192 x 8192 matrices", _product_tflops(kind), "TFLOP/s")
-        for label, kind in (("float32", "float32"), ("bf16", "bfloat16"))
-    ]
+def _kept(file: Path) -> dict[str, Any] | None:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
-def _product_tflops(kind: str) -> float:
-    import torch
-
-    matrix = torch.ones(8192, 8192, device="cuda", dtype=getattr(torch, kind))
-    return 2 * 8192**3 / _gpu_seconds(lambda: matrix @ matrix) / 1e12
+def _is_done(fact: Facts | None, epochs: int | None) -> bool:
+    return fact is not None and "failed" not in fact and fact.get("epochs") == epochs
 
 
-def _gpu_seconds(work: Any, repeat: int = 5) -> float:
-    """The best of some times, after two that warm up, each to the end of the GPU's work."""
-    import torch
-
-    taken = []
-    for _ in range(repeat + 2):
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        work()
-        torch.cuda.synchronize()
-        taken.append(time.perf_counter() - began)
-    return min(taken[2:])
-
-
-def _retrieval() -> list[Row]:
-    """Re-ranking and scores on the GPU, beside the CPU's of the same run, and how far apart they are."""
-    import torch
-
-    from reid.retrieval import rerank as on_cpu
-    from reid.retrieval.tensors.metrics import evaluate
-    from reid.retrieval.tensors.rerank import rerank, rerank_rows
-
+def all_rows(facts: Facts) -> list[Row]:
+    """The table's rows of what was measured; one that says why of what failed."""
     rows = []
-    for width in (256, 2048):
-        query, gallery, known = draw_embeddings(MARKET["queries"], MARKET["gallery"], width)
-        tensors = [torch.from_numpy(part).cuda() for part in (query, gallery)]
-        torch.cuda.reset_peak_memory_stats()
-        found = _gpu_seconds(lambda pair=tensors: rerank(*pair, **RERANKING))
-        peak = torch.cuda.max_memory_allocated() / 1e9
-        began = time.perf_counter()
-        wanted = on_cpu.rerank(query, gallery, **RERANKING)
-        on_cpu_seconds = time.perf_counter() - began
-        distance = rerank(*tensors, **RERANKING)
-        apart = float(np.abs(distance.cpu().numpy() - wanted).max())
-        rows.append(
-            row("retrieval", f"re-ranking on the GPU, Market-1501, {width}-d", found, "s", peak_gb=peak,
-                textbook=on_cpu_seconds, textbook_is="ours on this CPU, compiling included",
-                limit=0.3, limit_is="the goal", note=f"at most {apart:.1e} from the CPU's")
-        )  # fmt: skip
-        if width == 256:
-            scored = _gpu_seconds(lambda d=distance, k=known: evaluate(d, **k, max_rank=50))
-            rows.append(row("scoring", "CMC, mAP, mINP on the GPU, Market-1501", scored, "s"))
-    query, gallery, _ = draw_embeddings(MARKET["queries"], 100_000, 256)
-    tensors = [torch.from_numpy(part).cuda() for part in (query, gallery)]
-    torch.cuda.reset_peak_memory_stats()
-
-    def in_blocks() -> None:
-        for _ in rerank_rows(*tensors, **RERANKING):
-            pass
-
-    found = _gpu_seconds(in_blocks, repeat=2)
-    peak = torch.cuda.max_memory_allocated() / 1e9
-    return [
-        *rows,
-        row("retrieval", "re-ranking on the GPU in blocks, gallery 100,000, 256-d", found, "s", peak_gb=peak),
-    ]
+    for name in NAMES:
+        if name in facts:
+            why = facts[name].get("failed")
+            part = "training" if name in LONG | SHORT else name
+            rows += [row(part, name, None, "", note=f"failed: {why}")] if why else _rows(name, facts)
+    return rows
 
 
-def _training(folder: Path, epochs: int, part: int) -> list[Row]:
-    """The recipe, its fp32 twin, and the recipe with each switch off."""
-    whole = _trained(folder, "as chosen", epochs, [])
-    twin = _trained(folder, "fp32", epochs, ["train.precision=32", "train.compile=off"])
-    peak_tflops = _product_tflops("bfloat16")
-    rows = [_training_row("as chosen by auto", whole, epochs, peak_tflops)]
-    rows[0]["note"] += f"; GPU busy {whole['busy']:.0f} %; cudnn {whole['cudnn']}"
-    rows.append(row("training", "peak GPU memory", whole["memory_gb"], "GB"))
-    rows.append(_training_row("fp32, eager", twin, epochs, peak_tflops))
-    rows += _beside(whole["history"], twin["history"])
-    for label, overrides in SWITCHED_OFF.items():
-        rows.append(_training_row(label, _trained(folder, label, part, overrides), part, peak_tflops))
-    return [*rows, *_embedding(folder)]
+def _rows(name: str, facts: Facts) -> list[Row]:
+    fact = facts[name]
+    if name in LONG | SHORT:
+        rows = [training_row((LONG | SHORT)[name][0], fact, facts)]
+        if name == "chosen":
+            rows += whole_rows(fact)
+        if name == "fp32" and _comparable(facts):
+            rows += beside_fp32(facts["chosen"], fact)
+        return rows
+    if name == "data":
+        counts = ", ".join(f"{count:,} {split}" for split, count in fact["images"].items())
+        return [row("data", "drawing and decoding", fact["seconds"], "s", note=counts)]
+    ways = {"products": product_rows, "retrieval": retrieval_rows, "embedding": embedding_rows}
+    return ways[name](fact)
 
 
-def _trained(folder: Path, label: str, epochs: int, overrides: list[str]) -> dict[str, Any]:
-    """One `reid train`: its history, time, and what the GPU did meanwhile."""
-    place = folder / label.replace(" ", "-")
-    spec = folder / "spec.yaml"
-    folder.mkdir(parents=True, exist_ok=True)
-    spec.write_text(SPEC.format(folder=folder, data=folder / "data", batch=BATCH), encoding="utf-8")
-    always = [f"train.results_dir={place}", f"train.num_epochs={epochs}", f"train.validation_interval={epochs}"]
-    always += [f"train.checkpoint_interval={epochs}", "train.resume_training_checkpoint_path=null"]
-    print(f"training {epochs} epochs, {label} …", file=sys.stderr, flush=True)
-    subprocess.run(["rm", "-rf", str(place)], check=True)
-    with _Watched() as gpu:
-        began = time.monotonic()
-        _reid("train", spec, [*always, *overrides])
-        seconds = time.monotonic() - began
-    history = json.loads((place / "history.json").read_text(encoding="utf-8"))
-    return {
-        "history": history,
-        "seconds": seconds,
-        "busy": gpu.busy(),
-        "memory_gb": gpu.memory_gb,
-        "cudnn": _cudnn(spec),
-    }
+def _comparable(facts: Facts) -> bool:
+    """Whether the training as chosen and its fp32 twin are there, of equally many epochs."""
+    return all(name in facts and _is_done(facts[name], facts["chosen"].get("epochs")) for name in LONG)
 
 
-def _reid(task: str, spec: Path, overrides: list[str]) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "reid", task, "-e", str(spec), *overrides],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        check=True,
-    )
-
-
-def _cudnn(spec: Path) -> str:
-    from reid.spec import load_spec
-
-    cudnn = load_spec(spec).train.cudnn
-    return f"deterministic {cudnn.deterministic}, benchmark {cudnn.benchmark}"
-
-
-def _training_row(label: str, done: dict[str, Any], epochs: int, peak_tflops: float) -> Row:
-    """Seconds of 120 epochs of 12,936 images: measured, or reckoned from the epochs after the first."""
-    trained = [entry for entry in done["history"] if entry["epoch"] >= 0]
-    rate = statistics.median(entry["images_per_second"] for entry in trained[SETTLING:])
-    used = 3 * GFLOP_AN_IMAGE * rate / 1e3 / peak_tflops
-    first = sum(entry["seconds"] for entry in trained[:SETTLING])
-    told = (
-        f"{rate:,.0f} images/s, {100 * used:.0f} % of the bf16 product's rate; the process took {done['seconds']:.0f} s"
-    )
-    if epochs == EPOCHS:
-        seconds, how = sum(entry["seconds"] for entry in trained), "measured"
-    else:
-        seconds = first + (EPOCHS - SETTLING) * IMAGES / rate
-        how = f"reckoned from {epochs} epochs"
-    what = f"120 epochs of 12,936 images, {label}"
-    return row("training", what, seconds, "s", limit=300.0, limit_is="the goal", note=f"{how}; {told}")
-
-
-def _beside(ours: list[dict[str, float]], twin: list[dict[str, float]]) -> list[Row]:
-    """The loss curve, epoch by epoch, and the mAP against those of the fp32 twin."""
-    pairs = [(a["train_loss"], b["train_loss"]) for a, b in zip(ours, twin) if a["epoch"] >= 0]
-    apart = max(abs(a - b) / b for a, b in pairs)
-    curve = " ".join(f"{a:.3f}/{b:.3f}" for a, b in pairs[:: max(1, len(pairs) // 8)])
-    steps = int(ours[-1]["step"])
-    return [
-        row("training", f"loss of {steps:,} steps against fp32, farthest epoch", 100 * apart, "%", note=curve),
-        row("training", "mAP of query and gallery after it", 100 * ours[-1]["mAP"], "%",
-            textbook=100 * twin[-1]["mAP"], textbook_is="fp32, the same seed"),
-    ]  # fmt: skip
-
-
-def _embedding(folder: Path) -> list[Row]:
-    """`reid evaluate` of what was trained."""
-    checkpoint = folder / "as-chosen" / "reid_model_latest.pth"
-    place = folder / "evaluate"
-    _reid("evaluate", folder / "spec.yaml", [f"evaluate.checkpoint={checkpoint}", f"evaluate.results_dir={place}"])
-    figures = json.loads((place / "metrics.json").read_text(encoding="utf-8"))
-    images = f"{figures['queries'] + figures['gallery']:,.0f} images"
-    return [
-        row("embedding", f"evaluate, {images}", figures["images_per_second"], "images/s"),
-        row("embedding", "its re-ranking", figures["rerank_seconds"], "s", note="as the stage chose the device"),
-    ]
-
-
-class _Watched:
-    """Asks nvidia-smi five times a second how busy the GPU is and what memory it has given."""
-
-    def __enter__(self) -> "_Watched":
-        query = ["nvidia-smi", "-i", "0", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
-        self._process = subprocess.Popen([*query, "-lms", "200"], stdout=subprocess.PIPE, text=True)
-        self._busy: list[float] = []
-        self.memory_gb = 0.0
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait()
-        self._reader.join()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            busy, memory_mib = (float(cell) for cell in line.split(","))
-            self._busy.append(busy)
-            self.memory_gb = max(self.memory_gb, memory_mib * 2**20 / 1e9)
-
-    def busy(self) -> float:
-        """Percent, the median over the middle half of the time: neither start-up nor the last validation."""
-        quarter = len(self._busy) // 4
-        return statistics.median(self._busy[quarter : -quarter or None] or [0.0])
+def _leave(folder: Path, facts: Facts, about: dict[str, Any]) -> None:
+    """bench-gpu.json, .txt and .png; and the loss beside fp32's as bench-gpu-loss.png, where both are there."""
+    loss = loss_curve(facts["chosen"], facts["fp32"]) if _comparable(facts) else None
+    leave(folder, "bench-gpu", all_rows(facts), about, loss=loss, facts=facts)
+    if loss:
+        draw_curves(loss, folder / "bench-gpu-loss.png", title=f"mean loss of each epoch; {about['what']}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,8 +6,8 @@ from tests.bench.rows import Row, ratio
 
 INK, MUTED, OURS, MARK = "#222222", "#777777", "#2a78b5", "#d1495b"
 PANELS = {
-    "textbook": ("times as fast as the textbook's way", 1.0),
-    "limit": ("% of the fastest possible", 100.0),
+    "textbook": ("times as fast as the textbook's way, or what the table names", 1.0),
+    "limit": ("% of the fastest possible, or of the goal", 100.0),
 }
 
 
@@ -32,9 +32,26 @@ def draw(rows: list[Row], path: Path, *, title: str) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     left, right = figure.axes
     left.set_xscale("log")
-    left.set_xlim(0.5, 2.5 * max([2.0, *(ratio(found, "textbook") or 0 for found in shown)]))
+    times = [value for found in shown if (value := ratio(found, "textbook"))]
+    left.set_xlim(min([0.5, *(0.8 * value for value in times)]), 2.5 * max([2.0, *times]))
     right.set_xlim(0, 1.2 * max([100.0, *(100 * (ratio(found, "limit") or 0) for found in shown)]))
     left.set_yticks(range(len(shown)), [f"{found['what']}  {_figure(found)}" for found in shown], fontsize=9)
+    figure.savefig(path, dpi=120)
+
+
+def draw_curves(curves: dict[str, list[float]], path: Path, *, title: str) -> None:
+    """Loss over steps: the curve of each name but `step`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for (name, values), colour in zip(((name, curves[name]) for name in curves if name != "step"), (OURS, MARK)):
+        axes.plot(curves["step"], values, color=colour, linewidth=1.5, marker=".", label=name)
+    axes.set_title(title, loc="left", fontsize=10, color=MUTED)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
 
 

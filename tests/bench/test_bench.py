@@ -2,12 +2,11 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
-import torch
 
-from reid.spec import load_spec
-from tests.bench import bench_gpu, bench_startup
-from tests.bench.__main__ import machine, of_a_runner, table, write
+from tests.bench import bench_startup
+from tests.bench.__main__ import installed, machine, of_a_runner, table, write
 from tests.bench.rows import ROOT, row, seconds
 
 ABOUT = {"what": "2 cores of a CPU, 8 GB", "load": 0.1, "python": "3.11.0", "packages": {"torch": "2.0"}}
@@ -60,48 +59,9 @@ def test_an_unknown_part_is_refused():
     assert "fedding: no such part; want some of retrieval, feeding, network, deploy, startup" in done.stderr
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
-def test_without_a_gpu_bench_gpu_refuses_in_one_sentence():
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.bench_gpu"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert done.stderr == "error: make bench-gpu needs an NVIDIA GPU, and torch sees none on this machine\n"
-
-
-def test_the_gpu_recipe_is_a_spec_of_751_persons(tmp_path):
-    file = tmp_path / "spec.yaml"
-    file.write_text(bench_gpu.SPEC.format(folder=tmp_path, data=tmp_path / "data", batch=bench_gpu.BATCH))
-    spec = load_spec(file, overrides=["train.precision=32"])
-    assert (spec.dataset.synthetic.train_persons, spec.dataset.batch_size, spec.model.last_stride) == (751, 128, 1)
-
-
-def test_the_time_of_120_epochs_is_reckoned_from_those_after_the_first_two():
-    history = [{"epoch": -1}, *({"epoch": e, "seconds": 30.0, "images_per_second": 100.0} for e in range(2))]
-    history += [{"epoch": e, "seconds": 6.0, "images_per_second": 2000.0} for e in range(2, 6)]
-    found = bench_gpu._training_row("eager", {"history": history, "seconds": 99.0}, 6, peak_tflops=600.0)
-    # 60 s of two epochs that compile, then 118 x 12,936 / 2,000 = 763.224 s; 3 x 8.1 GFLOP x 2,000 / s = 48.6 TFLOP/s
-    assert found["value"] == pytest.approx(823.224)
-    assert found["note"] == (
-        "reckoned from 6 epochs; 2,000 images/s, 8 % of the bf16 product's rate; the process took 99 s"
-    )
-
-
-def test_loss_and_map_stand_beside_those_in_fp32():
-    ours = [
-        {"epoch": -1, "mAP": 0.1},
-        {"epoch": 0, "train_loss": 5.0},
-        {"epoch": 1, "train_loss": 4.2, "step": 200, "mAP": 0.5},
-    ]
-    twin = [
-        {"epoch": -1, "mAP": 0.1},
-        {"epoch": 0, "train_loss": 5.0},
-        {"epoch": 1, "train_loss": 4.0, "step": 200, "mAP": 0.4},
-    ]
-    loss, score = bench_gpu._beside(ours, twin)
-    assert loss["what"] == "loss of 200 steps against fp32, farthest epoch"
-    assert loss["value"] == pytest.approx(5.0)  # percent: 0.2 of 4
-    assert (score["value"], score["textbook"]) == (50.0, 40.0)
+def test_a_package_that_is_not_there_has_no_version():
+    assert installed("numpy") == np.__version__
+    assert installed("no-such-package") is None
 
 
 @pytest.mark.slow

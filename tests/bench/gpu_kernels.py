@@ -1,0 +1,99 @@
+"""Products, re-ranking and scores on the GPU, each case in a process of its own, so that its memory is its own.
+
+On "cpu" only for the tests.
+
+python -m tests.bench.gpu_kernels '{"what": "re-ranking", "width": 2048}'
+"""
+# ruff: noqa: T201
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tests.bench.bench_retrieval import MARKET, RERANKING, draw
+
+MODULE = "tests.bench.gpu_kernels"
+
+
+def seconds_on_gpu(work: Callable[[], object], *, repeat: int = 9) -> float:
+    """The median of some times, after two that warm up, each to the end of the GPU's work."""
+    import torch
+
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else bool
+    taken = []
+    for _ in range(repeat + 2):
+        wait()
+        began = time.perf_counter()
+        work()
+        wait()
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken[2:])
+
+
+def _products(size: int = 8192, device: str = "cuda") -> dict[str, float]:
+    """TFLOP/s of float32 and bf16, of random numbers: those of zeros or ones are faster than any real ones."""
+    import torch
+
+    found = {}
+    for kind in ("float32", "bfloat16"):
+        left, right = (torch.randn(size, size, device=device, dtype=getattr(torch, kind)) for _ in range(2))
+        found[kind] = 2 * size**3 / seconds_on_gpu(lambda a=left, b=right: a @ b) / 1e12
+    return found
+
+
+def _re_ranking(width: int, gallery: int = MARKET["gallery"], device: str = "cuda") -> dict[str, float]:
+    """On the GPU, beside the CPU's of the same run, and how far apart they are; and the scores of its distances."""
+    import torch
+
+    from reid.retrieval import rerank as on_cpu
+    from reid.retrieval.tensors.metrics import evaluate
+    from reid.retrieval.tensors.rerank import rerank
+
+    query, images, known = draw(MARKET["queries"], gallery, width)
+    tensors = [torch.from_numpy(part).to(device) for part in (query, images)]
+    found = {"s": seconds_on_gpu(lambda: rerank(*tensors, **RERANKING)), "peak_gb": _peak_gb()}
+    distance = rerank(*tensors, **RERANKING)
+    found["scores_s"] = seconds_on_gpu(lambda: evaluate(distance, **known, max_rank=50))
+    on_cpu.rerank(query[:50], images[:500], **RERANKING)  # compiles
+    began = time.perf_counter()
+    wanted = on_cpu.rerank(query, images, **RERANKING)
+    found["cpu_s"] = time.perf_counter() - began
+    return found | {"apart": float(np.abs(distance.cpu().numpy() - wanted).max())}
+
+
+def _in_blocks(gallery: int, device: str = "cuda") -> dict[str, float]:
+    import torch
+
+    from reid.retrieval.tensors.rerank import rerank_rows
+
+    query, images, _ = draw(MARKET["queries"], gallery, MARKET["width"])
+    tensors = [torch.from_numpy(part).to(device) for part in (query, images)]
+
+    def work() -> None:
+        for _ in rerank_rows(*tensors, **RERANKING):
+            pass
+
+    return {"s": seconds_on_gpu(work, repeat=3), "peak_gb": _peak_gb()}
+
+
+def _peak_gb() -> float:
+    """Of torch's memory on the GPU, the embeddings included."""
+    import torch
+
+    return float(torch.cuda.max_memory_allocated()) / 1e9
+
+
+CASES: dict[str, Callable[..., dict[str, Any]]] = {
+    "products": _products,
+    "re-ranking": _re_ranking,
+    "re-ranking in blocks": _in_blocks,
+}
+
+if __name__ == "__main__":
+    case = json.loads(sys.argv[1])
+    print(json.dumps(CASES[case.pop("what")](**case)))
