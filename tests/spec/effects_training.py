@@ -159,8 +159,8 @@ def channels_last(lab: Lab) -> None:
 
 def compiling(lab: Lab) -> None:
     """auto: for a long training on a GPU; without a compiler one line, and as it is."""
-    assert [compiled("auto", on_gpu=True, images=images) for images in (399_999, 400_000)] == [False, True]
-    assert not compiled("off", on_gpu=True, images=10**9)
+    assert [compiled("auto", on_gpu=True, images=images, ranks=1) for images in (399_999, 400_000)] == [False, True]
+    assert not compiled("off", on_gpu=True, images=10**9, ranks=1)
     assert not _choice(images=10**9).compiled
     assert _choice(compile="on").compiled
     lab.patch.setattr(shutil, "which", lambda _name: None)
