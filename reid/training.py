@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -16,7 +17,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from timm.layers import convert_sync_batchnorm
-from torch import Tensor
+from torch import Tensor, nn
 
 from reid.contract import Contract
 from reid.data.module import TrainingData
@@ -26,6 +27,8 @@ from reid.gathering import ranks
 from reid.lightning import Training
 from reid.model.of_pixels import of_pixels
 from reid.resume import DurableCheckpoints, Start
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def seed_everything(seed: int) -> None:
@@ -51,8 +54,7 @@ def fit(
     Raises KeyboardInterrupt where it was interrupted.
     """
     if device.on_gpu and device.ranks > 1:  # torch has none for the CPU
-        # timm's own: torch's drops the activations that timm's BatchNormAct2d holds
-        module.model = convert_sync_batchnorm(module.model)  # type: ignore[assignment]
+        module.model = with_shared_statistics(module.model)
     if device.channels_last:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.compiled:
@@ -86,6 +88,13 @@ def fit(
             raise KeyboardInterrupt from None
         finally:
             checkpoints.wait()
+
+
+def with_shared_statistics(network: Module) -> Module:
+    """The network with SyncBatchNorm for every batch normalisation, the same parameters in it."""
+    # timm's own way: torch's drops the activations that timm's BatchNormAct2d holds
+    converted: Module = convert_sync_batchnorm(network)
+    return converted
 
 
 def _together(module: Training, device: Device) -> DDPStrategy:
