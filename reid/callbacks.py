@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from reid.history import UNTRAINED, Row, best_row, sentence, write_history
 from reid.lightning import Training
 from reid.progress import Progress
 from reid.ranks import Ranks
-from reid.resume import BEST, LATEST, epoch_file, give_name
+from reid.resume import BEST, LATEST, DurableCheckpoints, epoch_file, give_name
 from reid.stopping import Stopped
 from reid.tracking import StageRun
 
@@ -100,6 +101,8 @@ class Steps(Callback):
         means = dict(zip(self._names, values.mean(dim=0).tolist()))
         rate = self.in_an_epoch * self._batch_size / max(self._seconds, 1e-9)
         self.figures = {"train_loss": means.pop("loss"), **means, "images_per_second": rate, "seconds": self._seconds}
+        if module.device.type == "cuda":
+            self.figures["gpu_memory_gb"] = torch.cuda.max_memory_allocated(module.device) / 1e9
         first = trainer.current_epoch * self.in_an_epoch + 1
         for step, row in enumerate(self._read, start=first):
             if step % LOGGED_EVERY_STEPS == 0:
@@ -162,6 +165,7 @@ class Record(Checkpoint):
         reid: dict[str, Any],
         training: dict[str, Any],
         history: Sequence[Row],
+        checkpoints: DurableCheckpoints,
         run: StageRun,
     ) -> None:
         """validate: (trainer, module, epoch) -> figures, Stopped where it was asked to stop; reid, training: plain
@@ -170,6 +174,7 @@ class Record(Checkpoint):
         self._folder, self._steps, self._validate, self._run = folder, steps, validate, run
         self._epochs, self._reid, self._training = epochs, reid, training
         self._validation_interval, self._checkpoint_interval = validation_interval, checkpoint_interval
+        self._checkpoints = checkpoints
         self._place: dict[str, Any] = {}
         self.history: list[Row] = [dict(row) for row in history]
 
@@ -211,8 +216,9 @@ class Record(Checkpoint):
     def save_within(self, trainer: pl.Trainer, epoch: int, steps_done: int) -> None:
         """The latest checkpoint in the middle of an epoch; all its steps done: only its end is left."""
         self._place = {"position": [epoch, steps_done], "steps": self._steps.state()}
-        trainer.save_checkpoint(self._folder / LATEST)
-        logger.info("%s: after step %d of epoch %d", self._folder / LATEST, steps_done, epoch + 1)
+        path = self._folder / LATEST
+        trainer.save_checkpoint(path)
+        self._checkpoints.then(lambda: logger.info("%s: after step %d of epoch %d", path, steps_done, epoch + 1))
 
     def _save_after(self, trainer: pl.Trainer, epoch: int, *, is_best: bool) -> None:
         self._place = {"position": [epoch + 1, 0]}
@@ -222,9 +228,9 @@ class Record(Checkpoint):
             trainer.save_checkpoint(path)
             if trainer.is_global_zero:
                 for name in [BEST, LATEST] if is_best and periodic else [LATEST]:
-                    give_name(path, name)
+                    self._checkpoints.then(partial(give_name, path, name))
         if trainer.is_global_zero:
-            write_history(self._folder, self.history)
+            self._checkpoints.then(partial(write_history, self._folder, list(self.history)))
 
     def _due(self, epoch: int, interval: int) -> bool:
         return (epoch + 1) % interval == 0 or epoch + 1 == self._epochs

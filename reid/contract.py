@@ -81,12 +81,25 @@ class Contract:
 
     def preprocess(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """pixels (N, H, W, C) uint8 -> (N, C, H, W) float32, scaled to 0..1, less the mean, over the std."""
+        self.check_size(pixels)
+        scale, offset = scale_and_offset(self.mean, self.std)
+        return np.ascontiguousarray((pixels * scale + offset).transpose(0, 3, 1, 2))
+
+    def check_size(self, pixels: NDArray[np.uint8]) -> None:
+        """ArtifactError unless pixels are (N, H, W, C)."""
         if pixels.shape[1:] != (self.height, self.width, self.channels):
             raise ArtifactError(
                 f"preprocessing contract: images of shape {pixels.shape[1:]}\n"
                 f"  want: {(self.height, self.width, self.channels)} (height, width, channels)"
             )
-        # (x / 255 - mean) / std in one multiplication and one addition per pixel
-        scale = np.float32(1) / (np.float32(255) * np.asarray(self.std, np.float32))
-        offset = np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
-        return np.ascontiguousarray((pixels * scale - offset).transpose(0, 3, 1, 2))
+
+
+def scale_and_offset(
+    mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(x / 255 - mean) / std as one multiplication and one addition a pixel: x * scale + offset, each (C,).
+
+    Whoever multiplies first and adds then, in float32, has the same bits, on a GPU too.
+    """
+    deviation = np.asarray(std, np.float64)
+    return (1 / (255 * deviation)).astype(np.float32), (-np.asarray(mean, np.float64) / deviation).astype(np.float32)

@@ -4,8 +4,10 @@ import importlib.util
 import logging
 import os
 import shutil
+import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from reid.errors import SpecError
 
@@ -75,6 +77,8 @@ class Device:
         return self.names[0] != "cpu"
 
 
+BF16_SINCE = (8, 0)
+"""Compute capability of the first GPUs with bf16: Ampere."""
 LONG_IMAGES = 400_000
 """On a GPU, images from which on a training wins back the minute or two that torch.compile takes; on a CPU it wins
 nothing over channels_last (ResNet-50: 9.8 images/s to 10.0).
@@ -98,12 +102,12 @@ def choose_device(
     import torch
 
     on_gpu = names[0] != "cpu"
-    halved = precision == "bf16" or (precision == "auto" and on_gpu and torch.cuda.is_bf16_supported())
+    halved = precision == "bf16" or (precision == "auto" and on_gpu and _has_bf16(names))
     device = Device(
         names,
         "bf16-mixed" if halved else "32-true",
         channels_last=channels_last == "on" or (channels_last == "auto" and convolutional),
-        compiled=compiled(compile, on_gpu=on_gpu, images=images),
+        compiled=compiled(compile, on_gpu=on_gpu, images=images, ranks=len(names)),
         augments=augment_on == "device" or (augment_on == "auto" and on_gpu),
     )
     if on_gpu:
@@ -122,14 +126,26 @@ def choose_device(
     return device
 
 
-def compiled(asked: str, *, on_gpu: bool, images: int) -> bool:
-    """Whether the network is compiled for so many images: as asked, or by itself where it pays; else a line why not."""
-    if asked == "off" or (asked == "auto" and not (on_gpu and images >= LONG_IMAGES)):
+def _has_bf16(names: Sequence[str]) -> bool:
+    """Whether every one of these GPUs computes in bf16 itself: a T4 and older ones emulate it, slower than float32."""
+    import torch
+
+    return all(torch.cuda.get_device_capability(name) >= BF16_SINCE for name in names)
+
+
+def compiled(asked: str, *, on_gpu: bool, images: int, ranks: int) -> bool:
+    """Whether the network is compiled for so many images: as asked, or by itself where it pays; else a line why not.
+
+    Not by itself for several ranks: SyncBatchNorm cuts the network into some fifty graphs (pytorch issue 161302).
+    """
+    if asked == "off" or (asked == "auto" and not (on_gpu and ranks == 1 and images >= LONG_IMAGES)):
         return False
     compilers = [os.environ.get("CXX" if not on_gpu else "CC", ""), "c++", "g++", "clang++", "cc", "gcc", "clang"]
     lacking = [] if any(shutil.which(name) for name in compilers if name) else ["a C++ compiler"]
     if on_gpu and not importlib.util.find_spec("triton"):
         lacking.append("triton")
+    if on_gpu and not Path(sysconfig.get_path("include"), "Python.h").exists():
+        lacking.append("Python.h (python3-dev)")  # triton compiles its launcher against it
     if lacking:
         logger.warning("train.compile: without %s the network is not compiled", " and ".join(lacking))
     return not lacking

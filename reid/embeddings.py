@@ -6,6 +6,7 @@ normalised.
 
 import json
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,24 @@ if TYPE_CHECKING:
 
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Preprocessed images (B, C, H, W) -> embeddings (B, D): so look torch, ONNX Runtime and TensorRT from outside."""
+
+
+@dataclass(frozen=True)
+class OfPixels:
+    """A network that prepares the images itself, and computes while its caller does something else."""
+
+    start: Callable[[NDArray[np.uint8]], Callable[[], NDArray[np.float32]]]
+    """Images (B, H, W, C) -> what waits for their embeddings and gives them, (B, D)."""
+
+    @classmethod
+    def preprocessed(cls, network: Network, contract: Contract) -> "OfPixels":
+        """One that computes at once."""
+
+        def start(pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+            vectors = network(contract.preprocess(pixels))
+            return lambda: vectors
+
+        return cls(start)
 
 
 class Pixels(Protocol):
@@ -106,7 +125,7 @@ class Embeddings:
 def embed(
     split: "Split",
     pixels: Pixels,
-    network: Network,
+    network: Network | OfPixels,
     *,
     contract: Contract,
     batch_size: int,
@@ -129,16 +148,27 @@ def embed(
     rows = np.arange(len(pixels)) if keep is None else np.flatnonzero(keep)
     paths = [str(split.root / split.images[row].file) for row in rows]
     vectors = np.empty((len(rows), contract.embedding), np.float32)
+    network = network if isinstance(network, OfPixels) else OfPixels.preprocessed(network, contract)
+    waiting: deque[tuple[slice, Callable[[], NDArray[np.float32]]]] = deque()
+
+    def fetch() -> None:
+        part, wait = waiting.popleft()
+        output = np.asarray(wait())
+        _check_output(output, paths[part], width=contract.embedding)
+        vectors[part] = output
+
     starts = np.arange(0, len(rows), batch_size)
     with Progress(what, total=len(rows)) as progress:
         for turn in range(0, len(starts), ranks.size):
             between()
             for start in starts[turn + ranks.rank : turn + ranks.rank + 1]:
-                stop = min(start + batch_size, len(rows))
-                output = np.asarray(network(contract.preprocess(pixels[rows[start:stop]])))
-                _check_output(output, paths[start:stop], width=contract.embedding)
-                vectors[start:stop] = output
+                part = slice(start, min(start + batch_size, len(rows)))
+                waiting.append((part, network.start(pixels[rows[part]])))
+            if len(waiting) > 1:  # a batch ahead
+                fetch()
             progress.update(min((turn + ranks.size) * batch_size, len(rows)))
+        while waiting:
+            fetch()
     batch_of = np.arange(len(rows)) // batch_size
     ranks.collect(vectors, [np.flatnonzero(batch_of % ranks.size == rank) for rank in range(ranks.size)])
     return Embeddings(paths, split.person[rows], split.camera[rows], vectors)

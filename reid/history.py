@@ -1,7 +1,8 @@
 """The history of a training: a row an epoch, and its file.
 
 A row: epoch (from 0; -1 is the untrained network), step, train_loss and its parts, accuracy, gradient_norm,
-learning_rate, images_per_second, seconds; and where it was validated mAP, rank1, rank5, rank10, mINP, val_loss.
+learning_rate, images_per_second, seconds, on a GPU gpu_memory_gb (the most that was allocated there so far); and where
+it was validated mAP, rank1, rank5, rank10, mINP, val_loss, validation_seconds.
 """
 
 import json

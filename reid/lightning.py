@@ -126,11 +126,16 @@ class Training(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """A training that goes on brings the optimizer's state; its rates and decays are those of the spec now."""
-        if self._optimizer_state is not None:
-            self._optimizer().load_state_dict(self._optimizer_state)
-            self._optimizer_state = None
-        for group, wanted in zip(self._optimizer().param_groups, self.configure_optimizers().param_groups):
-            group.update({name: value for name, value in wanted.items() if name != "params"})
+        if self._optimizer_state is None:
+            return
+        optimizer, state = self._optimizer(), self._optimizer_state
+        # before loading: by a group's `fused` torch decides on which device its counts of steps lie
+        groups = [
+            old | {name: value for name, value in wanted.items() if name != "params"}
+            for old, wanted in zip(state["param_groups"], optimizer.param_groups)
+        ]
+        optimizer.load_state_dict({**state, "param_groups": groups})
+        self._optimizer_state = None
 
     def on_train_epoch_start(self) -> None:
         """Sets the epoch's learning rate."""

@@ -7,10 +7,13 @@ written under another name first and takes its own name in one step, so each is 
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from reid.errors import ArtifactError, KeyRefused
@@ -28,17 +31,49 @@ def epoch_file(epoch: int) -> str:
     return f"model_epoch_{epoch:03d}.pth"
 
 
+def write_checkpoint(checkpoint: dict[str, Any], target: Path) -> None:
+    """Returns when the file is on the disk under its name. ArtifactError where it cannot be written."""
+    with replacing(target) as partial, partial.open("wb") as file:
+        write_file(checkpoint, file)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(target.parent)
+
+
 class DurableCheckpoints(TorchCheckpointIO):
-    """How Lightning reads and writes checkpoints here: whole, on the disk before they have their name, without code."""
+    """How Lightning reads and writes checkpoints here: whole, on the disk before they have their name, without code.
+
+    They are written while the training goes on, one after the other, from a copy that stays on the device until then.
+    What went wrong is raised by the next save, or by `wait`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
+        self._pending: list[Future[object]] = []
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Returns when the file is on the disk under its name. ArtifactError where it cannot be written."""
-        target = Path(path)
-        with replacing(target) as partial, partial.open("wb") as file:
-            write_file(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        _sync_folder(target.parent)
+        """Returns when the values are safe from further steps. ArtifactError where the one before was not written."""
+        self.wait()
+        copy = apply_to_collection(checkpoint, torch.Tensor, lambda tensor: tensor.detach().clone())
+        self.then(lambda: write_checkpoint(apply_to_collection(copy, torch.Tensor, torch.Tensor.cpu), Path(path)))
+
+    def then(self, work: Callable[[], object]) -> None:
+        """Does something after what was asked before; not where that failed."""
+        before = self._pending[-1] if self._pending else None
+
+        def after_it() -> None:
+            if before:
+                before.result()
+            work()
+
+        self._pending.append(self._writer.submit(after_it))
+
+    def wait(self) -> None:
+        """Returns when all that was asked is done; raises the first error of it."""
+        for future in self._pending:
+            future.result()
+        self._pending.clear()
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> Any:
         """The checkpoint, tensors on the CPU. ArtifactError where it is missing or damaged."""
@@ -120,13 +155,13 @@ def bring_checkpoints(start: Start, folder: Path, *, best_epoch: int | None, lat
     """
     if latest_too:
         path = folder / epoch_file(start.epochs_done - 1)
-        DurableCheckpoints().save_checkpoint(start.checkpoint, path)
+        write_checkpoint(start.checkpoint, path)
         give_name(path, LATEST)
         logger.info("%s is now %s, too", start.path, folder / LATEST)
     (folder / BEST).unlink(missing_ok=True)
     best = None if best_epoch is None else _checkpoint_of(start, best_epoch)
     if best:
-        DurableCheckpoints().save_checkpoint(best.checkpoint, folder / BEST)
+        write_checkpoint(best.checkpoint, folder / BEST)
     elif best_epoch is not None:
         logger.warning("%s: its best epoch, %d, is not beside it", start.path, best_epoch + 1)
 

@@ -3,26 +3,32 @@
 import logging
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.warnings import PossibleUserWarning
-from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from timm.layers import convert_sync_batchnorm
+from torch import Tensor, nn
 
+from reid.contract import Contract
 from reid.data.module import TrainingData
 from reid.devices import Device
+from reid.embeddings import OfPixels
 from reid.gathering import ranks
 from reid.lightning import Training
+from reid.model.of_pixels import of_pixels
 from reid.resume import DurableCheckpoints, Start
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def seed_everything(seed: int) -> None:
@@ -38,6 +44,7 @@ def fit(
     *,
     callbacks: list[Callback],
     device: Device,
+    checkpoints: DurableCheckpoints,
     epochs: int,
     start: Start | None,
     folder: Path,
@@ -46,21 +53,22 @@ def fit(
 
     Raises KeyboardInterrupt where it was interrupted.
     """
+    if device.on_gpu and device.ranks > 1:  # torch has none for the CPU
+        module.model = with_shared_statistics(module.model)
     if device.channels_last:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.compiled:
-        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
+        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is, and torch says so
         module.model.compile()
     with _quiet():
         trainer = pl.Trainer(
             accelerator="gpu" if device.on_gpu else "cpu",
             devices=[int(name.removeprefix("cuda:")) for name in device.names] if device.on_gpu else device.ranks,
             strategy=_together(module, device) if device.ranks > 1 else "auto",
-            sync_batchnorm=device.on_gpu and device.ranks > 1,  # torch has none for the CPU
             precision=device.precision,  # type: ignore[arg-type]
             max_epochs=epochs,
             callbacks=callbacks,
-            plugins=[DurableCheckpoints(), LightningEnvironment()],
+            plugins=[checkpoints, LightningEnvironment()],
             default_root_dir=folder,
             logger=False,
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
@@ -78,6 +86,15 @@ def fit(
             trainer.fit(module, data)
         except (SystemExit, SIGTERMException):  # SystemExit is Lightning's answer to KeyboardInterrupt
             raise KeyboardInterrupt from None
+        finally:
+            checkpoints.wait()
+
+
+def with_shared_statistics(network: Module) -> Module:
+    """The network with SyncBatchNorm for every batch normalisation, the same parameters in it."""
+    # timm's own way: torch's drops the activations that timm's BatchNormAct2d holds
+    converted: Module = convert_sync_batchnorm(network)
+    return converted
 
 
 def _together(module: Training, device: Device) -> DDPStrategy:
@@ -114,22 +131,16 @@ def _go_on(trainer: pl.Trainer, module: Training, data: TrainingData, start: Sta
     steps.ready = steps.completed = int(start.checkpoint["global_step"])
 
 
-def network_of(
-    trainer: pl.Trainer, module: Training, *, channels_last: bool
-) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """The network as it is now: preprocessed images (B, C, H, W) -> embeddings (B, D), in the training's precision."""
+def network_of(trainer: pl.Trainer, module: Training, *, contract: Contract, channels_last: bool) -> OfPixels:
+    """The network as it is now, in the training's precision."""
 
-    def embed(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode(), trainer.precision_plugin.forward_context():
-            batch = torch.from_numpy(images).to(module.device)
-            if channels_last:
-                batch = batch.contiguous(memory_format=torch.channels_last)
+    def network(images: Tensor) -> Tensor:
+        with trainer.precision_plugin.forward_context():
             # not compiled: that would be done anew for every size of a last batch
-            embedding: Any = module.model.forward(batch)
-            vectors: NDArray[np.float32] = embedding.float().cpu().numpy()
-        return vectors
+            embedding: Tensor = module.model.forward(images)  # type: ignore[assignment]
+        return embedding
 
-    return embed
+    return of_pixels(network, contract=contract, device=module.device, channels_last=channels_last)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from reid.contract import Contract
 from reid.data.market1501 import JUNK, Split
-from reid.embeddings import Embeddings, Network, embed
+from reid.embeddings import Embeddings, Network, OfPixels, embed
 from reid.ranks import Ranks
 from reid.retrieval.distance import distance_rows, l2_normalize
 from reid.retrieval.metrics import Scorer
@@ -39,7 +39,7 @@ class Validation:
     triplet_loss_margin: float
 
     def embed(
-        self, network: Network, *, what: str, ranks: Ranks, between: Callable[[], None]
+        self, network: Network | OfPixels, *, what: str, ranks: Ranks, between: Callable[[], None]
     ) -> tuple[Embeddings, Embeddings]:
         """The embeddings of the queries and of the gallery less its junk, whole on rank 0; see reid.embeddings."""
         query, gallery = (

@@ -19,6 +19,7 @@ from reid.errors import ArtifactError
 from reid.lightning import Training, build_losses
 from reid.model.embedder import build_embedder
 from reid.ranks import Ranks
+from reid.resume import DurableCheckpoints
 from reid.schedule import build_optimizer, parameter_groups
 from reid.training import fit, seed_everything
 from tests.networks import network_settings
@@ -130,6 +131,7 @@ def train_some_steps(*, folder: str, sampler: str, ranks: Ranks) -> None:
         data,
         callbacks=[seen],
         device=Device(devices, "32-true"),
+        checkpoints=DurableCheckpoints(),
         epochs=3,
         start=None,
         folder=Path(folder),

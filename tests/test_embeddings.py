@@ -2,6 +2,7 @@ import dataclasses
 import json
 import resource
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from reid.contract import Contract
 from reid.data.market1501 import PersonImage, Split
-from reid.embeddings import Embeddings, embed, read_json, write_json
+from reid.embeddings import Embeddings, OfPixels, embed, read_json, write_json
 from reid.errors import ArtifactError
 
 CONTRACT = Contract(height=2, width=1, channels=3, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), embedding=3)
@@ -56,6 +57,25 @@ def test_batches_are_never_longer_than_asked_and_leave_nothing_out(tmp_path):
 
     embed(some_split(tmp_path, 5), np.zeros((5, 2, 1, 3), np.uint8), network, contract=CONTRACT, batch_size=2, what="")
     assert sizes == [2, 2, 1]
+
+
+def test_the_next_batch_starts_before_the_last_ones_vectors_are_waited_for(tmp_path):
+    said = []
+
+    def start(pixels: np.ndarray) -> Callable[[], np.ndarray]:
+        first = int(pixels[0, 0, 0, 0])
+        said.append(f"start {first}")
+
+        def wait() -> np.ndarray:
+            said.append(f"fetch {first}")
+            return pixels[:, 0, 0].astype(np.float32)
+
+        return wait
+
+    pixels = np.array([[[[i, i, i]]] * 2 for i in range(5)], np.uint8)
+    found = embed(some_split(tmp_path, 5), pixels, OfPixels(start), contract=CONTRACT, batch_size=2, what="")
+    assert said == ["start 0", "start 2", "fetch 0", "start 4", "fetch 2", "fetch 4"]
+    assert found.vectors[:, 0].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_images_that_are_not_kept_are_not_embedded(tmp_path):

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+import timm
 import torch
 from pytorch_lightning.callbacks import Callback
 
@@ -11,8 +12,9 @@ from reid.data.module import TrainingData
 from reid.devices import Device, choose_gpus
 from reid.lightning import Plateau, Training, build_losses
 from reid.model.embedder import build_embedder
+from reid.resume import DurableCheckpoints
 from reid.schedule import build_optimizer, parameter_groups
-from reid.training import fit, seed_everything
+from reid.training import fit, seed_everything, with_shared_statistics
 from tests.networks import network_settings
 
 
@@ -83,7 +85,17 @@ def run(module: Training, folder: Path, *, epochs: int = 1) -> Seen:
     )
     seen = Seen()
     device = Device(("cpu",), "32-true")
-    fit(module, data, callbacks=[seen], device=device, epochs=epochs, start=None, folder=folder)
+    checkpoints = DurableCheckpoints()
+    fit(
+        module,
+        data,
+        callbacks=[seen],
+        device=device,
+        checkpoints=checkpoints,
+        epochs=epochs,
+        start=None,
+        folder=folder,
+    )
     return seen
 
 
@@ -199,3 +211,34 @@ def test_an_epoch_without_validation_is_no_look():
 )
 def test_the_field_with_more_gpus_wins_and_chosen_ids_are_kept(num_gpus, gpu_ids, chosen):
     assert choose_gpus(num_gpus, gpu_ids) == chosen
+
+
+def test_an_optimizers_state_comes_back_in_the_form_that_is_chosen_now(tmp_path: Path) -> None:
+    """By a group's `fused` torch decides where its counts of steps lie; a fused step must not find them elsewhere."""
+    seen = []
+
+    def of_adam(*, fused: bool) -> Training:
+        def optimizer(module: torch.nn.Module) -> torch.optim.Optimizer:
+            made = torch.optim.Adam(module.parameters(), fused=fused)
+            made.register_load_state_dict_pre_hook(
+                lambda _, state: seen.append([group["fused"] for group in state["param_groups"]])
+            )
+            return made
+
+        return training(optimizer=optimizer)
+
+    before = of_adam(fused=False)
+    state = before.configure_optimizers().state_dict()
+    after = of_adam(fused=True)
+    after.go_on_from({"state_dict": before.state_dict(), "optimizer_states": [state]}, epoch=0, step=0)
+    run(after, tmp_path)
+    assert seen == [[True]]
+
+
+def test_synchronised_batch_norm_keeps_the_activations_that_timm_puts_into_it() -> None:
+    network = timm.create_model("efficientnet_b0", num_classes=0).eval()
+    images = torch.rand(1, 3, 64, 64)
+    wanted = network(images)
+    found = with_shared_statistics(network)
+    assert sum(isinstance(part, torch.nn.SyncBatchNorm) for part in found.modules()) == 49
+    torch.testing.assert_close(found(images), wanted)

@@ -1,22 +1,25 @@
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 from reid.errors import ArtifactError, KeyRefused
+from reid.model.checkpoint import read_file
 from reid.resume import (
     DurableCheckpoints,
     epoch_file,
     give_name,
     newest_checkpoint,
     read_training_checkpoint,
+    write_checkpoint,
 )
 
 
 def write(path: Path, epoch: int = 0) -> Path:
     """A checkpoint with all that a training goes on from, and nothing in it."""
     parts = {name: {} for name in ("state_dict", "global_step", "optimizer_states", "reid", "training")}
-    DurableCheckpoints().save_checkpoint({"epoch": epoch, **parts}, path)
+    write_checkpoint({"epoch": epoch, **parts}, path)
     return path
 
 
@@ -37,6 +40,34 @@ def test_what_a_killed_attempt_left_is_no_checkpoint_and_is_overwritten(tmp_path
     write(tmp_path / "a.pth", epoch=2)
     assert DurableCheckpoints().load_checkpoint(tmp_path / "a.pth")["epoch"] == 2
     assert not (tmp_path / "a.pth.partial").exists()
+
+
+def test_a_checkpoint_holds_what_was_at_its_save_whatever_the_training_does_meanwhile(tmp_path):
+    weights, history = torch.zeros(3), [{"epoch": 0}]
+    checkpoints = DurableCheckpoints()
+    hold = threading.Event()
+    checkpoints.then(hold.wait)  # as if the disk were slow
+    saving = threading.Timer(0.2, hold.set)
+    saving.start()
+    checkpoints.save_checkpoint({"weights": weights, "history": history}, tmp_path / "a.pth")
+    weights += 1
+    history.append({"epoch": 1})
+    checkpoints.then(lambda: give_name(tmp_path / "a.pth", "latest.pth"))
+    checkpoints.wait()
+    kept = read_file(tmp_path / "latest.pth")
+    assert kept["weights"].tolist() == [0, 0, 0]
+    assert kept["history"] == [{"epoch": 0}]
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_and_gets_no_name(tmp_path):
+    write(tmp_path / "latest.pth", epoch=1)
+    (tmp_path / "a.pth").mkdir()
+    checkpoints = DurableCheckpoints()
+    checkpoints.save_checkpoint({"epoch": 2}, tmp_path / "a.pth")
+    checkpoints.then(lambda: give_name(write(tmp_path / "b.pth", epoch=3), "latest.pth"))
+    with pytest.raises(ArtifactError, match=r"a\.pth: cannot be written"):
+        checkpoints.wait()
+    assert read_file(tmp_path / "latest.pth")["epoch"] == 1
 
 
 def test_a_name_moves_from_file_to_file_and_can_be_given_twice(tmp_path):

@@ -6,12 +6,15 @@ plan out and is exact. So a batch is the same whichever process or rank makes it
 Shapes: B images, H height, W width, C channels.
 """
 
+import functools
 from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from reid.contract import scale_and_offset
 
 STREAM = 2  # keeps these draws apart from the sampler's, which share the seed
 ERASED_AREA = (0.02, 0.4)
@@ -78,7 +81,7 @@ def augment(pixels: NDArray[np.uint8], plan: Plan, *, mean: tuple[float, ...], s
     Erased boxes hold `mean` AFTER normalisation, as in the strong baseline and TAO (Zhong et al. fill before it).
     """
     images = normalize(_mirrored(_shifted(pixels, plan.shift), plan.mirror), mean=mean, std=std)
-    fill = torch.tensor(mean)[:, None, None]
+    fill = erased_value(mean, images.device)
     for image, (top, left, height, width) in zip(images, plan.erased.tolist()):
         if height:
             image[:, top : top + height, left : left + width] = fill
@@ -89,11 +92,26 @@ def normalize(pixels: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]
     """pixels (B, H, W, C) uint8 -> (B, C, H, W) float32: (x / 255 - mean) / std, in channels-last memory."""
     count, height, width, channels = pixels.shape
     # a row of W x C numbers at a time: three channels alone would be too short a loop
-    deviation = torch.tensor(std, dtype=torch.float64)
-    scale = (1 / (255 * deviation)).float().repeat(width).to(pixels.device)
-    offset = (-torch.tensor(mean, dtype=torch.float64) / deviation).float().repeat(width).to(pixels.device)
+    scale, offset = _row_of_factors(mean, std, width, pixels.device)
     flat = pixels.reshape(count, height, width * channels).float().mul_(scale).add_(offset)
     return flat.view(count, height, width, channels).permute(0, 3, 1, 2)
+
+
+@functools.lru_cache(maxsize=16)
+def _row_of_factors(
+    mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """(W * C,) each, kept on the device: sending them there in every step would make it wait."""
+    with torch.inference_mode(mode=False):  # a training uses them too
+        scale, offset = (torch.from_numpy(values).repeat(width).to(device) for values in scale_and_offset(mean, std))
+    return scale, offset
+
+
+@functools.lru_cache(maxsize=16)
+def erased_value(mean: tuple[float, ...], device: torch.device) -> Tensor:
+    """(C, 1, 1): what erased boxes hold."""
+    with torch.inference_mode(mode=False):
+        return torch.tensor(mean, device=device)[:, None, None]
 
 
 def _shifted(pixels: NDArray[np.uint8], shift: NDArray[np.int64]) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reid.data.augment import Plan, normalize
+from reid.data.augment import Plan, erased_value, normalize
 
 
 def packed(plan: Plan) -> Tensor:
@@ -37,8 +37,7 @@ def augment_batch(pixels: Tensor, plan: Tensor, *, mean: tuple[float, ...], std:
     in_rows = _within(rows, top[:, None], (top + box_height)[:, None])  # (B, H)
     in_columns = _within(columns, left[:, None], (left + box_width)[:, None])
     erased = in_rows[:, None, :, None] & in_columns[:, None, None, :]  # (B, 1, H, W)
-    fill = torch.tensor(mean).to(pixels.device, non_blocking=True)[:, None, None]
-    return torch.where(erased, fill, images).contiguous(memory_format=torch.channels_last)
+    return torch.where(erased, erased_value(mean, pixels.device), images).contiguous(memory_format=torch.channels_last)
 
 
 def _within(values: Tensor, low: Tensor | int, high: Tensor | int) -> Tensor:

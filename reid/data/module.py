@@ -116,13 +116,14 @@ class TrainingData(pl.LightningDataModule):
         flip_probability: float,
         erasing_probability: float,
         on_device: bool = False,
+        channels_last: bool = True,
     ) -> None:
         """pixels (N, H, W, C) uint8; label (N,) int64 classifier rows; num_instances: K, None for plain shuffling;
-        on_device: the device of the training augments.
+        on_device: the device of the training augments; channels_last: how the images lie in its memory.
         """
         super().__init__()
         self._begin = (0, 0)
-        self._on_device, self._resident = on_device, torch.empty(0)
+        self._on_device, self._channels_last, self._resident = on_device, channels_last, torch.empty(0)
         self.pixels, self.label, self.contract = pixels, label, contract
         self.batch_size, self.num_instances, self.seed = batch_size, num_instances, seed
         self.num_workers = loader_processes(pixels.nbytes, asked=num_workers)
@@ -174,10 +175,11 @@ class TrainingData(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch | Parcel, dataloader_idx: int) -> Batch:
         """Lightning calls it with what has arrived on the device: makes a batch of a parcel there."""
         if isinstance(batch, Batch):
-            return batch
-        pixels = batch.pixels if len(batch.pixels) else self._resident[batch.row]
-        images = augment_batch(pixels, batch.plan, mean=self.contract.mean, std=self.contract.std)
-        return Batch(images, batch.label, batch.step)
+            images = batch.images
+        else:
+            pixels = batch.pixels if len(batch.pixels) else self._resident[batch.row]
+            images = augment_batch(pixels, batch.plan, mean=self.contract.mean, std=self.contract.std)
+        return Batch(images if self._channels_last else images.contiguous(), batch.label, batch.step)
 
     def _settled_on(self, device: torch.device) -> bool:
         """Whether the device holds all images; a GPU does where they take little of its free memory."""

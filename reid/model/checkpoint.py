@@ -26,9 +26,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from reid.contract import Contract
+from reid.embeddings import OfPixels
 from reid.errors import ArtifactError
 from reid.model.backbones import is_convolutional
 from reid.model.embedder import Embedder, build_embedder
+from reid.model.of_pixels import of_pixels
 from reid.secret import encryption_key
 from reid.secure import decrypt, encrypt, is_encrypted
 
@@ -151,6 +153,15 @@ class LoadedModel:
             batch = torch.from_numpy(images).to(device, non_blocking=True).contiguous(memory_format=layout)
             embedding: NDArray[np.float32] = self.network(batch).float().cpu().numpy()
         return embedding
+
+    def of_pixels(self) -> OfPixels:
+        """The same for decoded images, which its device prepares."""
+        return of_pixels(
+            self.network,
+            contract=self.contract,
+            device=self.network.classifier.weight.device,
+            channels_last=_memory_format(self.network) is torch.channels_last,
+        )
 
 
 def _memory_format(network: Embedder) -> torch.memory_format:

@@ -5,8 +5,10 @@ Luo et al. 2019, arXiv:1903.07071 (BNNeck); as TAO builds it.
 Shapes: B images, C channels, H height, W width, D width of the features, P persons (classes).
 """
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from reid.errors import SpecError
@@ -51,11 +53,17 @@ class Embedder(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """images (B, C, H, W) -> features (B, D), before the BNNeck."""
+        return _in_float32(self._pooled, feature_map(self.base, images))
+
+    def _pooled(self, mapped: Tensor) -> Tensor:
         # TAO reduces by a 1 x 1 convolution and pools then. Both are linear, so pooling first gives the same features
         # for 1 / (h w) of the multiplications.
-        pooled = feature_map(self.base, images).mean(dim=(2, 3))
-        reduced: Tensor = self.reduction(pooled)
+        reduced: Tensor = self.reduction(mapped.mean(dim=(2, 3)))
         return reduced
+
+    def _classified(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.dropout(self.bottleneck(features)))
+        return logits
 
     def embed(self, images: Tensor) -> Tensor:
         """images (B, C, H, W) -> embedding (B, D): the features after or before the BNNeck, of any length."""
@@ -72,10 +80,19 @@ class Embedder(nn.Module):
         """
         if self.training:
             features = self.features(images)
-            return features, self.classifier(self.dropout(self.bottleneck(features)))
+            return features, _in_float32(self._classified, features)
         if self.with_flip_feature:
             return self.embed(images) + self.embed(images.flip(3))
         return self.embed(images)
+
+
+def _in_float32(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """The head, where a training runs in bf16: it costs next to nothing, and losses must tell distances apart."""
+    kind = values.device.type
+    if not torch.is_autocast_enabled(kind):
+        return function(values)
+    with torch.autocast(kind, enabled=False):
+        return function(values.float())
 
 
 def build_embedder(

@@ -22,7 +22,7 @@ from reid.model.checkpoint import reid_entry
 from reid.model.embedder import Embedder
 from reid.rank_processes import started
 from reid.ranks import Ranks
-from reid.resume import LATEST, Start, read_training_checkpoint
+from reid.resume import LATEST, DurableCheckpoints, Start, read_training_checkpoint
 from reid.spec import Experiment
 from reid.spec.secret import open_values
 from reid.stages.recipe import (
@@ -116,6 +116,7 @@ def _prepared(spec: Experiment, manifest: Manifest, start: Start | None, names: 
     )
     torch.backends.cudnn.benchmark = spec.train.cudnn.benchmark
     torch.backends.cudnn.deterministic = spec.train.cudnn.deterministic
+    torch.backends.cudnn.allow_tf32 = False  # precision 32 has 32 bits in convolutions too
     seed_everything(spec.train.seed)
     network, weights = build_network(spec, persons.tolist(), start)
     contract = contract_of(spec, network.embedding_size)
@@ -129,7 +130,13 @@ def _prepared(spec: Experiment, manifest: Manifest, start: Start | None, names: 
         images=spec.train.num_epochs * len(images),
     )
     data = build_data(
-        spec, images, label, contract=contract, fingerprint=manifest.fingerprint, on_device=device.augments
+        spec,
+        images,
+        label,
+        contract=contract,
+        fingerprint=manifest.fingerprint,
+        on_device=device.augments,
+        channels_last=device.channels_last,
     )
     validation = validation_of(spec, manifest, contract)
     return Parts(device, images, persons.tolist(), network, weights, contract, data, validation)
@@ -163,6 +170,7 @@ def _fit(
     def save(trainer: pl.Trainer, epoch: int, steps_done: int) -> None:
         record.save_within(trainer, epoch, steps_done)
 
+    checkpoints = DurableCheckpoints()
     stopping = Stopping(ranks, save=save, every_minutes=options.checkpoint_minutes)
     record = Record(
         model,
@@ -180,6 +188,7 @@ def _fit(
         reid=reid_entry(model=parts.network.settings, contract=parts.contract, persons=parts.persons),
         training={"settings": settings, "weights": parts.weights},
         history=before.get("history", []),
+        checkpoints=checkpoints,
         run=run,
     )
     fit(
@@ -187,6 +196,7 @@ def _fit(
         parts.data,
         callbacks=[steps, stopping, record],
         device=parts.device,
+        checkpoints=checkpoints,
         epochs=options.num_epochs,
         start=start,
         folder=model,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from reid.contract import Contract
 from reid.data.market1501 import JUNK, Manifest, Split
 from reid.devices import choose_devices, share_the_cpu
-from reid.embeddings import Embeddings, Network, embed, write_json
+from reid.embeddings import Embeddings, Network, OfPixels, embed, write_json
 from reid.errors import ArtifactError, SpecError
 from reid.files import copy_file, require_writable
 from reid.rank_processes import started
@@ -37,7 +37,7 @@ class OpenModel:
     """A model ready to embed, whatever file it came from."""
 
     file: Path
-    network: Network
+    network: Network | OfPixels
     contract: Contract
     settings: dict[str, str] = field(default_factory=dict)
     """What the report tells of it: backbone, device."""
@@ -108,6 +108,7 @@ def _open_checkpoint(file: Path, gpu_id: int, images: int) -> OpenModel:
     from reid.model.checkpoint import load_model
 
     device = _device(gpu_id, present=torch.cuda.device_count())
+    torch.backends.cudnn.allow_tf32 = False  # whole float32 in convolutions: a GPU's embeddings are the CPU's
     loaded = load_model(file, device=device)
     backbone = str(loaded.settings.get("backbone", "unknown"))
     told = {"backbone": backbone, "device": device}
@@ -117,7 +118,7 @@ def _open_checkpoint(file: Path, gpu_id: int, images: int) -> OpenModel:
         threads = torch.get_num_threads()
         if model := faster_on_the_cpu(loaded, images=images, threads=threads, name=file.name):
             return OpenModel(file, model, loaded.contract, told | {"runner": "ONNX Runtime, FP32"})
-    return OpenModel(file, loaded.embed, loaded.contract, told)
+    return OpenModel(file, loaded.of_pixels(), loaded.contract, told)
 
 
 def _device(gpu_id: int, *, present: int) -> str:

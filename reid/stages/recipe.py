@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -150,6 +151,7 @@ def build_data(
     contract: Contract,
     fingerprint: str,
     on_device: bool = False,
+    channels_last: bool = True,
 ) -> TrainingData:
     """The batches of the training images; label (N,) is each one's row of the classifier."""
     section = spec.dataset
@@ -165,6 +167,7 @@ def build_data(
         flip_probability=section.prob,
         erasing_probability=section.re_prob,
         on_device=on_device,
+        channels_last=channels_last,
     )
 
 
@@ -236,15 +239,17 @@ def validator(
     """
 
     def validate(trainer: pl.Trainer, module: Training, epoch: int) -> Row:
+        began = time.perf_counter()
         what = "untrained network" if epoch == UNTRAINED else f"validation after epoch {epoch + 1}"
         with evaluating(module):
-            network = network_of(trainer, module, channels_last=channels_last)
+            network = network_of(trainer, module, contract=validation.contract, channels_last=channels_last)
             query, gallery = validation.embed(network, what=what, ranks=ranks, between=check)
         figures: Row = {}
         if not ranks.rank:
             if epoch == UNTRAINED:
                 Embeddings.joined(query, gallery).save_npz(model / UNTRAINED_EMBEDDINGS)
             figures = validation.figures(query, gallery)
+            figures["validation_seconds"] = time.perf_counter() - began
         shared: Row = ranks.share(figures)
         return shared
 

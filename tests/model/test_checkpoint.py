@@ -66,6 +66,15 @@ def test_what_a_trainer_and_a_compiled_network_add_is_no_hindrance(checkpoint: P
     np.testing.assert_array_equal(load_model(checkpoint).embed(images()), expected)
 
 
+def test_decoded_images_are_embedded_as_the_contract_prepares_them(checkpoint: Path) -> None:
+    loaded = load_model(checkpoint)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, CONTRACT.height, CONTRACT.width, 3), np.uint8)
+    found = loaded.of_pixels().start(pixels)()
+    np.testing.assert_array_equal(found, loaded.embed(CONTRACT.preprocess(pixels)))
+    with pytest.raises(ArtifactError, match="images of shape"):
+        loaded.of_pixels().start(pixels[:, :-1])
+
+
 def test_the_entry_holds_plain_values_only() -> None:
     entry = reid_entry(model=network_settings(), contract=CONTRACT, persons=np.array([5, 2]))  # type: ignore[arg-type]
     assert entry == {"format": 1, "model": network_settings(), "contract": CONTRACT.to_json(), "persons": [2, 5]}

@@ -56,6 +56,16 @@ def test_the_logits_come_from_behind_the_neck() -> None:
     torch.testing.assert_close(logits, torch.tensor(wanted))  # float32 against float64: the usual 1.3e-6
 
 
+def test_under_autocast_the_head_stays_in_float32() -> None:
+    network = build(feat_dim=16, num_classes=7).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mapped = feature_map(network.base, images())
+        features, logits = network(images())
+    assert (mapped.dtype, features.dtype, logits.dtype) == (torch.bfloat16, torch.float32, torch.float32)
+    rounded = features.bfloat16().float()
+    assert not torch.equal(features, rounded)  # not rounded on the way
+
+
 def test_the_neck_scales_but_does_not_shift_and_its_classifier_has_no_bias() -> None:
     network = build(num_classes=500)
     assert not network.bottleneck.bias.requires_grad

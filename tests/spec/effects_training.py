@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import sysconfig
 from collections.abc import Callable
 from typing import Any
 
@@ -159,8 +160,12 @@ def channels_last(lab: Lab) -> None:
 
 def compiling(lab: Lab) -> None:
     """auto: for a long training on a GPU; without a compiler one line, and as it is."""
-    assert [compiled("auto", on_gpu=True, images=images) for images in (399_999, 400_000)] == [False, True]
-    assert not compiled("off", on_gpu=True, images=10**9)
+    lab.patch.setattr(sysconfig, "get_path", lambda _name: str(lab.folder))
+    assert not compiled("on", on_gpu=True, images=1, ranks=1)  # nothing to compile triton's launcher against
+    (lab.folder / "Python.h").touch()
+    assert [compiled("auto", on_gpu=True, images=images, ranks=1) for images in (399_999, 400_000)] == [False, True]
+    assert [compiled(asked, on_gpu=True, images=400_000, ranks=2) for asked in ("auto", "on")] == [False, True]
+    assert not compiled("off", on_gpu=True, images=10**9, ranks=1)
     assert not _choice(images=10**9).compiled
     assert _choice(compile="on").compiled
     lab.patch.setattr(shutil, "which", lambda _name: None)

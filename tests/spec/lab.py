@@ -18,7 +18,7 @@ from reid.data.module import Batch, TrainingData
 from reid.devices import Device
 from reid.lightning import Training
 from reid.model.embedder import Embedder
-from reid.resume import LATEST
+from reid.resume import LATEST, DurableCheckpoints
 from reid.spec import Experiment, load_spec
 from reid.stages.outcome import Outcome
 from reid.stages.recipe import build_data, build_module, build_network, contract_of
@@ -164,6 +164,7 @@ class Lab:
                 self.data(*overrides),
                 callbacks=[seen],
                 device=Device(("cpu",), "32-true"),
+                checkpoints=DurableCheckpoints(),
                 epochs=spec.train.num_epochs,
                 start=None,
                 folder=self.folder,

@@ -1,0 +1,51 @@
+"""A torch network that takes decoded images: their bytes go to its device and are normalised there.
+
+On a GPU nothing waits: a batch is sent and computed while the next one is read, its vectors come back meanwhile.
+Shapes: B images in a batch, C channels, H height, W width, D embedding width.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from reid.contract import Contract
+from reid.data.augment import normalize
+from reid.embeddings import OfPixels
+
+
+def of_pixels(
+    network: Callable[[Tensor], Tensor], *, contract: Contract, device: torch.device, channels_last: bool
+) -> OfPixels:
+    """network: images (B, C, H, W) float32 on `device`, as the contract wants them -> embeddings (B, D)."""
+
+    def start(pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        contract.check_size(pixels)
+        with torch.inference_mode():
+            images = normalize(_sent(pixels, device), mean=contract.mean, std=contract.std)
+            return _fetched(network(images if channels_last else images.contiguous()).float())
+
+    return OfPixels(start)
+
+
+def _sent(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
+    here = torch.from_numpy(pixels)
+    return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here.to(device)
+
+
+def _fetched(vectors: Tensor) -> Callable[[], NDArray[np.float32]]:
+    """What waits for the vectors alone, not for what the device was given after them."""
+    if vectors.device.type != "cuda":
+        return vectors.cpu().numpy
+    here = torch.empty(vectors.shape, pin_memory=True)
+    here.copy_(vectors, non_blocking=True)
+    done = torch.cuda.current_stream(vectors.device).record_event()
+
+    def wait() -> NDArray[np.float32]:
+        done.synchronize()
+        found: NDArray[np.float32] = here.numpy()
+        return found
+
+    return wait
