@@ -112,7 +112,7 @@ def check_reid(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 def check_installed(program: str, *words: str) -> None:
     """A program of the environment: ours, or Python with a module of ours."""
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
-    assert program in {*scripts, "python", "activate"}
+    assert program in {*scripts, "python", "pip", "activate"}
     assert not words or (ROOT / words[1].replace(".", "/")).with_suffix(".py").is_file()
 
 
