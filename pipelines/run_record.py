@@ -16,6 +16,7 @@ from typing import Any
 
 from pipelines.cache import write_json
 from reid.errors import PipelineError
+from reid.process import is_alive
 
 WAIT_FOR_LOCK_S = 3.0  # a runner that was killed a moment ago: its guards still hold the lock while they end its tasks
 
@@ -47,7 +48,7 @@ def _take(descriptor: int, path: Path) -> None:
             return
         except BlockingIOError:
             holder = _holder(descriptor)
-            if time.monotonic() > give_up_at or (holder and _alive(holder["pid"])):
+            if time.monotonic() > give_up_at or (holder and is_alive(holder["pid"])):
                 raise PipelineError(
                     f"{path}: another run is using this results folder\n"
                     f"  found: process {holder.get('pid', '?')}, started {holder.get('started', '?')}\n"
@@ -61,16 +62,6 @@ def _holder(descriptor: int) -> dict[str, Any]:
         return json.loads(os.pread(descriptor, 4096, 0))  # type: ignore[no-any-return]
     except ValueError:
         return {}
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 class RunRecord:

@@ -54,6 +54,8 @@ class Pixels(Protocol):
     def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]: ...
 
 
+UNTRAINED_EMBEDDINGS = "untrained_embeddings.npz"
+"""In a model directory: query and gallery, embedded before the first step."""
 GAP = re.compile(r"[\s,]*")
 JSON_BLOCK_ROWS = 1024
 READ_CHARACTERS = 1 << 20

@@ -64,10 +64,3 @@ class CenterLoss(nn.Module):
     def forward(self, features: Tensor, person: Tensor) -> Tensor:
         """features (B, D), person (B,) int64 class indices 0..P-1 -> scalar float32."""
         return (features.float() - self.centers[person]).square().sum(dim=1).mean()
-
-
-LOSSES: dict[str, type[nn.Module]] = {
-    "cross_entropy": LabelSmoothedCrossEntropy,
-    "triplet": BatchHardTriplet,
-    "center": CenterLoss,
-}

@@ -29,6 +29,7 @@ from reid.mlflow_store import (
     settle,
 )
 from reid.outbox import Outbox
+from reid.process import is_alive
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -190,18 +191,8 @@ def _close_orphans(client: "MlflowClient", experiment: str) -> None:
     )
     for run in running:
         process = int(run.data.tags.get("reid.process", "0"))
-        if process and process != os.getpid() and not _alive(process):
+        if process and process != os.getpid() and not is_alive(process):
             for nested in client.search_runs([experiment], f"tags.`{PARENT}` = '{run.info.run_id}'"):
                 if nested.info.status == "RUNNING":
                     client.set_terminated(nested.info.run_id, "KILLED")
             client.set_terminated(run.info.run_id, "KILLED")
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

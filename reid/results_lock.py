@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reid.errors import ArtifactError, TrainingError
+from reid.process import is_alive
 
 LOCK = ".lock"
 WAIT_S = 3.0
@@ -81,10 +82,4 @@ def _alive(holder: dict[str, Any]) -> bool:
         return False
     if holder.get("host") != socket.gethostname():
         return True
-    try:
-        os.kill(int(holder["pid"]), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return is_alive(int(holder["pid"]))

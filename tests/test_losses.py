@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reid.losses import LOSSES, BatchHardTriplet, CenterLoss, LabelSmoothedCrossEntropy
+from reid.losses import BatchHardTriplet, CenterLoss, LabelSmoothedCrossEntropy
 from tests import reference_training as reference
 
 
@@ -91,7 +91,3 @@ def test_the_centres_move_to_the_mean_of_their_person() -> None:
         optimizer.step()
     torch.testing.assert_close(loss.centers[:2].detach(), torch.tensor([[1.0, 0.0], [5.0, 6.0]]))
     assert torch.equal(loss.centers[2], untouched)
-
-
-def test_every_loss_is_found_by_its_name() -> None:
-    assert {"cross_entropy": LabelSmoothedCrossEntropy, "triplet": BatchHardTriplet, "center": CenterLoss} == LOSSES

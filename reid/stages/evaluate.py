@@ -14,7 +14,7 @@ import numpy as np
 from reid import plots
 from reid.data.market1501 import Manifest
 from reid.devices import choose_devices
-from reid.embeddings import Embeddings
+from reid.embeddings import UNTRAINED_EMBEDDINGS, Embeddings
 from reid.errors import ArtifactError, DatasetError
 from reid.evaluation_report import Evaluation, evaluation_page
 from reid.files import replacing, require_writable
@@ -32,7 +32,6 @@ from reid.tracking import StageRun
 
 logger = logging.getLogger(__name__)
 
-UNTRAINED = "untrained_embeddings.npz"
 ROC_POINTS = 100
 """Of the verification curve in Kubeflow's user interface, which draws them all."""
 HARDEST_SHOWN, HARDEST_RANKS = 8, 8
@@ -108,7 +107,7 @@ def _require_matches(manifest: Manifest) -> None:
 
 def _untrained(model: Path, manifest: Manifest, settings: dict[str, Any]) -> tuple[dict[str, float], list[Curve]]:
     """Figures of the network before training, where the train stage left its embeddings of the same images."""
-    file = (model if model.is_dir() else model.parent) / UNTRAINED
+    file = (model if model.is_dir() else model.parent) / UNTRAINED_EMBEDDINGS
     if not file.is_file():
         return {}, []
     embeddings = Embeddings.load_npz(file)

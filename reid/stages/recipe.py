@@ -19,7 +19,7 @@ from reid.data.file_index import read_image
 from reid.data.market1501 import Manifest, Split
 from reid.data.module import TrainingData
 from reid.data.store import open_store
-from reid.embeddings import Embeddings
+from reid.embeddings import UNTRAINED_EMBEDDINGS, Embeddings
 from reid.errors import ArtifactError, UnreadableImage
 from reid.history import UNTRAINED, Row
 from reid.lightning import Plateau, Training, build_losses
@@ -34,7 +34,6 @@ from reid.validation import Validation
 
 logger = logging.getLogger(__name__)
 
-UNTRAINED_EMBEDDINGS = "untrained_embeddings.npz"
 NETWORK_FIELDS = {
     "backbone", "last_stride", "neck", "neck_feat", "feat_dim", "with_flip_feature", "input_channels",
     "drop_path", "drop_out", "att_drop_rate", "dropout_rate", "reduce_feat_dim", "semantic_weight",
