@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from reid.data.market1501 import Manifest
+from reid.embeddings import UNTRAINED_EMBEDDINGS
 from reid.errors import TrainingError
 from reid.files import copy_file, replacing
 from reid.history import Row, best_row, write_history
@@ -15,10 +16,7 @@ from reid.resume import BEST, Start, bring_checkpoints, newest_checkpoint, read_
 from reid.spec import Experiment
 from reid.stages.fitting import train_on_devices
 from reid.stages.outcome import Outcome
-from reid.stages.recipe import (
-    UNTRAINED_EMBEDDINGS,
-    refuse_other_network,
-)
+from reid.stages.recipe import refuse_other_network
 from reid.tracking import StageRun
 from reid.training_report import training_page
 
