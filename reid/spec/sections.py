@@ -8,9 +8,10 @@ rules that span fields in `rules.py`, reading of files and overrides in `loading
 # ruff: noqa: RUF012 - pydantic copies a mutable default for each instance
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from reid.spec.field_types import Count, Positive, Section, Share, Switch
+from reid.spec.names import require_backbone
 from reid.spec.serving_sections import Triton
 from reid.spec.task_sections import Evaluate, Export, GenTrtEngine, Inference, MLflow, Train
 
@@ -18,7 +19,7 @@ from reid.spec.task_sections import Evaluate, Export, GenTrtEngine, Inference, M
 class Model(Section):
     """Architecture: Luo et al., CVPR Workshops 2019, arXiv:1903.07071 (BNNeck)."""
 
-    backbone: str = "resnet_50"
+    backbone: Annotated[str, AfterValidator(require_backbone)] = "resnet_50"
     """resnet_18/34/50/101/152, swin_{tiny,small,base}_patch4_window7_224, or any timm model as timm/<name>."""
     last_stride: Literal[1, 2] = 1
     """Stride of the last ResNet stage; 1 doubles the feature map's height and width."""
