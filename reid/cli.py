@@ -42,6 +42,8 @@ FIELDS = {
     "start_client": [*TEST_FOLDERS[:2], "dataset.source", "re_ranking", "train.seed", "triton"],
 }
 """Sections and fields of the spec that a task reads, for its help."""
+DRAWN = ("train_persons", "test_persons", "cameras", "images_per_camera", "distractors", "junk", "width", "height", "seed")
+"""Fields of the spec's dataset.synthetic, each an option of `reid dataset synth`."""
 INTERRUPTED = 130
 
 
@@ -154,20 +156,11 @@ def _add_dataset_commands(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="ACTION")
     synth = commands.add_parser("synth", help="draw a data set in Market-1501's layout")
     synth.add_argument("root", type=Path, help="folder to make")
-    for name, default, unit in (
-        ("train-persons", 120, ""),
-        ("test-persons", 60, ""),
-        ("cameras", 6, ""),
-        ("images-per-camera", 3, "of a person under a camera that saw them"),
-        ("distractors", 60, "gallery images of person 0"),
-        ("junk", 30, "gallery images of person -1"),
-        ("width", 64, "pixels"),
-        ("height", 128, "pixels"),
-        ("seed", 7, ""),
-        ("workers", 0, "processes; 0: one per core"),
-    ):
-        synth.add_argument(f"--{name}", type=int, default=default, help=f"{unit} (default {default})".strip())
+    for name in DRAWN:
+        synth.add_argument(f"--{name.replace('_', '-')}", type=int, default=argparse.SUPPRESS, metavar="N")
+    synth.add_argument("--workers", type=int, default=0, metavar="N", help="processes; 0: one per core")
     synth.set_defaults(action=_synth)
+    synth.more_help = _drawn_help
     sheet = commands.add_parser("sheet", help="a contact sheet: a row a person, a column a camera")
     sheet.add_argument("root", type=Path, help="folder of a data set in Market-1501's layout")
     sheet.add_argument("output", type=Path, help="picture to write, .png or .jpg")
@@ -176,23 +169,22 @@ def _add_dataset_commands(parser: argparse.ArgumentParser) -> None:
     sheet.set_defaults(action=_sheet)
 
 
+def _drawn_help() -> str:
+    from reid.spec.explain import listed
+
+    fields = listed([f"dataset.synthetic.{name}" for name in DRAWN], width=_columns())
+    return f"the figures are those of the spec, with their defaults:\n\n{fields}"
+
+
 def _synth(options: argparse.Namespace) -> None:
-    import os
-
     from reid.data.synthetic import ensure_market
+    from reid.spec import load_spec
 
+    given = [f"dataset.synthetic.{name}={getattr(options, name)}" for name in DRAWN if name in options]
+    settings = load_spec(text="dataset: {synthetic: {root: from the command line}}", overrides=given).dataset.synthetic
+    assert settings is not None
     drawn = ensure_market(
-        options.root,
-        train_persons=options.train_persons,
-        test_persons=options.test_persons,
-        cameras=options.cameras,
-        images_per_camera=options.images_per_camera,
-        distractors=options.distractors,
-        junk=options.junk,
-        width=options.width,
-        height=options.height,
-        seed=options.seed,
-        workers=options.workers or os.cpu_count() or 1,
+        options.root, **settings.model_dump(exclude={"root"}), workers=options.workers or os.cpu_count() or 1
     )
     print(f"{options.root}: {'drawn' if drawn else 'was there already, with these settings'}")
 

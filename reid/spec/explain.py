@@ -14,12 +14,12 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from reid.errors import SpecError
-from reid.spec.field_types import Section
+from reid.spec.field_types import PATTERNS, Section
 from reid.spec.sections import Experiment
 from reid.spec.tao import ALIASES, IDLE
 
 KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
-BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "pattern": "as"}
+BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 WIDEST_NAME = 36
 """Columns of `field = default`; a longer one has its line for itself."""
 INLINE_COLUMNS = 120
@@ -178,6 +178,8 @@ def _range(limits: Sequence[Any]) -> Iterator[str]:
         for name, words in BOUNDS.items():
             if (bound := getattr(limit, name, None)) is not None:
                 yield f"{words} {bound}"
+        if pattern := getattr(limit, "pattern", None):
+            yield PATTERNS.get(pattern, f"as {pattern}")
 
 
 def _as_yaml(value: Any) -> str:

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
 from reid.errors import SpecError
+from reid.spec.field_types import PATTERNS
 from reid.spec.names import did_you_mean
 from reid.spec.rest import Rest, take_out
 from reid.spec.rules import contradictions, idle, read_as, replaced
@@ -220,8 +221,9 @@ def _wanted(details: ErrorDetails) -> str:
         "dict_type": "a section (key: value)",
         "model_type": "a section (key: value)",
         "too_short": "at least {min_length} values",
-        "string_pattern_mismatch": "a text like {pattern}",
     }
+    if details["type"] == "string_pattern_mismatch":
+        return PATTERNS.get(limits["pattern"], f"a text like {limits['pattern']}")
     template = words.get(details["type"])
     wanted = template.format(**limits) if template else details["msg"]
     if details["type"] == "literal_error" and isinstance(details["input"], str):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from reid.spec.field_types import Count, GpuIds, NotNegative, Positive, Section, Share, Switch
+from reid.spec.field_types import Count, GpuIds, NotNegative, Positive, RegisteredName, Section, Share, Switch
 from reid.spec.names import FIRST_OPSET, LAST_OPSET, Optimizer
 
 
@@ -238,5 +238,5 @@ class MLflow(Section):
     """null: the spec file's name and the time."""
     tags: dict[str, str] = {}
     """Tags of the pipeline's run."""
-    registered_model: str = "reid"
+    registered_model: RegisteredName = "reid"
     """Name in the MLflow model registry."""
