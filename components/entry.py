@@ -26,12 +26,13 @@ from reid.errors import ReidError, SpecError
 from reid.results_lock import sole_task
 from reid.spec import Experiment, load_spec, tell_what_a_pipeline_replaces
 from reid.spec.secret import open_values
+from reid.spec.sections import STAGE_FIELDS
 from reid.stages.outcome import Outcome
 from reid.tracking import stage_run
 
 logger = logging.getLogger("components.entry")
 
-STAGES = ("validate", "train", "evaluate", "inference", "export", "gen_trt_engine", "register")
+STAGES = ("validate", *STAGE_FIELDS)
 METRICS = "system.Metrics"
 DRAWN = {METRICS, "system.ClassificationMetrics"}
 """Kinds of artifacts that are all metadata, no file."""

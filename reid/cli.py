@@ -30,19 +30,10 @@ TASKS = {
     "triton": "a model repository for Triton Inference Server, of the ONNX or the engine",
     "start_client": "a sample of persons through a Triton server: mAP, CMC plot, matches sheet",
 }
-TEST_FOLDERS = ["dataset.query_dataset_dir", "dataset.test_dataset_dir", "dataset.val_batch_size", "dataset.store_dir"]
-FIELDS = {
-    "validate": ["dataset"],
-    "train": ["encryption_key", "model", "dataset", "train"],
-    "evaluate": ["encryption_key", *TEST_FOLDERS, "re_ranking", "train.seed", "evaluate"],
-    "inference": ["encryption_key", *TEST_FOLDERS, "inference"],
-    "export": ["encryption_key", "dataset.query_dataset_dir", "dataset.store_dir", "export"],
-    "gen_trt_engine": ["gen_trt_engine"],
-    "triton": ["triton"],
-    "start_client": [*TEST_FOLDERS[:2], "dataset.source", "re_ranking", "train.seed", "triton"],
-}
-"""Sections and fields of the spec that a task reads, for its help."""
-DRAWN = ("train_persons", "test_persons", "cameras", "images_per_camera", "distractors", "junk", "width", "height", "seed")
+DRAWN = (
+    *("train_persons", "test_persons", "cameras", "images_per_camera", "distractors", "junk"),
+    *("width", "height", "seed"),
+)
 """Fields of the spec's dataset.synthetic, each an option of `reid dataset synth`."""
 INTERRUPTED = 130
 
@@ -103,12 +94,12 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(task, help=help_text, description=f"{task}: {help_text}")
         _add_spec(command, required=task != "triton")
         command.set_defaults(action=_run_task, task=task)
-        command.more_help = _help_on(task, FIELDS[task])
+        command.more_help = _help_on(task)
     add_triton_options(commands.choices["triton"], _run_task)
     command = commands.add_parser("start_server", help="start Triton on the spec's model, until Ctrl-C")
     _add_spec(command, required=True)
     add_start_server(command)
-    command.more_help = _help_on("start_server", FIELDS["triton"])
+    command.more_help = _help_on("start_server")
     add_client(commands.add_parser("client", help="embeddings of two folders of images from a Triton server"))
     _add_spec_command(commands.add_parser("spec", help="the spec's fields in words; a blank spec; check one"))
     _add_dataset_commands(commands.add_parser("dataset", help="draw a data set, or look at one"))
@@ -127,11 +118,12 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _help_on(task: str, names: Sequence[str]) -> Callable[[], str]:
+def _help_on(task: str) -> Callable[[], str]:
     def more_help() -> str:
         from reid.spec.explain import listed
+        from reid.spec.task_fields import TASK_FIELDS
 
-        fields = listed(["results_dir", *names], width=_columns())
+        fields = listed(["results_dir", *TASK_FIELDS[task]], width=_columns())
         return f"fields of the spec that {task} reads, with their defaults:\n\n{fields}"
 
     return more_help
@@ -152,7 +144,7 @@ def _add_spec_command(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(action=_spec)
 
 
-def _add_dataset_commands(parser: argparse.ArgumentParser) -> None:
+def _add_dataset_commands(parser: Parser) -> None:
     commands = parser.add_subparsers(required=True, metavar="ACTION")
     synth = commands.add_parser("synth", help="draw a data set in Market-1501's layout")
     synth.add_argument("root", type=Path, help="folder to make")
@@ -202,7 +194,10 @@ def _spec(options: argparse.Namespace) -> None:
     if options.check:
         from reid.spec import load_spec
 
-        load_spec(options.check, overrides=options.overrides)
+        spec = load_spec(options.check, overrides=options.overrides)
+        from reid.stages.validate import require_weights
+
+        require_weights(spec.model.backbone)
         print(f"{options.check}: nothing to object to")
         return
     from reid.spec.explain import blank, explain

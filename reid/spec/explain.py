@@ -83,10 +83,11 @@ def explain(name: str, *, width: int) -> str:
 
 
 def listed(names: Sequence[str], *, width: int) -> str:
-    """The fields of some sections, and some single fields, each under the name of its section: a task's help."""
+    """The fields of some sections, and some single fields, each once, under the name of its section: a task's help."""
     known = {entry.name: entry for entry in _all("", Experiment)}
+    single = {name for name in names if not any(name.startswith(f"{section}.") for section in names)}
     lines: list[str] = []
-    for name in sorted(names, key=list(known).index):
+    for name in sorted(single, key=list(known).index):
         entry = known[name]
         if entry.is_section and entry.section:
             lines += ["", f"{name}: {entry.meaning}", *_lines(name, _children(name, entry.section), width)]

@@ -39,7 +39,8 @@ def require_backbone(name: str) -> str:
     if name in BACKBONES or (name.startswith(ANY_TIMM) and model in (timm_models() or [model])):
         return name
     known = [*BACKBONES, *(ANY_TIMM + model for model in sorted(timm_models()))]
-    wanted = f"{', '.join(BACKBONES)}, or {ANY_TIMM}<name> for any model of timm{did_you_mean(name, known)}"
+    nearest = did_you_mean(name.partition(".")[0], known)
+    wanted = f"{', '.join(BACKBONES)}, or {ANY_TIMM}<name> for any model of timm{nearest}"
     raise PydanticCustomError("backbone", "{wanted}", {"wanted": wanted})
 
 

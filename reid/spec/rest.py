@@ -26,13 +26,12 @@ class Rest:
 
 def take_out(values: dict[str, Any], location: Sequence[int | str]) -> str:
     """Removes what stands at a location, the field whole where it is within a list; returns the field's dotted name."""
-    section, names = values, []
-    *above, last = location
-    for key in above:
-        inner = section.get(str(key))
-        if not isinstance(inner, dict):
-            last = key
-            break
-        section, names = inner, [*names, str(key)]
-    section.pop(str(last), None)
-    return ".".join([*names, str(last)])
+    above: list[str] = []
+    section = values
+    for key in map(str, location):
+        inner = section.get(key)
+        if not isinstance(inner, dict) or len(above) == len(location) - 1:
+            section.pop(key, None)
+            return ".".join([*above, key])
+        section, above = inner, [*above, key]
+    return ""

@@ -232,7 +232,7 @@ STAGE_FIELDS = {
     "gen_trt_engine": ["gen_trt_engine", "dataset.store_dir"],
     "register": ["mlflow", "model", "dataset", "train", "re_ranking", "export", "gen_trt_engine"],
 }
-"""Fields each stage reads. The model itself is described by its checkpoint, the images by the manifest.
+"""Fields each stage after validate reads. The model itself is described by its checkpoint, the images by the manifest.
 
 register reads the limits of export and its own section, and keeps the rest with the model: what it was made of.
 """
