@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -121,9 +122,12 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
 def _help_on(task: str) -> Callable[[], str]:
     def more_help() -> str:
         from reid.spec.explain import listed
-        from reid.spec.task_fields import TASK_FIELDS
+        from reid.spec.task_fields import AGREEING, TASK_FIELDS
 
         fields = listed(["results_dir", *TASK_FIELDS[task]], width=_columns())
+        if {*AGREEING} <= {*TASK_FIELDS[task]}:
+            note = f"the model's file says these, and the spec, where it does too, has to agree: {', '.join(AGREEING)}"
+            fields += "\n" + textwrap.fill(note, _columns()) + "\n"
         return f"fields of the spec that {task} reads, with their defaults:\n\n{fields}"
 
     return more_help

@@ -22,7 +22,6 @@ PORTS = {
     ],
 }
 """What takes their place in a pipeline -> dotted fields, of paths all."""
-CALIBRATION = ("cal_image_dir", "cal_cache_file", "cal_batch_size", "cal_batches")
 
 Finding = tuple[str, str]
 """(dotted field, what there is to say of it)."""
@@ -235,4 +234,3 @@ def _tasks() -> Iterator[SwitchedOff]:
     yield True, ["export.gpu_id"], "the network is exported and compared on the CPU"
     tensorrt = "gen_trt_engine.tensorrt"
     yield True, [f"{tensorrt}.layers_precision"], f"every layer has {tensorrt}.data_type"
-    yield True, [f"{tensorrt}.calibration.{name}" for name in CALIBRATION], "INT8 is not built here"

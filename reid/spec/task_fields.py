@@ -8,11 +8,13 @@ IMAGES = [
     *("dataset.train_dataset_dir", "dataset.test_dataset_dir", "dataset.query_dataset_dir"),
     *("dataset.synthetic", "dataset.source", "dataset.store_dir"),
 ]
-MODEL = [
-    *("encryption_key", "train.results_dir", "model.backbone", "model.input_channels", "model.input_width"),
-    *("model.input_height", "model.with_flip_feature", "dataset.pixel_mean", "dataset.pixel_std"),
+AGREEING = [
+    *("model.backbone", "model.input_channels", "model.input_width", "model.input_height", "model.with_flip_feature"),
+    *("dataset.pixel_mean", "dataset.pixel_std"),
 ]
-"""Where the trained model is; the others have to agree with it where they are given."""
+"""What a trained model's file says, too."""
+MODEL = ["encryption_key", "train.results_dir", *AGREEING]
+"""Where the trained model is, and what has to agree with it."""
 ONNX = ["encryption_key", "train.results_dir", "export.checkpoint", "export.onnx_file"]
 """Where the exported one is."""
 

@@ -176,19 +176,6 @@ class Export(Section):
     """Folder of the task's files; null: <results_dir>/export."""
 
 
-class Calibration(Section):
-    """INT8 calibration, as TAO's other networks name it; INT8 is not built here."""
-
-    cal_image_dir: list[str] = []
-    """Folders of images to calibrate with; unused."""
-    cal_cache_file: str | None = None
-    """File of the calibrated ranges; unused."""
-    cal_batch_size: Count = 1
-    """Images in a step of the calibration; unused."""
-    cal_batches: Count = 1
-    """Steps of the calibration; unused."""
-
-
 class TensorRT(Section):
     """How the engine is built."""
 
@@ -206,7 +193,6 @@ class TensorRT(Section):
     """GPUs that a TensorRT-RTX engine is built for ahead of time, e.g. ["8.6", "8.9"]."""
     layers_precision: list[str] = []
     """TAO's "layer:fp32" of single layers; every layer has data_type here."""
-    calibration: Calibration = Field(default_factory=Calibration)
 
 
 class GenTrtEngine(Section):

@@ -289,10 +289,12 @@ def test_tao_keys_are_silent_at_their_default_and_warn_otherwise(caplog: pytest.
     for name, (default, _) in IDLE.items():
         load_spec(text=_nested(name, default))
     assert not caplog.records
-    load_spec(text="model: {gem_pooling: true}\nwandb: {project: mine}")
+    calibration = "gen_trt_engine: {tensorrt: {calibration: {cal_cache_file: c.bin, cal_batches: 1}}}"
+    load_spec(text=f"model: {{gem_pooling: true}}\nwandb: {{project: mine}}\n{calibration}")
     assert [record.getMessage() for record in caplog.records] == [
         "spec: wandb.project has no effect: experiments are recorded in MLflow, not in Weights & Biases",
         "spec: model.gem_pooling has no effect: no effect in TAO either",
+        "spec: gen_trt_engine.tensorrt.calibration.cal_cache_file has no effect: INT8 is not built here",
     ]
 
 

@@ -1,5 +1,7 @@
 """The fields in a task's help are those that the task reads: it is run, and what it asks the spec for is noted."""
 
+import importlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,12 +9,13 @@ from typing import Any
 import pytest
 
 from reid import tasks
+from reid.deploy import gpu
 from reid.errors import ReidError
 from reid.spec.field_types import Section
 from reid.spec.loading import all_fields
 from reid.spec.sections import STAGE_FIELDS
 from reid.spec.task_fields import TASK_FIELDS
-from tests.spec.effects_deploy import _have_gpu
+from tests.on_cpu import build_driver
 from tests.spec.lab import Lab
 
 NOT_USED = {"validate": {"encryption_key"}, "start_client": {"encryption_key"}}
@@ -65,7 +68,8 @@ def test_a_task_reads_what_its_help_lists(task: str, lab: Lab) -> None:
     if task in ("gen_trt_engine", "triton"):
         lab.task("export", *LOOSE)
     if task == "gen_trt_engine":
-        _have_gpu(lab)
+        lab.patch.setattr(gpu, "DRIVER", str(build_driver(lab.root)))
+        lab.patch.setitem(sys.modules, "tensorrt", importlib.import_module("tests.on_cpu.tensorrt"))
     seen = read(lab, task, *{"start_client": NOWHERE, "export": LOOSE}.get(task, []))
     if task == "triton":
         seen |= read(lab, task, "triton.backend=tensorrt")
