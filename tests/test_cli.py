@@ -194,8 +194,8 @@ def test_a_tasks_help_lists_the_fields_it_reads(name: str, capsys: pytest.Captur
     assert f"fields of the spec that {name} reads, with their defaults:\n\n  results_dir = /results" in shown
     own = [field.rpartition(".")[2] for field in all_fields() if field.startswith(f"{name}.")]
     assert [field for field in own if f"  {field} = " not in shown] == []
-    agree = "\nthe model's file says these, and the spec, where it does too, has to agree: model.backbone, "
-    assert (agree in shown) is (name in {"evaluate", "inference", "export"})
+    agree = "the model's file says these, and the spec, where it does too, has to agree: model.backbone, "
+    assert (agree in " ".join(shown.split())) is (name in {"evaluate", "inference", "export"})
 
 
 def test_the_spec_is_explained_by_name(capsys: pytest.CaptureFixture[str]) -> None:
