@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from reid import __version__
 from reid.cli_serving import add_client, add_start_server, add_triton_options
 from reid.console import show_outcome, shown_on
 from reid.errors import ReidError, SpecError
@@ -90,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Person re-identification from one spec file.",
         epilog="The whole pipeline at once: make pipeline-run SPEC=demo.yaml",
     )
+    parser.add_argument("--version", action="version", version=f"reid {__version__}")
     commands = parser.add_subparsers(required=True, metavar="TASK")
     for task, help_text in TASKS.items():
         command = commands.add_parser(task, help=help_text, description=f"{task}: {help_text}")

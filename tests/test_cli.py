@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from reid import cli, tasks
+from reid import __version__, cli, tasks
 from reid.spec import Experiment, load_spec
 from reid.spec.loading import all_fields
 from reid.spec.sections import Synthetic
@@ -183,6 +183,12 @@ def test_the_usage_is_shown_where_the_command_line_makes_no_sense(spec_file: Pat
     usage_error("trian", "-e", str(spec_file))
     usage_error("spec")
     usage_error("dataset", "synth", "root", "a=b")
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert (caught.value.code, capsys.readouterr().out) == (0, f"reid {__version__}\n")
 
 
 @pytest.mark.parametrize("name", cli.TASKS)
