@@ -42,6 +42,7 @@ FIELDS = {
     "start_client": [*TEST_FOLDERS[:2], "dataset.source", "re_ranking", "train.seed", "triton"],
 }
 """Sections and fields of the spec that a task reads, for its help."""
+ADOPT_FIELDS = ["encryption_key", "model", "dataset.pixel_mean", "dataset.pixel_std", "export.encrypted"]
 INTERRUPTED = 130
 
 
@@ -107,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_spec(command, required=True)
     add_start_server(command)
     command.more_help = _help_on("start_server", FIELDS["triton"])
+    _add_adopt(
+        commands.add_parser("adopt", help="another project's checkpoint or ONNX file, as one that the tasks take")
+    )
     add_client(commands.add_parser("client", help="embeddings of two folders of images from a Triton server"))
     _add_spec_command(commands.add_parser("spec", help="the spec's fields in words; a blank spec; check one"))
     _add_dataset_commands(commands.add_parser("dataset", help="draw a data set, or look at one"))
@@ -117,6 +121,21 @@ def _add_spec(parser: argparse.ArgumentParser, *, required: bool) -> None:
     names = ("-e", "--experiment_spec", "--experiment_spec_file")
     parser.add_argument(*names, dest="spec", required=required, metavar="SPEC", help="YAML")
     _add_overrides(parser)
+
+
+def _add_adopt(parser: Parser) -> None:
+    parser.description = (
+        "adopt: makes a file that evaluate, inference and export take of a checkpoint of TAO, reid-strong-baseline, "
+        "fast-reid, torchreid or SOLIDER, and one that gen_trt_engine and triton take of an ONNX file of TAO. The spec "
+        "has to describe the network and how its images are prepared; every tensor of the embedding has to fit it."
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="the checkpoint (tensors only, never code), or .onnx")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="default: <name>.adopted.pth, or .onnx, beside FILE"
+    )
+    _add_spec(parser, required=True)
+    parser.set_defaults(action=_adopt)
+    parser.more_help = _help_on("adopt", ADOPT_FIELDS)
 
 
 def _add_overrides(parser: argparse.ArgumentParser) -> None:
@@ -216,6 +235,15 @@ def _spec(options: argparse.Namespace) -> None:
     from reid.spec.explain import blank, explain
 
     print(blank() if options.blank else explain(options.explain, width=_columns()), end="")
+
+
+def _adopt(options: argparse.Namespace) -> None:
+    from reid.spec import load_spec
+    from reid.stages.adopt import adopt, adopted_name
+
+    spec = load_spec(options.spec, overrides=options.overrides)
+    outcome = adopt(spec, file=options.file, output=options.output or adopted_name(options.file))
+    show_outcome(sys.stdout, "adopt", outcome.metrics, outcome.lines)
 
 
 def _run_task(options: argparse.Namespace) -> None:

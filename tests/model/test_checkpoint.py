@@ -145,7 +145,7 @@ def test_another_programs_checkpoint_is_an_error_that_names_the_way_in(tmp_path:
     assert str(error.value) == (
         f"{path}: not a checkpoint of this project: found entries ['epoch', 'state_dict']\n"
         "  want: entries state_dict and reid, as train writes them\n"
-        "  other weights come in by model.pretrained_model_path"
+        f"  weights of TAO and others: reid adopt {path} -e SPEC makes such a checkpoint of them"
     )
 
 
