@@ -55,14 +55,14 @@ def _adopt_checkpoint(spec: Experiment, file: Path, output: Path) -> Outcome:
     contract = contract_of(spec, adopted.network.embedding_size)
     _require_the_files_own(file, "pixel_mean", adopted.mean, contract.mean)
     _require_the_files_own(file, "pixel_std", adopted.std, contract.std)
-    _tell(file, adopted.source, adopted.network.settings, contract)
+    fit = f"all {adopted.tensors} tensors of the network matched, none is left over"
+    _tell(file, adopted.source, contract, fit, adopted.network.settings)
     save_model(output, adopted.network, contract=contract, persons=range(adopted.persons))
     persons = f"a classifier of {adopted.persons:,} persons" if adopted.persons else "no classifier"
     return Outcome(
         {"tensors": float(adopted.tensors), "embedding_width": float(contract.embedding)},
         lines=[
-            f"weights of {adopted.source}: all {adopted.tensors} tensors of the network matched, none is left over; "
-            f"{persons}",
+            f"weights of {adopted.source}: {fit}; {persons}",
             f"written: {output}",
         ],
     )
@@ -99,22 +99,28 @@ def _adopt_onnx(spec: Experiment, file: Path, output: Path) -> Outcome:
 
     described = build_embedder(**network_values(spec), stem_relu=True, num_classes=1)
     content, contract = adopt_onnx(file, contract_of(spec, described.embedding_size))
-    _tell(file, "ONNX", {}, contract)
+    _tell(file, "ONNX", contract, "its input and output fit, and it ran on noise")
     write_model(output, content, key=encryption_key() if spec.export.encrypted else None)
     return Outcome(
         {"embedding_width": float(contract.embedding), "onnx_mib": len(content) / 2**20},
-        lines=["ONNX: input and output are those of the spec; run on images of noise", f"written: {output}"],
+        lines=[f"written: {output}"],
     )
 
 
-def _tell(file: Path, source: str, settings: dict[str, Any], contract: Contract) -> None:
+def _tell(file: Path, source: str, contract: Contract, fit: str, settings: dict[str, Any] | None = None) -> None:
     """What nobody can check, and the adopted file says from now on."""
-    logger.info("%s: not written by this project (%s): network and preprocessing are taken from the spec", file, source)
-    kind = "swin" if "swin_" in settings.get("backbone", "") else "resnet"
+    logger.info(
+        "%s: not written by this project (%s): network and preprocessing are taken from the spec; %s", file, source, fit
+    )
     if settings:
-        unseen = ", ".join(f"{name} {settings[name]}" for name in UNSEEN[kind])
+        names = UNSEEN["swin" if "swin_" in settings["backbone"] else "resnet"]
+        unseen = ", ".join(f"{name} {_spelled(settings[name])}" for name in names)
         logger.info("what its tensors do not show: %s; the map is pooled by its mean", unseen)
     logger.info(
         "images: %d x %d pixels (width x height), %s, resized bilinearly, mean %s, std %s",
         contract.width, contract.height, contract.channel_order, list(contract.mean), list(contract.std),
     )  # fmt: skip
+
+
+def _spelled(value: object) -> object:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
