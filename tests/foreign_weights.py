@@ -7,6 +7,7 @@ from torch import Tensor
 
 RESNET_50 = (3, 4, 6, 3)
 RESNET_18 = (2, 2, 2, 2)
+SWIN_TINY = (2, 2, 6, 2)
 
 
 class _Drawn:
@@ -93,3 +94,45 @@ def torchreid(*, persons: int) -> dict[str, Tensor]:
     """torchreid's resnet50, under `state_dict` of its checkpoint; its classifier has a bias, and there is no neck."""
     classifier = {"classifier.weight": torch.zeros(persons, 2048), "classifier.bias": torch.zeros(persons)}
     return resnet(depths=RESNET_50, bottlenecks=True) | classifier
+
+
+def tao_swin(*, width: int, persons: int) -> dict[str, Tensor]:
+    """TAO's Swin-T with reduce_feat_dim, under `state_dict` of its Lightning checkpoint."""
+    drawn = _Drawn(4)
+
+    def linear(name: str, out: int, into: int) -> None:
+        drawn.weight(f"{name}.weight", out, into)
+        drawn.state[f"{name}.weight"] /= 2
+        drawn.weight(f"{name}.bias", out, 100)
+        drawn.state[f"{name}.bias"] = drawn.state[f"{name}.bias"][:, 0]
+
+    def norm(name: str, channels: int) -> None:
+        drawn.norm(name, channels)
+        for buffer in ("running_mean", "running_var", "num_batches_tracked"):
+            del drawn.state[f"{name}.{buffer}"]
+
+    drawn.weight("patch_embed.projection.weight", 96, 3, 4, 4)
+    drawn.state["patch_embed.projection.bias"] = torch.full((96,), 0.1)
+    norm("patch_embed.norm", 96)
+    for stage, depth in enumerate(SWIN_TINY):
+        channels = 96 * 2**stage
+        for block in range(depth):
+            name = f"stages.{stage}.blocks.{block}"
+            drawn.weight(f"{name}.attn.w_msa.relative_position_bias_table", 13 * 13, 3 * 2**stage)
+            drawn.state[f"{name}.attn.w_msa.relative_position_index"] = torch.zeros(49, 49, dtype=torch.int64)
+            linear(f"{name}.attn.w_msa.qkv", 3 * channels, channels)
+            linear(f"{name}.attn.w_msa.proj", channels, channels)
+            linear(f"{name}.ffn.layers.0.0", 4 * channels, channels)
+            linear(f"{name}.ffn.layers.1", channels, 4 * channels)
+            norm(f"{name}.norm1", channels)
+            norm(f"{name}.norm2", channels)
+        if stage < 3:
+            norm(f"stages.{stage}.downsample.norm", 4 * channels)
+            drawn.weight(f"stages.{stage}.downsample.reduction.weight", 2 * channels, 4 * channels)
+        norm(f"norm{stage}", channels)
+        linear(f"semantic_embed_w.{stage}", min(2 * channels, 768), 2)
+        linear(f"semantic_embed_b.{stage}", min(2 * channels, 768), 2)
+    state = {f"base.{name}": tensor for name, tensor in drawn.state.items()} | head(width, persons=persons)
+    reduction = _Drawn(5)
+    reduction.weight("fcneck.weight", width, 768)
+    return {f"model.{name}": tensor for name, tensor in (state | reduction.state).items()}

@@ -16,9 +16,11 @@ from reid.model.embedder import build_embedder
 from tests import foreign_weights as foreign
 from tests import reference_training as reference
 from tests.networks import network_settings
+from tests.reference_swin import tao_swin_embedding
 
 RESNET_50 = {"backbone": "resnet_50", "feat_dim": None}
 RESNET_18 = {"backbone": "resnet_18", "feat_dim": None}
+SWIN = {"backbone": "swin_tiny_patch4_window7_224", "feat_dim": 16, "reduce_feat_dim": True}
 
 
 def values(**changes: Any) -> dict[str, Any]:
@@ -68,6 +70,26 @@ def test_taos_resnet_50_embeds_as_in_tao(tmp_path: Path) -> None:
     assert not adopted.network.settings["stem_relu"]
     with_relu = adopt(tmp_path / "m.tlt", content, stem_relu=True, backbone="resnet_50", feat_dim=32)
     assert apart(embedded(with_relu), expected) > 100 * ROUNDING
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("semantic_weight", [1.0, 0.2])
+def test_taos_swin_embeds_as_in_tao(tmp_path: Path, semantic_weight: float) -> None:
+    state = foreign.tao_swin(width=16, persons=7)
+    adopted = adopt(tmp_path / "m.tlt", {"state_dict": state}, **SWIN, semantic_weight=semantic_weight)
+    assert (adopted.source, adopted.persons) == ("TAO", 7)
+    expected = tao_swin_embedding(images()[0], state, stage_depths=foreign.SWIN_TINY, semantic_weight=semantic_weight)
+    assert apart(embedded(adopted)[0], expected) < ROUNDING
+
+
+def test_a_swin_is_told_from_its_tensors(tmp_path: Path) -> None:
+    content, path = {"state_dict": foreign.tao_swin(width=16, persons=7)}, tmp_path / "m.tlt"
+    for changes, fitting in (
+        (RESNET_50, "model.backbone=swin_tiny_patch4_window7_224"),
+        (SWIN | {"reduce_feat_dim": False}, "model.feat_dim=16 model.reduce_feat_dim=true"),
+        (SWIN | {"semantic_weight": -1.0}, "model.semantic_weight=1.0"),
+    ):
+        assert refusal(path, content, **changes).splitlines()[-1] == f"  want: {fitting}, as the file has it"
 
 
 @pytest.mark.parametrize("neck_feat", ["after", "before"])
