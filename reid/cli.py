@@ -42,7 +42,12 @@ FIELDS = {
     "start_client": [*TEST_FOLDERS[:2], "dataset.source", "re_ranking", "train.seed", "triton"],
 }
 """Sections and fields of the spec that a task reads, for its help."""
-ADOPT_FIELDS = ["encryption_key", "model", "dataset.pixel_mean", "dataset.pixel_std", "export.encrypted"]
+ADOPT_MODEL_FIELDS = [
+    *("backbone", "last_stride", "stem_relu", "stem_pool", "input_channels", "input_width", "input_height"),
+    *("neck", "feat_dim", "neck_feat", "with_flip_feature"),
+    *("drop_path", "drop_out", "att_drop_rate", "dropout_rate", "reduce_feat_dim", "semantic_weight"),
+]
+"""What describes a network."""
 INTERRUPTED = 130
 
 
@@ -102,12 +107,12 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(task, help=help_text, description=f"{task}: {help_text}")
         _add_spec(command, required=task != "triton")
         command.set_defaults(action=_run_task, task=task)
-        command.more_help = _help_on(task, FIELDS[task])
+        command.more_help = _help_on(task, ["results_dir", *FIELDS[task]])
     add_triton_options(commands.choices["triton"], _run_task)
     command = commands.add_parser("start_server", help="start Triton on the spec's model, until Ctrl-C")
     _add_spec(command, required=True)
     add_start_server(command)
-    command.more_help = _help_on("start_server", FIELDS["triton"])
+    command.more_help = _help_on("start_server", ["results_dir", *FIELDS["triton"]])
     _add_adopt(
         commands.add_parser("adopt", help="another project's checkpoint or ONNX file, as one that the tasks take")
     )
@@ -125,9 +130,9 @@ def _add_spec(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 def _add_adopt(parser: Parser) -> None:
     parser.description = (
-        "adopt: makes a file that evaluate, inference and export take of a checkpoint of TAO, reid-strong-baseline, "
-        "fast-reid, torchreid or SOLIDER, and one that gen_trt_engine and triton take of an ONNX file of TAO. The spec "
-        "has to describe the network and how its images are prepared; every tensor of the embedding has to fit it."
+        "adopt: makes a checkpoint that the tasks take of one of TAO, reid-strong-baseline, SOLIDER-REID, fast-reid or "
+        "torchreid; puts how its images are prepared into an ONNX file of TAO. The spec has to describe the network and "
+        "its images; every tensor of the embedding has to fit."
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="the checkpoint (tensors only, never code), or .onnx")
     parser.add_argument(
@@ -135,7 +140,9 @@ def _add_adopt(parser: Parser) -> None:
     )
     _add_spec(parser, required=True)
     parser.set_defaults(action=_adopt)
-    parser.more_help = _help_on("adopt", ADOPT_FIELDS)
+    network = [f"model.{name}" for name in ADOPT_MODEL_FIELDS]
+    images = ["dataset.pixel_mean", "dataset.pixel_std"]
+    parser.more_help = _help_on("adopt", ["encryption_key", *network, *images, "export.encrypted"])
 
 
 def _add_overrides(parser: argparse.ArgumentParser) -> None:
@@ -148,7 +155,7 @@ def _help_on(task: str, names: Sequence[str]) -> Callable[[], str]:
     def more_help() -> str:
         from reid.spec.explain import listed
 
-        fields = listed(["results_dir", *names], width=_columns())
+        fields = listed(names, width=_columns())
         return f"fields of the spec that {task} reads, with their defaults:\n\n{fields}"
 
     return more_help

@@ -64,9 +64,9 @@ def source_kind(content: Any, tensors: Mapping[str, Tensor]) -> str:
         return OURS
     signs = {
         "TAO": any(name.startswith("model.base.") for name in tensors),
+        "SOLIDER": _is_mm_swin(tensors),
         "strong baseline": any(name.startswith("base.") for name in tensors),
         FAST_REID: any(name.startswith("heads.") for name in tensors),
-        "SOLIDER": _is_mm_swin(tensors),
         "Microsoft Swin": "layers.0.downsample.reduction.weight" in tensors,
         "torchreid": {"conv1.weight", "classifier.weight"} <= set(tensors),
     }

@@ -73,11 +73,14 @@ def test_taos_resnet_50_embeds_as_in_tao(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("semantic_weight", [1.0, 0.2])
-def test_taos_swin_embeds_as_in_tao(tmp_path: Path, semantic_weight: float) -> None:
+@pytest.mark.parametrize(("source", "prefix", "semantic_weight"), [("TAO", "model.", 1.0), ("SOLIDER", "", 0.2)])
+def test_taos_and_solider_reids_swin_embed_as_there(
+    tmp_path: Path, source: str, prefix: str, semantic_weight: float
+) -> None:
     state = foreign.tao_swin(width=16, persons=7)
-    adopted = adopt(tmp_path / "m.tlt", {"state_dict": state}, **SWIN, semantic_weight=semantic_weight)
-    assert (adopted.source, adopted.persons) == ("TAO", 7)
+    content = {prefix + name.removeprefix("model."): tensor for name, tensor in state.items()}
+    adopted = adopt(tmp_path / "m.pth", content, **SWIN, semantic_weight=semantic_weight)
+    assert (adopted.source, adopted.persons) == (source, 7)
     expected = tao_swin_embedding(images()[0], state, stage_depths=foreign.SWIN_TINY, semantic_weight=semantic_weight)
     assert apart(embedded(adopted)[0], expected) < ROUNDING
 

@@ -15,6 +15,7 @@ from reid.errors import ArtifactError
 from reid.model.checkpoint import load_model
 from reid.spec import load_spec
 from reid.stages.adopt import adopted_name
+from reid.stages.described import NETWORK_FIELDS
 from reid.tasks import run_task
 from tests import foreign_weights as foreign
 from tests import reference_training as reference
@@ -90,6 +91,16 @@ def test_an_adopted_file_is_not_overwritten_and_may_go_elsewhere(
         f"error: {elsewhere}: a file is there already\n  want: another --output, or the file removed\n"
     )
     assert load_model(elsewhere).contract.std == (0.229, 0.224, 0.225)
+
+
+def test_the_help_lists_the_fields_that_describe_a_network(capsys: pytest.CaptureFixture[str]) -> None:
+    size = {"input_height", "input_width"}
+    assert set(cli.ADOPT_MODEL_FIELDS) == NETWORK_FIELDS | size | {"stem_relu"}
+    with pytest.raises(SystemExit):
+        cli.main(["adopt", "-h"])
+    shown = capsys.readouterr().out
+    assert "fields of the spec that adopt reads, with their defaults:" in shown
+    assert [name for name in cli.ADOPT_MODEL_FIELDS if f"{name} = " not in shown] == []
 
 
 @pytest.mark.parametrize(
