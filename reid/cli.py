@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from reid.cli_adopt import ADOPT_FIELDS, add_adopt
 from reid.cli_serving import add_client, add_start_server, add_triton_options
 from reid.console import show_outcome, shown_on
 from reid.errors import ReidError, SpecError
@@ -42,12 +43,6 @@ FIELDS = {
     "start_client": [*TEST_FOLDERS[:2], "dataset.source", "re_ranking", "train.seed", "triton"],
 }
 """Sections and fields of the spec that a task reads, for its help."""
-ADOPT_MODEL_FIELDS = [
-    *("backbone", "last_stride", "stem_relu", "stem_pool", "input_channels", "input_width", "input_height"),
-    *("neck", "feat_dim", "neck_feat", "with_flip_feature"),
-    *("drop_path", "drop_out", "att_drop_rate", "dropout_rate", "reduce_feat_dim", "semantic_weight"),
-]
-"""What describes a network."""
 INTERRUPTED = 130
 
 
@@ -113,9 +108,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_spec(command, required=True)
     add_start_server(command)
     command.more_help = _help_on("start_server", ["results_dir", *FIELDS["triton"]])
-    _add_adopt(
-        commands.add_parser("adopt", help="another project's checkpoint or ONNX file, as one that the tasks take")
-    )
+    command = commands.add_parser("adopt", help="another project's checkpoint or ONNX file, as one that the tasks take")
+    add_adopt(command)
+    _add_spec(command, required=True)
+    command.more_help = _help_on("adopt", ADOPT_FIELDS)
     add_client(commands.add_parser("client", help="embeddings of two folders of images from a Triton server"))
     _add_spec_command(commands.add_parser("spec", help="the spec's fields in words; a blank spec; check one"))
     _add_dataset_commands(commands.add_parser("dataset", help="draw a data set, or look at one"))
@@ -126,23 +122,6 @@ def _add_spec(parser: argparse.ArgumentParser, *, required: bool) -> None:
     names = ("-e", "--experiment_spec", "--experiment_spec_file")
     parser.add_argument(*names, dest="spec", required=required, metavar="SPEC", help="YAML")
     _add_overrides(parser)
-
-
-def _add_adopt(parser: Parser) -> None:
-    parser.description = (
-        "adopt: makes a checkpoint that the tasks take of one of TAO, reid-strong-baseline, SOLIDER-REID, fast-reid or "
-        "torchreid; puts how its images are prepared into an ONNX file of TAO. The spec has to describe the network and "
-        "its images; every tensor of the embedding has to fit."
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="the checkpoint (tensors only, never code), or .onnx")
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: <name>.adopted.pth, or .onnx, beside FILE"
-    )
-    _add_spec(parser, required=True)
-    parser.set_defaults(action=_adopt)
-    network = [f"model.{name}" for name in ADOPT_MODEL_FIELDS]
-    images = ["dataset.pixel_mean", "dataset.pixel_std"]
-    parser.more_help = _help_on("adopt", ["encryption_key", *network, *images, "export.encrypted"])
 
 
 def _add_overrides(parser: argparse.ArgumentParser) -> None:
@@ -242,15 +221,6 @@ def _spec(options: argparse.Namespace) -> None:
     from reid.spec.explain import blank, explain
 
     print(blank() if options.blank else explain(options.explain, width=_columns()), end="")
-
-
-def _adopt(options: argparse.Namespace) -> None:
-    from reid.spec import load_spec
-    from reid.stages.adopt import adopt, adopted_name
-
-    spec = load_spec(options.spec, overrides=options.overrides)
-    outcome = adopt(spec, file=options.file, output=options.output or adopted_name(options.file))
-    show_outcome(sys.stdout, "adopt", outcome.metrics, outcome.lines)
 
 
 def _run_task(options: argparse.Namespace) -> None:

@@ -175,6 +175,13 @@ def test_a_checkpoint_with_other_settings_than_ours_is_an_error(checkpoint: Path
     )
 
 
+def test_a_checkpoint_from_before_the_stems_pooling_was_a_choice_is_padded(checkpoint: Path) -> None:
+    settings = network_settings()
+    del settings["stem_pool"]
+    change(checkpoint, reid=reid_entry(model=settings, contract=CONTRACT, persons=PERSONS))
+    assert load_model(checkpoint).settings == network_settings()
+
+
 def test_tensors_of_another_shape_than_the_settings_say_are_an_error(checkpoint: Path) -> None:
     entry = reid_entry(model=network_settings(num_classes=7), contract=CONTRACT, persons=PERSONS)
     change(checkpoint, reid=entry)

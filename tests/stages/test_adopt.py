@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from reid import cli
+from reid.cli_adopt import MODEL_FIELDS
 from reid.deploy.onnx import OnnxModel
 from reid.errors import ArtifactError
 from reid.model.checkpoint import load_model
@@ -95,12 +96,12 @@ def test_an_adopted_file_is_not_overwritten_and_may_go_elsewhere(
 
 def test_the_help_lists_the_fields_that_describe_a_network(capsys: pytest.CaptureFixture[str]) -> None:
     size = {"input_height", "input_width"}
-    assert set(cli.ADOPT_MODEL_FIELDS) == NETWORK_FIELDS | size | {"stem_relu"}
+    assert set(MODEL_FIELDS) == NETWORK_FIELDS | size | {"stem_relu"}
     with pytest.raises(SystemExit):
         cli.main(["adopt", "-h"])
     shown = capsys.readouterr().out
     assert "fields of the spec that adopt reads, with their defaults:" in shown
-    assert [name for name in cli.ADOPT_MODEL_FIELDS if f"{name} = " not in shown] == []
+    assert [name for name in MODEL_FIELDS if f"{name} = " not in shown] == []
 
 
 @pytest.mark.parametrize(
