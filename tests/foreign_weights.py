@@ -62,13 +62,13 @@ def head(width: int, *, persons: int, seed: int = 1) -> dict[str, Tensor]:
     return drawn.state
 
 
-def tao(*, width: int, persons: int) -> dict[str, Tensor]:
-    """TAO's ResNet-50, under `state_dict` of its Lightning checkpoint."""
+def tao(*, width: int, persons: int, depths: Sequence[int] = RESNET_50) -> dict[str, Tensor]:
+    """TAO's ResNet, of bottlenecks whatever its depth, under `state_dict` of its Lightning checkpoint."""
     drawn = _Drawn(2)
     drawn.weight("feature.weight", width, 2048, 1, 1)
     drawn.weight("feature.bias", width, 1)
     feature = drawn.state | {"feature.bias": drawn.state["feature.bias"][:, 0]}
-    base = resnet(depths=RESNET_50, bottlenecks=True) | feature
+    base = resnet(depths=depths, bottlenecks=True) | feature
     state = {f"base.{name}": tensor for name, tensor in base.items()} | head(width, persons=persons)
     return {f"model.{name}": tensor for name, tensor in state.items()}
 

@@ -17,7 +17,7 @@ from reid.model.backbones import timm_name
 from reid.model.checkpoint import read_file
 from reid.model.embedder import Embedder, build_embedder
 from reid.model.sources import OURS, drops_stem_relu, in_our_names, source_kind, tensors_of
-from reid.model.weights import WeightsReport, copy_weights, refuse_bottlenecks
+from reid.model.weights import WeightsReport, copy_weights
 
 NO_PART_OF_THE_EMBEDDING = re.compile(
     r"(.*\.)?centers|classifier\..*"
@@ -36,8 +36,15 @@ PARTS = {
 }
 """What tensors of other networks belong to."""
 
-RESNETS = {(False, 2): 18, (False, 6): 34, (True, 6): 50, (True, 23): 101, (True, 36): 152}
-"""(bottleneck blocks?, blocks of the third stage) -> layers."""
+RESNETS = {
+    (False, 2): "resnet_18",
+    (False, 6): "resnet_34",
+    (True, 2): "timm/resnet26",  # what TAO calls resnet_18; its resnet_34 is everybody's resnet_50
+    (True, 6): "resnet_50",
+    (True, 23): "resnet_101",
+    (True, 36): "resnet_152",
+}
+"""(bottleneck blocks?, blocks of the third stage) -> the spec's name."""
 SWINS = {(6, 96): "tiny", (18, 96): "small", (18, 128): "base"}
 """(blocks of the third stage, channels of the first) -> size."""
 Named = Mapping[str, tuple[str, Tensor]]
@@ -80,7 +87,6 @@ def adopt_checkpoint(path: Path, *, stem_relu: bool | None, **values: Any) -> Ad
     network = build_embedder(**values, stem_relu=relu, num_classes=len(classifier) if classifier is not None else 1)
     for parameter in network.classifier.parameters():
         nn.init.zeros_(parameter)
-    refuse_bottlenecks(path, values["backbone"], named, network.state_dict())
     report = copy_weights(network, named, source=source, tensors=tensors)
     _require_all(path, network, named, report)
     return Adopted(
@@ -120,7 +126,7 @@ def _require_all(path: Path, network: Embedder, named: Named, report: WeightsRep
     lacking = [part for pattern, part in PARTS.items() if any(re.search(pattern, name) for name in wrong["unexpected"])]
     fitting = _fields_that_fit(network, named)
     if lacking:
-        lines.append(f"  it has {' and '.join(lacking)}, which no network here has")
+        lines.append(f"  it has {' and '.join(lacking)}, which the spec's network has not")
     elif fitting:
         lines.append(f"  want: {' '.join(fitting)}, as the file has it")
     else:
@@ -158,9 +164,9 @@ def _fields_that_fit(network: Embedder, named: Named) -> list[str]:
 def _backbone(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """The spec's name of the backbone that tensors of these shapes are of, as far as their number shows it."""
     blocks = {int(found[1]) for name in shapes if (found := re.match(r"base\.layer3\.(\d+)\.", name))}
-    layers = RESNETS.get(("base.layer3.0.conv3.weight" in shapes, len(blocks)))
-    if layers:
-        return f"resnet_{layers}"
+    resnet = RESNETS.get(("base.layer3.0.conv3.weight" in shapes, len(blocks)))
+    if resnet:
+        return resnet
     blocks = {int(found[1]) for name in shapes if (found := re.match(r"base\.layers\.2\.blocks\.(\d+)\.", name))}
     size = SWINS.get((len(blocks), shapes.get("base.patch_embed.proj.weight", (0,))[0]))
     return f"swin_{size}_patch4_window7_224" if size else None

@@ -92,7 +92,7 @@ def load_pretrained(embedder: Embedder, path: Path | None, *, choice: str, min_s
     named = in_our_names(tensors)
     if choice == "imagenet":
         named = {ours: entry for ours, entry in named.items() if ours.startswith("base.")}
-    refuse_bottlenecks(path, backbone, named, embedder.state_dict())
+    _refuse_bottlenecks(path, backbone, named, embedder.state_dict())
     report = copy_weights(embedder, named, source=source_kind(content, tensors), tensors=tensors)
     if report.share < min_share:
         matched = sum(name.startswith("base.") for name in report.matched)
@@ -109,7 +109,7 @@ def load_pretrained(embedder: Embedder, path: Path | None, *, choice: str, min_s
     return report
 
 
-def refuse_bottlenecks(path: Path, backbone: str, named: Collection[str], wanted: Collection[str]) -> None:
+def _refuse_bottlenecks(path: Path, backbone: str, named: Collection[str], wanted: Collection[str]) -> None:
     """ArtifactError where the file has three convolutions a block and the network two: TAO's ResNet-18 and -34."""
     third = "base.layer1.0.conv3.weight"
     if third in named and third not in wanted and "base.layer1.0.conv2.weight" in wanted:

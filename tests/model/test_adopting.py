@@ -224,18 +224,24 @@ def test_what_no_network_here_has_is_named(tmp_path: Path, name: str, part: str)
     assert refusal(path, {"model": state}, **RESNET_18, stem_pool="ceil") == (
         f"{path}: weights of fast-reid, and not of the network that the spec describes\n"
         f"  unexpected: {name}\n"
-        f"  it has {part}, which no network here has"
+        f"  it has {part}, which the spec's network has not"
     )
 
 
-def test_taos_resnet_18_of_bottlenecks_is_refused_with_the_reason(tmp_path: Path) -> None:
-    base = foreign.resnet(depths=foreign.RESNET_18, bottlenecks=True)
-    state = {f"model.base.{name}": tensor for name, tensor in base.items()}
-    path = tmp_path / "m.tlt"
-    assert refusal(path, {"state_dict": state}, **RESNET_18) == (
-        f"{path}: its blocks are bottlenecks of three convolutions, those of resnet_18 are basic ones of two\n"
-        "  TAO builds ResNet-18 and -34 of bottlenecks; want: weights of torchvision's resnet_18"
+@pytest.mark.parametrize(
+    ("depths", "called", "is_a"),
+    [(foreign.RESNET_18, "resnet_18", "timm/resnet26"), (foreign.RESNET_50, "resnet_34", "resnet_50")],
+)
+def test_taos_resnet_18_and_34_are_of_bottlenecks_and_go_by_another_name(
+    tmp_path: Path, depths: tuple[int, ...], called: str, is_a: str
+) -> None:
+    state, path = foreign.tao(width=16, persons=7, depths=depths), tmp_path / "m.tlt"
+    assert refusal(path, {"state_dict": state}, backbone=called).splitlines()[-1] == (
+        f"  want: model.backbone={is_a}, as the file has it"
     )
+    adopted = adopt(path, {"state_dict": state}, backbone=is_a)
+    expected = reference.tao_resnet_embedding(images(), state, stage_depths=depths, last_stride=1)
+    assert apart(embedded(adopted), expected) < ROUNDING
 
 
 def test_a_checkpoint_of_ours_needs_no_adopting(tmp_path: Path) -> None:
