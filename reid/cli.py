@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reid import __version__
+from reid.cli_adopt import add_adopt
 from reid.cli_serving import add_client, add_start_server, add_triton_options
 from reid.console import show_outcome, shown_on
 from reid.errors import ReidError, SpecError
@@ -103,6 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_spec(command, required=True)
     add_start_server(command)
     command.more_help = _help_on("start_server")
+    command = commands.add_parser("adopt", help="another project's checkpoint or ONNX file, as one that the tasks take")
+    add_adopt(command)
+    _add_spec(command, required=True)
+    command.more_help = _help_on("adopt")
     add_client(commands.add_parser("client", help="embeddings of two folders of images from a Triton server"))
     _add_spec_command(commands.add_parser("spec", help="the spec's fields in words; a blank spec; check one"))
     _add_dataset_commands(commands.add_parser("dataset", help="draw a data set, or look at one"))
@@ -124,10 +129,11 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
 def _help_on(task: str) -> Callable[[], str]:
     def more_help() -> str:
         from reid.spec.explain import listed
-        from reid.spec.task_fields import AGREEING, TASK_FIELDS
+        from reid.spec.task_fields import AGREEING, MODEL, TASK_FIELDS
 
-        fields = listed(["results_dir", *TASK_FIELDS[task]], width=_columns())
-        if {*AGREEING} <= {*TASK_FIELDS[task]}:
+        own = [] if task == "adopt" else ["results_dir"]
+        fields = listed([*own, *TASK_FIELDS[task]], width=_columns())
+        if {*MODEL} <= {*TASK_FIELDS[task]}:
             note = f"the model's file says these, and the spec, where it does too, has to agree: {', '.join(AGREEING)}"
             fields += "\n" + textwrap.fill(note, _columns()) + "\n"
         return f"fields of the spec that {task} reads, with their defaults:\n\n{fields}"

@@ -25,6 +25,8 @@ class Model(Section):
     """Stride of the last ResNet stage; 1 doubles the feature map's height and width."""
     stem_relu: Switch = "auto"
     """ReLU after the stem's first BatchNorm; TAO's ResNet has none. auto: off for TAO's weights, else on."""
+    stem_pool: Literal["padded", "ceil"] = "padded"
+    """Max pooling of a ResNet's stem: padded by a pixel on all sides (torchvision, TAO), or not at all (fast-reid)."""
     pretrain_choice: Literal["imagenet", "self", ""] = "imagenet"
     """imagenet: ImageNet weights; self: a re-identification checkpoint; "": random."""
     pretrained_model_path: str | None = None

@@ -18,7 +18,16 @@ MODEL = ["encryption_key", "train.results_dir", *AGREEING]
 ONNX = ["encryption_key", "train.results_dir", "export.checkpoint", "export.onnx_file"]
 """Where the exported one is."""
 
+NETWORK = [
+    *("model.backbone", "model.last_stride", "model.stem_relu", "model.stem_pool", "model.input_channels"),
+    *("model.input_width", "model.input_height", "model.neck", "model.feat_dim", "model.neck_feat"),
+    *("model.with_flip_feature", "model.drop_path", "model.drop_out", "model.att_drop_rate", "model.dropout_rate"),
+    *("model.reduce_feat_dim", "model.semantic_weight"),
+]
+"""What describes a network."""
+
 TASK_FIELDS = {
+    "adopt": ["encryption_key", "dataset.pixel_mean", "dataset.pixel_std", "export.encrypted", *NETWORK],
     "validate": ["dataset", "model.backbone"],
     "train": ["encryption_key", *STAGE_FIELDS["train"]],
     "evaluate": [*STAGE_FIELDS["evaluate"], *IMAGES, *MODEL],
