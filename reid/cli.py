@@ -30,16 +30,17 @@ TASKS = {
     "triton": "a model repository for Triton Inference Server, of the ONNX or the engine",
     "start_client": "a sample of persons through a Triton server: mAP, CMC plot, matches sheet",
 }
-TEST_FOLDERS = ["dataset.query_dataset_dir", "dataset.test_dataset_dir", "dataset.val_batch_size", "dataset.store_dir"]
+TEST_IMAGES = ["dataset.query_dataset_dir", "dataset.test_dataset_dir", "dataset.file_name", "dataset.cameras"]
+TEST_FOLDERS = [*TEST_IMAGES, "dataset.val_batch_size", "dataset.store_dir"]
 FIELDS = {
     "validate": ["dataset"],
     "train": ["encryption_key", "model", "dataset", "train"],
     "evaluate": ["encryption_key", *TEST_FOLDERS, "re_ranking", "train.seed", "evaluate"],
     "inference": ["encryption_key", *TEST_FOLDERS, "inference"],
-    "export": ["encryption_key", "dataset.query_dataset_dir", "dataset.store_dir", "export"],
+    "export": ["encryption_key", "dataset.query_dataset_dir", "dataset.file_name", "dataset.store_dir", "export"],
     "gen_trt_engine": ["gen_trt_engine"],
     "triton": ["triton"],
-    "start_client": [*TEST_FOLDERS[:2], "dataset.source", "re_ranking", "train.seed", "triton"],
+    "start_client": [*TEST_IMAGES, "dataset.source", "re_ranking", "train.seed", "triton"],
 }
 """Sections and fields of the spec that a task reads, for its help."""
 INTERRUPTED = 130

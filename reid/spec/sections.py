@@ -9,7 +9,9 @@ rules that span fields in `rules.py`, reading of files and overrides in `loading
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
+from reid.data.file_names import file_names
 from reid.spec.field_types import Count, Positive, Section, Share, Switch
 from reid.spec.serving_sections import Triton
 from reid.spec.task_sections import Evaluate, Export, GenTrtEngine, Inference, MLflow, Train
@@ -117,6 +119,13 @@ class Dataset(Section):
     """Folder of the gallery images (bounding_box_test)."""
     query_dataset_dir: str | None = None
     """Folder of the query images (query)."""
+    file_name: str = "market1501"
+    """How a file's name tells its person and camera: market1501 (0002_c1s1_000451_03.jpg), dukemtmc
+    (0001_c2_f0046182.jpg), or a regular expression with the group `person` and, if any, `camera`, whole numbers both,
+    that matches the whole name less its ending. Person -1 is junk, 0 a distractor."""
+    cameras: Literal["file_name", "none"] = "file_name"
+    """none: there is one camera only, or nobody knows which; queries count as camera 1 and gallery images as camera 2,
+    so that no match is passed over as a view of the query's own camera. So too where file_name tells no camera."""
     synthetic: Synthetic | None = None
     """Draw the data set instead of bringing one."""
     source: Source | None = None
@@ -150,6 +159,15 @@ class Dataset(Section):
     """softmax: cross-entropy, plain shuffling; triplet: metric loss, P x K; softmax_triplet: both, P x K."""
     num_instances: Count = 4
     """K: images of a person in a P x K batch."""
+
+    @field_validator("file_name")
+    @classmethod
+    def _tells_persons(cls, value: str) -> str:
+        try:
+            file_names(value, cameras="file_name")
+        except ValueError as error:
+            raise PydanticCustomError("file_name", "{wanted}", {"wanted": str(error)}) from None
+        return value
 
     @model_validator(mode="after")
     def _folders_under_the_root(self) -> "Dataset":
@@ -239,6 +257,8 @@ PLACES = [
     "dataset.train_dataset_dir",
     "dataset.test_dataset_dir",
     "dataset.query_dataset_dir",
+    "dataset.file_name",
+    "dataset.cameras",
     "dataset.synthetic",
     "dataset.source",
     "train.results_dir",

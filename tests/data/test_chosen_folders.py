@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from reid.data.chosen_folders import Folder, manifest_of
+from reid.data.file_names import MARKET1501
 from reid.data.market1501 import HOW_TO_GET, Manifest
 from reid.errors import DatasetError
 from reid.spec import load_spec
@@ -31,7 +32,7 @@ def folders(root: Path, **others: Folder) -> dict[str, Folder]:
 
 
 def chosen(folders: dict[str, Folder], tmp_path: Path, *needed: str) -> Manifest:
-    return manifest_of(folders, needed=needed or BOTH, index_file=tmp_path / "store" / "index.json")
+    return manifest_of(folders, needed=needed or BOTH, names=MARKET1501, index_file=tmp_path / "store" / "index.json")
 
 
 def refusal(folders: dict[str, Folder], tmp_path: Path, *needed: str) -> str:
@@ -89,8 +90,8 @@ def test_empty_misnamed_and_unreadable_are_told_at_once(market: Path, tmp_path: 
     assert refusal(own, tmp_path) == (
         "the images cannot be used: 3 errors\n"
         f"  query: no image in {market}/empty (inference.query_dataset)\n"
-        "  gallery: 1 of 6 images not named as Market-1501 names them; "
-        "want PPPP_cCsS_FFFFFF_NN.jpg, e.g. 0002_c1s1_000451_03.jpg\n"
+        "  gallery: 1 of 6 images are not named as Market-1501 names them; "
+        "want PPPP_cCsS_FFFFFF_NN.jpg, e.g. 0002_c1s1_000451_03.jpg, or set dataset.file_name\n"
         f"    first: {gallery}/someone.jpg\n"
         "  gallery: 1 of 6 images cannot be read\n"
         f"    first: {gallery}/0005_c1s1_000001_01.jpg: empty file"

@@ -123,7 +123,7 @@ def test_errors_are_all_told_after_the_reports_are_written(market: Path, tmp_pat
     assert str(error.value) == (
         "the data set has 3 errors\n"
         "  bad name: query: 1 of 3 images are not named as Market-1501 names them; "
-        "want PPPP_cCsS_FFFFFF_NN.jpg, e.g. 0002_c1s1_000451_03.jpg\n"
+        "want PPPP_cCsS_FFFFFF_NN.jpg, e.g. 0002_c1s1_000451_03.jpg, or set dataset.file_name\n"
         "    first: query/holiday.jpg\n"
         "  unreadable image: train: 1 of 6 images cannot be read\n"
         "    first: train/0001_c1s1_000001_01.jpg: empty file\n"
