@@ -79,7 +79,9 @@ def test_without_the_group_or_by_the_spec_the_camera_is_the_splits() -> None:
     assert told("market1501", "0002_c1s1_000451_03.jpg", cameras="none") == (2, 9)
     assert told(r"(?P<person>\d+)-(?P<camera>[a-z]+)", "7-north.jpg", cameras="none") == (7, 9)
     assert told(r"(?P<person>\d+)(-(?P<camera>\d+))?", "7.jpg") is None  # a camera some names tell is not unknown
-    after = ": queries count as camera 1, gallery images as camera 2; every gallery image of a query's person is a match"
+    after = (
+        ": queries count as camera 1, gallery images as camera 2; every gallery image of a query's person is a match"
+    )
     for pattern, cameras, why in (
         ("(?P<person>.*)", "file_name", f"dataset.file_name has no camera{after}"),
         ("dukemtmc", "none", f"dataset.cameras is none{after}"),
