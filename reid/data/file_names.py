@@ -73,7 +73,7 @@ def _own(pattern: str) -> FileNames:
     try:
         compiled = re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"{want}; this is none: {error}") from None
+        raise ValueError(f"{want}; this is no regular expression: {error}") from None
     if "person" not in compiled.groupindex:
         raise ValueError(f"{want}; this one has no group person")
     numbers = "person and camera" if "camera" in compiled.groupindex else "person"

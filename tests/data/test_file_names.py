@@ -98,7 +98,7 @@ def test_where_nobody_asks_who_it_is_any_name_will_do() -> None:
 @pytest.mark.parametrize(
     ("pattern", "what"),
     [
-        ("(?P<person>", "this is none: missing ), unterminated subpattern at position 0"),
+        ("(?P<person>", "this is no regular expression: missing ), unterminated subpattern at position 0"),
         ("market", "this one has no group person"),
         (r"(\d+)_.*", "this one has no group person"),
     ],

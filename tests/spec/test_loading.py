@@ -256,7 +256,7 @@ def test_an_alias_and_its_field_may_not_contradict() -> None:
 @pytest.mark.parametrize(
     ("pattern", "what"),
     [
-        (r"(?P<person>\d+", "this is none: missing ), unterminated subpattern at position 0"),
+        (r"(?P<person>\d+", "this is no regular expression: missing ), unterminated subpattern at position 0"),
         (r"(?P<who>\d+)", "this one has no group person"),
     ],
 )
