@@ -26,13 +26,14 @@ from reid.results_lock import sole_task
 from reid.secret import KEY_ENVIRONMENT, encryption_key
 from reid.spec import Experiment, load_spec, tell_what_a_pipeline_replaces
 from reid.spec.secret import open_values
+from reid.spec.sections import STAGE_FIELDS
 from reid.stages.outcome import Outcome
 from reid.tracking import stage_run
 from reid.work_folder import deliver, empty_for, work_folder
 
 logger = logging.getLogger("components.entry")
 
-STAGES = ("validate", "train", "evaluate", "inference", "export", "gen_trt_engine", "register")
+STAGES = ("validate", *STAGE_FIELDS)
 METRICS = "system.Metrics"
 DRAWN = {METRICS, "system.ClassificationMetrics"}
 """Kinds of artifacts that are all metadata, no file."""

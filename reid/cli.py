@@ -12,10 +12,13 @@ import os
 import shutil
 import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from reid import __version__
+from reid.cli_adopt import add_adopt
 from reid.cli_serving import add_client, add_start_server, add_triton_options
 from reid.console import show_outcome, shown_on
 from reid.errors import ReidError, SpecError
@@ -30,19 +33,11 @@ TASKS = {
     "triton": "a model repository for Triton Inference Server, of the ONNX or the engine",
     "start_client": "a sample of persons through a Triton server: mAP, CMC plot, matches sheet",
 }
-TEST_IMAGES = ["dataset.query_dataset_dir", "dataset.test_dataset_dir", "dataset.file_name", "dataset.cameras"]
-TEST_FOLDERS = [*TEST_IMAGES, "dataset.val_batch_size", "dataset.store_dir"]
-FIELDS = {
-    "validate": ["dataset"],
-    "train": ["encryption_key", "model", "dataset", "train"],
-    "evaluate": ["encryption_key", *TEST_FOLDERS, "re_ranking", "train.seed", "evaluate"],
-    "inference": ["encryption_key", *TEST_FOLDERS, "inference"],
-    "export": ["encryption_key", "dataset.query_dataset_dir", "dataset.file_name", "dataset.store_dir", "export"],
-    "gen_trt_engine": ["gen_trt_engine"],
-    "triton": ["triton"],
-    "start_client": [*TEST_IMAGES, "dataset.source", "re_ranking", "train.seed", "triton"],
-}
-"""Sections and fields of the spec that a task reads, for its help."""
+DRAWN = (
+    *("train_persons", "test_persons", "cameras", "images_per_camera", "distractors", "junk"),
+    *("width", "height", "seed"),
+)
+"""Fields of the spec's dataset.synthetic, each an option of `reid dataset synth`."""
 INTERRUPTED = 130
 
 
@@ -97,17 +92,22 @@ def _parser() -> argparse.ArgumentParser:
         description="Person re-identification from one spec file.",
         epilog="The whole pipeline at once: make pipeline-run SPEC=demo.yaml",
     )
+    parser.add_argument("--version", action="version", version=f"reid {__version__}")
     commands = parser.add_subparsers(required=True, metavar="TASK")
     for task, help_text in TASKS.items():
         command = commands.add_parser(task, help=help_text, description=f"{task}: {help_text}")
         _add_spec(command, required=task != "triton")
         command.set_defaults(action=_run_task, task=task)
-        command.more_help = _help_on(task, FIELDS[task])
+        command.more_help = _help_on(task)
     add_triton_options(commands.choices["triton"], _run_task)
     command = commands.add_parser("start_server", help="start Triton on the spec's model, until Ctrl-C")
     _add_spec(command, required=True)
     add_start_server(command)
-    command.more_help = _help_on("start_server", FIELDS["triton"])
+    command.more_help = _help_on("start_server")
+    command = commands.add_parser("adopt", help="another project's checkpoint or ONNX file, as one that the tasks take")
+    add_adopt(command)
+    _add_spec(command, required=True)
+    command.more_help = _help_on("adopt")
     add_client(commands.add_parser("client", help="embeddings of two folders of images from a Triton server"))
     _add_spec_command(commands.add_parser("spec", help="the spec's fields in words; a blank spec; check one"))
     _add_dataset_commands(commands.add_parser("dataset", help="draw a data set, or look at one"))
@@ -126,11 +126,16 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _help_on(task: str, names: Sequence[str]) -> Callable[[], str]:
+def _help_on(task: str) -> Callable[[], str]:
     def more_help() -> str:
         from reid.spec.explain import listed
+        from reid.spec.task_fields import AGREEING, MODEL, TASK_FIELDS
 
-        fields = listed(["results_dir", *names], width=_columns())
+        own = [] if task == "adopt" else ["results_dir"]
+        fields = listed([*own, *TASK_FIELDS[task]], width=_columns())
+        if {*MODEL} <= {*TASK_FIELDS[task]}:
+            note = f"the model's file says these, and the spec, where it does too, has to agree: {', '.join(AGREEING)}"
+            fields += "\n" + textwrap.fill(note, _columns()) + "\n"
         return f"fields of the spec that {task} reads, with their defaults:\n\n{fields}"
 
     return more_help
@@ -151,24 +156,15 @@ def _add_spec_command(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(action=_spec)
 
 
-def _add_dataset_commands(parser: argparse.ArgumentParser) -> None:
+def _add_dataset_commands(parser: Parser) -> None:
     commands = parser.add_subparsers(required=True, metavar="ACTION")
     synth = commands.add_parser("synth", help="draw a data set in Market-1501's layout")
     synth.add_argument("root", type=Path, help="folder to make")
-    for name, default, unit in (
-        ("train-persons", 120, ""),
-        ("test-persons", 60, ""),
-        ("cameras", 6, ""),
-        ("images-per-camera", 3, "of a person under a camera that saw them"),
-        ("distractors", 60, "gallery images of person 0"),
-        ("junk", 30, "gallery images of person -1"),
-        ("width", 64, "pixels"),
-        ("height", 128, "pixels"),
-        ("seed", 7, ""),
-        ("workers", 0, "processes; 0: one per core"),
-    ):
-        synth.add_argument(f"--{name}", type=int, default=default, help=f"{unit} (default {default})".strip())
+    for name in DRAWN:
+        synth.add_argument(f"--{name.replace('_', '-')}", type=int, default=argparse.SUPPRESS, metavar="N")
+    synth.add_argument("--workers", type=int, default=0, metavar="N", help="processes; 0: one per core")
     synth.set_defaults(action=_synth)
+    synth.more_help = _drawn_help
     sheet = commands.add_parser("sheet", help="a contact sheet: a row a person, a column a camera")
     sheet.add_argument("root", type=Path, help="folder of a data set in Market-1501's layout")
     sheet.add_argument("output", type=Path, help="picture to write, .png or .jpg")
@@ -177,23 +173,22 @@ def _add_dataset_commands(parser: argparse.ArgumentParser) -> None:
     sheet.set_defaults(action=_sheet)
 
 
+def _drawn_help() -> str:
+    from reid.spec.explain import listed
+
+    fields = listed([f"dataset.synthetic.{name}" for name in DRAWN], width=_columns())
+    return f"the figures are those of the spec, with their defaults:\n\n{fields}"
+
+
 def _synth(options: argparse.Namespace) -> None:
-    import os
-
     from reid.data.synthetic import ensure_market
+    from reid.spec import load_spec
 
+    given = [f"dataset.synthetic.{name}={getattr(options, name)}" for name in DRAWN if name in options]
+    settings = load_spec(text="dataset: {synthetic: {root: from the command line}}", overrides=given).dataset.synthetic
+    assert settings is not None
     drawn = ensure_market(
-        options.root,
-        train_persons=options.train_persons,
-        test_persons=options.test_persons,
-        cameras=options.cameras,
-        images_per_camera=options.images_per_camera,
-        distractors=options.distractors,
-        junk=options.junk,
-        width=options.width,
-        height=options.height,
-        seed=options.seed,
-        workers=options.workers or os.cpu_count() or 1,
+        options.root, **settings.model_dump(exclude={"root"}), workers=options.workers or os.cpu_count() or 1
     )
     print(f"{options.root}: {'drawn' if drawn else 'was there already, with these settings'}")
 
@@ -211,7 +206,10 @@ def _spec(options: argparse.Namespace) -> None:
     if options.check:
         from reid.spec import load_spec
 
-        load_spec(options.check, overrides=options.overrides)
+        spec = load_spec(options.check, overrides=options.overrides)
+        from reid.stages.validate import require_weights
+
+        require_weights(spec.model.backbone)
         print(f"{options.check}: nothing to object to")
         return
     from reid.spec.explain import blank, explain

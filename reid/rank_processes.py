@@ -98,7 +98,11 @@ class _Others:
             if all(process.poll() == 0 for process in self._processes):
                 return
             time.sleep(POLL_S)
-        raise TrainingError("other ranks did not end with rank 0")
+        late = [str(rank) for rank, process in enumerate(self._processes, start=1) if process.poll() is None]
+        raise TrainingError(
+            f"rank {', '.join(late)} of {len(self._processes) + 1} has not ended, {END_S:g} s after rank 0 was done\n"
+            "  want:  all ranks to end together; what was written before is kept, run the task again"
+        )
 
     def reason(self) -> ReidError | None:
         """Why a rank ended before its time, if one did: what rank 0 then saw is only the consequence."""

@@ -9,6 +9,7 @@ def network_settings(**changes: Any) -> dict[str, Any]:
         "backbone": "timm/test_resnet",
         "last_stride": 1,
         "stem_relu": True,
+        "stem_pool": "padded",
         "neck": "bnneck",
         "neck_feat": "after",
         "feat_dim": 16,

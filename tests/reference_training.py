@@ -76,31 +76,86 @@ def _norm(maps: Tensor, state: Mapping[str, Tensor], name: str) -> Tensor:
     return (maps - mean.view(shape)) * scale.view(shape) + state[f"{name}.bias"].view(shape)
 
 
-def tao_resnet_embedding(
-    images: Tensor, state: Mapping[str, Tensor], *, stage_depths: Sequence[int], last_stride: int
+def resnet_map(
+    images: Tensor,
+    base: Mapping[str, Tensor],
+    *,
+    stage_depths: Sequence[int],
+    last_stride: int,
+    stem_relu: bool = True,
+    stem_pool: str = "padded",
 ) -> Tensor:
-    """TAO's ResNet of bottlenecks, written out: images (B, 3, H, W), TAO's state dict -> embedding (B, D).
+    """A ResNet of torchvision's names, written out: images (B, 3, H, W), state dict -> map (B, D, h, w).
 
-    No ReLU behind the stem's normalisation; a stage's stride lies in its first block's 3 x 3 convolution and
-    shortcut; the 1 x 1 convolution `base.feature`, with its bias, comes before the pooling; then the BNNeck.
+    A stage's stride lies in its first block's first 3 x 3 convolution and in its shortcut (He et al. 2016, v1.5).
     """
-    base = {name.removeprefix("model.base."): tensor for name, tensor in state.items()}
     maps = _norm(F.conv2d(images, base["conv1.weight"], stride=2, padding=3), base, "bn1")
-    maps = F.max_pool2d(maps, kernel_size=3, stride=2, padding=1)
+    maps = maps.relu() if stem_relu else maps
+    if stem_pool == "padded":
+        maps = F.max_pool2d(maps, kernel_size=3, stride=2, padding=1)
+    else:
+        maps = F.max_pool2d(maps, kernel_size=3, stride=2, ceil_mode=True)
+    bottlenecks = "layer1.0.conv3.weight" in base
     for stage, depth in enumerate(stage_depths, start=1):
         for block in range(depth):
             name = f"layer{stage}.{block}"
             stride = 1 if block > 0 or stage == 1 else (last_stride if stage == 4 else 2)
-            inner = F.relu(_norm(F.conv2d(maps, base[f"{name}.conv1.weight"]), base, f"{name}.bn1"))
-            inner = F.conv2d(inner, base[f"{name}.conv2.weight"], stride=stride, padding=1)
-            inner = F.relu(_norm(inner, base, f"{name}.bn2"))
-            inner = _norm(F.conv2d(inner, base[f"{name}.conv3.weight"]), base, f"{name}.bn3")
-            if block == 0:
+            inner = maps
+            for number in (1, 2, 3) if bottlenecks else (1, 2):
+                kernel = base[f"{name}.conv{number}.weight"]
+                strided = stride if number == (2 if bottlenecks else 1) else 1
+                inner = F.conv2d(inner, kernel, stride=strided, padding=kernel.shape[2] // 2)
+                inner = _norm(inner, base, f"{name}.bn{number}")
+                inner = inner if number == (3 if bottlenecks else 2) else inner.relu()
+            if f"{name}.downsample.0.weight" in base:
                 shortcut = F.conv2d(maps, base[f"{name}.downsample.0.weight"], stride=stride)
                 maps = _norm(shortcut, base, f"{name}.downsample.1")
-            maps = F.relu(maps + inner)
+            maps = (maps + inner).relu()
+    return maps
+
+
+def tao_resnet_embedding(
+    images: Tensor, state: Mapping[str, Tensor], *, stage_depths: Sequence[int], last_stride: int
+) -> Tensor:
+    """TAO's ResNet of bottlenecks: images (B, 3, H, W), TAO's state dict -> embedding (B, D).
+
+    No ReLU behind the stem's normalisation; the 1 x 1 convolution `base.feature`, with its bias, comes before the
+    pooling; then the BNNeck.
+    """
+    base = {name.removeprefix("model.base."): tensor for name, tensor in state.items()}
+    maps = resnet_map(images, base, stage_depths=stage_depths, last_stride=last_stride, stem_relu=False)
     maps = F.conv2d(maps, base["feature.weight"], base["feature.bias"])
     return _norm(maps.mean(dim=(2, 3)), {k.removeprefix("model."): v for k, v in state.items()}, "bottleneck")
+
+
+def strong_baseline_embedding(
+    images: Tensor, state: Mapping[str, Tensor], *, stage_depths: Sequence[int], last_stride: int, neck_feat: str
+) -> Tensor:
+    """reid-strong-baseline's: no ReLU in the stem, global average pooling, the feature after or before the BNNeck."""
+    base = {name.removeprefix("base."): tensor for name, tensor in state.items()}
+    maps = resnet_map(images, base, stage_depths=stage_depths, last_stride=last_stride, stem_relu=False)
+    feature = maps.mean(dim=(2, 3))
+    return _norm(feature, state, "bottleneck") if neck_feat == "after" else feature
+
+
+def fast_reid_embedding(
+    images: Tensor, state: Mapping[str, Tensor], *, stage_depths: Sequence[int], last_stride: int, stem_pool: str
+) -> Tensor:
+    """fast-reid's Baseline with EmbeddingHead: average pooling, a 1 x 1 convolution without a bias if any, BNNeck."""
+    base = {name.removeprefix("backbone."): tensor for name, tensor in state.items()}
+    maps = resnet_map(images, base, stage_depths=stage_depths, last_stride=last_stride, stem_pool=stem_pool)
+    pooled = maps.mean(dim=(2, 3), keepdim=True)
+    if state["heads.bottleneck.0.weight"].ndim == 4:
+        reduced = F.conv2d(pooled, state["heads.bottleneck.0.weight"])
+        return _norm(reduced, state, "heads.bottleneck.1")[..., 0, 0]
+    return _norm(pooled, state, "heads.bottleneck.0")[..., 0, 0]
+
+
+def torchreid_embedding(
+    images: Tensor, state: Mapping[str, Tensor], *, stage_depths: Sequence[int], last_stride: int
+) -> Tensor:
+    """torchreid's resnet50: the pooled map of torchvision's network."""
+    return resnet_map(images, state, stage_depths=stage_depths, last_stride=last_stride).mean(dim=(2, 3))
 
 
 def shifted_window_attention(

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from reid import cli, tasks
+from reid import __version__, cli, tasks
 from reid.spec import Experiment, load_spec
 from reid.spec.loading import all_fields
+from reid.spec.sections import Synthetic
 from reid.stages.outcome import Outcome
 from reid.tracking import StageRun
 from tests.small_market import FOLDERS, write_market
@@ -113,7 +114,7 @@ def usage_error(*arguments: str) -> None:
 
 
 def test_the_command_has_every_task() -> None:
-    assert list(cli.TASKS) == list(cli.FIELDS) == list(tasks.TASKS)
+    assert list(cli.TASKS) == list(tasks.TASKS)
 
 
 def test_a_task_that_is_done_ends_with_a_table_on_stdout_and_status_0(
@@ -184,6 +185,12 @@ def test_the_usage_is_shown_where_the_command_line_makes_no_sense(spec_file: Pat
     usage_error("dataset", "synth", "root", "a=b")
 
 
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert (caught.value.code, capsys.readouterr().out) == (0, f"reid {__version__}\n")
+
+
 @pytest.mark.parametrize("name", cli.TASKS)
 def test_a_tasks_help_lists_the_fields_it_reads(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -193,6 +200,8 @@ def test_a_tasks_help_lists_the_fields_it_reads(name: str, capsys: pytest.Captur
     assert f"fields of the spec that {name} reads, with their defaults:\n\n  results_dir = /results" in shown
     own = [field.rpartition(".")[2] for field in all_fields() if field.startswith(f"{name}.")]
     assert [field for field in own if f"  {field} = " not in shown] == []
+    agree = "the model's file says these, and the spec, where it does too, has to agree: model.backbone, "
+    assert (agree in " ".join(shown.split())) is (name in {"evaluate", "inference", "export"})
 
 
 def test_the_spec_is_explained_by_name(capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,8 +245,31 @@ def test_a_spec_that_is_wrong_is_told_whole(tmp_path: Path, capsys: pytest.Captu
         "error: command line: re_ranking.k1: found 0 (int); want: at least 1\n"
         "wrong.yaml: train.num_epoch: unknown key; did you mean train.num_epochs?\n"
     )
+    weights = "model.backbone=timm/resnet50.no_such"
+    assert cli.main(["spec", "--check", "pipelines/specs/demo.yaml", weights]) == 2
+    assert capsys.readouterr().err == (
+        "error: model.backbone: timm/resnet50.no_such: Invalid pretrained tag (no_such) for resnet50.\n"
+    )
     assert cli.main(["spec", "--blank", "re_ranking.k1=5"]) == 2
     assert capsys.readouterr().err == "error: re_ranking.k1=5: overrides go with --check only\n"
+
+
+def test_the_figures_of_a_drawn_data_set_are_the_specs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert [*cli.DRAWN] == [name for name in Synthetic.model_fields if name != "root"]
+    with pytest.raises(SystemExit):
+        cli.main(["dataset", "synth", "-h"])
+    assert "  train_persons = 120 " in capsys.readouterr().out
+    few = ["--train-persons", "2", "--test-persons", "2", "--distractors", "0", "--images-per-camera", "1"]
+    assert cli.main(["dataset", "synth", f"{tmp_path}/drawn", *few, "--workers", "1"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/drawn: drawn\n"
+    drawn = json.loads((tmp_path / "drawn" / "synthetic.json").read_text())
+    given = {"train_persons": 2, "test_persons": 2, "distractors": 0, "images_per_camera": 1}
+    default = Synthetic(root="").model_dump(exclude={"root"})
+    assert {name: drawn[name] for name in cli.DRAWN} == default | given
+    assert cli.main(["dataset", "synth", f"{tmp_path}/other", "--cameras", "1"]) == 2
+    assert capsys.readouterr().err == (
+        "error: command line: dataset.synthetic.cameras: found 1 (int); want: at least 2\n"
+    )
 
 
 def test_a_reader_that_goes_away_is_no_fault() -> None:

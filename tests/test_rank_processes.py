@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from reid import rank_processes
 from reid.errors import ArtifactError, TrainingError
 from reid.rank_processes import started
 from reid.ranks import ALONE
@@ -66,6 +67,19 @@ def test_a_rank_that_was_killed_is_named():
     with pytest.raises(TrainingError) as error, started(2, "tests.rank_work:die", {}) as ranks:
         rank_work.die(ranks=ranks)
     assert str(error.value) == "rank 1 of 2 was killed by SIGKILL; its last words are above, if it had any"
+
+
+def test_ranks_that_do_not_end_with_the_first_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(rank_processes, "END_S", 0.5)
+    with (
+        pytest.raises(TrainingError) as error,
+        started(2, "tests.rank_work:linger", {"folder": str(tmp_path)}) as ranks,
+    ):
+        ranks.share(1)
+    assert str(error.value) == (
+        "rank 1 of 2 has not ended, 0.5 s after rank 0 was done\n"
+        "  want:  all ranks to end together; what was written before is kept, run the task again"
+    )
 
 
 def wait_for(path: Path) -> int:

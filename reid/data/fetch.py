@@ -44,7 +44,8 @@ def ensure_fetched(root: Path, *, url: str | None, archive: Path | None, sha256:
         digest = sha256.lower()
     else:
         if not zip_file.is_file():
-            raise DatasetError(f"{zip_file}: no such file (dataset.source.zip)")
+            found = "a folder" if zip_file.is_dir() else "no such file"
+            raise DatasetError(f"{zip_file}: {found}\n  want:  the data set's zip file in dataset.source.zip")
         digest = sha256_of(zip_file)
         if sha256 is not None and digest != sha256.lower():
             raise DatasetError(_another(zip_file, digest, sha256))

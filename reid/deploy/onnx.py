@@ -118,11 +118,11 @@ def check_ports(ports: Ports, contract: Contract, where: str) -> None:
     if found != wanted or not all(shape and isinstance(shape[0], str) for _, shape in ports):
         want: Ports = [(name, ["batch", *shape]) for name, shape in wanted]
         raise ArtifactError(
-            f"{where}: inputs and outputs are {_spell(ports)}\n  want: {_spell(want)}, as its contract says"
+            f"{where}: inputs and outputs are {spell(ports)}\n  want: {spell(want)}, as its contract says"
         )
 
 
-def _spell(ports: Ports) -> str:
+def spell(ports: Ports) -> str:
     return ", ".join(f"{name} ({', '.join(map(str, shape))})" for name, shape in ports)
 
 
@@ -130,7 +130,8 @@ def _contract_in(metadata: Mapping[str, str], where: Path) -> Contract:
     if CONTRACT_KEY not in metadata:
         raise ArtifactError(
             f"{where}: no preprocessing contract in the metadata (found: {sorted(metadata) or 'no metadata'})\n"
-            f"  want: {CONTRACT_KEY!r}, which `reid export` writes"
+            f"  want: {CONTRACT_KEY!r}, which `reid export` writes\n"
+            f"  an ONNX of TAO and others: reid adopt {where} -e SPEC writes one into a copy of it"
         )
     return Contract.from_json(metadata[CONTRACT_KEY])
 

@@ -55,6 +55,7 @@ def build_backbone(
     *,
     last_stride: int,
     stem_relu: bool,
+    stem_pool: str,
     input_channels: int,
     height: int,
     width: int,
@@ -65,8 +66,8 @@ def build_backbone(
 ) -> nn.Module:
     """timm's module without a classifier, random weights; `feature_map` runs it and `num_features` is its width.
 
-    drop_path, drop_out, att_drop_rate and semantic_weight reach Swin only; last_stride and stem_relu ResNets only:
-    a value that asks another backbone for something else than it does is warned about. Raises SpecError for an
+    drop_path, drop_out, att_drop_rate and semantic_weight reach Swin only; last_stride, stem_relu and stem_pool ResNets
+    only: a value that asks another backbone for something else than it does is warned about. Raises SpecError for an
     unknown backbone.
     """
     name = timm_name(backbone)
@@ -89,6 +90,11 @@ def build_backbone(
             logger.warning("model.last_stride: %d has no effect: %s has no ResNet stage", last_stride, backbone)
         if not stem_relu:
             logger.warning("model.stem_relu: off has no effect: %s has no ResNet stem", backbone)
+    if stem_pool == "ceil":
+        if isinstance(getattr(base, "maxpool", None), nn.MaxPool2d):
+            base.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
+        else:
+            logger.warning("model.stem_pool: ceil has no effect: %s has no max pooling in its stem", backbone)
     return base
 
 

@@ -38,6 +38,9 @@ FORMAT = 1
 PREFIX = "model."
 """The LightningModule's attribute that holds the network."""
 
+ADDED_SETTINGS = {"stem_pool": "padded"}
+"""Settings of the network that older checkpoints lack: what it was then."""
+
 PLAIN: dict[str, Callable[..., Any]] = {
     f"builtins.{name}": getattr(builtins, name)
     for name in ("bool", "dict", "float", "int", "list", "set", "str", "tuple")
@@ -210,7 +213,7 @@ def load_model(
         raise ArtifactError(
             f"{path}: not a checkpoint of this project: found {found}\n"
             "  want: entries state_dict and reid, as train writes them\n"
-            "  other weights come in by model.pretrained_model_path"
+            f"  weights of TAO and others: reid adopt {path} -e SPEC makes such a checkpoint of them"
         )
     entry = checkpoint["reid"]
     settings = _settings(path, entry)
@@ -248,7 +251,7 @@ def _settings(path: Path, entry: Any) -> dict[str, Any]:
     lacking = sorted({"contract", "model", "persons"} - set(entry))
     if lacking:
         raise ArtifactError(f"{path}: its entry reid is incomplete\n  want: {', '.join(lacking)} in it too")
-    settings: dict[str, Any] = dict(entry["model"])
+    settings: dict[str, Any] = ADDED_SETTINGS | entry["model"]
     wanted = set(inspect.signature(build_embedder).parameters)
     if set(settings) != wanted:
         raise ArtifactError(

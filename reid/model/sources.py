@@ -1,7 +1,7 @@
 """Whose weights a file holds, and its tensors under this project's names: base.*, reduction, bottleneck, classifier.
 
-torchvision, timm and Microsoft name a bare backbone; TAO and reid-strong-baseline put it under "base."; TAO's and
-SOLIDER's Swin is mmcv's.
+torchvision, timm, Microsoft and torchreid name a bare backbone; TAO and reid-strong-baseline put it under "base.",
+fast-reid under "backbone.", beside its "heads."; TAO's and SOLIDER's Swin is mmcv's.
 """
 
 import re
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from reid.errors import ArtifactError
 
+OURS, FAST_REID = "this project", "fast-reid"
 WRAPPERS = ("teacher", "state_dict", "model")
-"""Entries under which SOLIDER, Lightning and Microsoft keep their tensors."""
+"""Entries under which SOLIDER, Lightning, torchreid, Microsoft and fast-reid keep their tensors."""
 
 HEAD = ("bottleneck.", "classifier.", "reduction.")
 NOT_WEIGHTS = ("relative_position_index", "attn_mask", "num_batches_tracked")
@@ -60,21 +61,21 @@ def tensors_of(path: Path, content: Any) -> dict[str, Tensor]:
 def source_kind(content: Any, tensors: Mapping[str, Tensor]) -> str:
     """Whose file it is, by what only they write."""
     if isinstance(content, dict) and "reid" in content:
-        return "this project"
-    if any(name.startswith("model.base.") for name in tensors):
-        return "TAO"
-    if any(name.startswith("base.") for name in tensors):
-        return "strong baseline"
-    if _is_mm_swin(tensors):
-        return "SOLIDER"
-    if "layers.0.downsample.reduction.weight" in tensors:
-        return "Microsoft Swin"
-    return "torchvision or timm"
+        return OURS
+    signs = {
+        "TAO": any(name.startswith("model.base.") for name in tensors),
+        "SOLIDER": _is_mm_swin(tensors),
+        "strong baseline": any(name.startswith("base.") for name in tensors),
+        FAST_REID: any(name.startswith("heads.") for name in tensors),
+        "Microsoft Swin": "layers.0.downsample.reduction.weight" in tensors,
+        "torchreid": {"conv1.weight", "classifier.weight"} <= set(tensors),
+    }
+    return next((kind for kind, holds in signs.items() if holds), "torchvision or timm")
 
 
 def drops_stem_relu(content: Any, tensors: Mapping[str, Tensor]) -> bool:
     """True where the weights were trained in a ResNet without a ReLU after the stem's batch normalisation."""
-    if source_kind(content, tensors) == "this project":
+    if source_kind(content, tensors) == OURS:
         return not content["reid"]["model"]["stem_relu"]
     return any(name.removeprefix("model.") == "base.conv1.weight" for name in tensors)
 
@@ -93,6 +94,9 @@ def in_our_names(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]
             last = name.rpartition(".")[2]
             named[f"reduction.{last}"] = (theirs, tensor.flatten(1) if tensor.ndim == 4 else tensor)
             continue
+        if name.startswith("heads."):
+            named |= _fast_reids_head(name, theirs, tensor)
+            continue
         if name.startswith(HEAD):
             named[name] = (theirs, tensor)
             continue
@@ -109,6 +113,18 @@ def in_our_names(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]
             )
         named[f"base.{name}"] = (theirs, tensor)
     return named
+
+
+def _fast_reids_head(name: str, theirs: str, tensor: Tensor) -> dict[str, tuple[str, Tensor]]:
+    """A tensor of fast-reid's EmbeddingHead: in one list a 1 x 1 convolution without a bias, if any, and the BNNeck."""
+    if name in ("heads.weight", "heads.classifier.weight"):
+        return {"classifier.weight": (theirs, tensor)}
+    if name == "heads.bottleneck.0.weight" and tensor.ndim == 4:
+        return {
+            "reduction.weight": (theirs, tensor.flatten(1)),
+            "reduction.bias": (theirs, tensor.new_zeros(len(tensor))),
+        }
+    return {re.sub(r"^heads\.bottleneck\.\d+\.", "bottleneck.", name): (theirs, tensor)}
 
 
 def _is_mm_swin(tensors: Mapping[str, Tensor]) -> bool:

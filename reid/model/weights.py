@@ -37,7 +37,7 @@ class WeightsReport:
     reshaped: tuple[str, ...]
     """Those of `matched` that were summed over colours or interpolated to fit."""
     source_kind: str
-    """this project, TAO, strong baseline, SOLIDER, Microsoft Swin, or torchvision or timm."""
+    """this project, TAO, strong baseline, fast-reid, SOLIDER, Microsoft Swin, torchreid, or torchvision or timm."""
     share: float
     """How many of the backbone's tensors were copied: 0..1."""
 
@@ -93,7 +93,7 @@ def load_pretrained(embedder: Embedder, path: Path | None, *, choice: str, min_s
     if choice == "imagenet":
         named = {ours: entry for ours, entry in named.items() if ours.startswith("base.")}
     _refuse_bottlenecks(path, backbone, named, embedder.state_dict())
-    report = _copy(embedder, named, source=source_kind(content, tensors), tensors=tensors)
+    report = copy_weights(embedder, named, source=source_kind(content, tensors), tensors=tensors)
     if report.share < min_share:
         matched = sum(name.startswith("base.") for name in report.matched)
         missing = [name for name in report.missing if name.startswith("base.")]
@@ -119,7 +119,7 @@ def _refuse_bottlenecks(path: Path, backbone: str, named: Collection[str], wante
         )
 
 
-def _copy(
+def copy_weights(
     embedder: Embedder, named: Mapping[str, tuple[str, Tensor]], *, source: str, tensors: Collection[str]
 ) -> WeightsReport:
     """Copies every tensor that fits, as it is or reshaped, and keeps the account."""

@@ -14,12 +14,12 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from reid.errors import SpecError
-from reid.spec.field_types import Section
+from reid.spec.field_types import PATTERNS, Section
 from reid.spec.sections import Experiment
 from reid.spec.tao import ALIASES, IDLE
 
 KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
-BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most", "pattern": "as"}
+BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 WIDEST_NAME = 36
 """Columns of `field = default`; a longer one has its line for itself."""
 INLINE_COLUMNS = 120
@@ -83,10 +83,11 @@ def explain(name: str, *, width: int) -> str:
 
 
 def listed(names: Sequence[str], *, width: int) -> str:
-    """The fields of some sections, and some single fields, each under the name of its section: a task's help."""
+    """The fields of some sections, and some single fields, each once, under the name of its section: a task's help."""
     known = {entry.name: entry for entry in _all("", Experiment)}
+    single = {name for name in names if not any(name.startswith(f"{section}.") for section in names)}
     lines: list[str] = []
-    for name in sorted(names, key=list(known).index):
+    for name in sorted(single, key=list(known).index):
         entry = known[name]
         if entry.is_section and entry.section:
             lines += ["", f"{name}: {entry.meaning}", *_lines(name, _children(name, entry.section), width)]
@@ -178,6 +179,8 @@ def _range(limits: Sequence[Any]) -> Iterator[str]:
         for name, words in BOUNDS.items():
             if (bound := getattr(limit, name, None)) is not None:
                 yield f"{words} {bound}"
+        if pattern := getattr(limit, "pattern", None):
+            yield PATTERNS.get(pattern, f"as {pattern}")
 
 
 def _as_yaml(value: Any) -> str:

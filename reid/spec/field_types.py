@@ -15,6 +15,18 @@ NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda:\d+)$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
+ServedName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+RegisteredName = Annotated[str, Field(pattern=r"^[^/:]*[^/:\s][^/:]*$")]
+PATTERNS = {
+    r"^(auto|cpu|cuda:\d+)$": "either auto, cpu or cuda:<number>",
+    r"^[0-9a-fA-F]{64}$": "64 hexadecimal digits",
+    r"^[A-Za-z0-9][A-Za-z0-9_.-]*$": "only letters, digits, _, . and -, beginning with a letter or a digit",
+    r"^[^/:]*[^/:\s][^/:]*$": "a name without / and :",
+    r"^\d+\.\d$": "two numbers around a dot, e.g. 8.6",
+}
+"""What a text of each pattern is, in words."""
 GpuIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 

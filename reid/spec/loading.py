@@ -6,6 +6,7 @@ Every error of a file is reported at once, each with its place, what was found a
 import difflib
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
 from reid.errors import SpecError
-from reid.spec.rules import contradictions, idle, not_yet, read_as, replaced
+from reid.spec.field_types import PATTERNS
+from reid.spec.names import did_you_mean
+from reid.spec.rest import Rest, take_out
+from reid.spec.rules import contradictions, idle, read_as, replaced
 from reid.spec.sections import Experiment
 from reid.spec.tao import ALIASES, IDLE
 
@@ -40,16 +44,14 @@ def load_spec(
     raw = _read(path, text, where)
     given = _apply_overrides(raw, overrides)
     values = _resolve(raw, where)
-    notices = list(_rename_and_drop(values))
-    try:
-        spec = Experiment.model_validate(values)
-    except ValidationError as error:
-        raise SpecError("\n".join(_explain(details, where, given) for details in error.errors())) from None
-    wrong = [
-        f"{_place(field, where, given)}: {what}" for rule in (contradictions, not_yet) for field, what in rule(spec)
-    ]
+    wrong: list[str] = []
+    notices = list(_rename_and_drop(values, wrong))
+    spec, refused = _validated(values)
+    wrong += [_explain(details, where, given) for details in refused]
+    wrong += [f"{_place(field, where, given)}: {what}" for field, what in contradictions(spec)]
     if wrong:
         raise SpecError("\n".join(wrong))
+    assert isinstance(spec, Experiment)
     notices += [f"{field}: {how}" for field, how in read_as(spec)]
     notices += [f"{field} has no effect: {why}" for field, why in idle(spec)]
     for notice in [] if told else notices:
@@ -129,8 +131,11 @@ def _without_missing(value: Any) -> Any:
     return None if value == "???" else value
 
 
-def _rename_and_drop(values: dict[str, Any]) -> Iterator[str]:
-    """Moves aliases to their field, removes keys that do nothing; yields the lines that the user should read."""
+def _rename_and_drop(values: dict[str, Any], wrong: list[str]) -> Iterator[str]:
+    """Moves aliases to their field, removes keys that do nothing; yields the lines that the user should read.
+
+    An alias that contradicts its field adds a line to `wrong`.
+    """
     if values.get("results_dir") == "":
         del values["results_dir"]
         yield "results_dir is empty: its default is used"
@@ -140,14 +145,15 @@ def _rename_and_drop(values: dict[str, Any]) -> Iterator[str]:
             found = section.pop(key)
             name = field.rpartition(".")[2]
             if name in section and section[name] != found:
-                raise SpecError(f"{alias} = {found!r} and {field} = {section[name]!r} are one field; want one of them")
+                wrong.append(f"{alias} = {found!r} and {field} = {section[name]!r} are one field; want one of them")
+                continue
             section[name] = found
             yield f"{alias} is read as {field}"
     for name, (default, why) in IDLE.items():
         section, key = _section_of(values, name)
         if section is not None and key in section and section.pop(key) != default:
             yield f"{name} has no effect: {why}"
-    for name in ("wandb", "train.checkpointer"):
+    for name in ("wandb", "train.checkpointer", "gen_trt_engine.tensorrt.calibration"):
         section, key = _section_of(values, name)
         if section is not None and section.get(key) in ({}, None):
             section.pop(key, None)
@@ -161,6 +167,24 @@ def _section_of(values: dict[str, Any], name: str) -> tuple[dict[str, Any] | Non
     return (section if isinstance(section, dict) else None), key
 
 
+def _validated(values: dict[str, Any]) -> tuple[Experiment | Rest, list[ErrorDetails]]:
+    """The spec; or, where values are refused, the rest of it, and what pydantic says of them."""
+    try:
+        return Experiment.model_validate(values), []
+    except ValidationError as error:
+        refused = error.errors()
+    names = set()
+    for details in refused:
+        location = details["loc"]
+        names.add(take_out(values, location[:-1] if details["type"] == "missing" else location))
+        if details["type"] == "extra_forbidden":
+            names.add(_meant(location))
+    try:
+        return Rest(Experiment.model_validate(values), names), refused
+    except ValidationError:  # a key that is no text, say, which no field's name leads to
+        return Rest(Experiment(), set(Experiment.model_fields)), refused
+
+
 def _place(field: str, where: str, given: set[str]) -> str:
     set_by_hand = any(field == name or field.startswith(f"{name}.") for name in given)
     return f"command line: {field}" if set_by_hand else f"{where}: {field}"
@@ -172,7 +196,10 @@ def _explain(details: ErrorDetails, where: str, given: set[str]) -> str:
     field = ".".join(str(part) for part in location)
     place = _place(field, where, given)
     if details["type"] == "extra_forbidden":
-        return f"{place}: unknown key{_nearest(location)}"
+        meant = _meant(location)
+        return f"{place}: unknown key{f'; did you mean {meant}?' if meant else ''}"
+    if details["type"] == "missing":
+        return f"{place}: not given; it has no default"
     found = details["input"]
     shown = "a section" if isinstance(found, dict) else repr(found)
     return f"{place}: found {shown} ({type(found).__name__}); want: {_wanted(details)}"
@@ -194,26 +221,27 @@ def _wanted(details: ErrorDetails) -> str:
         "dict_type": "a section (key: value)",
         "model_type": "a section (key: value)",
         "too_short": "at least {min_length} values",
-        "string_pattern_mismatch": "a text like {pattern}",
     }
+    if details["type"] == "string_pattern_mismatch":
+        return PATTERNS.get(limits["pattern"], f"a text like {limits['pattern']}")
     template = words.get(details["type"])
-    return template.format(**limits) if template else details["msg"]
+    wanted = template.format(**limits) if template else details["msg"]
+    if details["type"] == "literal_error" and isinstance(details["input"], str):
+        wanted += did_you_mean(details["input"], re.findall(r"'([^']+)'", limits["expected"]))
+    return wanted
 
 
-def _nearest(location: tuple[int | str, ...]) -> str:
-    """A hint at the key that was probably meant: in the same section first, then anywhere."""
+def _meant(location: tuple[int | str, ...]) -> str:
+    """The key that was probably meant by an unknown one: in the same section first, then anywhere; "" for none."""
     section: type[BaseModel] | None = Experiment
     for part in location[:-1]:
         field = section.model_fields.get(str(part)) if section else None
         section = next((kind for kind in _models(field.annotation)), None) if field else None
-    prefix = ".".join(str(part) for part in location[:-1])
     wrong = str(location[-1])
-    if section:
-        close = difflib.get_close_matches(wrong, section.model_fields, n=1, cutoff=0.6)
-        if close:
-            return f"; did you mean {'.'.join(filter(None, [prefix, close[0]]))}?"
-    elsewhere = [name for name in all_fields() if name.rpartition(".")[2] == wrong]
-    return f"; did you mean {elsewhere[0]}?" if elsewhere else ""
+    close = difflib.get_close_matches(wrong, section.model_fields, n=1, cutoff=0.6) if section else []
+    if close:
+        return ".".join([*map(str, location[:-1]), close[0]])
+    return next((name for name in all_fields() if name.rpartition(".")[2] == wrong), "")
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -1,8 +1,12 @@
 """Rules that span fields of the spec: contradictions are errors, fields that cannot matter are warnings."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
+from reid.spec.names import FUSED_OPTIMIZERS
+from reid.spec.rest import RefusedField, Rest
 from reid.spec.sections import Experiment
 
 MOMENTUM_READERS = {"SGD", "RMSprop"}
@@ -18,7 +22,6 @@ PORTS = {
     ],
 }
 """What takes their place in a pipeline -> dotted fields, of paths all."""
-CALIBRATION = ("cal_image_dir", "cal_cache_file", "cal_batch_size", "cal_batches")
 
 Finding = tuple[str, str]
 """(dotted field, what there is to say of it)."""
@@ -26,25 +29,50 @@ SwitchedOff = tuple[bool, list[str], str]
 """(whether other choices switch these off, dotted fields, why)."""
 
 
-def contradictions(spec: Experiment) -> Iterator[Finding]:
-    """What is wrong and what is wanted, for every pair of fields that cannot both hold."""
-    model, dataset, ranking = spec.model, spec.dataset, spec.re_ranking
+def contradictions(spec: Experiment | Rest) -> Iterator[Finding]:
+    """What is wrong and what is wanted, for every pair of fields that cannot both hold.
+
+    Of a spec with refused values: what the rules find that do not need these.
+    """
+    for rule in RULES:
+        with suppress(RefusedField):
+            yield from rule(spec)
+
+
+def _expansion(spec: Any) -> Iterator[Finding]:
+    ranking = spec.re_ranking
     if ranking.k2 > ranking.k1:
         yield "re_ranking.k2", f"{ranking.k2} is above re_ranking.k1 = {ranking.k1}; want k2 <= k1"
-    for name, values in (("pixel_mean", dataset.pixel_mean), ("pixel_std", dataset.pixel_std)):
-        if len(values) != model.input_channels and not (model.input_channels == 1 and len(values) == 3):
-            yield f"dataset.{name}", f"{len(values)} values for {model.input_channels} channels; want one per channel"
-    yield from _batch_that_does_not_divide(spec)
+
+
+def _per_channel(spec: Any, *, name: str) -> Iterator[Finding]:
+    count, channels = len(getattr(spec.dataset, name)), spec.model.input_channels
+    if count != channels and not (channels == 1 and count == 3):
+        yield f"dataset.{name}", f"{count} values for {channels} channels; want one per channel"
+
+
+def _metric_loss(spec: Any) -> Iterator[Finding]:
+    model = spec.model
     if model.metric_loss_type != "triplet" and not model.with_center_loss:
         yield (
             "model.metric_loss_type",
             f"{model.metric_loss_type!r} needs model.with_center_loss = true; want 'triplet' or the centre loss on",
         )
-    yield from _sources(spec)
-    for name in ("output_cmc_curve_plot", "output_sampled_matches_plot"):
-        plot = getattr(spec.evaluate, name)
-        if plot is not None and not plot.lower().endswith(PICTURES):
-            yield f"evaluate.{name}", f"found {plot!r}; want a file that ends in {', '.join(PICTURES)}"
+
+
+def _fused(spec: Any) -> Iterator[Finding]:
+    name = spec.train.optim.name
+    if spec.train.fused_optimizer == "on" and name not in FUSED_OPTIMIZERS:
+        yield "train.fused_optimizer", f"{name} has no fused form; want auto or off"
+
+
+def _picture(spec: Any, *, name: str) -> Iterator[Finding]:
+    plot = getattr(spec.evaluate, name)
+    if plot is not None and not plot.lower().endswith(PICTURES):
+        yield f"evaluate.{name}", f"found {plot!r}; want a file that ends in {', '.join(PICTURES)}"
+
+
+def _profile(spec: Any) -> Iterator[Finding]:
     engine = spec.gen_trt_engine.tensorrt
     if not engine.min_batch_size <= engine.opt_batch_size <= engine.max_batch_size:
         yield (
@@ -54,7 +82,7 @@ def contradictions(spec: Experiment) -> Iterator[Finding]:
         )
 
 
-def _batch_that_does_not_divide(spec: Experiment) -> Iterator[Finding]:
+def _batch_that_does_not_divide(spec: Any) -> Iterator[Finding]:
     """A batch is shared by the GPUs, or the processes, and each holds whole groups of one person's images."""
     size, gpus = spec.dataset.batch_size, max(spec.train.num_gpus, len(set(spec.train.gpu_ids)))
     instances = spec.dataset.num_instances if spec.dataset.sampler != "softmax" else 1
@@ -70,27 +98,54 @@ def _batch_that_does_not_divide(spec: Experiment) -> Iterator[Finding]:
         return
 
 
-def _sources(spec: Experiment) -> Iterator[Finding]:
-    """Where a fetched data set comes from."""
-    source = spec.dataset.source
-    if source is None:
-        return
-    if spec.dataset.synthetic:
+def _source_or_drawing(spec: Any) -> Iterator[Finding]:
+    if spec.dataset.source and spec.dataset.synthetic:
         yield "dataset.source", "dataset.synthetic is set too; want one of them"
-    if (source.url is None) == (source.zip is None):
+
+
+def _url_or_zip(spec: Any) -> Iterator[Finding]:
+    source = spec.dataset.source
+    if source and (source.url is None) == (source.zip is None):
         yield "dataset.source.url", "want one of dataset.source.url and dataset.source.zip"
-    elif source.url and not source.url.startswith(("https://", "http://")):
+    elif source and source.url and not source.url.startswith(("https://", "http://")):
         yield "dataset.source.url", f"{source.url}: want https:// or http://; a file goes into dataset.source.zip"
-    if source.url and source.sha256 is None:
+
+
+def _checksum(spec: Any) -> Iterator[Finding]:
+    source = spec.dataset.source
+    if source and source.url and source.sha256 is None:
         yield "dataset.source.sha256", "is not set; what comes from dataset.source.url is not opened unchecked"
 
 
-def not_yet(spec: Experiment) -> Iterator[Finding]:
-    """Why, for values whose capability this version does not have: refused, never ignored."""
+def _several_machines(spec: Any) -> Iterator[Finding]:
+    """Refused, never ignored: this version cannot."""
     if spec.train.num_nodes > 1:
         yield "train.num_nodes", f"{spec.train.num_nodes}: training on several machines is not there yet; want 1"
+
+
+def _int8(spec: Any) -> Iterator[Finding]:
+    """The same."""
     if spec.gen_trt_engine.tensorrt.data_type == "INT8":
         yield "gen_trt_engine.tensorrt.data_type", "INT8 is not built here (no calibration); want FP32 or FP16"
+
+
+RULES: tuple[Callable[[Any], Iterator[Finding]], ...] = (
+    _expansion,
+    partial(_per_channel, name="pixel_mean"),
+    partial(_per_channel, name="pixel_std"),
+    _batch_that_does_not_divide,
+    _metric_loss,
+    _fused,
+    _source_or_drawing,
+    _url_or_zip,
+    _checksum,
+    partial(_picture, name="output_cmc_curve_plot"),
+    partial(_picture, name="output_sampled_matches_plot"),
+    _profile,
+    _several_machines,
+    _int8,
+)
+"""Each looks at one thing that may be wrong; it gets the spec, or the rest of one."""
 
 
 def read_as(spec: Experiment) -> Iterator[Finding]:
@@ -179,4 +234,3 @@ def _tasks() -> Iterator[SwitchedOff]:
     yield True, ["export.gpu_id"], "the network is exported and compared on the CPU"
     tensorrt = "gen_trt_engine.tensorrt"
     yield True, [f"{tensorrt}.layers_precision"], f"every layer has {tensorrt}.data_type"
-    yield True, [f"{tensorrt}.calibration.{name}" for name in CALIBRATION], "INT8 is not built here"

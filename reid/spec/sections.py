@@ -8,11 +8,10 @@ rules that span fields in `rules.py`, reading of files and overrides in `loading
 # ruff: noqa: RUF012 - pydantic copies a mutable default for each instance
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from reid.data.file_names import file_names
-from reid.spec.field_types import Count, Positive, Section, Share, Switch
+from reid.spec.field_types import Count, Device, Positive, Section, Sha256, Share, Switch
+from reid.spec.names import require_backbone, require_file_name
 from reid.spec.serving_sections import Triton
 from reid.spec.task_sections import Evaluate, Export, GenTrtEngine, Inference, MLflow, Train
 
@@ -20,12 +19,14 @@ from reid.spec.task_sections import Evaluate, Export, GenTrtEngine, Inference, M
 class Model(Section):
     """Architecture: Luo et al., CVPR Workshops 2019, arXiv:1903.07071 (BNNeck)."""
 
-    backbone: str = "resnet_50"
+    backbone: Annotated[str, AfterValidator(require_backbone)] = "resnet_50"
     """resnet_18/34/50/101/152, swin_{tiny,small,base}_patch4_window7_224, or any timm model as timm/<name>."""
     last_stride: Literal[1, 2] = 1
     """Stride of the last ResNet stage; 1 doubles the feature map's height and width."""
     stem_relu: Switch = "auto"
     """ReLU after the stem's first BatchNorm; TAO's ResNet has none. auto: off for TAO's weights, else on."""
+    stem_pool: Literal["padded", "ceil"] = "padded"
+    """Max pooling of a ResNet's stem: padded by a pixel on all sides (torchvision, TAO), or not at all (fast-reid)."""
     pretrain_choice: Literal["imagenet", "self", ""] = "imagenet"
     """imagenet: ImageNet weights; self: a re-identification checkpoint; "": random."""
     pretrained_model_path: str | None = None
@@ -45,9 +46,9 @@ class Model(Section):
     neck_feat: Literal["before", "after"] = "after"
     """Which side of the neck is the embedding at test time."""
     metric_loss_type: Literal["triplet", "center", "triplet_center"] = "triplet"
-    """Metric loss beside the cross-entropy."""
+    """Metric loss beside the cross-entropy; center and triplet_center need with_center_loss."""
     with_center_loss: bool = False
-    """Center loss: Wen et al., ECCV 2016."""
+    """Center loss: Wen et al., ECCV 2016; a metric_loss_type of triplet is then read as triplet_center."""
     with_flip_feature: bool = False
     """At test time: the sum of the embeddings of the image and of its mirror image."""
     label_smooth: bool = True
@@ -106,7 +107,7 @@ class Source(Section):
     """Where to download the zip; a broken download goes on where it stopped."""
     zip: str | None = None
     """The zip on this machine, instead of a url."""
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
+    sha256: Sha256 | None = None
     """Of the zip, checked before it is opened; needed with a url."""
 
 
@@ -119,7 +120,7 @@ class Dataset(Section):
     """Folder of the gallery images (bounding_box_test)."""
     query_dataset_dir: str | None = None
     """Folder of the query images (query)."""
-    file_name: str = "market1501"
+    file_name: Annotated[str, AfterValidator(require_file_name)] = "market1501"
     """How a file's name tells its person and camera: market1501 (0002_c1s1_000451_03.jpg), dukemtmc
     (0001_c2_f0046182.jpg), or a regular expression with the group `person` and, if any, `camera`, whole numbers both,
     that matches the whole name less its ending. Person -1 is junk, 0 a distractor."""
@@ -160,15 +161,6 @@ class Dataset(Section):
     num_instances: Count = 4
     """K: images of a person in a P x K batch."""
 
-    @field_validator("file_name")
-    @classmethod
-    def _tells_persons(cls, value: str) -> str:
-        try:
-            file_names(value, cameras="file_name")
-        except ValueError as error:
-            raise PydanticCustomError("file_name", "{wanted}", {"wanted": str(error)}) from None
-        return value
-
     @model_validator(mode="after")
     def _folders_under_the_root(self) -> "Dataset":
         """A drawn or fetched data set lies under its root."""
@@ -190,7 +182,7 @@ class ReRanking(Section):
     """Neighbours averaged by local query expansion; not above k1."""
     lambda_value: Share = 0.3
     """Weight of the original distance; 0 is the pure Jaccard distance."""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda:\d+)$")] = "auto"
+    device: Device = "auto"
     """Where both rankings are computed; auto: on evaluate's first GPU where its memory suffices, else on the CPU."""
     max_rank: Count = 10
     """Ranks of the CMC plot and columns of the matches sheet."""
@@ -204,7 +196,8 @@ class Experiment(Section):
     results_dir: str = "/results"
     """Folder of all results; a task writes to <results_dir>/<task>."""
     encryption_key: str | None = None
-    """Encrypts checkpoints at rest, and exports with export.encrypted; the environment's REID_ENCRYPTION_KEY wins."""
+    """Encrypts checkpoints at rest, and exports with export.encrypted; the environment's REID_ENCRYPTION_KEY wins. On a
+    cluster it comes from the secret reid-encryption, never from the spec."""
     model: Model = Field(default_factory=Model)
     dataset: Dataset = Field(default_factory=Dataset)
     re_ranking: ReRanking = Field(default_factory=ReRanking)
@@ -248,7 +241,7 @@ STAGE_FIELDS = {
     "gen_trt_engine": ["gen_trt_engine", "dataset.store_dir"],
     "register": ["mlflow", "model", "dataset", "train", "re_ranking", "export", "gen_trt_engine"],
 }
-"""Fields each stage reads. The model itself is described by its checkpoint, the images by the manifest.
+"""Fields each stage after validate reads. The model itself is described by its checkpoint, the images by the manifest.
 
 register reads the limits of export and its own section, and keeps the rest with the model: what it was made of.
 """

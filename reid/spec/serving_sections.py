@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from reid.spec.field_types import Count, Positive, Section
+from reid.spec.field_types import Count, Positive, Section, ServedName
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -18,7 +18,7 @@ class Triton(Section):
     """ONNX or plan to serve; null: the one of the task export, for tensorrt of gen_trt_engine."""
     model_repository: str | None = None
     """Folder that the server loads; null: model_repository in the results folder."""
-    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "re_identification_tao"
+    model_name: ServedName = "re_identification_tao"
     """Name under which the model is served."""
     max_batch_size: Count = 16
     """Most images of a request, and of what Triton joins from several; the client's batches are of this size."""
@@ -27,13 +27,13 @@ class Triton(Section):
     gpu_id: Annotated[int, Field(ge=0)] = 0
     """GPU of the server, from 0; without any GPU: the CPU."""
     http_port: Port = 8000
-    """Of the server."""
+    """Where start_server answers HTTP on this machine, and start_client asks by http."""
     grpc_port: Port = 8001
-    """Of the server."""
+    """Where start_server answers gRPC on this machine, and start_client asks by grpc."""
     metrics_port: Port = 8002
-    """Of the server, for Prometheus."""
+    """Where start_server shows Prometheus its figures, on this machine."""
     url: str | None = None
-    """Server that start_client asks; null: the port on this machine. https:// is TLS."""
+    """Server that start_client asks, as host:port; null: http_port or grpc_port on this machine. https:// is TLS."""
     protocol: Literal["http", "grpc"] = "http"
     """What start_client speaks."""
     patience_s: Positive = 60.0

@@ -1,7 +1,8 @@
 """Keys of NVIDIA TAO's re_identification schema that do nothing here, and older spellings of keys that do.
 
-Facts: the schema of nvidia-tao-core 7.3.0 and the published documentation. At its default a key of IDLE is accepted
-silently; with another value it is accepted with one warning that says why it changes nothing.
+Facts: the schema of nvidia-tao-core 7.3.0 and the published documentation; gen_trt_engine is as in its other networks.
+At its default a key of IDLE is accepted silently; with another value it is accepted with one warning that says why it
+changes nothing.
 """
 
 from typing import Any
@@ -15,6 +16,7 @@ ALIASES = {
 _WANDB = "experiments are recorded in MLflow, not in Weights & Biases"
 _DEAD = "no effect in TAO either"
 _LOCAL = "belongs to TAO's transformer with local features, which is not offered"
+_NO_INT8 = "INT8 is not built here"
 _CHECKPOINTS = "the latest and the best checkpoint are always kept"
 
 IDLE: dict[str, tuple[Any, str]] = {
@@ -66,5 +68,9 @@ IDLE: dict[str, tuple[Any, str]] = {
     "inference.trt_engine": (None, "name the engine in inference.checkpoint"),
     "inference.batch_size": (-1, "dataset.val_batch_size is used"),
     "gen_trt_engine.batch_size": (-1, "the profile is gen_trt_engine.tensorrt.{min,opt,max}_batch_size"),
+    "gen_trt_engine.tensorrt.calibration.cal_image_dir": ([], _NO_INT8),
+    "gen_trt_engine.tensorrt.calibration.cal_cache_file": (None, _NO_INT8),
+    "gen_trt_engine.tensorrt.calibration.cal_batch_size": (1, _NO_INT8),
+    "gen_trt_engine.tensorrt.calibration.cal_batches": (1, _NO_INT8),
 }
 """Key -> (TAO's default, why it does nothing here)."""

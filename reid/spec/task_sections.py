@@ -5,14 +5,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from reid.spec.field_types import Count, GpuIds, NotNegative, Positive, Section, Share, Switch
+from reid.spec.field_types import Count, GpuIds, NotNegative, Positive, RegisteredName, Section, Share, Switch
+from reid.spec.names import FIRST_OPSET, LAST_OPSET, Optimizer
 
 
 class Optim(Section):
     """Optimizer and learning-rate schedule; epochs count from 1."""
 
-    name: str = "Adam"
-    """Any optimizer of torch.optim."""
+    name: Optimizer = "Adam"
+    """Of torch.optim; its LBFGS, Muon and SparseAdam cannot train this network."""
     lr_scheduler: Literal["MultiStep", "AutoReduce"] = "MultiStep"
     """MultiStep follows lr_steps or the cosine; AutoReduce multiplies by gamma when lr_monitor stalls."""
     lr_monitor: Literal["val_loss", "train_loss"] = "val_loss"
@@ -34,7 +35,8 @@ class Optim(Section):
     warmup_epochs: Annotated[int, Field(ge=0)] = 20
     """Epochs of the cosine schedule's warm-up."""
     warmup_method: Literal["constant", "linear", "cosine"] = "linear"
-    """constant: warmup_factor until warmup_iters; linear: from warmup_factor to 1; cosine: down to 0.002 at the end."""
+    """constant: warmup_factor until warmup_iters; linear: from warmup_factor to 1 there. cosine: instead of lr_steps
+    and gamma; from 0.01 to 1 until warmup_epochs, then down to 0.002 at the end. All as shares of base_lr."""
     base_lr: Positive = 3.5e-4
     """Learning rate of the weights after the warm-up."""
     momentum: Share = 0.9
@@ -154,8 +156,8 @@ class Export(Section):
     """File to write; null: beside the checkpoint."""
     gpu_id: Annotated[int, Field(ge=0)] = 0
     """TAO's; the export runs on the CPU."""
-    opset: Annotated[int, Field(ge=18)] = 18
-    """Version of ONNX's operators."""
+    opset: Annotated[int, Field(ge=FIRST_OPSET, le=LAST_OPSET)] = 18
+    """Version of ONNX's operators, of those that torch writes."""
     data_type: Literal["FP32", "FP16"] = "FP32"
     """Numbers inside the ONNX; its input and output are FP32."""
     encrypted: bool = False
@@ -172,19 +174,6 @@ class Export(Section):
     """Replace an existing ONNX file."""
     results_dir: str | None = None
     """Folder of the task's files; null: <results_dir>/export."""
-
-
-class Calibration(Section):
-    """INT8 calibration, as TAO's other networks name it; INT8 is not built here."""
-
-    cal_image_dir: list[str] = []
-    """Folders of images to calibrate with; unused."""
-    cal_cache_file: str | None = None
-    """File of the calibrated ranges; unused."""
-    cal_batch_size: Count = 1
-    """Images in a step of the calibration; unused."""
-    cal_batches: Count = 1
-    """Steps of the calibration; unused."""
 
 
 class TensorRT(Section):
@@ -204,7 +193,6 @@ class TensorRT(Section):
     """GPUs that a TensorRT-RTX engine is built for, e.g. ["8.6", "8.9"]; null: the GPU that is here, else ["8.6"]."""
     layers_precision: list[str] = []
     """TAO's "layer:fp32" of single layers; every layer has data_type here."""
-    calibration: Calibration = Field(default_factory=Calibration)
 
 
 class GenTrtEngine(Section):
@@ -236,5 +224,5 @@ class MLflow(Section):
     """null: the spec file's name and the time."""
     tags: dict[str, str] = {}
     """Tags of the pipeline's run."""
-    registered_model: str = "reid"
+    registered_model: RegisteredName = "reid"
     """Name in the MLflow model registry."""

@@ -25,11 +25,11 @@ from reid.ranks import Ranks
 from reid.resume import LATEST, DurableCheckpoints, Start, read_training_checkpoint
 from reid.spec import Experiment
 from reid.spec.secret import open_values
+from reid.stages.described import contract_of
 from reid.stages.recipe import (
     build_data,
     build_module,
     build_network,
-    contract_of,
     readable,
     validation_of,
     validator,

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -23,27 +22,23 @@ from reid.embeddings import UNTRAINED_EMBEDDINGS, Embeddings
 from reid.errors import ArtifactError, UnreadableImage
 from reid.history import UNTRAINED, Row
 from reid.lightning import Plateau, Training, build_losses
+from reid.model.checkpoint import ADDED_SETTINGS
 from reid.model.embedder import Embedder, build_embedder
 from reid.model.weights import load_pretrained, resolve_stem_relu
 from reid.ranks import Ranks
 from reid.resume import Start
 from reid.schedule import build_optimizer, epoch_factor, parameter_groups
 from reid.spec import Experiment
+from reid.stages.described import network_values
 from reid.training import evaluating, network_of
 from reid.validation import Validation
 
 logger = logging.getLogger(__name__)
 
-NETWORK_FIELDS = {
-    "backbone", "last_stride", "neck", "neck_feat", "feat_dim", "with_flip_feature", "input_channels",
-    "drop_path", "drop_out", "att_drop_rate", "dropout_rate", "reduce_feat_dim", "semantic_weight",
-}  # fmt: skip
-"""Of the spec's model section: those that build_embedder takes under the same name."""
-
 
 def build_network(spec: Experiment, persons: list[int], start: Start | None) -> tuple[Embedder, list[str]]:
     """The network with its first weights (a checkpoint to continue from brings its own), and the account of them."""
-    section, values = spec.model, _network_values(spec, persons)
+    section, values = spec.model, network_values(spec) | {"num_classes": len(persons)}
     if start:
         before = start.checkpoint["reid"]["model"]
         return build_embedder(**values, stem_relu=before["stem_relu"]), start.checkpoint["training"]["weights"]
@@ -57,7 +52,8 @@ def build_network(spec: Experiment, persons: list[int], start: Start | None) -> 
 
 def refuse_other_network(spec: Experiment, persons: list[int], start: Start) -> None:
     """ArtifactError where a checkpoint to continue from is not of the spec's network, persons and optimizer."""
-    before, wanted = start.checkpoint["reid"]["model"], _network_values(spec, persons)
+    before = ADDED_SETTINGS | start.checkpoint["reid"]["model"]
+    wanted = network_values(spec) | {"num_classes": len(persons)}
     if spec.model.stem_relu != "auto":
         wanted["stem_relu"] = spec.model.stem_relu == "on"
     other = [
@@ -82,31 +78,6 @@ def refuse_other_network(spec: Experiment, persons: list[int], start: Start) -> 
             "  want: the same optimizer and losses; or its weights alone, for a new training:\n"
             f"  model.pretrain_choice=self model.pretrained_model_path={start.path}"
         )
-
-
-def _network_values(spec: Experiment, persons: list[int]) -> dict[str, Any]:
-    """The keyword values of build_embedder, but stem_relu."""
-    section = spec.model
-    size = {"height": section.input_height, "width": section.input_width, "num_classes": len(persons)}
-    return section.model_dump(include=NETWORK_FIELDS) | size
-
-
-def contract_of(spec: Experiment, embedding_size: int) -> Contract:
-    channels = spec.model.input_channels
-
-    def per_channel(values: list[float]) -> tuple[float, ...]:
-        return tuple(values) if len(values) == channels else (sum(values) / len(values),)  # grey from RGB's figures
-
-    return Contract(
-        height=spec.model.input_height,
-        width=spec.model.input_width,
-        channels=channels,
-        mean=per_channel(spec.dataset.pixel_mean),
-        std=per_channel(spec.dataset.pixel_std),
-        embedding=embedding_size,
-        flip=spec.model.with_flip_feature,
-        channel_order="RGB" if channels == 3 else "L",
-    )
 
 
 def decoded(spec: Experiment, split: Split, fingerprint: str) -> NDArray[np.uint8]:

@@ -11,6 +11,7 @@ from reid.embeddings import UNTRAINED_EMBEDDINGS
 from reid.errors import TrainingError
 from reid.files import copy_file, replacing
 from reid.history import Row, best_row, write_history
+from reid.model.checkpoint import ADDED_SETTINGS
 from reid.plots import training_curves
 from reid.resume import BEST, Start, bring_checkpoints, newest_checkpoint, read_training_checkpoint
 from reid.spec import Experiment
@@ -97,7 +98,8 @@ def _compare_settings(spec: Experiment, manifest: Manifest, settings: dict[str, 
     they leave the network, the persons and the optimizer alone and there is an epoch left to train.
     """
     named = spec.train.resume_training_checkpoint_path
-    before = start.checkpoint["training"]["settings"]
+    older = {f"model.{name}": value for name, value in ADDED_SETTINGS.items()}
+    before = older | start.checkpoint["training"]["settings"]
     differing = sorted(name for name in before | settings if before.get(name) != settings.get(name))
     first = (
         f"{differing[0]}: then {before.get(differing[0])!r}, now {settings.get(differing[0])!r}" if differing else ""

@@ -1,4 +1,6 @@
-"""validate: looks at every file of the data set before a GPU is booked, and cuts the spec into a slice per stage."""
+"""validate: looks at every file of the data set before a GPU is booked, and cuts the spec into a slice per stage, which
+is handed out as the output parameter <stage>_spec.
+"""
 
 import os
 from pathlib import Path
@@ -13,13 +15,11 @@ from reid.data.market1501 import HOW_TO_GET, Manifest, missing_folders
 from reid.errors import DatasetError
 from reid.files import replacing
 from reid.spec import Experiment
+from reid.spec.sections import STAGE_FIELDS
 from reid.stages.outcome import Outcome
 
 if TYPE_CHECKING:
     from reid.tracking import StageRun
-
-SLICES = ("train", "evaluate", "inference", "export", "gen_trt_engine", "register")
-"""Stages that are handed their part of the spec as the output parameter <stage>_spec."""
 
 
 def validate(
@@ -28,8 +28,10 @@ def validate(
     """Writes the manifest and the findings (HTML, Markdown, JSON), and hands out the fingerprint and the spec's slices.
 
     Where `dataset.synthetic` or `dataset.source` is set the data set is drawn or fetched first, unless it is there.
-    DatasetError, with every error in it, where the data set has any: all four files are written before.
+    DatasetError, with every error in it, where the data set has any: all four files are written before. SpecError,
+    before anything is done, for weights of the backbone that timm does not know.
     """
+    require_weights(spec.model.backbone)
     folders = {
         "train": spec.dataset.train_dataset_dir,
         "query": spec.dataset.query_dataset_dir,
@@ -69,12 +71,24 @@ def validate(
     _refuse_errors(examination, report=report, advice=advice)
     train = spec.dataset.train_dataset_dir
     run.log_dataset(Path(train).parent.name if train else "dataset", fingerprint=print_of_data, source=str(train))
-    slices: dict[str, str | int | float] = {f"{stage}_spec": spec.stage_slice(stage) for stage in SLICES}
+    slices: dict[str, str | int | float] = {f"{stage}_spec": spec.stage_slice(stage) for stage in STAGE_FIELDS}
     return Outcome(
         metrics=_metrics(examination) | {"skipped_images": float(sum(finding.count for finding in skipped))},
         parameters={"fingerprint": print_of_data, **slices},
         lines=to_lines(examination),
     )
+
+
+def require_weights(backbone: str) -> None:
+    """SpecError where timm does not know the weights behind the dot of a backbone's name.
+
+    Only timm can say, and it takes three seconds to load: it is asked where there is a dot. The name before it was
+    checked with the spec.
+    """
+    if "." in backbone:
+        from reid.model.backbones import timm_name
+
+        timm_name(backbone)
 
 
 def ensure_made(spec: Experiment) -> None:

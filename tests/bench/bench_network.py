@@ -23,7 +23,7 @@ SETTINGS = {
     **{"backbone": "resnet_50", "last_stride": 1, "stem_relu": True, "neck": "bnneck", "neck_feat": "after"},
     **{"feat_dim": 256, "with_flip_feature": False, "input_channels": 3, "height": 256, "width": 128},
     **{"num_classes": PERSONS, "drop_path": 0.0, "drop_out": 0.0, "att_drop_rate": 0.0, "dropout_rate": 0.0},
-    **{"reduce_feat_dim": False, "semantic_weight": 1.0},
+    **{"reduce_feat_dim": False, "semantic_weight": 1.0, "stem_pool": "padded"},
 }
 
 

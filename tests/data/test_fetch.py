@@ -156,7 +156,9 @@ def test_a_local_archive_is_unpacked_where_it_is_and_checked_where_a_checksum_is
 def test_a_missing_local_archive_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         ensure_fetched(tmp_path / "market", url=None, archive=tmp_path / "no.zip", sha256=None)
-    assert str(caught.value) == f"{tmp_path}/no.zip: no such file (dataset.source.zip)"
+    assert str(caught.value) == f"{tmp_path}/no.zip: no such file\n  want:  the data set's zip file in dataset.source.zip"
+    with pytest.raises(DatasetError, match=f"^{tmp_path}: a folder\n  want:  the data set's zip file"):
+        ensure_fetched(tmp_path / "market", url=None, archive=tmp_path, sha256=None)
 
 
 def test_a_folder_laid_out_by_hand_is_left_as_it_is(tmp_path: Path) -> None:

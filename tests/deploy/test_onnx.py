@@ -233,7 +233,8 @@ def test_a_file_without_contract_is_refused(read, plain, tmp_path):
         read(path)
     assert str(caught.value) == (
         f"{path}: no preprocessing contract in the metadata (found: ['author'])\n"
-        "  want: 'reid.contract', which `reid export` writes"
+        "  want: 'reid.contract', which `reid export` writes\n"
+        f"  an ONNX of TAO and others: reid adopt {path} -e SPEC writes one into a copy of it"
     )
 
 

@@ -15,7 +15,8 @@ from tests.networks import network_settings
 
 def build(**changes: Any) -> nn.Module:
     names = (
-        "backbone last_stride stem_relu input_channels height width drop_path drop_out att_drop_rate semantic_weight"
+        "backbone last_stride stem_relu stem_pool input_channels height width drop_path drop_out att_drop_rate "
+        "semantic_weight"
     )
     settings = network_settings(**changes)
     return build_backbone(**{name: settings[name] for name in names.split()})
@@ -63,6 +64,15 @@ def test_without_the_stem_relu_negative_values_pass_the_stem() -> None:
         assert stem.tolist() == ([0.0, 2.0] if stem_relu else [-1.0, 2.0])
 
 
+def test_the_stems_pool_begins_a_pixel_before_the_map_or_in_its_corner() -> None:
+    # of a ramp 0..7 along a row: windows of three begin at -1, 1, 3, 5 if padded, else at 0, 2, 4, 6 (the last is cut)
+    ramp = torch.arange(8.0).repeat(8, 1)[None, None]
+    for stem_pool, row in (("padded", [1.0, 3.0, 5.0, 7.0]), ("ceil", [2.0, 4.0, 6.0, 7.0])):
+        pooled = build(backbone="resnet_18", stem_pool=stem_pool).maxpool(ramp)  # type: ignore[operator]
+        assert pooled.shape == (1, 1, 4, 4)
+        assert pooled[0, 0, 0].tolist() == row
+
+
 @pytest.mark.parametrize("backbone", ["resnet_18", "timm/test_resnet", "timm/test_vit"])
 def test_one_input_channel_is_a_network_for_grey_images(backbone: str) -> None:
     assert run(build(backbone=backbone, input_channels=1), channels=1).ndim == 4
@@ -91,7 +101,7 @@ def test_every_name_of_the_seed_is_an_architecture_of_timm_with_weights_on_its_h
     assert timm.get_pretrained_cfg(name, allow_unregistered=False).hf_hub_id == f"timm/{name}"
 
 
-@pytest.mark.parametrize("changes", [{"last_stride": 2}, {"stem_relu": False}])
+@pytest.mark.parametrize("changes", [{"last_stride": 2}, {"stem_relu": False}, {"stem_pool": "ceil"}])
 def test_a_resnets_option_on_another_backbone_is_warned_about(
     changes: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -99,6 +109,7 @@ def test_a_resnets_option_on_another_backbone_is_warned_about(
         build(backbone="timm/test_vit", **changes)
     found = {"last_stride": "model.last_stride: 2 has no effect: timm/test_vit has no ResNet stage"}
     found["stem_relu"] = "model.stem_relu: off has no effect: timm/test_vit has no ResNet stem"
+    found["stem_pool"] = "model.stem_pool: ceil has no effect: timm/test_vit has no max pooling in its stem"
     assert caplog.messages == [found[next(iter(changes))]]
 
 

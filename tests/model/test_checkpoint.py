@@ -154,7 +154,7 @@ def test_another_programs_checkpoint_is_an_error_that_names_the_way_in(tmp_path:
     assert str(error.value) == (
         f"{path}: not a checkpoint of this project: found entries ['epoch', 'state_dict']\n"
         "  want: entries state_dict and reid, as train writes them\n"
-        "  other weights come in by model.pretrained_model_path"
+        f"  weights of TAO and others: reid adopt {path} -e SPEC makes such a checkpoint of them"
     )
 
 
@@ -182,6 +182,13 @@ def test_a_checkpoint_with_other_settings_than_ours_is_an_error(checkpoint: Path
         f"{checkpoint}: written by another version of this project\n"
         "  its model section lacks ['neck'], has besides ['gem_pooling']"
     )
+
+
+def test_a_checkpoint_from_before_the_stems_pooling_was_a_choice_is_padded(checkpoint: Path) -> None:
+    settings = network_settings()
+    del settings["stem_pool"]
+    change(checkpoint, reid=reid_entry(model=settings, contract=CONTRACT, persons=PERSONS))
+    assert load_model(checkpoint).settings == network_settings()
 
 
 def test_tensors_of_another_shape_than_the_settings_say_are_an_error(checkpoint: Path) -> None:

@@ -19,15 +19,11 @@ NOT_ON_THE_VOLUME = {
         "triton.model_repository",
         "triton.results_dir",
     ],
-    "no INT8 engine is built": [
-        "gen_trt_engine.tensorrt.calibration.cal_image_dir",
-        "gen_trt_engine.tensorrt.calibration.cal_cache_file",
-    ],
 }
 """Why a field that names files is not in PATHS -> such fields."""
 NO_FILES = {
     *("encryption_key", "model.backbone", "dataset.source.url", "dataset.source.sha256", "re_ranking.device"),
-    *("train.optim.name", "gen_trt_engine.tensorrt.compute_capabilities", "gen_trt_engine.tensorrt.layers_precision"),
+    *("gen_trt_engine.tensorrt.compute_capabilities", "gen_trt_engine.tensorrt.layers_precision"),
     *("triton.model_name", "triton.server_image", "triton.url"),
     *("mlflow.experiment", "mlflow.run_name", "mlflow.tags", "mlflow.registered_model"),
 }

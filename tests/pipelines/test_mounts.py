@@ -13,7 +13,7 @@ from reid.spec import Experiment, load_spec
 PATHS_THAT_A_PIPELINE_RUN_PASSES_OVER = {
     *("train.results_dir", "evaluate.results_dir", "inference.results_dir", "export.results_dir"),
     *("gen_trt_engine.results_dir", "evaluate.checkpoint", "inference.checkpoint", "export.checkpoint"),
-    *("gen_trt_engine.onnx_file", "gen_trt_engine.tensorrt.calibration.cal_cache_file"),
+    "gen_trt_engine.onnx_file",
     *("evaluate.test_dataset", "evaluate.query_dataset", "inference.test_dataset", "inference.query_dataset"),
 }
 """The ports win over them, or nothing reads them."""

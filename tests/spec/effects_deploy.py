@@ -24,8 +24,6 @@ from reid.secure import is_encrypted
 from tests.on_cpu import build_driver
 from tests.spec.lab import Lab, images
 
-CALIBRATION = {"cal_image_dir": "[/c]", "cal_cache_file": "/c", "cal_batch_size": "2", "cal_batches": "2"}
-
 
 def exported(lab: Lab) -> Path:
     """An ONNX with every field of the section changed; parity.json lies beside it."""
@@ -248,14 +246,6 @@ def layers_precision(lab: Lab) -> None:
     ]
 
 
-def _calibration(field: str) -> Callable[[Lab], None]:
-    def check(lab: Lab) -> None:
-        name = f"gen_trt_engine.tensorrt.calibration.{field}"
-        assert lab.warnings(f"{name}={CALIBRATION[field]}") == [f"spec: {name} has no effect: INT8 is not built here"]
-
-    return check
-
-
 DEPLOY: dict[str, Callable[[Lab], None]] = {
     "export.checkpoint": export_checkpoint,
     "export.onnx_file": export_onnx_file,
@@ -283,5 +273,4 @@ DEPLOY: dict[str, Callable[[Lab], None]] = {
     "gen_trt_engine.tensorrt.max_batch_size": _record("profile", "max_batch_size", wanted=5),
     "gen_trt_engine.tensorrt.compute_capabilities": _record("targets", wanted=["8.9"]),
     "gen_trt_engine.tensorrt.layers_precision": layers_precision,
-    **{f"gen_trt_engine.tensorrt.calibration.{field}": _calibration(field) for field in CALIBRATION},
 }

@@ -38,6 +38,13 @@ def stem_relu(lab: Lab) -> None:
     assert torch.equal(auto, on)
 
 
+def stem_pool(lab: Lab) -> None:
+    # a ramp along the rows: windows of three begin a pixel before it, or with it
+    ramp = torch.arange(8.0).repeat(8, 1)[None, None]
+    for value, first in (("padded", 1.0), ("ceil", 2.0)):
+        assert lab.network(f"model.stem_pool={value}").base.maxpool(ramp)[0, 0, 0, 0] == first  # type: ignore[operator]
+
+
 def _after_stem(network: Embedder) -> torch.Tensor:
     maps = images()
     for name in ("conv1", "bn1", "act1"):
@@ -209,6 +216,7 @@ MODEL: dict[str, Callable[[Lab], None]] = {
     "model.backbone": backbone,
     "model.last_stride": last_stride,
     "model.stem_relu": stem_relu,
+    "model.stem_pool": stem_pool,
     "model.pretrain_choice": pretrain_choice,
     "model.pretrained_model_path": pretrained_model_path,
     "model.min_matched_share": min_matched_share,

@@ -148,7 +148,7 @@ def source_root(lab: Lab) -> None:
 def source_zip(lab: Lab) -> None:
     missing = lab.folder / "no.zip"
     text = _refusal(lab, DatasetError, "validate", *_source(lab, zip=missing))
-    assert text == f"{missing}: no such file (dataset.source.zip)"
+    assert text == f"{missing}: no such file\n  want:  the data set's zip file in dataset.source.zip"
 
 
 def source_url(lab: Lab) -> None:

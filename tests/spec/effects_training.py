@@ -184,7 +184,7 @@ def _choice(**changes: Any) -> Device:
 def fused_optimizer(lab: Lab) -> None:
     with pytest.raises(SpecError) as caught:
         lab.train_in(lab.folder, "train.fused_optimizer=on", "train.optim.name=Adamax")
-    assert str(caught.value) == "train.fused_optimizer: Adamax has no fused form; want auto or off"
+    assert str(caught.value) == "command line: train.fused_optimizer: Adamax has no fused form; want auto or off"
     assert [lab.train(f"train.fused_optimizer={choice}").groups[0]["fused"] for choice in ("on", "off")] == [True, None]
 
 

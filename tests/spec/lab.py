@@ -20,8 +20,9 @@ from reid.lightning import Training
 from reid.model.embedder import Embedder
 from reid.resume import LATEST, DurableCheckpoints
 from reid.spec import Experiment, load_spec
+from reid.stages.described import contract_of
 from reid.stages.outcome import Outcome
-from reid.stages.recipe import build_data, build_module, build_network, contract_of
+from reid.stages.recipe import build_data, build_module, build_network
 from reid.stages.train import train
 from reid.tasks import run_task
 from reid.tracking import StageRun

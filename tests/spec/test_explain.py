@@ -10,6 +10,7 @@ from pydantic import Field
 from reid.errors import SpecError
 from reid.spec import Experiment, load_spec
 from reid.spec.explain import blank, explain, listed, wanted
+from reid.spec.field_types import Device
 from reid.spec.loading import all_fields
 
 
@@ -45,6 +46,12 @@ def test_every_field_of_the_spec_is_in_the_explanation_of_the_whole() -> None:
     for name in all_fields():
         assert f"  {name.rpartition('.')[2]} " in text, name
         assert explain(name, width=80).startswith(f"{name}: ")
+
+
+def test_every_pattern_is_in_words() -> None:
+    assert ", as ^" not in explain("", width=1000)
+    engines = explain("gen_trt_engine.tensorrt.compute_capabilities", width=1000)
+    assert "list of: text, two numbers around a dot, e.g. 8.6" in engines
 
 
 def test_no_line_is_wider_than_asked_for() -> None:
@@ -85,6 +92,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(name: str, hint: str) -> No
         (Annotated[int, Field(ge=1)] | None, "whole number, at least 1; or null"),
         (Literal["a", "on", ""], "a, 'on' or \"\""),
         (list[Annotated[str, Field(pattern="^a$")]], "list of: text, as ^a$"),
+        (Device, "text, either auto, cpu or cuda:<number>"),
         (dict[str, str], "section of own keys, each: text"),
     ],
 )

@@ -153,6 +153,55 @@ def test_all_errors_of_a_file_are_told_at_once() -> None:
     ]
 
 
+def test_rules_that_need_no_refused_value_are_told_with_the_fields() -> None:
+    text = (
+        "re_ranking: {k1: 5}\ntrain: {num_epochs: 0, grad_clip: 1.0, clip_grad_norm: 2.0, num_nodes: 2}\n"
+        "model: {input_channels: 2, metric_loss_type: center, with_center_los: true}\n"
+        "dataset: {batch_size: 30, pixel_std: [0.5], num_instances: x}\n"
+        "evaluate: {output_cmc_curve_plot: a.bmp, output_sampled_matches_plot: 3}\n"
+    )
+    assert refusal(text, "dataset.synthetic.width=64", "train.optim.name=adam").splitlines() == [
+        "train.grad_clip = 1.0 and train.clip_grad_norm = 2.0 are one field; want one of them",
+        "spec: model.input_channels: found 2 (int); want: 1 or 3",
+        "spec: model.with_center_los: unknown key; did you mean model.with_center_loss?",
+        "command line: dataset.synthetic.root: not given; it has no default",
+        "spec: dataset.num_instances: found 'x' (str); want: a whole number",
+        "spec: train.num_epochs: found 0 (int); want: at least 1",
+        "command line: train.optim.name: found 'adam' (str); want: 'ASGD', 'Adadelta', 'Adafactor', 'Adagrad', 'Adam', "
+        "'AdamW', 'Adamax', 'NAdam', 'RAdam', 'RMSprop', 'Rprop' or 'SGD'; did you mean Adam?",
+        "spec: evaluate.output_sampled_matches_plot: found 3 (int); want: a text",
+        "spec: re_ranking.k2: 6 is above re_ranking.k1 = 5; want k2 <= k1",
+        "spec: evaluate.output_cmc_curve_plot: found 'a.bmp'; want a file that ends in .png, .svg, .pdf",
+        "spec: train.num_nodes: 2: training on several machines is not there yet; want 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("train: 3\nre_ranking: {k1: 5}", ["train: found 3 (int); want: a section (key: value)", "k2"]),
+        ("train: {optim: {lr_steps: [4, x]}}\nre_ranking: {k1: 5}",
+         ["train.optim.lr_steps.1: found 'x' (str); want: a whole number", "k2"]),
+        ("train: {1: 2}\nre_ranking: {k1: 5}", ["train.1: found 1 (int); want: Keys should be strings"]),
+        ("re_ranking: {k_1: 5, k2: 30}", ["re_ranking.k_1: unknown key; did you mean re_ranking.k1?"]),
+        ("dataset: {synthetic: {root: /d}, source: {url: ftp://a, sha: 1}}",
+         ["dataset.source.root: not given; it has no default",
+          "dataset.source.sha: unknown key; did you mean dataset.source.sha256?"]),
+    ],
+)  # fmt: skip
+def test_a_rule_is_passed_over_where_a_value_that_it_needs_is_refused(text: str, wanted: list[str]) -> None:
+    k2 = "re_ranking.k2: 6 is above re_ranking.k1 = 5; want k2 <= k1"
+    assert refusal(text).splitlines() == [f"spec: {k2 if line == 'k2' else line}" for line in wanted]
+
+
+def test_a_text_that_has_a_form_is_asked_for_in_words() -> None:
+    assert refusal("re_ranking: {device: gpu}\ntriton: {model_name: -a}").splitlines() == [
+        "spec: re_ranking.device: found 'gpu' (str); want: either auto, cpu or cuda:<number>",
+        "spec: triton.model_name: found '-a' (str); want: only letters, digits, _, . and -, beginning with a letter or "
+        "a digit",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
@@ -240,10 +289,12 @@ def test_tao_keys_are_silent_at_their_default_and_warn_otherwise(caplog: pytest.
     for name, (default, _) in IDLE.items():
         load_spec(text=_nested(name, default))
     assert not caplog.records
-    load_spec(text="model: {gem_pooling: true}\nwandb: {project: mine}")
+    calibration = "gen_trt_engine: {tensorrt: {calibration: {cal_cache_file: c.bin, cal_batches: 1}}}"
+    load_spec(text=f"model: {{gem_pooling: true}}\nwandb: {{project: mine}}\n{calibration}")
     assert [record.getMessage() for record in caplog.records] == [
         "spec: wandb.project has no effect: experiments are recorded in MLflow, not in Weights & Biases",
         "spec: model.gem_pooling has no effect: no effect in TAO either",
+        "spec: gen_trt_engine.tensorrt.calibration.cal_cache_file has no effect: INT8 is not built here",
     ]
 
 

@@ -52,6 +52,10 @@ def no_effect(name: str, why: str) -> str:
             "spec: dataset.pixel_mean: 2 values for 3 channels; want one per channel",
         ),
         (
+            "train: {fused_optimizer: on, optim: {name: RMSprop}}",
+            "spec: train.fused_optimizer: RMSprop has no fused form; want auto or off",
+        ),
+        (
             "gen_trt_engine: {tensorrt: {min_batch_size: 8}}",
             "spec: gen_trt_engine.tensorrt.opt_batch_size: min 8, opt 4, max 16; want min <= opt <= max",
         ),

@@ -131,6 +131,18 @@ def test_a_damaged_best_is_passed_over(
     assert same_weights(tmp_path / "model" / "reid_model_latest.pth", finished)
 
 
+def test_one_from_before_the_stems_pooling_was_a_choice_goes_on(
+    folder: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = read(finished)
+    del content["reid"]["model"]["stem_pool"]
+    del content["training"]["settings"]["model.stem_pool"]
+    torch.save(content, tmp_path / "reid_model_latest.pth")
+    go_on(folder, tmp_path / "model", tmp_path / "reid_model_latest.pth", "train.num_epochs=3")
+    assert [message for message in caplog.messages if "other settings" in message] == []
+    assert len(json.loads((tmp_path / "model" / "history.json").read_text())) == 4  # the untrained row, three epochs
+
+
 def refusal(kind: type[Exception], folder: Path, model: Path, named: Path, *overrides: str, **other: str) -> str:
     with pytest.raises(kind) as caught:
         go_on(folder, model, named, *overrides, **other)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from reid.data.market1501 import HOW_TO_GET, Manifest
-from reid.errors import DatasetError
+from reid.errors import DatasetError, SpecError
 from reid.spec import Experiment, load_spec
 from reid.stages.outcome import Outcome
 from reid.stages.validate import validate
@@ -242,6 +242,16 @@ def test_a_drawn_data_set_that_lost_a_folder_is_not_called_market_1501(tmp_path:
         f"  all findings: {tmp_path}/out/report.html\n"
         f"remove {root} to have the data set drawn again"
     )
+
+
+def test_weights_that_timm_does_not_know_are_refused_before_anything_is_done(market: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as error:
+        _validate(_spec(market, "model.backbone=timm/test_resnet.no_such"), tmp_path / "out")
+    assert str(error.value) == (
+        "model.backbone: timm/test_resnet.no_such: Invalid pretrained tag (no_such) for test_resnet."
+    )
+    assert not (tmp_path / "out").exists()
+    _validate(_spec(market, "model.backbone=timm/test_resnet.r160_in1k"), tmp_path / "out")
 
 
 def test_the_stage_imports_neither_torch_nor_mlflow_nor_kfp() -> None:

@@ -1,0 +1,172 @@
+"""Another project's checkpoint in a network of ours: every tensor in its place, or an error that says what differs.
+
+What a file cannot show (strides, the stem, which side of the neck is the embedding, how images are prepared) is for the
+caller to say.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from reid.errors import ArtifactError
+from reid.model.backbones import timm_name
+from reid.model.checkpoint import read_file
+from reid.model.embedder import Embedder, build_embedder
+from reid.model.sources import OURS, drops_stem_relu, in_our_names, source_kind, tensors_of
+from reid.model.weights import WeightsReport, copy_weights
+
+NO_PART_OF_THE_EMBEDDING = re.compile(
+    r"(.*\.)?centers|classifier\..*"
+    # TAO's and SOLIDER's Swin: for other uses of its first stages, and for a stage behind the last
+    r"|base\.(norm[012]|layers\.4\.downsample\.semantic_\w+)\..*"
+    # fast-reid's preprocessing
+    r"|base\.pixel_(mean|std)"
+)
+"""Tensors, under this project's names, that may be in a file or not."""
+
+PARTS = {
+    r"pool\w*\.p$": "GeM pooling",
+    r"\.IN\.": "instance normalisation (IBN)",
+    r"(^|\.)NL_\d": "non-local blocks",
+    r"\.se(_module)?\.": "squeeze and excitation",
+}
+"""What tensors of other networks belong to."""
+
+RESNETS = {
+    (False, 2): "resnet_18",
+    (False, 6): "resnet_34",
+    (True, 2): "timm/resnet26",  # what TAO calls resnet_18; its resnet_34 is everybody's resnet_50
+    (True, 6): "resnet_50",
+    (True, 23): "resnet_101",
+    (True, 36): "resnet_152",
+}
+"""(bottleneck blocks?, blocks of the third stage) -> the spec's name."""
+SWINS = {(6, 96): "tiny", (18, 96): "small", (18, 128): "base"}
+"""(blocks of the third stage, channels of the first) -> size."""
+Named = Mapping[str, tuple[str, Tensor]]
+"""This project's name -> (the file's name, the tensor)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Adopted:
+    """A network with another project's weights."""
+
+    network: Embedder
+    source: str
+    """Whose: as sources.source_kind says."""
+    tensors: int
+    """Of the embedding; all of them came from the file."""
+    persons: int
+    """Rows of the file's classifier; 0 where it has none that fits."""
+    mean: tuple[float, ...] | None
+    """Of pixels from 0 to 1, per channel, where the file says it; and `std`."""
+    std: tuple[float, ...] | None
+
+
+def adopt_checkpoint(path: Path, *, stem_relu: bool | None, **values: Any) -> Adopted:
+    """The network of `values` (build_embedder's, but num_classes) with the weights at `path`.
+
+    `stem_relu` None: as the file's project has it. Raises ArtifactError where the file is missing, damaged, encrypted,
+    needs code to be read, is this project's own, or where backbone, reduction and neck are not tensor for tensor the
+    network's; the classifier and centres may be.
+    """
+    content = read_file(path)
+    tensors = tensors_of(path, content)
+    source = source_kind(content, tensors)
+    if source == OURS:
+        raise ArtifactError(
+            f"{path}: a checkpoint of this project already\n  want: nothing; every task takes it as it is"
+        )
+    named = in_our_names(tensors)
+    classifier = named["classifier.weight"][1] if "classifier.weight" in named else None
+    relu = not drops_stem_relu(content, tensors) if stem_relu is None else stem_relu
+    network = build_embedder(**values, stem_relu=relu, num_classes=len(classifier) if classifier is not None else 1)
+    for parameter in network.classifier.parameters():
+        nn.init.zeros_(parameter)
+    report = copy_weights(network, named, source=source, tensors=tensors)
+    _require_all(path, network, named, report)
+    return Adopted(
+        network=network.eval(),
+        source=source,
+        tensors=sum(not NO_PART_OF_THE_EMBEDDING.fullmatch(name) for name in report.matched),
+        persons=network.num_classes if "classifier.weight" in report.matched else 0,
+        mean=_per_channel(named, "base.pixel_mean"),
+        std=_per_channel(named, "base.pixel_std"),
+    )
+
+
+def _per_channel(named: Named, name: str) -> tuple[float, ...] | None:
+    """fast-reid's mean and std are of pixels from 0 to 255."""
+    return tuple((named[name][1].flatten() / 255).tolist()) if name in named else None
+
+
+def _require_all(path: Path, network: Embedder, named: Named, report: WeightsReport) -> None:
+    """ArtifactError unless every tensor of the embedding is the file's, as it is, and the file has no others."""
+    ours = {theirs: name for name, (theirs, _) in named.items()}
+
+    def counts(name: str) -> bool:
+        return not NO_PART_OF_THE_EMBEDDING.fullmatch(name.partition(" ")[0])
+
+    missing = [name for name in report.missing if counts(name)]
+    wrong = {
+        "missing": [name for name in missing if "(" not in name],
+        "unexpected": [theirs for theirs in report.unexpected if counts(ours.get(theirs, theirs))],
+        "of another shape": [*(name for name in missing if "(" in name), *report.reshaped],
+    }
+    if not any(wrong.values()):
+        return
+    lines = [f"{path}: weights of {report.source_kind}, and not of the network that the spec describes"]
+    for what, names in wrong.items():
+        if names:
+            lines.append(f"  {what}: {', '.join(names[:3])}" + (f" ({len(names)} in all)" if len(names) > 3 else ""))
+    lacking = [part for pattern, part in PARTS.items() if any(re.search(pattern, name) for name in wrong["unexpected"])]
+    fitting = _fields_that_fit(network, named)
+    if lacking:
+        lines.append(f"  it has {' and '.join(lacking)}, which the spec's network has not")
+    elif fitting:
+        lines.append(f"  want: {' '.join(fitting)}, as the file has it")
+    else:
+        lines.append("  want: the weights of that network, or a spec of the file's")
+    raise ArtifactError("\n".join(lines))
+
+
+def _fields_that_fit(network: Embedder, named: Named) -> list[str]:
+    """The spec's fields, as overrides, that would make the network more like the file's."""
+    settings, shapes = network.settings, {name: tuple(tensor.shape) for name, (_, tensor) in named.items()}
+    backbone = _backbone(shapes)
+    if backbone and timm_name(backbone).partition(".")[0] != timm_name(settings["backbone"]).partition(".")[0]:
+        return [f"model.backbone={backbone}"]  # what else differs follows from it
+    fitting = []
+    stem = shapes.get("base.conv1.weight") or shapes.get("base.patch_embed.proj.weight")
+    if stem and len(stem) == 4 and stem[1] != settings["input_channels"]:
+        fitting.append(f"model.input_channels={stem[1]}")
+    reduction = shapes.get("reduction.weight")
+    reduces = isinstance(network.reduction, nn.Linear)
+    if reduction and reduction[0] != network.embedding_size:
+        fitting.append(f"model.feat_dim={reduction[0]}")
+    if backbone and backbone.startswith("swin") and bool(reduction) != settings["reduce_feat_dim"]:
+        fitting.append(f"model.reduce_feat_dim={'true' if reduction else 'false'}")
+    elif reduces and not reduction:
+        fitting.append("model.feat_dim=null")
+    neck = "bnneck" if "bottleneck.weight" in shapes else ""
+    if neck != settings["neck"]:
+        fitting.append(f"model.neck={neck}")
+    controller = any(".semantic_scale." in name for name in shapes)
+    if backbone and backbone.startswith("swin") and controller != (settings["semantic_weight"] >= 0):
+        fitting.append(f"model.semantic_weight={1.0 if controller else -1.0}")
+    return fitting
+
+
+def _backbone(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """The spec's name of the backbone that tensors of these shapes are of, as far as their number shows it."""
+    blocks = {int(found[1]) for name in shapes if (found := re.match(r"base\.layer3\.(\d+)\.", name))}
+    resnet = RESNETS.get(("base.layer3.0.conv3.weight" in shapes, len(blocks)))
+    if resnet:
+        return resnet
+    blocks = {int(found[1]) for name in shapes if (found := re.match(r"base\.layers\.2\.blocks\.(\d+)\.", name))}
+    size = SWINS.get((len(blocks), shapes.get("base.patch_embed.proj.weight", (0,))[0]))
+    return f"swin_{size}_patch4_window7_224" if size else None

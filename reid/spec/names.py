@@ -1,0 +1,76 @@
+"""Names and numbers that the spec takes from torch, timm and ONNX, without loading them: that takes seconds.
+
+tests/spec/test_names.py compares each with the packages as they are installed.
+"""
+
+import difflib
+import importlib.util
+import re
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic_core import PydanticCustomError
+
+from reid.data.file_names import file_names
+
+Optimizer = Literal[
+    "ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"
+]
+"""Those of torch.optim that can train the network; why others cannot stands in reid.schedule."""
+FUSED_OPTIMIZERS = ("Adagrad", "Adam", "AdamW", "SGD")
+"""Those that can take their whole step in one kernel."""
+FIRST_OPSET, LAST_OPSET = 18, 25
+"""Versions of ONNX's operators that torch's exporter can write for any network."""
+BACKBONES = (
+    *("resnet_18", "resnet_34", "resnet_50", "resnet_101", "resnet_152"),
+    *("swin_tiny_patch4_window7_224", "swin_small_patch4_window7_224", "swin_base_patch4_window7_224"),
+)
+"""Those of reid.model.backbones, besides any model of timm."""
+ANY_TIMM = "timm/"
+
+_REGISTERED = re.compile(r"^@register_model\ndef (\w+)\(", re.MULTILINE)
+_OLDER_NAMES = re.compile(r"^register_model_deprecations\(__name__, \{(.*?)^\}\)", re.MULTILINE | re.DOTALL)
+_KEY = re.compile(r"""['"](\w+)['"]\s*:""")
+
+
+def require_backbone(name: str) -> str:
+    """The name, where there is such a backbone; what stands behind the dot of a timm name is not looked at."""
+    model = name.removeprefix(ANY_TIMM).partition(".")[0]
+    if name in BACKBONES or (name.startswith(ANY_TIMM) and model in (timm_models() or [model])):
+        return name
+    known = [*BACKBONES, *(ANY_TIMM + model for model in sorted(timm_models()))]
+    nearest = did_you_mean(name.partition(".")[0], known)
+    wanted = f"{', '.join(BACKBONES)}, or {ANY_TIMM}<name> for any model of timm{nearest}"
+    raise PydanticCustomError("backbone", "{wanted}", {"wanted": wanted})
+
+
+def require_file_name(pattern: str) -> str:
+    """The pattern, where it can tell the persons of files."""
+    try:
+        file_names(pattern, cameras="file_name")
+    except ValueError as error:
+        raise PydanticCustomError("file_name", "{wanted}", {"wanted": str(error)}) from None
+    return pattern
+
+
+@cache
+def timm_models() -> frozenset[str]:
+    """The models of timm, older names too, read in its source: 0.05 s, and to import it is 3 s. Empty without timm."""
+    timm = importlib.util.find_spec("timm")
+    if timm is None or timm.origin is None:
+        return frozenset()
+    names: set[str] = set()
+    for file in Path(timm.origin).parent.glob("models/*.py"):
+        source = file.read_text(encoding="utf-8")
+        names.update(_REGISTERED.findall(source))
+        names.update(key for block in _OLDER_NAMES.findall(source) for key in _KEY.findall(block))
+    return frozenset(names)
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """A hint at the name that was probably meant, in upper or lower case; "" where none reads alike."""
+    by_lower_case = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(wrong.lower(), by_lower_case, n=1, cutoff=0.6)
+    return f"; did you mean {by_lower_case[close[0]]}?" if close else ""

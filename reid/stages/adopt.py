@@ -1,0 +1,126 @@
+"""The adopt task: another project's checkpoint or ONNX file, written anew as one of ours that every task takes."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from reid.contract import Contract
+from reid.errors import ArtifactError, SpecError
+from reid.files import require_writable
+from reid.secret import encryption_key, key_to_environment
+from reid.spec import Experiment
+from reid.stages.described import contract_of, network_values
+from reid.stages.outcome import Outcome
+
+logger = logging.getLogger(__name__)
+
+UNSEEN = {
+    "resnet": ("last_stride", "stem_relu", "stem_pool", "neck_feat", "with_flip_feature"),
+    "swin": ("semantic_weight", "neck_feat", "with_flip_feature"),
+}
+"""Settings of the network that no tensor shows."""
+NEAR = 1e-3
+"""Means and stds of pixels nearer than that are the same, rounded."""
+
+
+def adopt(spec: Experiment, *, file: Path, output: Path) -> Outcome:
+    """Writes to `output` the network of `file` as the spec describes it, with the spec's preprocessing.
+
+    An .onnx becomes an ONNX file, encrypted where spec.export.encrypted is set; anything else a checkpoint, encrypted
+    where there is a key. Raises ArtifactError where a file is at `output`, or `file` is missing, damaged, this
+    project's own, or of another network than the spec's; see adopt_checkpoint and adopt_onnx.
+    """
+    if output.exists():
+        raise ArtifactError(f"{output}: a file is there already\n  want: another --output, or the file removed")
+    require_writable(output)
+    key_to_environment(spec.encryption_key)
+    if file.suffix.lower() == ".onnx":
+        return _adopt_onnx(spec, file, output)
+    return _adopt_checkpoint(spec, file, output)
+
+
+def adopted_name(file: Path) -> Path:
+    """Where the adopted file goes, if nobody says: <name>.adopted.pth, or .onnx, beside `file`."""
+    return file.with_name(f"{file.stem}.adopted{'.onnx' if file.suffix.lower() == '.onnx' else '.pth'}")
+
+
+def _adopt_checkpoint(spec: Experiment, file: Path, output: Path) -> Outcome:
+    from reid.model.adopting import adopt_checkpoint
+    from reid.model.checkpoint import save_model
+
+    section = spec.model
+    stem_relu = None if section.stem_relu == "auto" else section.stem_relu == "on"
+    adopted = adopt_checkpoint(file, stem_relu=stem_relu, **network_values(spec))
+    _require_a_word_on_the_stem(spec, file, adopted.source)
+    contract = contract_of(spec, adopted.network.embedding_size)
+    _require_the_files_own(file, "pixel_mean", adopted.mean, contract.mean)
+    _require_the_files_own(file, "pixel_std", adopted.std, contract.std)
+    fit = f"all {adopted.tensors} tensors of the network matched, none is left over"
+    _tell(file, adopted.source, contract, fit, adopted.network.settings)
+    save_model(output, adopted.network, contract=contract, persons=range(adopted.persons))
+    persons = f"a classifier of {adopted.persons:,} persons" if adopted.persons else "no classifier"
+    return Outcome(
+        {"tensors": float(adopted.tensors), "embedding_width": float(contract.embedding)},
+        lines=[
+            f"weights of {adopted.source}: {fit}; {persons}",
+            f"written: {output}",
+        ],
+    )
+
+
+def _require_a_word_on_the_stem(spec: Experiment, file: Path, source: str) -> None:
+    """fast-reid's versions pool otherwise in a ResNet's stem, which is too much to be guessed."""
+    from reid.model.sources import FAST_REID
+
+    if source == FAST_REID and "stem_pool" not in spec.model.model_fields_set:
+        raise SpecError(
+            f"{file}: weights of {source}, whose versions pool otherwise in the stem; the file does not show how\n"
+            "  want: model.stem_pool=ceil, where its modeling/backbones/resnet.py has MaxPool2d with ceil_mode=True, "
+            "else padded"
+        )
+
+
+def _require_the_files_own(file: Path, field: str, found: tuple[float, ...] | None, wanted: tuple[float, ...]) -> None:
+    """ArtifactError where the file says how pixels are normalised, and the spec something else."""
+    if found is not None and (
+        len(found) != len(wanted) or any(abs(one - other) > NEAR for one, other in zip(found, wanted, strict=True))
+    ):
+        raise ArtifactError(
+            f"{file}: its weights are for another dataset.{field}\n"
+            f"  found: {list(wanted)} in the spec\n"
+            f"  want:  dataset.{field}={[round(value, 4) for value in found]}"
+        )
+
+
+def _adopt_onnx(spec: Experiment, file: Path, output: Path) -> Outcome:
+    from reid.deploy.onnx_adopt import adopt_onnx
+    from reid.model.embedder import build_embedder
+    from reid.secure import write_model
+
+    described = build_embedder(**network_values(spec), stem_relu=True, num_classes=1)
+    content, contract = adopt_onnx(file, contract_of(spec, described.embedding_size))
+    _tell(file, "ONNX", contract, "its input and output fit, and it ran on noise")
+    write_model(output, content, key=encryption_key() if spec.export.encrypted else None)
+    return Outcome(
+        {"embedding_width": float(contract.embedding), "onnx_mib": len(content) / 2**20},
+        lines=[f"written: {output}"],
+    )
+
+
+def _tell(file: Path, source: str, contract: Contract, fit: str, settings: dict[str, Any] | None = None) -> None:
+    """What nobody can check, and the adopted file says from now on."""
+    logger.info(
+        "%s: not written by this project (%s): network and preprocessing are taken from the spec; %s", file, source, fit
+    )
+    if settings:
+        names = UNSEEN["swin" if "swin_" in settings["backbone"] else "resnet"]
+        unseen = ", ".join(f"{name} {_spelled(settings[name])}" for name in names)
+        logger.info("what its tensors do not show: %s; the map is pooled by its mean", unseen)
+    logger.info(
+        "images: %d x %d pixels (width x height), %s, resized bilinearly, mean %s, std %s",
+        contract.width, contract.height, contract.channel_order, list(contract.mean), list(contract.std),
+    )  # fmt: skip
+
+
+def _spelled(value: object) -> object:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value

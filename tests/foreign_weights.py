@@ -1,0 +1,138 @@
+"""Weights drawn under the names of other projects, without a line of ours: what their checkpoints hold."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+RESNET_50 = (3, 4, 6, 3)
+RESNET_18 = (2, 2, 2, 2)
+SWIN_TINY = (2, 2, 6, 2)
+
+
+class _Drawn:
+    """A state dict that grows; weights keep the size of what passes, norms have seen some training."""
+
+    def __init__(self, seed: int) -> None:
+        self.state: dict[str, Tensor] = {}
+        self._rng = torch.Generator().manual_seed(seed)
+
+    def weight(self, name: str, *shape: int) -> None:
+        fan_in = torch.Size(shape[1:]).numel()
+        self.state[name] = torch.randn(shape, generator=self._rng) * (2 / fan_in) ** 0.5
+
+    def norm(self, name: str, width: int, scale: float = 1.0) -> None:
+        self.state[f"{name}.weight"] = torch.full((width,), scale)
+        self.state[f"{name}.bias"] = torch.randn(width, generator=self._rng) * 0.1
+        self.state[f"{name}.running_mean"] = torch.randn(width, generator=self._rng) * 0.1
+        self.state[f"{name}.running_var"] = torch.rand(width, generator=self._rng) + 0.5
+        self.state[f"{name}.num_batches_tracked"] = torch.tensor(7)
+
+
+def resnet(*, depths: Sequence[int], bottlenecks: bool, seed: int = 0) -> dict[str, Tensor]:
+    """torchvision's ResNet without its classifier."""
+    drawn, width = _Drawn(seed), 64
+    drawn.weight("conv1.weight", 64, 3, 7, 7)
+    drawn.norm("bn1", 64)
+    drawn.state["bn1.bias"] -= 1  # many a maximum over three by three is negative then, and a ReLU there shows
+    for stage, depth in enumerate(depths):
+        inner = 64 * 2**stage
+        outer = inner * (4 if bottlenecks else 1)
+        for block in range(depth):
+            name = f"layer{stage + 1}.{block}"
+            if bottlenecks:
+                kernels = [(inner, width, 1), (inner, inner, 3), (outer, inner, 1)]
+            else:
+                kernels = [(inner, width, 3), (outer, inner, 3)]
+            for number, (out, into, size) in enumerate(kernels, start=1):
+                drawn.weight(f"{name}.conv{number}.weight", out, into, size, size)
+                drawn.norm(f"{name}.bn{number}", out, scale=0.3 if number == len(kernels) else 1.0)
+            if block == 0 and (stage or bottlenecks):
+                drawn.weight(f"{name}.downsample.0.weight", outer, width, 1, 1)
+                drawn.norm(f"{name}.downsample.1", outer)
+            width = outer
+    return drawn.state
+
+
+def head(width: int, *, persons: int, seed: int = 1) -> dict[str, Tensor]:
+    """The BNNeck and the classifier of the strong baseline, which TAO has taken over."""
+    drawn = _Drawn(seed)
+    drawn.norm("bottleneck", width)
+    drawn.weight("classifier.weight", persons, width)
+    return drawn.state
+
+
+def tao(*, width: int, persons: int, depths: Sequence[int] = RESNET_50) -> dict[str, Tensor]:
+    """TAO's ResNet, of bottlenecks whatever its depth, under `state_dict` of its Lightning checkpoint."""
+    drawn = _Drawn(2)
+    drawn.weight("feature.weight", width, 2048, 1, 1)
+    drawn.weight("feature.bias", width, 1)
+    feature = drawn.state | {"feature.bias": drawn.state["feature.bias"][:, 0]}
+    base = resnet(depths=depths, bottlenecks=True) | feature
+    state = {f"base.{name}": tensor for name, tensor in base.items()} | head(width, persons=persons)
+    return {f"model.{name}": tensor for name, tensor in state.items()}
+
+
+def strong_baseline(*, persons: int) -> dict[str, Tensor]:
+    """reid-strong-baseline's ResNet-50, the whole file."""
+    base = resnet(depths=RESNET_50, bottlenecks=True)
+    return {f"base.{name}": tensor for name, tensor in base.items()} | head(2048, persons=persons)
+
+
+def fast_reid(*, persons: int, embedding_dim: int = 0) -> dict[str, Tensor]:
+    """fast-reid's BoT with a ResNet-18 ("18x"), under `model` of its checkpoint."""
+    drawn = _Drawn(3)
+    if embedding_dim:
+        drawn.weight("heads.bottleneck.0.weight", embedding_dim, 512, 1, 1)
+    drawn.norm(f"heads.bottleneck.{1 if embedding_dim else 0}", embedding_dim or 512)
+    drawn.weight("heads.weight", persons, embedding_dim or 512)
+    base = resnet(depths=RESNET_18, bottlenecks=False)
+    return {f"backbone.{name}": tensor for name, tensor in base.items()} | drawn.state
+
+
+def torchreid(*, persons: int) -> dict[str, Tensor]:
+    """torchreid's resnet50, under `state_dict` of its checkpoint; its classifier has a bias, and there is no neck."""
+    classifier = {"classifier.weight": torch.zeros(persons, 2048), "classifier.bias": torch.zeros(persons)}
+    return resnet(depths=RESNET_50, bottlenecks=True) | classifier
+
+
+def tao_swin(*, width: int, persons: int) -> dict[str, Tensor]:
+    """TAO's Swin-T with reduce_feat_dim, under `state_dict` of its Lightning checkpoint."""
+    drawn = _Drawn(4)
+
+    def linear(name: str, out: int, into: int) -> None:
+        drawn.weight(f"{name}.weight", out, into)
+        drawn.state[f"{name}.weight"] /= 2
+        drawn.weight(f"{name}.bias", out, 100)
+        drawn.state[f"{name}.bias"] = drawn.state[f"{name}.bias"][:, 0]
+
+    def norm(name: str, channels: int) -> None:
+        drawn.norm(name, channels)
+        for buffer in ("running_mean", "running_var", "num_batches_tracked"):
+            del drawn.state[f"{name}.{buffer}"]
+
+    drawn.weight("patch_embed.projection.weight", 96, 3, 4, 4)
+    drawn.state["patch_embed.projection.bias"] = torch.full((96,), 0.1)
+    norm("patch_embed.norm", 96)
+    for stage, depth in enumerate(SWIN_TINY):
+        channels = 96 * 2**stage
+        for block in range(depth):
+            name = f"stages.{stage}.blocks.{block}"
+            drawn.weight(f"{name}.attn.w_msa.relative_position_bias_table", 13 * 13, 3 * 2**stage)
+            drawn.state[f"{name}.attn.w_msa.relative_position_index"] = torch.zeros(49, 49, dtype=torch.int64)
+            linear(f"{name}.attn.w_msa.qkv", 3 * channels, channels)
+            linear(f"{name}.attn.w_msa.proj", channels, channels)
+            linear(f"{name}.ffn.layers.0.0", 4 * channels, channels)
+            linear(f"{name}.ffn.layers.1", channels, 4 * channels)
+            norm(f"{name}.norm1", channels)
+            norm(f"{name}.norm2", channels)
+        if stage < 3:
+            norm(f"stages.{stage}.downsample.norm", 4 * channels)
+            drawn.weight(f"stages.{stage}.downsample.reduction.weight", 2 * channels, 4 * channels)
+        norm(f"norm{stage}", channels)
+        linear(f"semantic_embed_w.{stage}", min(2 * channels, 768), 2)
+        linear(f"semantic_embed_b.{stage}", min(2 * channels, 768), 2)
+    state = {f"base.{name}": tensor for name, tensor in drawn.state.items()} | head(width, persons=persons)
+    reduction = _Drawn(5)
+    reduction.weight("fcneck.weight", width, 768)
+    return {f"model.{name}": tensor for name, tensor in (state | reduction.state).items()}

@@ -1,0 +1,87 @@
+"""The fields in a task's help are those that the task reads: it is run, and what it asks the spec for is noted."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reid import tasks
+from reid.deploy import gpu
+from reid.errors import ReidError
+from reid.spec.field_types import Section
+from reid.spec.loading import all_fields
+from reid.spec.sections import STAGE_FIELDS
+from reid.spec.task_fields import TASK_FIELDS
+from tests.on_cpu import build_driver
+from tests.spec.lab import Lab
+
+NOT_USED = {"validate": {"encryption_key"}, "start_client": {"encryption_key"}}
+"""What every task sets up, and these have no use for; besides train.num_epochs, which is for train's progress."""
+LOOSE = [f"export.{limit}" for limit in ("min_cosine=0.0", "max_mAP_drop=1.0", "max_rank1_drop=1.0")]
+NOWHERE = ["triton.http_port=1", "triton.patience_s=0.1"]
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    return Lab(tmp_path, folder=tmp_path, patch=monkeypatch)
+
+
+def read(lab: Lab, task: str, *overrides: str) -> set[str]:
+    """The dotted names of the fields that the task asks for, until it is done or refuses."""
+    spec, seen = lab.spec(*overrides), set()
+    names = {id(section): prefix for section, prefix in _sections(spec, "")}
+    plain = Section.__getattribute__
+
+    def noting(section: Section, key: str) -> Any:
+        value = plain(section, key)
+        if id(section) in names and key in type(section).model_fields and not isinstance(value, Section):
+            seen.add(f"{names[id(section)]}{key}")
+        return value
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Section, "__getattribute__", noting)
+        try:
+            tasks.run_task(task, spec)
+        except ReidError as error:
+            assert overrides, error
+    return seen - NOT_USED.get(task, set()) - (set() if task == "train" else {"train.num_epochs"})
+
+
+def _sections(section: Section, prefix: str) -> Iterator[tuple[Section, str]]:
+    yield section, prefix
+    for name in type(section).model_fields:
+        if isinstance(inner := getattr(section, name), Section):
+            yield from _sections(inner, f"{prefix}{name}.")
+
+
+def covers(listed: list[str], field: str) -> bool:
+    return any(field == name or field.startswith(f"{name}.") for name in [*listed, "results_dir"])
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_a_task_reads_what_its_help_lists(task: str, lab: Lab) -> None:
+    if task not in ("validate", "train", "start_client"):
+        lab.task("train")
+    if task in ("gen_trt_engine", "triton"):
+        lab.task("export", *LOOSE)
+    if task == "gen_trt_engine":
+        lab.patch.setattr(gpu, "DRIVER", str(build_driver(lab.root)))
+        lab.patch.setitem(sys.modules, "tensorrt", importlib.import_module("tests.on_cpu.tensorrt"))
+    seen = read(lab, task, *{"start_client": NOWHERE, "export": LOOSE}.get(task, []))
+    if task == "triton":
+        seen |= read(lab, task, "triton.backend=tensorrt")
+    assert sorted(field for field in seen if not covers(TASK_FIELDS[task], field)) == [], "read, and not listed"
+    of_the_stage = STAGE_FIELDS.get(task, [task, "re_ranking"])
+    beside = [field for field in TASK_FIELDS[task] if not covers(of_the_stage, field)]
+    assert [name for name in beside if not any(covers([name], field) for field in seen)] == [], "listed, and not read"
+
+
+def test_every_task_lists_fields_that_are_there_and_all_of_its_own_section() -> None:
+    assert set(TASK_FIELDS) == {*tasks.TASKS, "start_server", "adopt"}
+    fields = {*all_fields(), "dataset.synthetic", "dataset.source"}
+    for task, listed in TASK_FIELDS.items():
+        assert [name for name in listed if not any(covers([name], field) for field in fields)] == []
+        assert [field for field in fields if field.startswith(f"{task}.") and not covers(listed, field)] == []
