@@ -161,6 +161,13 @@ def has_match(query: Split, gallery: Split) -> NDArray[np.bool_]:
     return np.array([bool(cameras.get(image.person, set()) - {image.camera}) for image in query.images], bool)
 
 
+def advice_without_match(query: Split, gallery: Split) -> str:
+    """The last line of an error that no query has a match: a field of the spec, where cameras are the cause."""
+    if not set(query.of_persons().person.tolist()) & set(gallery.person.tolist()):
+        return ""
+    return "\n  where there is one camera only, or cameras are unknown: dataset.cameras=none"
+
+
 def pair_counter(query: Embeddings, gallery: Embeddings) -> PairCounter | None:
     """What `score` can count pairs with; None, with a warning, where there are no pairs of two persons."""
     if len(np.union1d(query.person, gallery.person)) == 1:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from reid.data.chosen_folders import Folder, manifest_of
+from reid.data.file_names import file_names
 from reid.errors import ArtifactError, ReidError
 from reid.files import replacing
 from reid.results_lock import sole_task
@@ -217,7 +218,8 @@ def _images(spec: Experiment, folder: Path, task: str, *, needed: Sequence[str] 
     if any(chosen.field.startswith(task) for chosen in folders.values()):
         folders["train"] = Folder(None, "dataset.train_dataset_dir")  # other images: not to be read for their sake
     path = folder / MANIFEST
-    manifest_of(folders, needed=needed, index_file=Path(spec.store_dir) / "index.json").save(path)
+    names = file_names(spec.dataset.file_name, cameras=spec.dataset.cameras)
+    manifest_of(folders, needed=needed, names=names, index_file=Path(spec.store_dir) / "index.json").save(path)
     return path
 
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reid.data.file_index import fingerprint
-from reid.data.findings import SplitSurvey, counted, survey_folders
-from reid.data.market1501 import HOW_TO_GET, SPEC_FIELDS, WANTED_NAME, Manifest, missing_folders
+from reid.data.file_names import MARKET1501, FileNames
+from reid.data.findings import SplitSurvey, counted, fingerprint_of, survey_folders
+from reid.data.market1501 import HOW_TO_GET, SPEC_FIELDS, Manifest, missing_folders
 from reid.errors import DatasetError
 
 
@@ -18,7 +18,9 @@ class Folder:
     field: str
 
 
-def manifest_of(folders: Mapping[str, Folder], *, needed: Sequence[str], index_file: Path) -> Manifest:
+def manifest_of(
+    folders: Mapping[str, Folder], *, needed: Sequence[str], names: FileNames, index_file: Path
+) -> Manifest:
     """The manifest of the splits train, query and gallery; those not needed are empty where they are not there.
 
     Where all three are there its fingerprint is the validate stage's, so that the decoded images are found again.
@@ -30,19 +32,17 @@ def manifest_of(folders: Mapping[str, Folder], *, needed: Sequence[str], index_f
     missing = dict(missing_folders(fields, **paths))
     absent = [f"\n  {name}: {missing[name]}" for name in needed if name in missing]
     if absent:
-        advice = f"\n{HOW_TO_GET}" if all(fields[name] == SPEC_FIELDS[name] for name in needed) else ""
+        ours = names.pattern == MARKET1501.pattern and all(fields[name] == SPEC_FIELDS[name] for name in needed)
+        advice = f"\n{HOW_TO_GET}" if ours else ""
         raise DatasetError(
             f"the images are not there: {len(absent)} of {counted(len(needed), 'folder')} missing"
             f"{''.join(absent)}{advice}"
         )
-    surveys = survey_folders(paths, missing=missing, index_file=index_file)
+    surveys = survey_folders(paths, missing=missing, names=names, index_file=index_file)
     wrong = [f"\n  {name}: {what}" for name in needed for what in _objections(surveys[name], fields[name])]
     if wrong:
         raise DatasetError(f"the images cannot be used: {counted(len(wrong), 'error')}{''.join(wrong)}")
-    print_of_data = fingerprint(
-        {name: [(file, split.facts[file]) for file in split.listing.files] for name, split in surveys.items()}
-    )
-    return Manifest(print_of_data, **{name: split.listing.split for name, split in surveys.items()})
+    return Manifest(fingerprint_of(surveys), **{name: split.listing.split for name, split in surveys.items()})
 
 
 def _objections(survey: SplitSurvey, field: str) -> Iterator[str]:
@@ -51,11 +51,8 @@ def _objections(survey: SplitSurvey, field: str) -> Iterator[str]:
         yield survey.folder_error
     elif not listing.files:
         yield f"no image in {listing.root} ({field})"
-    for what, bad in (
-        (f"not named as Market-1501 names them; want {WANTED_NAME}", listing.misnamed),
-        ("cannot be read", [file for file in listing.files if survey.facts[file].error]),
-    ):
-        if bad:
-            why = survey.facts[bad[0]].error
-            first = f"{listing.root / bad[0]}{f': {why}' if why else ''}"
-            yield f"{len(bad)} of {len(listing.files)} images {what}\n    first: {first}"
+    if survey.misnamed:
+        yield f"{survey.misnamed}\n    first: {listing.root / listing.misnamed[0]}"
+    if bad := [file for file in listing.files if survey.facts[file].error]:
+        first = f"{listing.root / bad[0]}: {survey.facts[bad[0]].error}"
+        yield f"{len(bad)} of {len(listing.files)} images cannot be read\n    first: {first}"

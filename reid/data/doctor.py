@@ -7,8 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from reid.data.duplicates import duplicates, queries_by_name_in_gallery
 from reid.data.findings import EXAMPLES, Finding, SplitSurvey, Surveys, counted
-from reid.data.market1501 import DISTRACTOR, JUNK, WANTED_NAME, PersonImage
+from reid.data.market1501 import DISTRACTOR, JUNK, PersonImage
 
 MIN_WIDTH, MIN_HEIGHT = 16, 32
 """Pixels; below either an image tells a network next to nothing."""
@@ -44,13 +45,8 @@ def _empty(survey: SplitSurvey) -> Iterator[Finding]:
 
 
 def _bad_names(survey: SplitSurvey) -> Iterator[Finding]:
-    bad = survey.listing.misnamed
-    if bad:
-        message = (
-            f"{survey.name}: {len(bad)} of {len(survey.listing.files)} images are not named as Market-1501 names them; "
-            f"want {WANTED_NAME}"
-        )
-        yield survey.finding("error", "bad name", message, bad)
+    if survey.misnamed:
+        yield survey.finding("error", "bad name", f"{survey.name}: {survey.misnamed}", survey.listing.misnamed)
 
 
 def _unreadable(survey: SplitSurvey) -> Iterator[Finding]:
@@ -168,41 +164,6 @@ def _persons_in_train_and_test(surveys: Surveys) -> Iterator[Finding]:
         yield Finding("error", "person in train and test", message, len(both), examples, files)
 
 
-def _duplicates(surveys: Surveys) -> Iterator[Finding]:
-    copies: dict[str, list[tuple[str, PersonImage]]] = defaultdict(list)  # sha256 -> (split, image)
-    for name, survey in surveys.items():
-        for image in survey.readable:
-            copies[survey.facts[image.file].sha256].append((name, image))
-    groups: dict[tuple[str, ...], list[list[tuple[str, PersonImage]]]] = defaultdict(list)
-    for same in copies.values():
-        if len(same) > 1:
-            groups[tuple(sorted({name for name, _ in same}, key=list(surveys).index))].append(same)
-    for splits, sets in sorted(
-        groups.items(), key=lambda entry: (len(entry[0]) == 1, entry[0][0] != "train", entry[0])
-    ):
-        message = _where_duplicated(splits, counted(len(sets), "picture"))
-        torn = sum(len({image.person for _, image in same}) > 1 for same in sets)
-        if torn:
-            message += f"; {torn:,} of them under different persons"
-        yield Finding(
-            "warning",
-            "exact duplicates",
-            message,
-            len(sets),
-            tuple(" = ".join(f"{name}/{image.file}" for name, image in same[:4]) for same in sets[:EXAMPLES]),
-            tuple(surveys[same[0][0]].listing.root / same[0][1].file for same in sets[:EXAMPLES]),
-        )
-
-
-def _where_duplicated(splits: tuple[str, ...], pictures: str) -> str:
-    if len(splits) == 1:
-        return f"{splits[0]}: {pictures} there more than once, byte for byte"
-    if splits[0] == "train":
-        others = " and ".join(splits[1:])
-        return f"TEST IMAGES IN TRAINING: {pictures} in train and, byte for byte, in {others}; scores will be too good"
-    return f"{pictures} in both {' and '.join(splits)}, byte for byte"
-
-
 def _unmatched_queries(surveys: Surveys) -> Iterator[Finding]:
     query, gallery = surveys["query"], surveys["gallery"]
     if not query.images or not gallery.images:
@@ -226,11 +187,21 @@ def _unmatched_queries(surveys: Surveys) -> Iterator[Finding]:
         yield query.finding("warning", "query without a cross-camera match", message, lonely)
     if len(absent) + len(lonely) == len(asked):
         message = "query: no image has a match under another camera in the gallery; nothing could be scored"
+        if lonely:
+            message += "; where there is one camera only, or cameras are unknown: dataset.cameras=none"
         yield Finding("error", "nothing to score", message, len(asked))
+
+
+def _unknown_cameras(surveys: Surveys) -> Iterator[Finding]:
+    what = surveys["query"].names.without_cameras
+    if what:
+        yield Finding("note", "unknown cameras", what, 1)
 
 
 def _single_camera_persons(surveys: Surveys) -> Iterator[Finding]:
     train = surveys["train"]
+    if not train.names.cameras:
+        return
     cameras: dict[int, set[int]] = defaultdict(set)
     for image in train.images:
         if image.person > DISTRACTOR:
@@ -249,7 +220,9 @@ SPLIT_CHECKS = (_folder, _empty, _bad_names, _unreadable, _strays, _odd_sizes, _
 CHECKS = (
     _few_training_persons,
     _persons_in_train_and_test,
-    _duplicates,
+    duplicates,
+    queries_by_name_in_gallery,
+    _unknown_cameras,
     _unmatched_queries,
     _single_camera_persons,
 )

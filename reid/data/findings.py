@@ -1,5 +1,8 @@
 """What is known of a data set after one look: a survey of each split, its figures, and the findings of the checks."""
 
+import hashlib
+import json
+import logging
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,9 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from reid.data.file_index import ImageFacts, read_images
+from reid.data.file_index import ImageFacts, fingerprint, read_images
+from reid.data.file_names import MARKET1501, UNKNOWN_CAMERA, FileNames
 from reid.data.market1501 import DISTRACTOR, JUNK, Listing, PersonImage, Split, list_folder
 from reid.errors import DatasetError
+
+logger = logging.getLogger(__name__)
 
 Severity = Literal["error", "warning", "note"]
 
@@ -17,6 +23,8 @@ EXAMPLES = 8
 """Culprits kept with a finding."""
 SAMPLES = 14
 """Images of a split shown in the report."""
+FIRST_NAMES = 3
+"""File names told where none is as wanted."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,7 @@ class SplitSurvey:
     name: str
     listing: Listing
     facts: Mapping[str, ImageFacts]
+    names: FileNames
     folder_error: str = ""
     """Why the folder could not be listed; the listing is empty then."""
 
@@ -79,6 +88,14 @@ class SplitSurvey:
     def readable(self) -> list[PersonImage]:
         """Well named and decodable."""
         return [image for image in self.images if not self.facts[image.file].error]
+
+    @property
+    def misnamed(self) -> str:
+        """How many images have other names than wanted, and which are wanted; "" where none has."""
+        bad, images = self.listing.misnamed, len(self.listing.files)
+        if bad and len(bad) == images:
+            return f"none of {counted(images, 'image')} is {self.names.wanted}; found {', '.join(bad[:FIRST_NAMES])}"
+        return f"{len(bad)} of {images} images are not {self.names.wanted}" if bad else ""
 
     def without_unreadable(self) -> "tuple[SplitSurvey, list[Finding]]":
         """The survey as if images that cannot be decoded were not there, and a warning that counts them."""
@@ -102,8 +119,12 @@ class SplitSurvey:
 Surveys = Mapping[str, SplitSurvey]
 
 
-def survey_folders(folders: dict[str, str | None], *, missing: dict[str, str], index_file: Path) -> Surveys:
+def survey_folders(
+    folders: dict[str, str | None], *, missing: dict[str, str], names: FileNames, index_file: Path
+) -> Surveys:
     """Lists the folders and reads every image; a missing or closed folder is an empty split with its reason."""
+    if names.without_cameras:
+        logger.info(names.without_cameras)
     listings: dict[str, Listing] = {}
     reasons = dict(missing)
     for name, folder in folders.items():
@@ -111,7 +132,7 @@ def survey_folders(folders: dict[str, str | None], *, missing: dict[str, str], i
         listings[name] = Listing(root, Split(root, ()), (), ())
         if name not in missing:
             try:
-                listings[name] = list_folder(root)
+                listings[name] = list_folder(root, names=names, unknown_camera=UNKNOWN_CAMERA[name])
             except DatasetError as error:
                 reasons[name] = str(error)
     facts = read_images(
@@ -120,10 +141,21 @@ def survey_folders(folders: dict[str, str | None], *, missing: dict[str, str], i
     )
     return {
         name: SplitSurvey(
-            name, listing, {file: facts[listing.root / file] for file in listing.files}, reasons.get(name, "")
+            name, listing, {file: facts[listing.root / file] for file in listing.files}, names, reasons.get(name, "")
         )
         for name, listing in listings.items()
     }
+
+
+def fingerprint_of(surveys: Surveys) -> str:
+    """The data set's: of all names and bytes, and of what the names tell where they are not read as Market-1501's."""
+    of_files = fingerprint(
+        {name: [(file, split.facts[file]) for file in split.listing.files] for name, split in surveys.items()}
+    )
+    if all(split.names == MARKET1501 for split in surveys.values()):
+        return of_files
+    told = [[name, image.file, image.person, image.camera] for name, s in surveys.items() for image in s.images]
+    return hashlib.sha256(json.dumps([of_files, told]).encode()).hexdigest()
 
 
 def summarize(survey: SplitSurvey) -> SplitSummary:

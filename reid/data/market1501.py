@@ -1,20 +1,20 @@
-"""Market-1501 on disk: the grammar of its file names, its three folders, and the manifest that later stages read.
+"""A data set as Market-1501 lies on disk: its three folders, and the manifest that later stages read.
 
 Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015. A name reads PPPP_cCsS_FFFFFF_NN.jpg: person,
-camera, sequence, frame, box. Person -1 is junk (a bad detection: neither right nor wrong, evaluation drops it), 0000 a
-distractor (nobody: always wrong).
+camera, sequence, frame, box; other grammars are in `file_names.py`. Person -1 is junk (a bad detection: neither right
+nor wrong, evaluation drops it), 0000 a distractor (nobody: always wrong).
 
 Imports neither torch nor PIL, and numpy only for the arrays: a missing data set is told before anything heavy loads.
 """
 
 import json
 import os
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reid.data.file_names import MARKET1501, FileNames
 from reid.errors import ArtifactError, DatasetError
 from reid.files import replacing
 
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-NAME = re.compile(
-    r"(?P<person>-1|\d{4,18})_c(?P<camera>\d{1,9})s\d+_\d+_\d+\.(jpg|jpeg|png)", flags=re.ASCII | re.IGNORECASE
-)
-WANTED_NAME = "PPPP_cCsS_FFFFFF_NN.jpg, e.g. 0002_c1s1_000451_03.jpg"
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
 JUNK, DISTRACTOR = -1, 0
 SPEC_FIELDS = {
@@ -58,13 +54,7 @@ class PersonImage:
     person: int
     """-1 junk, 0 distractor, otherwise the person's number."""
     camera: int
-    """From 1."""
-
-
-def parse_name(name: str) -> PersonImage | None:
-    """The image a base name stands for, or None where the whole name is not Market-1501's."""
-    found = NAME.fullmatch(name)
-    return PersonImage(name, int(found["person"]), int(found["camera"])) if found else None
+    """1 for a query and 2 for a gallery image where cameras are unknown."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +120,7 @@ class Listing:
         return sorted([*(image.file for image in self.split.images), *self.misnamed])
 
 
-def list_folder(root: Path) -> Listing:
+def list_folder(root: Path, *, names: FileNames = MARKET1501, unknown_camera: int = 1) -> Listing:
     """The listing of one folder, not of folders below it; DatasetError where it cannot be listed."""
     images: list[PersonImage] = []
     misnamed: list[str] = []
@@ -143,8 +133,8 @@ def list_folder(root: Path) -> Listing:
     for name, is_folder in found:
         if is_folder or not name.lower().endswith(IMAGE_ENDINGS):
             strays.append(f"{name}/" if is_folder else name)
-        elif image := parse_name(name):
-            images.append(image)
+        elif told := names.read(name, unknown_camera=unknown_camera):
+            images.append(PersonImage(name, *told))
         else:
             misnamed.append(name)
     return Listing(root, Split(root, tuple(images)), tuple(misnamed), tuple(strays))

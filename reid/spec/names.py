@@ -13,6 +13,8 @@ from typing import Literal
 
 from pydantic_core import PydanticCustomError
 
+from reid.data.file_names import file_names
+
 Optimizer = Literal[
     "ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"
 ]
@@ -42,6 +44,15 @@ def require_backbone(name: str) -> str:
     nearest = did_you_mean(name.partition(".")[0], known)
     wanted = f"{', '.join(BACKBONES)}, or {ANY_TIMM}<name> for any model of timm{nearest}"
     raise PydanticCustomError("backbone", "{wanted}", {"wanted": wanted})
+
+
+def require_file_name(pattern: str) -> str:
+    """The pattern, where it can tell the persons of files."""
+    try:
+        file_names(pattern, cameras="file_name")
+    except ValueError as error:
+        raise PydanticCustomError("file_name", "{wanted}", {"wanted": str(error)}) from None
+    return pattern
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from reid.spec.field_types import Count, Device, Positive, Section, Sha256, Share, Switch
-from reid.spec.names import require_backbone
+from reid.spec.names import require_backbone, require_file_name
 from reid.spec.serving_sections import Triton
 from reid.spec.task_sections import Evaluate, Export, GenTrtEngine, Inference, MLflow, Train
 
@@ -120,6 +120,13 @@ class Dataset(Section):
     """Folder of the gallery images (bounding_box_test)."""
     query_dataset_dir: str | None = None
     """Folder of the query images (query)."""
+    file_name: Annotated[str, AfterValidator(require_file_name)] = "market1501"
+    """How a file's name tells its person and camera: market1501 (0002_c1s1_000451_03.jpg), dukemtmc
+    (0001_c2_f0046182.jpg), or a regular expression with the group `person` and, if any, `camera`, whole numbers both,
+    that matches the whole name less its ending. Person -1 is junk, 0 a distractor."""
+    cameras: Literal["file_name", "none"] = "file_name"
+    """none: there is one camera only, or nobody knows which; queries count as camera 1 and gallery images as camera 2,
+    so that no match is passed over as a view of the query's own camera. So too where file_name tells no camera."""
     synthetic: Synthetic | None = None
     """Draw the data set instead of bringing one."""
     source: Source | None = None
@@ -243,6 +250,8 @@ PLACES = [
     "dataset.train_dataset_dir",
     "dataset.test_dataset_dir",
     "dataset.query_dataset_dir",
+    "dataset.file_name",
+    "dataset.cameras",
     "dataset.synthetic",
     "dataset.source",
     "train.results_dir",

@@ -6,7 +6,7 @@ from reid.spec.sections import STAGE_FIELDS
 
 IMAGES = [
     *("dataset.train_dataset_dir", "dataset.test_dataset_dir", "dataset.query_dataset_dir"),
-    *("dataset.synthetic", "dataset.source", "dataset.store_dir"),
+    *("dataset.file_name", "dataset.cameras", "dataset.synthetic", "dataset.source", "dataset.store_dir"),
 ]
 AGREEING = [
     *("model.backbone", "model.input_channels", "model.input_width", "model.input_height", "model.with_flip_feature"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from reid.data.chosen_folders import Folder, manifest_of
+from reid.data.file_names import ANY
 from reid.data.market1501 import Split
 from reid.data.on_disk import ImagesOnDisk
 from reid.deploy.triton_client import TritonModel
@@ -19,7 +20,7 @@ RESULTS = "results.json"
 def client(model: TritonModel, *, query: Path, gallery: Path, output: Path) -> Outcome:
     """Writes `output`/results.json: {"img_path", "embedding"} of all query, then all gallery images, as inference does.
 
-    DatasetError where a folder is missing or empty, or an image in it misnamed or unreadable.
+    Files may have any names. DatasetError where a folder is missing or empty, or an image in it unreadable.
     """
     folders = {
         "train": Folder(None, ""),
@@ -27,7 +28,8 @@ def client(model: TritonModel, *, query: Path, gallery: Path, output: Path) -> O
         "gallery": Folder(str(gallery.absolute()), "--test_dir"),
     }
     with tempfile.TemporaryDirectory() as folder:
-        manifest = manifest_of(folders, needed=("query", "gallery"), index_file=Path(folder) / "index.json")
+        index_file = Path(folder) / "index.json"
+        manifest = manifest_of(folders, needed=("query", "gallery"), names=ANY, index_file=index_file)
     started = time.perf_counter()
     parts = ask(model, {"query": manifest.query, "gallery": manifest.gallery})
     seconds = time.perf_counter() - started

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from reid import plots
+from reid.data.findings import counted
 from reid.data.market1501 import Manifest
 from reid.devices import choose_devices
 from reid.embeddings import UNTRAINED_EMBEDDINGS, Embeddings
@@ -22,7 +23,17 @@ from reid.matches import BEST, HARDEST, RANDOM, choose_queries, hardest_queries,
 from reid.plots import Curve
 from reid.retrieval.on_device import require_device
 from reid.retrieval.threshold import PairCounter
-from reid.scoring import Scored, has_match, pair_counter, pair_histogram, per_query_csv, roc_rows, score, threshold_rows
+from reid.scoring import (
+    Scored,
+    advice_without_match,
+    has_match,
+    pair_counter,
+    pair_histogram,
+    per_query_csv,
+    roc_rows,
+    score,
+    threshold_rows,
+)
 from reid.sheet import matches_sheet
 from reid.spec import Experiment
 from reid.stages.agreement import require_agreement
@@ -102,6 +113,7 @@ def _require_matches(manifest: Manifest) -> None:
             f"{query.root}: none of {len(query)} queries has an image of its person in another camera in the gallery\n"
             f"  gallery: {gallery.root}, {len(gallery)} images without junk{first}\n"
             "  want:  at least one; without it neither mAP nor CMC is defined"
+            f"{advice_without_match(query, gallery)}"
         )
 
 
@@ -180,7 +192,7 @@ def _subtitle(opened: OpenModel, scored: Scored) -> str:
     return (
         f"{opened.settings.get('backbone', opened.file.name)}, {contract.width} x {contract.height} pixels, "
         f"embedding of {contract.embedding}: {queries:,} queries{with_match} against {len(scored.gallery):,} "
-        f"gallery images of {cameras} cameras"
+        f"gallery images of {counted(cameras, 'camera')}"
     )
 
 

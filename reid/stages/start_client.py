@@ -18,7 +18,7 @@ from reid.errors import DatasetError
 from reid.files import replacing
 from reid.matches import choose_queries, match_rows
 from reid.retrieval.on_device import CPU, require_device
-from reid.scoring import Scored, has_match, score
+from reid.scoring import Scored, advice_without_match, has_match, score
 from reid.sheet import matches_sheet
 from reid.spec import Experiment
 from reid.stages.client import RESULTS, ask
@@ -88,6 +88,7 @@ def sampled(query: Split, gallery: Split, *, persons: int | None, rng: np.random
     if not len(found):
         raise DatasetError(
             f"{query.root}: none of {len(query)} queries has an image of its person in another camera in {gallery.root}"
+            f"{advice_without_match(query, gallery)}"
         )
     if persons is None:
         return query, gallery

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reid.data.doctor import examine
-from reid.data.file_index import fingerprint
-from reid.data.findings import Examination, Finding, counted, summarize, survey_folders
+from reid.data.file_names import MARKET1501, file_names
+from reid.data.findings import Examination, Finding, counted, fingerprint_of, summarize, survey_folders
 from reid.data.findings_page import to_html
 from reid.data.findings_report import to_json, to_lines, to_markdown
 from reid.data.market1501 import HOW_TO_GET, Manifest, missing_folders
@@ -39,10 +39,9 @@ def validate(
     }
     ensure_made(spec)
     missing = dict(missing_folders(**folders))
-    surveys = survey_folders(folders, missing=missing, index_file=Path(spec.store_dir) / "index.json")
-    print_of_data = fingerprint(
-        {name: [(file, split.facts[file]) for file in split.listing.files] for name, split in surveys.items()}
-    )
+    names = file_names(spec.dataset.file_name, cameras=spec.dataset.cameras)
+    surveys = survey_folders(folders, missing=missing, names=names, index_file=Path(spec.store_dir) / "index.json")
+    print_of_data = fingerprint_of(surveys)
     skipped: list[Finding] = []
     if spec.dataset.corrupt_images == "skip":
         readable, skipped = surveys["train"].without_unreadable()
@@ -66,7 +65,8 @@ def validate(
     advice = ""
     if missing:
         drawn, source = spec.dataset.synthetic, spec.dataset.source
-        advice = f"remove {drawn.root} to have the data set drawn again" if drawn else HOW_TO_GET
+        advice = HOW_TO_GET if names.pattern == MARKET1501.pattern else ""
+        advice = f"remove {drawn.root} to have the data set drawn again" if drawn else advice
         advice = f"remove {source.root} to have the data set fetched again" if source else advice
     _refuse_errors(examination, report=report, advice=advice)
     train = spec.dataset.train_dataset_dir

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from reid.data.chosen_folders import Folder, manifest_of
+from reid.data.file_names import ANY, MARKET1501, file_names
 from reid.data.market1501 import HOW_TO_GET, Manifest
 from reid.errors import DatasetError
 from reid.spec import load_spec
@@ -31,7 +32,7 @@ def folders(root: Path, **others: Folder) -> dict[str, Folder]:
 
 
 def chosen(folders: dict[str, Folder], tmp_path: Path, *needed: str) -> Manifest:
-    return manifest_of(folders, needed=needed or BOTH, index_file=tmp_path / "store" / "index.json")
+    return manifest_of(folders, needed=needed or BOTH, names=MARKET1501, index_file=tmp_path / "store" / "index.json")
 
 
 def refusal(folders: dict[str, Folder], tmp_path: Path, *needed: str) -> str:
@@ -65,6 +66,40 @@ def test_other_images_have_another_fingerprint(market: Path, tmp_path: Path) -> 
     assert chosen(folders(market), tmp_path).fingerprint != before
 
 
+def test_names_read_otherwise_are_another_manifest_of_another_fingerprint(market: Path, tmp_path: Path) -> None:
+    readings = [
+        file_names(pattern, cameras=cameras)
+        for pattern, cameras in (
+            ("market1501", "file_name"),
+            ("market1501", "none"),
+            (r"(?P<person>-1|\d+)_c(?P<camera>\d).*", "file_name"),
+            (r"(?P<person>-1|\d+)_c\ds(?P<camera>\d).*", "file_name"),
+        )
+    ]
+    index_file = tmp_path / "index.json"
+    read = [manifest_of(folders(market), needed=BOTH, names=names, index_file=index_file) for names in readings]
+    assert len({manifest.fingerprint for manifest in read}) == len(readings)
+    assert read[0].gallery == read[2].gallery
+    assert [manifest.gallery.camera.tolist() for manifest in read[1::2]] == [[2] * 5, [1] * 5]
+
+
+def test_who_asks_neither_for_persons_nor_for_cameras_takes_any_names(market: Path, tmp_path: Path) -> None:
+    write_image(market / "query" / "holiday.jpg")
+    manifest = manifest_of(folders(market), needed=BOTH, names=ANY, index_file=tmp_path / "index.json")
+    assert [image.file for image in manifest.query.images] == [*NAMES["query"], "holiday.jpg"]
+
+
+def test_the_way_to_market_1501_is_no_advice_for_other_names(market: Path, tmp_path: Path) -> None:
+    unset = folders(market, query=Folder(None, SPEC_FIELDS["query"]))
+    with pytest.raises(DatasetError) as caught:
+        manifest_of(
+            unset, needed=["query"], names=file_names("dukemtmc", cameras="none"), index_file=tmp_path / "index.json"
+        )
+    assert str(caught.value) == (
+        "the images are not there: 1 of 1 folder missing\n  query: dataset.query_dataset_dir is not set"
+    )
+
+
 def test_a_missing_folder_is_named_by_the_field_that_names_it(market: Path, tmp_path: Path) -> None:
     own = Folder(f"{market}/nowhere", "evaluate.query_dataset")
     assert refusal(folders(market, query=own), tmp_path) == (
@@ -89,8 +124,8 @@ def test_empty_misnamed_and_unreadable_are_told_at_once(market: Path, tmp_path: 
     assert refusal(own, tmp_path) == (
         "the images cannot be used: 3 errors\n"
         f"  query: no image in {market}/empty (inference.query_dataset)\n"
-        "  gallery: 1 of 6 images not named as Market-1501 names them; "
-        "want PPPP_cCsS_FFFFFF_NN.jpg, e.g. 0002_c1s1_000451_03.jpg\n"
+        "  gallery: 1 of 6 images are not named as Market-1501 names them; "
+        "want PPPP_cCsS_FFFFFF_NN.jpg, e.g. 0002_c1s1_000451_03.jpg, or set dataset.file_name\n"
         f"    first: {gallery}/someone.jpg\n"
         "  gallery: 1 of 6 images cannot be read\n"
         f"    first: {gallery}/0005_c1s1_000001_01.jpg: empty file"

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from reid.data.doctor import examine
+from reid.data.file_names import MARKET1501, FileNames, file_names
 from reid.data.findings import Finding, summarize, survey_folders
 from tests.small_market import FOLDERS, write_image, write_market
 
@@ -13,11 +14,15 @@ def market(tmp_path: Path) -> Path:
     return write_market(tmp_path / "market")
 
 
-def _examine(market: Path, num_classes: int | None = None, missing: dict[str, str] | None = None) -> list[Finding]:
+def _examine(
+    market: Path,
+    num_classes: int | None = None,
+    missing: dict[str, str] | None = None,
+    names: FileNames = MARKET1501,
+) -> list[Finding]:
     folders = {split: str(market / folder) for split, folder in FOLDERS.items()}
-    return examine(
-        survey_folders(folders, missing=missing or {}, index_file=market / "index.json"), num_classes=num_classes
-    )
+    surveys = survey_folders(folders, missing=missing or {}, names=names, index_file=market / "index.json")
+    return examine(surveys, num_classes=num_classes)
 
 
 def _told(findings: list[Finding]) -> list[tuple[str, str, str, int]]:
@@ -55,7 +60,7 @@ def test_bad_names_are_an_error_with_the_grammar(market: Path) -> None:
         "error",
         "bad name",
         "query: 2 of 4 images are not named as Market-1501 names them; "
-        "want PPPP_cCsS_FFFFFF_NN.jpg, e.g. 0002_c1s1_000451_03.jpg",
+        "want PPPP_cCsS_FFFFFF_NN.jpg, e.g. 0002_c1s1_000451_03.jpg, or set dataset.file_name",
         2,
         ("query/0004_c1s1_000001_00.jpg.jpg", "query/holiday.png"),
         (market / "query" / "0004_c1s1_000001_00.jpg.jpg", market / "query" / "holiday.png"),
@@ -160,6 +165,55 @@ def test_duplicates_are_told_by_where_they_lie_and_train_with_test_first(market:
     ]
 
 
+UNKNOWN = file_names("market1501", cameras="none")
+
+
+def test_where_cameras_are_unknown_that_is_a_note_and_one_camera_is_no_fault(market: Path) -> None:
+    for path in market.glob("*/*_c2*"):
+        path.rename(path.with_name(path.name.replace("_c2s1_00000", "_c1s1_00001")))
+    findings = _examine(market, names=UNKNOWN)
+    assert _told(findings) == []
+    assert [finding.message for finding in findings if finding.check == "unknown cameras"] == [
+        "dataset.cameras is none: queries count as camera 1, gallery images as camera 2; "
+        "every gallery image of a query's person is a match"
+    ]
+    assert "nothing to score" in {finding.check for finding in _examine(market)}
+
+
+def test_a_query_that_is_in_the_gallery_finds_itself_where_cameras_are_unknown(market: Path) -> None:
+    shutil.copy(market / "query" / "0004_c1s1_000001_00.jpg", market / "bounding_box_test")
+    write_image(market / "bounding_box_test" / "0005_c2s1_000001_00.jpg", size=(33, 64))  # the same, saved otherwise
+    assert _told(_examine(market, names=UNKNOWN)) == [
+        (
+            "warning",
+            "exact duplicates",
+            "1 picture in both query and gallery, byte for byte; "
+            "1 of them a query that will find itself: scores will be too good",
+            1,
+        ),
+        (
+            "warning",
+            "query in gallery",
+            "query: 1 image under a name that is in gallery too; if it is the same picture, "
+            "the query will find itself: scores will be too good",
+            1,
+        ),
+    ]
+    known = [(check, message) for _, check, message, _ in _told(_examine(market))]
+    assert known == [("exact duplicates", "1 picture in both query and gallery, byte for byte")]
+
+
+def test_where_no_name_is_as_wanted_the_pattern_and_the_first_names_are_told(market: Path) -> None:
+    names = file_names(r"(?P<person>\d+)-(?P<camera>\d+)", cameras="file_name")
+    (train, *_) = _examine(market, names=names)
+    assert (train.check, train.message) == (
+        "bad name",
+        r"train: none of 6 images is named as dataset.file_name says; want (?P<person>\d+)-(?P<camera>\d+) to match "
+        "the whole name less its ending, person and camera as digits; "
+        "found 0001_c1s1_000001_01.jpg, 0001_c2s1_000001_01.jpg, 0002_c1s1_000001_01.jpg",
+    )
+
+
 def test_queries_that_cannot_be_scored_are_told(market: Path) -> None:
     write_image(market / "query" / "0006_c1s1_000001_00.jpg")
     (market / "bounding_box_test" / "0004_c2s1_000001_01.jpg").unlink()  # camera 1 is left: the query's own
@@ -186,7 +240,8 @@ def test_nothing_to_score_is_an_error(market: Path) -> None:
         (
             "error",
             "nothing to score",
-            "query: no image has a match under another camera in the gallery; nothing could be scored",
+            "query: no image has a match under another camera in the gallery; nothing could be scored; "
+            "where there is one camera only, or cameras are unknown: dataset.cameras=none",
             2,
         )
     ]
@@ -251,7 +306,9 @@ def test_everything_is_told_at_once_errors_first(market: Path) -> None:
 
 def test_a_summary_counts_persons_without_junk_and_distractors(market: Path) -> None:
     folders = {split: str(market / folder) for split, folder in FOLDERS.items()}
-    summary = summarize(survey_folders(folders, missing={}, index_file=market / "index.json")["gallery"])
+    summary = summarize(
+        survey_folders(folders, missing={}, names=MARKET1501, index_file=market / "index.json")["gallery"]
+    )
     # person 4 has two images, person 5 one
     assert (summary.images, summary.persons, summary.cameras, summary.junk, summary.distractors) == (5, 2, 2, 1, 1)
     assert summary.images_per_person == (1, 2)

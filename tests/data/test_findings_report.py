@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from reid.data.doctor import examine
+from reid.data.file_names import MARKET1501
 from reid.data.findings import Examination, Finding, SplitSummary, counted, summarize, survey_folders
 from reid.data.findings_page import to_html
 from reid.data.findings_report import shown_sizes, to_json, to_lines, to_markdown
@@ -13,7 +14,7 @@ from tests.small_market import FOLDERS, write_image, write_market
 
 def _examination(market: Path, num_classes: int | None = 3) -> Examination:
     folders = {split: str(market / folder) for split, folder in FOLDERS.items()}
-    surveys = survey_folders(folders, missing={}, index_file=market / "index.json")
+    surveys = survey_folders(folders, missing={}, names=MARKET1501, index_file=market / "index.json")
     return Examination(
         "f00d", tuple(map(summarize, surveys.values())), tuple(examine(surveys, num_classes=num_classes))
     )
@@ -99,6 +100,7 @@ def test_the_page_of_no_images_at_all_is_still_a_page(tmp_path: Path) -> None:
     surveys = survey_folders(
         {"train": None, "query": None, "gallery": None},
         missing=dict.fromkeys(FOLDERS, "gone"),
+        names=MARKET1501,
         index_file=tmp_path / "index.json",
     )
     examination = Examination(

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from reid.data.market1501 import (
     HOW_TO_GET,
@@ -17,53 +15,10 @@ from reid.data.market1501 import (
     Split,
     list_folder,
     missing_folders,
-    parse_name,
     require_folders,
 )
 from reid.errors import ArtifactError, DatasetError
 from tests.small_market import write_image, write_market
-
-
-@pytest.mark.parametrize(
-    ("name", "person", "camera"),
-    [
-        ("0002_c1s1_000451_03.jpg", 2, 1),
-        ("-1_c6s3_000451_03.jpg", -1, 6),
-        ("0000_c1s1_000451_03.JPG", 0, 1),
-        ("12345_c12s1_1_1.jpeg", 12345, 12),
-        ("0002_c1s1_000451_03.png", 2, 1),
-    ],
-)
-def test_a_name_tells_person_and_camera(name: str, person: int, camera: int) -> None:
-    assert parse_name(name) == PersonImage(name, person, camera)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "0002_c1s1_000451_03.jpg.jpg",
-        "x0002_c1s1_000451_03.jpg",
-        "-2_c1s1_000451_03.jpg",
-        "-0002_c1s1_000451_03.jpg",
-        "2_c1s1_000451_03.jpg",
-        "0002_c1_000451_03.jpg",
-        "0002_c1s1_000451.jpg",
-        "0002_c1s1_000451_03.gif",
-        "0002_c1s1_000451_03.jpg\n",
-        "٠٠٠٢_c1s1_000451_03.jpg",
-        "._0002_c1s1_000451_03.jpg",
-    ],
-)
-def test_other_names_are_no_names(name: str) -> None:
-    assert parse_name(name) is None
-
-
-@given(st.integers(-1, 10**18 - 1), st.integers(1, 10**9 - 1), st.integers(0), st.integers(0), st.integers(0))
-def test_every_number_comes_back_from_a_name(person: int, camera: int, sequence: int, frame: int, box: int) -> None:
-    shown = "-1" if person == -1 else f"{person:04d}"
-    image = parse_name(f"{shown}_c{camera}s{sequence}_{frame:06d}_{box:02d}.jpg")
-    assert image is not None
-    assert (image.person, image.camera) == (person, camera)
 
 
 def test_a_listing_parts_images_bad_names_and_strays(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reid.data.drawing.plan import Parameters, plan
-from reid.data.market1501 import Split, list_folder, parse_name
+from reid.data.file_names import MARKET1501
+from reid.data.market1501 import Split, list_folder
 from reid.data.synthetic import contact_sheet, draw_market, ensure_market
 from reid.errors import DatasetError
 
@@ -97,9 +98,9 @@ def test_every_query_has_a_match_under_another_camera(
     assert len(set(files)) == len(files)
     images = {QUERY: [], GALLERY: [], TRAIN: []}  # type: dict[str, list[tuple[int, int]]]
     for file in files:
-        image = parse_name(file.partition("/")[2])
-        assert image is not None
-        images[file.partition("/")[0]].append((image.person, image.camera))
+        told = MARKET1501.read(file.partition("/")[2], unknown_camera=0)
+        assert told is not None
+        images[file.partition("/")[0]].append(told)
     assert {person for person, _ in images[TRAIN]} == set(range(1, persons + 1))
     assert {person for person, _ in images[QUERY]} == set(range(persons + 1, 2 * persons + 1))
     assert len(set(images[QUERY])) == len(images[QUERY])  # one at most of a person and camera

@@ -93,6 +93,28 @@ def synthetic_seed(lab: Lab) -> None:
     assert not np.array_equal(_pixels(lab), _pixels(lab, seed=1))
 
 
+def _read(lab: Lab, *overrides: str) -> Manifest:
+    """The manifest of the lab's images."""
+    lab.task("validate", *overrides, f"results_dir={lab.folder}")
+    return Manifest.load(lab.folder / "validate" / "dataset.json")
+
+
+def file_name(lab: Lab) -> None:
+    """The frame's number taken for the camera."""
+    usual = _read(lab)
+    read = _read(lab, r"dataset.file_name=(?P<person>-1|\d+)_c(?P<camera>\d)s1_\d+_01")
+    assert [split.images for split in (read.train, read.gallery)] == [usual.train.images, usual.gallery.images]
+    frames = _read(lab, r"dataset.file_name=(?P<person>-1|\d+)_c\ds1_(?P<camera>\d+)_01")
+    assert set(frames.train.camera.tolist()) == {0, 1, 2}
+
+
+def cameras(lab: Lab) -> None:
+    usual, unknown = _read(lab), _read(lab, "dataset.cameras=none")
+    assert set(usual.query.camera.tolist()) == set(usual.gallery.camera.tolist()) == {1, 2}
+    assert (set(unknown.query.camera.tolist()), set(unknown.gallery.camera.tolist())) == ({1}, {2})
+    assert unknown.gallery.person.tolist() == usual.gallery.person.tolist()
+
+
 def store_dir(lab: Lab) -> None:
     lab.batch(f"dataset.store_dir={lab.folder}/mine")
     assert [path for path in (lab.folder / "mine").rglob("*") if path.is_file()]
@@ -238,6 +260,8 @@ DATASET: dict[str, Callable[[Lab], None]] = {
     "dataset.train_dataset_dir": _folder_of("train"),
     "dataset.test_dataset_dir": _folder_of("test"),
     "dataset.query_dataset_dir": _folder_of("query"),
+    "dataset.file_name": file_name,
+    "dataset.cameras": cameras,
     "dataset.synthetic.root": synthetic_root,
     "dataset.synthetic.train_persons": _persons("train_persons", "train"),
     "dataset.synthetic.test_persons": _persons("test_persons", "test"),

@@ -304,6 +304,22 @@ def test_an_alias_and_its_field_may_not_contradict() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("pattern", "what"),
+    [
+        (r"(?P<person>\d+", "this is no regular expression: missing ), unterminated subpattern at position 0"),
+        (r"(?P<who>\d+)", "this one has no group person"),
+    ],
+)
+def test_a_pattern_of_file_names_that_cannot_do_is_refused_when_the_spec_is_read(pattern: str, what: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        load_spec(text="", overrides=[f"dataset.file_name={pattern}"])
+    assert str(caught.value) == (
+        f"command line: dataset.file_name: found {pattern!r} (str); want: market1501 or dukemtmc, or a regular "
+        f"expression with the groups (?P<person>...) and, if any, (?P<camera>...); {what}"
+    )
+
+
 def test_tao_lists_name_no_field_of_ours() -> None:
     ours = set(all_fields())
     assert not ours & set(IDLE)

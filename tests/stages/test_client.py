@@ -158,6 +158,14 @@ def test_folders_are_named_as_the_command_line_names_them(
 
 
 @pytest.mark.slow
+def test_files_may_have_any_names(served: Served, tmp_path: Path) -> None:
+    files = [write_image(tmp_path / "shop" / name) for name in ("a/anna 1.jpg", "b/12-north.jpg", "b/holiday.jpeg")]
+    line = ["client", f"{tmp_path}/shop/a", "--test_dir", f"{tmp_path}/shop/b", "-m", NAME, "-u", served.server.http]
+    assert main([*line, "--output_path", str(tmp_path)]) == 0
+    assert [path for path, _ in read_json(tmp_path / "results.json")] == [str(file) for file in files]
+
+
+@pytest.mark.slow
 def test_relative_folders_give_absolute_paths_as_in_inference(
     served: Served, inferred: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from reid.spec import Experiment, load_spec
 from reid.stages.evaluate import evaluate
 from reid.stages.gen_trt_engine import gen_trt_engine
 from reid.stages.outcome import Outcome
+from reid.tasks import run_task
 from reid.tracking import StageRun, stage_run
 from tests.drawn_persons import write_persons
 from tests.networks import network_settings
@@ -227,6 +228,30 @@ def test_a_gallery_without_any_match_is_a_data_error_before_anything_is_embedded
         "  want:  at least one; without it neither mAP nor CMC is defined"
     )
     assert not (workplace / "out").exists()
+
+
+def test_a_set_of_one_camera_is_scored_as_soon_as_the_spec_says_that_cameras_are_unknown(tmp_path):
+    # each person once as a query and once in the gallery; nobody is left out as a view of the query's own camera
+    root, model = tmp_path / "shop", prepare_model(tmp_path)
+    for person in (4, 5):
+        write_image(root / "query" / f"{person:04d}_c1s1_000001_01.jpg")
+        write_image(root / "gallery" / f"{person:04d}_c1s1_000002_01.jpg")
+    of_shop = [f"dataset.query_dataset_dir={root}/query", f"dataset.test_dataset_dir={root}/gallery"]
+    of_shop += [f"evaluate.checkpoint={model}", "re_ranking.k1=2", "re_ranking.k2=1"]
+    with pytest.raises(DatasetError) as caught:
+        run_task("evaluate", a_spec(tmp_path, *of_shop))
+    assert str(caught.value) == (
+        f"{root}/query: none of 2 queries has an image of its person in another camera in the gallery\n"
+        f"  gallery: {root}/gallery, 2 images without junk\n"
+        "  first: 0004_c1s1_000001_01.jpg\n"
+        "  want:  at least one; without it neither mAP nor CMC is defined\n"
+        "  where there is one camera only, or cameras are unknown: dataset.cameras=none"
+    )
+    outcome = run_task("evaluate", a_spec(tmp_path, *of_shop, "dataset.cameras=none"))
+    assert outcome.metrics["mAP"] >= 0.5  # of two gallery images the match is first or second
+    rows = list(csv.DictReader((tmp_path / "results" / "evaluate" / "per_query.csv").read_text().splitlines()))
+    assert [(row["person"], row["camera"]) for row in rows] == [("4", "1"), ("5", "1")]
+    assert "against 2 gallery images of 1 camera" in (tmp_path / "results" / "evaluate" / "report.html").read_text()
 
 
 @pytest.mark.slow

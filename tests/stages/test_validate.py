@@ -123,7 +123,7 @@ def test_errors_are_all_told_after_the_reports_are_written(market: Path, tmp_pat
     assert str(error.value) == (
         "the data set has 3 errors\n"
         "  bad name: query: 1 of 3 images are not named as Market-1501 names them; "
-        "want PPPP_cCsS_FFFFFF_NN.jpg, e.g. 0002_c1s1_000451_03.jpg\n"
+        "want PPPP_cCsS_FFFFFF_NN.jpg, e.g. 0002_c1s1_000451_03.jpg, or set dataset.file_name\n"
         "    first: query/holiday.jpg\n"
         "  unreadable image: train: 1 of 6 images cannot be read\n"
         "    first: train/0001_c1s1_000001_01.jpg: empty file\n"
@@ -135,6 +135,65 @@ def test_errors_are_all_told_after_the_reports_are_written(market: Path, tmp_pat
     assert "Not usable yet: 3 errors, 0 warnings." in (tmp_path / "out" / "summary.md").read_text()
     assert "Not usable yet: 3 errors, 0 warnings." in (tmp_path / "out" / "report.html").read_text()
     assert len(Manifest.load(tmp_path / "out" / "dataset.json").query) == 2
+
+
+OWN = r"dataset.file_name=(?P<person>\d+)-(?P<camera>\d+)_.*"
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """Two persons to learn from and one to find, under names like 12-3_left.jpg."""
+    for file in (
+        *("bounding_box_train/1-1_left.jpg", "bounding_box_train/1-2_right.jpg"),
+        *("bounding_box_train/20-1_left.jpg", "bounding_box_train/20-2_x.jpg"),
+        *("query/300-1_left.jpg", "bounding_box_test/300-2_left.jpg", "bounding_box_test/0-2_nobody.png"),
+    ):
+        write_image(tmp_path / "shop" / file, format="PNG" if file.endswith("png") else "JPEG")
+    return tmp_path / "shop"
+
+
+def test_other_file_names_go_by_their_own_pattern_into_the_manifest(shop: Path, tmp_path: Path) -> None:
+    outcome = _validate(_spec(shop, OWN), tmp_path / "out")
+    manifest = Manifest.load(tmp_path / "out" / "dataset.json")
+    assert [(image.file, image.person, image.camera) for image in manifest.train.images] == [
+        ("1-1_left.jpg", 1, 1),
+        ("1-2_right.jpg", 1, 2),
+        ("20-1_left.jpg", 20, 1),
+        ("20-2_x.jpg", 20, 2),
+    ]
+    assert [(image.person, image.camera) for image in manifest.gallery.images] == [(0, 2), (300, 2)]
+    assert (outcome.metrics["warnings"], outcome.metrics["distractors"]) == (0, 1)
+    other = _validate(_spec(shop, r"dataset.file_name=(?P<person>\d+)-.*"), tmp_path / "other")
+    assert other.parameters["fingerprint"] != outcome.parameters["fingerprint"]
+    slices = [name for name in outcome.parameters if name.endswith("_spec")]
+    assert [name for name in slices if outcome.parameters[name] != other.parameters[name]] == []
+    told = json.loads((tmp_path / "other" / "findings.json").read_text())["findings"]
+    assert [(finding["severity"], finding["message"]) for finding in told if finding["check"] == "unknown cameras"] == [
+        (
+            "note",
+            "dataset.file_name has no camera: queries count as camera 1, gallery images as camera 2; "
+            "every gallery image of a query's person is a match",
+        )
+    ]
+
+
+def test_a_pattern_that_matches_nothing_is_told_with_the_first_names(shop: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError) as error:
+        _validate(_spec(shop, r"dataset.file_name=(?P<person>[a-z]+).*"), tmp_path / "out")
+    want = (
+        "named as dataset.file_name says; want (?P<person>[a-z]+).* to match the whole name less its ending, "
+        "person as digits"
+    )
+    assert str(error.value) == (
+        "the data set has 3 errors\n"
+        f"  bad name: train: none of 4 images is {want}; found 1-1_left.jpg, 1-2_right.jpg, 20-1_left.jpg\n"
+        "    first: train/1-1_left.jpg\n"
+        f"  bad name: query: none of 1 image is {want}; found 300-1_left.jpg\n"
+        "    first: query/300-1_left.jpg\n"
+        f"  bad name: gallery: none of 2 images is {want}; found 0-2_nobody.png, 300-2_left.jpg\n"
+        "    first: gallery/0-2_nobody.png\n"
+        f"  all findings: {tmp_path}/out/report.html"
+    )
 
 
 def test_a_missing_folder_is_told_with_the_way_to_get_the_data_set(market: Path, tmp_path: Path) -> None:
