@@ -1,4 +1,4 @@
-"""A data set from its archive: downloaded where it is not on this machine, checked, unpacked, and never a part of it."""
+"""A data set from its archive: downloaded where it is not here, checked, and unpacked whole or not at all."""
 
 import hashlib
 import json
@@ -93,7 +93,9 @@ def sha256_of(path: Path) -> str:
 
 
 def _another(where: str | Path, found: str, wanted: str) -> str:
-    return f"{where}: not the wanted archive: another SHA-256\n  found: {found}\n  want:  {wanted} (dataset.source.sha256)"
+    return (
+        f"{where}: not the wanted archive: another SHA-256\n  found: {found}\n  want:  {wanted} (dataset.source.sha256)"
+    )
 
 
 def _check_stamp(root: Path, sha256: str | None) -> None:

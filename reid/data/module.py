@@ -171,7 +171,6 @@ class TrainingData(pl.LightningDataModule):
             generator=torch.Generator(),  # else the loader draws from torch's own, which dropout needs untouched
         )
 
-
     def on_after_batch_transfer(self, batch: Batch | Parcel, dataloader_idx: int) -> Batch:
         """Lightning calls it with what has arrived on the device: makes a batch of a parcel there."""
         if isinstance(batch, Batch):

@@ -115,7 +115,7 @@ def test_patience_ends_where_nothing_comes_and_keeps_what_there_is(server: Archi
 
 
 def test_a_host_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="6 attempts in a row brought nothing\n  found: .*refused"):
+    with pytest.raises(DatasetError, match=r"6 attempts in a row brought nothing\n  found: .*refused"):
         download("http://127.0.0.1:1/file.zip", tmp_path / "file.zip", sha256=SHA256)
 
 
@@ -156,7 +156,9 @@ def test_a_local_archive_is_unpacked_where_it_is_and_checked_where_a_checksum_is
 def test_a_missing_local_archive_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         ensure_fetched(tmp_path / "market", url=None, archive=tmp_path / "no.zip", sha256=None)
-    assert str(caught.value) == f"{tmp_path}/no.zip: no such file\n  want:  the data set's zip file in dataset.source.zip"
+    assert (
+        str(caught.value) == f"{tmp_path}/no.zip: no such file\n  want:  the data set's zip file in dataset.source.zip"
+    )
     with pytest.raises(DatasetError, match=f"^{tmp_path}: a folder\n  want:  the data set's zip file"):
         ensure_fetched(tmp_path / "market", url=None, archive=tmp_path, sha256=None)
 
