@@ -150,7 +150,7 @@ def _symmetric_product(vectors: np.ndarray, queries: int, block: int = 1024) -> 
 
     On threads of its own, as ours: on a busy machine BLAS's wait for each other and would make a slow limit.
     """
-    from reid.retrieval.parallel import row_ranges, run_in_order, worker_pool
+    from reid.retrieval.parallel import row_ranges, run_all, worker_pool
 
     strips = row_ranges(len(vectors), size=block)
 
@@ -158,7 +158,7 @@ def _symmetric_product(vectors: np.ndarray, queries: int, block: int = 1024) -> 
         np.dot(vectors[slice(*tile[0])], vectors[slice(*tile[1])].T)
 
     with worker_pool() as pool:
-        run_in_order(pool, product, [(top, left) for top in strips for left in strips if left >= top])
+        run_all(pool, product, [(top, left) for top in strips for left in strips if left >= top])
     return np.full((queries, len(vectors) - queries), 1.0, np.float32)
 
 
