@@ -55,9 +55,8 @@ def both_rows(
         except SpecError as error:
             if device != AUTO or came:
                 raise
-            logger.warning(
-                "re-ranking: the memory of %s did not suffice (%s); on the CPU instead", place, error.__cause__
-            )
+            why = str(error.__cause__).splitlines()[0]
+            logger.warning("re-ranking: the memory of %s does not suffice (%s); on the CPU instead", place, why)
     yield from on_cpu.both_rows(vectors, queries=queries, k1=k1, k2=k2, lambda_value=lambda_value)
 
 

@@ -104,9 +104,9 @@ def _gpu_seconds(work: Any, repeat: int = 5) -> float:
 def _retrieval() -> list[Row]:
     """Re-ranking and scores on the GPU, beside the CPU's of the same run, and how far apart they are."""
     import torch
+    from reid.retrieval.tensors.metrics import evaluate
 
     from reid.retrieval import rerank as on_cpu
-    from reid.retrieval.tensors.metrics import evaluate
     from reid.retrieval.tensors.rerank import rerank, rerank_rows
 
     rows = []

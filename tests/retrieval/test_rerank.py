@@ -105,7 +105,7 @@ def test_duplicates_ties_and_any_k_give_the_textbook_distance(query, gallery, pa
     parameters=PARAMETERS,
     layout=LAYOUTS,
 )
-def test_persons_give_the_textbook_distance(seed, queries, gallery, width, parameters, layout):
+def test_persons_give_the_textbook_distance(*, seed, queries, gallery, width, parameters, layout):
     query, gallery, _ = persons(np.random.default_rng(seed), queries=queries, gallery=gallery, width=width)
     with laid_out(layout):
         plain, final = matrices(query, gallery, **parameters)
