@@ -40,17 +40,9 @@ JSON_BLOCK_ROWS = 1024
 ARRAYS = {"paths": ("S", 1), "person": ("i", 1), "camera": ("i", 1), "vectors": ("f", 2)}
 """Of the npz file: kind of number (S: bytes) and dimensions."""
 DAMAGE = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    TypeError,
-    SyntaxError,
-    NotImplementedError,
-    RuntimeError,
-    MemoryError,
+    *(OSError, ValueError, KeyError, EOFError, TypeError, SyntaxError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
 )
-DAMAGE += (zipfile.BadZipFile, zlib.error)
 """What reading a damaged npz file raises, by where the damage is; a .npy named so is a TypeError."""
 
 

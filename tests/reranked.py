@@ -33,3 +33,9 @@ def textbook(query: NDArray, gallery: NDArray, **parameters: Any) -> NDArray[np.
     """The final distances of the dense formula in float64 (Q, G)."""
     vectors = np.concatenate([query, gallery])
     return reference.k_reciprocal_distance(reference.squared_euclidean(vectors, vectors), len(query), **parameters)
+
+
+def tolerance(query: NDArray, gallery: NDArray) -> float:
+    """How far final distances may be off: float32 roundings over the greatest distance, where that is below 1."""
+    vectors = np.concatenate([query, gallery])
+    return 1e-6 / min(1.0, float(reference.squared_euclidean(vectors, vectors).max(axis=1).min()))

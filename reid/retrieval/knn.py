@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from reid.progress import Progress
 from reid.retrieval.candidates import Candidates, Neighbours, order_exactly, scan, scan_diagonal, search_rows
-from reid.retrieval.parallel import in_order, row_ranges, run_all, thread_count, worker_pool
+from reid.retrieval.parallel import in_order, row_ranges, thread_count, worker_pool
 
 logger = logging.getLogger(__name__)
 
@@ -119,11 +119,14 @@ def _settle(pool: ThreadPoolExecutor, vectors: NDArray[np.float32], best: Candid
     """The `count` best candidates in their exact order; a row whose candidates may not suffice is searched again."""
     found = Neighbours.empty(len(vectors), count)
     margin = near_tie_margin(vectors.shape[1])
-    run_all(
-        pool,
-        lambda rows: order_exactly(vectors, best.rows(*rows), rows[0], margin, found.rows(*rows)),
-        row_ranges(len(vectors), size=TILE),
-    )
+
+    def order(rows: tuple[int, int]) -> int:
+        order_exactly(vectors, best.rows(*rows), rows[0], margin, found.rows(*rows))
+        return rows[1]
+
+    with Progress("exact order", len(vectors), "vectors") as progress:
+        for end in in_order(pool, order, row_ranges(len(vectors), size=TILE)):
+            progress.update(end)
     crowded = np.flatnonzero(found.crowded)
     if crowded.size:
         _search_again(pool, vectors, crowded, margin, found)

@@ -26,8 +26,8 @@ KEPT_BYTES = 512 << 20
 """Cosines between queries and gallery of at most so many bytes are kept from the search; more are computed twice."""
 SCAN_COST = 150
 """Multiplications that take as long as looking at one similarity: some 0.7 ns."""
-CELL_COST = 3000
-"""Multiplications that take as long as blending and scoring one distance; fitted to galleries of 30,000 to 300,000."""
+CELL_COST = 1200
+"""Multiplications that take as long as blending and scoring one distance; fitted to galleries of 30,000 and 100,000."""
 
 
 @dataclass(frozen=True)

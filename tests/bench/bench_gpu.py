@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -102,42 +103,38 @@ def _gpu_seconds(work: Any, repeat: int = 5) -> float:
 
 
 def _retrieval() -> list[Row]:
-    """Re-ranking and scores on the GPU, beside the CPU's of the same run, and how far apart they are."""
+    """Re-ranking on the GPU, beside the CPU's of the same run, and how far apart they are."""
     import torch
-    from reid.retrieval.tensors.metrics import evaluate
 
-    from reid.retrieval import rerank as on_cpu
-    from reid.retrieval.tensors.rerank import rerank, rerank_rows
+    from reid.retrieval.on_device import both_rows as to_the_host
+    from reid.retrieval.tensors.rerank import both_rows
+    from tests.reranked import matrices
 
+    on_gpu = {"device": "cuda:0", "own": "cuda:0"}
     rows = []
     for width in (256, 2048):
-        query, gallery, known = draw_embeddings(MARKET["queries"], MARKET["gallery"], width)
-        tensors = [torch.from_numpy(part).cuda() for part in (query, gallery)]
+        query, gallery, _ = draw_embeddings(MARKET["queries"], MARKET["gallery"], width)
+        vectors = np.concatenate([query, gallery])
+        known = {"queries": len(query), **RERANKING}
+        moved = torch.from_numpy(vectors).cuda()
         torch.cuda.reset_peak_memory_stats()
-        found = _gpu_seconds(lambda pair=tensors: rerank(*pair, **RERANKING))
+        found = _gpu_seconds(lambda at=moved, k=known: deque(both_rows(at, **k), maxlen=0))
         peak = torch.cuda.max_memory_allocated() / 1e9
         began = time.perf_counter()
-        wanted = on_cpu.rerank(query, gallery, **RERANKING)
+        wanted = matrices(query, gallery, **RERANKING)[1]
         on_cpu_seconds = time.perf_counter() - began
-        distance = rerank(*tensors, **RERANKING)
-        apart = float(np.abs(distance.cpu().numpy() - wanted).max())
+        apart = float(np.abs(matrices(query, gallery, to_the_host, **RERANKING, **on_gpu)[1] - wanted).max())
+        copied = _gpu_seconds(lambda at=vectors, k=known: deque(to_the_host(at, **k, **on_gpu), maxlen=0))
         rows.append(
             row("retrieval", f"re-ranking on the GPU, Market-1501, {width}-d", found, "s", peak_gb=peak,
                 textbook=on_cpu_seconds, textbook_is="ours on this CPU, compiling included",
                 limit=0.3, limit_is="the goal", note=f"at most {apart:.1e} from the CPU's")
         )  # fmt: skip
-        if width == 256:
-            scored = _gpu_seconds(lambda d=distance, k=known: evaluate(d, **k, max_rank=50))
-            rows.append(row("scoring", "CMC, mAP, mINP on the GPU, Market-1501", scored, "s"))
+        rows.append(row("retrieval", f"with both distances copied to the host, {width}-d", copied, "s"))
     query, gallery, _ = draw_embeddings(MARKET["queries"], 100_000, 256)
-    tensors = [torch.from_numpy(part).cuda() for part in (query, gallery)]
+    moved = torch.from_numpy(np.concatenate([query, gallery])).cuda()
     torch.cuda.reset_peak_memory_stats()
-
-    def in_blocks() -> None:
-        for _ in rerank_rows(*tensors, **RERANKING):
-            pass
-
-    found = _gpu_seconds(in_blocks, repeat=2)
+    found = _gpu_seconds(lambda: deque(both_rows(moved, queries=len(query), **RERANKING), maxlen=0), repeat=2)
     peak = torch.cuda.max_memory_allocated() / 1e9
     return [
         *rows,

@@ -17,7 +17,7 @@ from reid.retrieval.metrics import evaluate
 from reid.retrieval.parallel import row_ranges
 from reid.retrieval.rerank import both_rows, forecast
 from tests import reference
-from tests.reranked import matrices, rerank, textbook
+from tests.reranked import matrices, rerank, textbook, tolerance
 
 # 24 directions of length 1 whose distances are exact in float32, so that ties are ties
 DIRECTIONS = np.concatenate([np.eye(4), -np.eye(4), 0.5 * np.array(list(itertools.product([1, -1], repeat=4)))])
@@ -109,7 +109,7 @@ def test_persons_give_the_textbook_distance(*, seed, queries, gallery, width, pa
     query, gallery, _ = persons(np.random.default_rng(seed), queries=queries, gallery=gallery, width=width)
     with laid_out(layout):
         plain, final = matrices(query, gallery, **parameters)
-    assert np.abs(final - textbook(query, gallery, **parameters)).max() < TOLERANCE
+    assert np.abs(final - textbook(query, gallery, **parameters)).max() < tolerance(query, gallery)
     assert np.abs(plain - reference.squared_euclidean(query, gallery)).max() < TOLERANCE
 
 

@@ -17,7 +17,7 @@ from reid.retrieval.tensors.exactness import copies_among, float32_products, pad
 from reid.retrieval.tensors.knn import nearest_neighbours
 from reid.retrieval.tensors.rerank import both_rows, memory_bytes
 from tests import reference, reranked
-from tests.reranked import textbook
+from tests.reranked import textbook, tolerance
 
 # 24 directions of length 1 whose distances are exact in float32, so that ties are ties
 DIRECTIONS = np.concatenate([np.eye(4), -np.eye(4), 0.5 * np.array(list(itertools.product([1, -1], repeat=4)))])
@@ -82,8 +82,9 @@ def test_persons_give_the_distances_of_the_other_implementation_and_of_the_textb
 ):
     query, gallery = persons(seed, queries=queries, gallery=gallery, width=width)
     found = matrices(query, gallery, **parameters)[1]
-    assert np.abs(found - reranked.rerank(query, gallery, **parameters)).max() < TOLERANCE
-    assert np.abs(found - textbook(query, gallery, **parameters)).max() < TOLERANCE
+    allowed = tolerance(query, gallery)
+    assert np.abs(found - reranked.rerank(query, gallery, **parameters)).max() < allowed
+    assert np.abs(found - textbook(query, gallery, **parameters)).max() < allowed
 
 
 @pytest.mark.parametrize("width", [256, 2048])
