@@ -5,12 +5,13 @@ normalised.
 """
 
 import json
-import re
+import zipfile
+import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,11 +57,14 @@ class Pixels(Protocol):
 
 UNTRAINED_EMBEDDINGS = "untrained_embeddings.npz"
 """In a model directory: query and gallery, embedded before the first step."""
-GAP = re.compile(r"[\s,]*")
 JSON_BLOCK_ROWS = 1024
-READ_CHARACTERS = 1 << 20
-LONGEST_ROW_CHARACTERS = 1 << 25
-"""Beyond this (a million numbers) a row of the JSON is no embedding but a damaged file."""
+ARRAYS = {"paths": ("S", 1), "person": ("i", 1), "camera": ("i", 1), "vectors": ("f", 2)}
+"""Of the npz file: kind of number (S: bytes) and dimensions."""
+DAMAGE = (
+    *(OSError, ValueError, KeyError, EOFError, TypeError, SyntaxError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+"""What reading a damaged npz file raises, by where the damage is; a .npy named so is a TypeError."""
 
 
 @dataclass(frozen=True)
@@ -110,18 +114,23 @@ class Embeddings:
     @classmethod
     def load_npz(cls, path: Path) -> "Embeddings":
         """What save_npz wrote; ArtifactError where the file is missing, damaged, or holds something else."""
-        wanted = ("paths", "person", "camera", "vectors")
         try:
             with np.load(path, allow_pickle=False) as file:
-                paths, person, camera, vectors = (file[name] for name in wanted)
+                arrays = {name: file[name] for name in ARRAYS}
+            bad = [name for name, form in ARRAYS.items() if (arrays[name].dtype.kind, arrays[name].ndim) != form]
+            if bad:
+                raise ValueError(f"{bad[0]} is {arrays[bad[0]].dtype} of shape {arrays[bad[0]].shape}")
+            names = [name.decode() for name in arrays["paths"].tolist()]
         except FileNotFoundError:
             raise ArtifactError(f"{path}: no such file\n  want: embeddings as .npz") from None
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise ArtifactError(f"{path}: not readable as embeddings ({error})\n  want: arrays {wanted}") from None
-        if not len(paths) == len(person) == len(camera) == len(vectors):
-            sizes = [len(paths), len(person), len(camera), len(vectors)]
-            raise ArtifactError(f"{path}: arrays {wanted} of lengths {sizes}\n  want: one length")
-        return cls([name.decode() for name in paths.tolist()], person, camera, vectors)
+        except DAMAGE as error:
+            raise ArtifactError(
+                f"{path}: not readable as embeddings ({error})\n  want: arrays {tuple(ARRAYS)}"
+            ) from None
+        sizes = [len(array) for array in arrays.values()]
+        if len(set(sizes)) != 1:
+            raise ArtifactError(f"{path}: arrays {tuple(ARRAYS)} of lengths {sizes}\n  want: one length")
+        return cls(names, arrays["person"], arrays["camera"], arrays["vectors"])
 
 
 def embed(
@@ -214,43 +223,3 @@ def write_json(path: Path, *embeddings: Embeddings) -> None:
                 written += len(names)
                 progress.update(written)
         file.write("[\n]\n" if written == 0 else "\n]\n")
-
-
-def read_json(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Each row of such a JSON file (ours, TAO's, the Triton client's) as (img_path, vector (D,)), one at a time.
-
-    ArtifactError, once iteration meets it, where the file is missing, cut off or not of this form.
-    """
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, row in enumerate(_json_rows(path, file), start=1):
-                if not isinstance(row, dict) or not {"img_path", "embedding"} <= set(row):
-                    raise ArtifactError(
-                        f'{path}: row {number} is not of the form {{"img_path", "embedding"}}\n  found: {str(row)[:80]}'
-                    )
-                yield row["img_path"], np.array(row["embedding"], np.float32)
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: no such file\n  want: embeddings as JSON") from None
-
-
-def _json_rows(path: Path, file: TextIO) -> Iterator[Any]:
-    """The elements of the JSON list in a file, decoded one by one from a window of text that slides over it."""
-    decoder = json.JSONDecoder(parse_int=float)  # "-0" keeps its sign
-    window, count = file.read(READ_CHARACTERS).lstrip(), 0
-    if not window.startswith("["):
-        raise ArtifactError(f"{path}: not a JSON list\n  found: {window[:40]!r}")
-    at = 1
-    while True:
-        at = GAP.match(window, at).end()  # type: ignore[union-attr]  # it matches nothing, too
-        if window.startswith("]", at):
-            return
-        try:
-            row, at = decoder.raw_decode(window, at)
-        except ValueError:
-            more = file.read(READ_CHARACTERS)
-            if not more or len(window) - at > LONGEST_ROW_CHARACTERS:
-                raise ArtifactError(f"{path}: damaged or cut off after {count} rows\n  want: a JSON list") from None
-            window, at = window[at:] + more, 0
-            continue
-        count += 1
-        yield row

@@ -128,9 +128,11 @@ def score(
     k2 = min(k2, k1)
     protocol = _who(query, gallery)
     plain, reranked = (_Ranker(protocol, ranks=max(max_rank, *RANKS)) for _ in range(2))
-    vectors = l2_normalize(query.vectors), l2_normalize(gallery.vectors)
+    vectors = np.empty((images, query.vectors.shape[1]), np.float32)
+    l2_normalize(query.vectors, out=vectors[: len(query)])
+    l2_normalize(gallery.vectors, out=vectors[len(query) :])
     started, scoring_seconds = time.perf_counter(), 0.0
-    blocks = both_rows(*vectors, k1=k1, k2=k2, lambda_value=lambda_value, device=device, own=own)
+    blocks = both_rows(vectors, queries=len(query), k1=k1, k2=k2, lambda_value=lambda_value, device=device, own=own)
     for first, distance, final in blocks:
         came = time.perf_counter()
         plain.add(first, distance)
@@ -170,8 +172,9 @@ def advice_without_match(query: Split, gallery: Split) -> str:
 
 def pair_counter(query: Embeddings, gallery: Embeddings) -> PairCounter | None:
     """What `score` can count pairs with; None, with a warning, where there are no pairs of two persons."""
-    if len(np.union1d(query.person, gallery.person)) == 1:
-        logger.warning("all queries and gallery images show one person; no distance can be judged")
+    known, facing = np.unique(query.person[query.person > 0]), gallery.person[gallery.person >= 0]
+    if not known.size or len(np.union1d(known, facing)) == 1:
+        logger.warning("no query of a known person faces an image of another one; no distance can be judged")
         return None
     return PairCounter(_who(query, gallery), low=0, high=4)
 

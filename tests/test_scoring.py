@@ -2,6 +2,8 @@ import csv
 import io
 import itertools
 import logging
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -12,13 +14,15 @@ from hypothesis import strategies as st
 from reid.data.market1501 import PersonImage, Split
 from reid.embeddings import Embeddings
 from reid.retrieval import distance as distance_module
+from reid.retrieval import knn
+from reid.retrieval import rerank as rerank_module
 from reid.retrieval.distance import euclidean_squared
 from reid.retrieval.metrics import evaluate
 from reid.retrieval.protocol import market_protocol
-from reid.retrieval.rerank import rerank
 from reid.retrieval.threshold import PairCounter, Verification
 from reid.scoring import has_match, pair_counter, pair_histogram, per_query_csv, roc_rows, score, threshold_rows
 from tests import reference
+from tests.reranked import rerank
 
 DEVICE = {"device": "auto", "own": "cpu"}
 SETTINGS = {"k1": 20, "k2": 6, "lambda_value": 0.3, "max_rank": 3, **DEVICE}
@@ -125,10 +129,23 @@ def test_a_false_match_rate_of_less_than_one_pair_is_no_threshold():
     assert [row.name for row in rows] == ["best F1", "equal error"]  # 1 % of 9 pairs is none
 
 
-def test_one_person_alone_gives_no_thresholds_but_a_warning(caplog):
+@pytest.mark.parametrize(
+    ("queries", "images"),
+    [
+        ([(1, 1, 0)], [(1, 2, 10), (1, 3, 20)]),
+        ([(1, 1, 0), (0, 1, 40)], [(1, 2, 10), (1, 3, 20)]),  # a distractor as a query judges nothing
+        ([(1, 1, 0)], [(1, 2, 10), (-1, 3, 20)]),
+        ([(0, 1, 0)], [(1, 2, 10), (2, 3, 20)]),
+    ],
+)
+def test_one_person_alone_gives_no_thresholds_but_a_warning(caplog, queries, images):
     with caplog.at_level(logging.WARNING):
-        assert pair_counter(on_a_circle((1, 1, 0)), on_a_circle((1, 2, 10), (1, 3, 20))) is None
-    assert caplog.messages == ["all queries and gallery images show one person; no distance can be judged"]
+        assert pair_counter(on_a_circle(*queries), on_a_circle(*images)) is None
+    assert caplog.messages == ["no query of a known person faces an image of another one; no distance can be judged"]
+
+
+def test_a_distractor_in_the_gallery_is_another_person():
+    assert judged(on_a_circle((1, 1, 0)), on_a_circle((1, 2, 10), (0, 3, 20))).different_person_pairs == 1
 
 
 # directions of length 1 whose distances are exact in float32, so that ties are ties and blocks round alike
@@ -204,9 +221,51 @@ def peak_bytes(queries: int, images: int) -> int:
 
 def test_memory_grows_with_the_images_and_not_with_their_pairs(monkeypatch):
     monkeypatch.setattr(distance_module, "BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr(rerank_module, "KEPT_BYTES", 1 << 20)
+    monkeypatch.setattr(knn, "AGAIN_BYTES", 1 << 20)
     few, many = peak_bytes(500, 1_500), peak_bytes(4_000, 12_000)
     assert many < 8 * few  # 8 times the images, 64 times the pairs
     assert many < 4 * 4_000 * 12_000 / 2  # half of one (Q, G) of float32
+
+
+SCORING = """
+from pathlib import Path
+import numpy as np
+from reid.embeddings import Embeddings
+from reid.retrieval.rerank import forecast
+from reid.scoring import pair_counter, score
+
+def embeddings(count, rng, width):
+    person = rng.integers(1, 2000, count)
+    centre = np.random.default_rng(1).standard_normal((2000, width), dtype=np.float32)
+    vectors = rng.standard_normal((count, width), dtype=np.float32)
+    vectors += centre[person]
+    return Embeddings(["/d/x.jpg"] * count, person, rng.integers(1, 7, count), vectors)
+
+def scored(queries, images, width):
+    rng = np.random.default_rng(0)
+    query, gallery = embeddings(queries, rng, width), embeddings(images, rng, width)
+    Path("/proc/self/clear_refs").write_text("5")  # the highest is now
+    before = highest()
+    score(query, gallery, k1=20, k2=6, lambda_value=0.3, max_rank=10, device="cpu", own="cpu",
+          pairs=pair_counter(query, gallery))
+    return highest() - before
+
+def highest():
+    return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
+scored(50, 500, 16)
+print(scored({queries}, {images}, {width}), forecast({queries}, {images}, width={width}, k1=20, k2=6).memory_bytes)
+"""
+
+
+@pytest.mark.parametrize(("queries", "images", "width"), [(1500, 20_000, 64), (600, 8_000, 2048)])
+def test_memory_is_what_was_forecast(queries, images, width):
+    code = SCORING.replace("{queries}", str(queries)).replace("{images}", str(images)).replace("{width}", str(width))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    used, forecast = (int(word) for word in done.stdout.split())
+    assert used < 1.1 * forecast
+    assert used > 0.5 * forecast
 
 
 def test_the_verification_curve_is_thinned_evenly_and_keeps_both_ends():

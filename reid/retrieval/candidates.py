@@ -194,14 +194,20 @@ def order_exactly(vectors: Floats, best: Candidates, first_row: int, margin: flo
 
 
 @compiled()
-def search_rows(vectors: Floats, rows: NDArray[np.int64], found: Neighbours) -> None:
-    """The neighbours of some rows by comparison with every vector in float64, into those rows of found (N, K)."""
+def search_rows(vectors: Floats, rows: NDArray[np.int64], similarity: Floats, margin: float, found: Neighbours) -> None:
+    """The neighbours of some rows among all vectors, into those rows of found (N, K).
+
+    similarity (n, N) float32 of these rows: only what is within `margin` of the K-th is compared in float64.
+    """
     count = found.nearest.shape[1]
-    exact, who = np.empty(count, np.float64), np.empty(count, np.int32)
-    for row in rows:
+    exact, who, highest = np.empty(count, np.float64), np.empty(count, np.int32), np.empty(count, np.float32)
+    for at_row in range(len(rows)):
+        row, bar = rows[at_row], _high(similarity[at_row], highest) - margin
         for at in range(count):
             exact[at] = np.inf
         for other in range(len(vectors)):
+            if similarity[at_row, other] < bar:
+                continue
             gap = squared_distance(vectors[row], vectors[other])
             if gap < exact[-1]:
                 place = count - 1

@@ -4,14 +4,16 @@ N vectors (the queries, then the gallery), D values each, K neighbours, G galler
 Zhong et al., CVPR 2017, arXiv:1701.08398.
 """
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.progress import Progress
 from reid.retrieval.candidates import Floats, Ints, Neighbours
-from reid.retrieval.parallel import SUM_IN_ANY_ORDER, compiled, row_ranges, run_in_order
+from reid.retrieval.parallel import SUM_IN_ANY_ORDER, compiled, in_order, row_ranges, run_all
 
 ROWS = 512
 """Rows a thread takes at a time."""
@@ -60,8 +62,8 @@ def encode(pool: ThreadPoolExecutor, vectors: Floats, neighbours: Neighbours, *,
         np.empty(total, np.int32),
     )
     ranges = row_ranges(total, size=ROWS)
-    run_in_order(pool, lambda rows: _find_half_sets(*rows, hood), ranges)
-    return _stacked(run_in_order(pool, lambda rows: _encode_rows(*rows, vectors, hood), ranges))
+    run_all(pool, lambda rows: _find_half_sets(*rows, hood), ranges)
+    return _stacked("k-reciprocal sets", total, in_order(pool, lambda rows: _encode_rows(*rows, vectors, hood), ranges))
 
 
 def expand(pool: ThreadPoolExecutor, encoding: SparseRows, nearest: Ints, *, k2: int) -> SparseRows:
@@ -72,12 +74,18 @@ def expand(pool: ThreadPoolExecutor, encoding: SparseRows, nearest: Ints, *, k2:
     if k2 == 1:
         return encoding
     count = min(k2, nearest.shape[1])
-    ranges = row_ranges(len(nearest), size=ROWS)
-    return _stacked(run_in_order(pool, lambda rows: _expand_rows(*rows, nearest[:, :count], encoding), ranges))
+    total, ranges = len(nearest), row_ranges(len(nearest), size=ROWS)
+    expanded = in_order(pool, lambda rows: _expand_rows(*rows, nearest[:, :count], encoding), ranges)
+    return _stacked("query expansion", total, expanded)
 
 
-def _stacked(parts: list[tuple[Ints, Ints, Floats]]) -> SparseRows:
-    """(sizes, columns, values) of consecutive rows -> all of them."""
+def _stacked(what: str, total: int, found: Iterator[tuple[Ints, Ints, Floats]]) -> SparseRows:
+    """(sizes, columns, values) of consecutive rows, `total` in all -> all of them, once the work called so is done."""
+    parts = []
+    with Progress(what, total, "vectors") as progress:
+        for part in found:
+            parts.append(part)
+            progress.update(min(len(parts) * ROWS, total))
     sizes = np.concatenate([sizes for sizes, _, _ in parts])
     start = np.zeros(len(sizes) + 1, np.int64)
     np.cumsum(sizes, out=start[1:])
@@ -227,10 +235,11 @@ class Encoded(NamedTuple):
 
 
 @compiled()
-def blend(encoded: Encoded, first_query: int, lambda_value: float, distance: Floats) -> None:
+def blend(encoded: Encoded, first_query: int, lambda_value: float, distance: Floats, plain: Floats) -> None:
     """distance (rows, G) of the queries from `first_query` on: from cosines to final distances, in place.
 
     Eq. 12 over eq. 10: as encodings sum to 1, the Jaccard distance is 1 - m / (2 - m), m the sum of the lesser weights.
+    `plain` (rows, G) gets the squared Euclidean distances, 2 - 2 cos.
     """
     query, gallery = encoded.query, encoded.gallery_by_column
     shared = np.zeros(distance.shape[1], np.float32)
@@ -241,10 +250,11 @@ def blend(encoded: Encoded, first_query: int, lambda_value: float, distance: Flo
             for at in range(gallery.start[column], gallery.start[column + 1]):
                 shared[gallery.column[at]] += min(weight, gallery.value[at])
         farthest = encoded.farthest[first_query + row]
-        original_part = np.float32(2 * lambda_value / farthest if farthest > 0 else 0.0)
-        cells = distance[row]
+        original_part = np.float32(lambda_value / farthest if farthest > 0 else 0.0)
+        cells, squared = distance[row], plain[row]
         for at in range(len(cells)):
             overlap = shared[at]
-            original = original_part * max(one - cells[at], np.float32(0))
-            cells[at] = original + jaccard_part * (one - overlap / (two - overlap))
+            # rounding puts equal vectors a little below zero
+            squared[at] = two * max(one - cells[at], np.float32(0))
+            cells[at] = original_part * squared[at] + jaccard_part * (one - overlap / (two - overlap))
             shared[at] = 0

@@ -3,7 +3,8 @@
 Similarities come in float32 tiles of the upper triangle; a tile is read once, for the best of its rows and of its
 columns. Float32 cannot tell near-ties apart, so where two candidates are closer than its rounding, their distances are
 computed again in float64 and equal ones are ordered by index: the neighbours are those of a stable sort of exact
-distances, whatever the BLAS, the tiles or the number of threads.
+distances, whatever the BLAS, the tiles or the number of threads, as long as no product is off by more than
+`near_tie_margin` allows for: more than was seen of any kind of values, not a bound that was proven.
 
 The same on the device of a tensor: tensors/knn.py.
 """
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from reid.progress import Progress
 from reid.retrieval.candidates import Candidates, Neighbours, order_exactly, scan, scan_diagonal, search_rows
-from reid.retrieval.parallel import row_ranges, run_in_order, thread_count, worker_pool
+from reid.retrieval.parallel import in_order, row_ranges, thread_count, worker_pool
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,12 @@ TILE = 1024
 SPARE = 7
 """Candidates kept beyond K, so that near-ties at the K-th place rarely cost a search of the whole row."""
 LENGTH_TOLERANCE = 5e-7
+ROUNDING = 5 * 2.0**-24
+"""How far a float32 sum of products is off, at most, over the square root of their number. Random values stay below a
+fifth of it; vectors of few distinct values, whose errors have one sign, reached 3.1 of the 5 with BLAS's kernels for
+AVX (256 values) and 4.7 with those for SSE (512 values)."""
+AGAIN_BYTES = 32 << 20
+"""Similarities of vectors that are searched again, for each thread."""
 
 TileHook = Callable[[int, int, NDArray[np.float32]], None]
 
@@ -46,14 +53,10 @@ def nearest_neighbours(vectors: NDArray[np.float32], *, count: int, on_tile: Til
     strips = row_ranges(total, size=TILE)
     with worker_pool() as pool, Progress("nearest neighbours", total * (total + 1) // 2, "pairs") as progress:
         done = 0
-
-        def count_pairs(pairs: int) -> None:
-            nonlocal done
+        for pairs in in_order(pool, _tile_worker(vectors, best, strips, on_tile), _tile_order(len(strips))):
             done += pairs
             progress.update(done)
-
-        work = _tile_worker(vectors, best, strips, on_tile)
-        run_in_order(pool, work, _tile_order(len(strips)), count_pairs)
+    with worker_pool() as pool:
         return _settle(pool, vectors, best, count=min(count, total))
 
 
@@ -69,9 +72,8 @@ def check_lengths(vectors: NDArray[np.float32]) -> None:
 
 
 def near_tie_margin(width: int) -> float:
-    """Float32 similarities of vectors of `width` values that differ by no more than this are in an unknown order."""
-    # a float32 sum of D products is off by about sqrt(D) roundings; tests measure it
-    return 2 * (2.0**-24 * (4 + math.sqrt(width)) + LENGTH_TOLERANCE)
+    """Float32 similarities of vectors of `width` values are in an unknown order where they differ by no more."""
+    return 2 * (ROUNDING * (4 + math.sqrt(width)) + LENGTH_TOLERANCE)
 
 
 def _tile_order(strips: int) -> Iterator[tuple[int, int]]:
@@ -118,14 +120,33 @@ def _settle(pool: ThreadPoolExecutor, vectors: NDArray[np.float32], best: Candid
     """The `count` best candidates in their exact order; a row whose candidates may not suffice is searched again."""
     found = Neighbours.empty(len(vectors), count)
     margin = near_tie_margin(vectors.shape[1])
-    run_in_order(
-        pool,
-        lambda rows: order_exactly(vectors, best.rows(*rows), rows[0], margin, found.rows(*rows)),
-        row_ranges(len(vectors), size=TILE),
-    )
+
+    def order(rows: tuple[int, int]) -> int:
+        order_exactly(vectors, best.rows(*rows), rows[0], margin, found.rows(*rows))
+        return rows[1]
+
+    with Progress("exact order", len(vectors), "vectors") as progress:
+        for end in in_order(pool, order, row_ranges(len(vectors), size=TILE)):
+            progress.update(end)
     crowded = np.flatnonzero(found.crowded)
     if crowded.size:
-        logger.debug("%d of %d vectors have near-ties beyond float32; searched again", crowded.size, len(vectors))
-        blocks = [crowded[first:end] for first, end in row_ranges(crowded.size, size=16)]
-        run_in_order(pool, lambda rows: search_rows(vectors, rows, found), blocks)
+        _search_again(pool, vectors, crowded, margin, found)
     return found
+
+
+def _search_again(
+    pool: ThreadPoolExecutor, vectors: NDArray[np.float32], rows: NDArray[np.int64], margin: float, found: Neighbours
+) -> None:
+    """Compares the vectors at `rows` (n,) with all others. No forecast reckons with it: it depends on the data."""
+    logger.info("%d of %d vectors have near-ties beyond float32: searched again", rows.size, len(vectors))
+    size = min(max(1, AGAIN_BYTES // (4 * len(vectors))), 64)
+
+    def search(part: NDArray[np.int64]) -> int:
+        search_rows(vectors, part, vectors[part] @ vectors.T, margin, found)
+        return part.size
+
+    with Progress("near-ties", rows.size, "vectors") as progress:
+        done = 0
+        for searched in in_order(pool, search, [rows[first:end] for first, end in row_ranges(rows.size, size=size)]):
+            done += searched
+            progress.update(done)

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from reid.errors import DatasetError
 from reid.retrieval.distance import distance_rows, euclidean_squared, l2_normalize
-from reid.retrieval.parallel import compiled, row_ranges, run_in_order, worker_pool
+from reid.retrieval.parallel import compiled, run_all, shares, worker_pool
 from reid.retrieval.protocol import Floats, Integers, Protocol, market_protocol, why_no_match
 
 __all__ = ["Scorer", "Scores", "distance_rows", "euclidean_squared", "evaluate", "l2_normalize"]
 
 ROWS = 64
-"""Queries a thread takes at a time."""
+"""Queries a thread takes at a time, at most."""
 BLOCK = 4096
 """Distances that stay in the first-level cache while every match is counted against them."""
 HIGHEST = np.finfo(np.float32).max
@@ -83,32 +83,21 @@ class Scorer:
 
     def __init__(self, protocol: Protocol, *, max_rank: int) -> None:
         queries = len(protocol.query_person)
-        self.protocol, self._max_rank = protocol, max_rank
+        self._protocol, self._max_rank = protocol, max_rank
         self._per_query = PerQuery(
             np.full(queries, np.nan), np.full(queries, np.nan), np.zeros(queries, np.int64), np.zeros(queries, np.bool_)
         )
 
     def add(self, first_query: int, distance: Floats) -> None:
         """Scores the queries from `first_query` on by distance (rows, G)."""
-        distance, protocol = self.protocol.block(distance, first_query)
+        distance, protocol = self._protocol.block(distance, first_query)
         part = slice(first_query, first_query + len(distance))
         per_query = PerQuery(*(values[part] for values in self._per_query))  # type: ignore[arg-type]
         with worker_pool() as pool:
-            run_in_order(
-                pool,
-                lambda rows: _score_rows(*rows, distance, protocol, per_query),
-                row_ranges(len(distance), size=ROWS),
+            run_all(
+                pool, lambda rows: _score_rows(*rows, distance, protocol, per_query), shares(len(distance), most=ROWS)
             )
-        self._require_finite(first_query, per_query)
-
-    def put(self, first_query: int, figures: PerQuery) -> None:
-        """Takes the figures of the queries from `first_query` on as they were reckoned elsewhere, on a GPU."""
-        for ours, theirs in zip(self._per_query, figures):
-            ours[first_query : first_query + len(theirs)] = theirs
-        self._require_finite(first_query, figures)
-
-    def _require_finite(self, first_query: int, figures: PerQuery) -> None:
-        bad = np.flatnonzero(~figures.scored)
+        bad = np.flatnonzero(~per_query.scored)
         if bad.size:
             raise ValueError(
                 f"distance: {bad.size} queries have one that is not finite; first: query {first_query + bad[0]}"
@@ -121,7 +110,7 @@ class Scorer:
             raise ValueError(f"{(~values.scored).sum()} of {len(values.scored)} queries have no distances yet")
         valid = values.first_match_rank > 0
         if not valid.any():
-            raise DatasetError(why_no_match(self.protocol))
+            raise DatasetError(why_no_match(self._protocol))
         beyond = self._max_rank + 1
         first_matches = np.bincount(np.minimum(values.first_match_rank[valid], beyond), minlength=beyond + 1)
         return Scores(

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reid.retrieval.parallel import compiled, row_ranges, run_in_order, worker_pool
+from reid.retrieval.parallel import compiled, run_all, shares, worker_pool
 from reid.retrieval.protocol import Floats, Integers, Protocol
 
 ROWS = 64
-"""Queries a thread takes at a time."""
+"""Queries a thread takes at a time, at most."""
 
 
 class Nearest(NamedTuple):
@@ -47,9 +47,7 @@ class NearestFinder:
         part = slice(first_query, first_query + len(distance))
         found = Nearest(*(values[part] for values in self.found))  # type: ignore[arg-type]
         with worker_pool() as pool:
-            run_in_order(
-                pool, lambda rows: _find(*rows, distance, protocol, found), row_ranges(len(distance), size=ROWS)
-            )
+            run_all(pool, lambda rows: _find(*rows, distance, protocol, found), shares(len(distance), most=ROWS))
 
 
 @compiled()

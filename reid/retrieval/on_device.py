@@ -1,6 +1,6 @@
 """Both distances of NumPy embeddings, plain and re-ranked, computed on the CPU or on a GPU by torch: the same values.
 
-Q queries, G gallery images, D values a vector.
+N vectors of D values, first those of Q queries, then those of G gallery images.
 """
 
 import logging
@@ -36,28 +36,32 @@ def require_device(device: str) -> None:
 
 
 def both_rows(
-    query: NDArray[np.float32],
-    gallery: NDArray[np.float32],
-    *,
-    k1: int,
-    k2: int,
-    lambda_value: float,
-    device: str,
-    own: str,
+    vectors: NDArray[np.float32], *, queries: int, k1: int, k2: int, lambda_value: float, device: str, own: str
 ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
     """The blocks of reid.retrieval.rerank.both_rows: (first query, (rows, G) plain, (rows, G) re-ranked), float32.
 
-    device: cpu, a GPU as cuda:0, or auto: that is `own`, unless it is a GPU without room. SpecError where the memory
-    of a GPU runs out.
+    device: cpu, a GPU as cuda:0, or auto: that is `own`, unless it is a GPU without room, at the start or before the
+    first block comes. SpecError where the memory of a GPU that was asked for runs out.
     """
-    place = chosen_device(device, own, query.shape, gallery.shape, k1=k1, k2=k2)
-    if place == CPU:
-        return on_cpu.both_rows(query, gallery, k1=k1, k2=k2, lambda_value=lambda_value)
-    return _of_tensors(place, query, gallery, k1=k1, k2=k2, lambda_value=lambda_value)
+    gallery = len(vectors) - queries
+    place = chosen_device(device, own, queries, gallery, width=vectors.shape[1], k1=k1, k2=k2)
+    if place != CPU:
+        came = False
+        try:
+            for block in _of_tensors(place, vectors, queries=queries, k1=k1, k2=k2, lambda_value=lambda_value):
+                came = True
+                yield block
+            return
+        except SpecError as error:
+            if device != AUTO or came:
+                raise
+            why = str(error.__cause__).splitlines()[0]
+            logger.warning("re-ranking: the memory of %s does not suffice (%s); on the CPU instead", place, why)
+    yield from on_cpu.both_rows(vectors, queries=queries, k1=k1, k2=k2, lambda_value=lambda_value)
 
 
-def chosen_device(device: str, own: str, query: tuple[int, ...], gallery: tuple[int, ...], *, k1: int, k2: int) -> str:
-    """`device` with auto resolved, for embeddings of these shapes; a GPU, or why it is none, is named in the log."""
+def chosen_device(device: str, own: str, queries: int, gallery: int, *, width: int, k1: int, k2: int) -> str:
+    """`device` with auto resolved, for so many vectors; a GPU, or why it is none, is named in the log."""
     place = own if device == AUTO else device
     if place == CPU:
         return CPU
@@ -65,30 +69,36 @@ def chosen_device(device: str, own: str, query: tuple[int, ...], gallery: tuple[
 
     from reid.retrieval.tensors.rerank import memory_bytes
 
-    wanted = memory_bytes(query[0], gallery[0], width=query[1], k1=k1, k2=k2)
-    room = FREE_SHARE * torch.cuda.mem_get_info(place)[0]
+    wanted = memory_bytes(queries, gallery, width=width, k1=k1, k2=k2)
+    # what torch holds and does not use is taken in the driver's eyes and free in ours
+    unused = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
+    room = FREE_SHARE * (torch.cuda.mem_get_info(place)[0] + unused)
     if device == AUTO and wanted > room:
         logger.info("re-ranking: it may take %.1f GB, and %s has room for %.1f", wanted / 1e9, place, room / 1e9)
         return CPU
     logger.info(
         "re-ranking %d queries against %d gallery images on %s (%s): at most %.1f GB of its memory",
-        query[0], gallery[0], place, torch.cuda.get_device_name(place), wanted / 1e9,
+        queries, gallery, place, torch.cuda.get_device_name(place), wanted / 1e9,
     )  # fmt: skip
     return place
 
 
 def _of_tensors(
-    place: str, query: NDArray[np.float32], gallery: NDArray[np.float32], *, k1: int, k2: int, lambda_value: float
+    place: str, vectors: NDArray[np.float32], *, queries: int, k1: int, k2: int, lambda_value: float
 ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
     import torch
 
     from reid.retrieval.tensors.rerank import both_rows as blocks_of_tensors
 
     began = time.perf_counter()
+    host: list[torch.Tensor] = []
     try:
-        parts = [torch.from_numpy(np.ascontiguousarray(part, np.float32)).to(place) for part in (query, gallery)]
-        for first, plain, final in blocks_of_tensors(*parts, k1=k1, k2=k2, lambda_value=lambda_value):
-            yield first, plain.cpu().numpy(), final.cpu().numpy()
+        moved = torch.from_numpy(np.ascontiguousarray(vectors, np.float32)).to(place)
+        for first, *block in blocks_of_tensors(moved, queries=queries, k1=k1, k2=k2, lambda_value=lambda_value):
+            # page-locked, for the speed of the copies; the first block is the largest
+            host = host or [torch.empty(part.shape, pin_memory=part.is_cuda) for part in block]
+            plain, final = (there[: len(part)].copy_(part).numpy() for there, part in zip(host, block))
+            yield first, plain, final
     except torch.OutOfMemoryError as error:
         raise SpecError(
             f"re_ranking.device: the memory of {place} does not suffice\n"

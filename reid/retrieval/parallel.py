@@ -1,8 +1,8 @@
 """Compiled kernels and the threads they run on.
 
-A kernel is a serial loop over a range of rows that lets go of the interpreter lock; ranges are cut by size, never by
-the number of threads, so a result does not depend on the machine. BLAS gets one thread inside a pool: two sets of
-threads on the same cores cost more than they give.
+A kernel is a serial loop over a range of rows that lets go of the interpreter lock. Where the ranges could change a
+result they are cut by size, never by the number of threads, so that it does not depend on the machine. BLAS gets one
+thread inside a pool: two sets of threads on the same cores cost more than they give.
 """
 
 import logging
@@ -63,6 +63,11 @@ def row_ranges(rows: int, *, size: int) -> list[tuple[int, int]]:
     return [(first, min(first + size, rows)) for first in range(0, rows, size)]
 
 
+def shares(rows: int, *, most: int) -> list[tuple[int, int]]:
+    """`row_ranges` of at most `most` rows that keep every thread busy; for kernels whose rows know no others."""
+    return row_ranges(rows, size=max(1, min(most, rows // (2 * thread_count()))))
+
+
 @contextmanager
 def worker_pool() -> Iterator[ThreadPoolExecutor]:
     """Threads for kernels and matrix products, BLAS held to one each; an error or Ctrl-C drops what is queued."""
@@ -74,31 +79,24 @@ def worker_pool() -> Iterator[ThreadPoolExecutor]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def run_in_order(
-    pool: ThreadPoolExecutor,
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
-    after_each: Callable[[Result], None] | None = None,
-) -> list[Result]:
-    """function(item) for every item -> the results in the items' order; after_each gets every result in that order.
+def in_order(pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """function(item) for every item, one after the other in the items' order; only a few are queued or kept at a time.
 
-    Only a few items are queued at a time, however many there are.
+    Like every generator it does nothing until its results are taken: `run_all` is for functions without one.
     """
     queued: deque[Future[Result]] = deque()
-    results: list[Result] = []
-
-    def take() -> None:
-        results.append(queued.popleft().result())
-        if after_each is not None:
-            after_each(results[-1])
-
     for item in items:
         queued.append(pool.submit(function, item))
         if len(queued) >= 4 * thread_count():
-            take()
+            yield queued.popleft().result()
     while queued:
-        take()
-    return results
+        yield queued.popleft().result()
+
+
+def run_all(pool: ThreadPoolExecutor, function: Callable[[Item], None], items: Iterable[Item]) -> None:
+    """function(item) for every item, to the end of the last."""
+    for _ in in_order(pool, function, items):
+        pass
 
 
 @cache

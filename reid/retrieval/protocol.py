@@ -4,7 +4,6 @@ The protocol of Market-1501 (Zheng et al., ICCV 2015): a query ignores the galle
 own camera, and all junk (person < 0). Distractors (person 0) belong to nobody and stay.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,18 +32,13 @@ class Protocol(NamedTuple):
 
         Raises ValueError where the shape cannot be that.
         """
-        protocol = self.of_block(distance.shape, first)
-        return np.ascontiguousarray(distance, np.float32), protocol
-
-    def of_block(self, shape: Sequence[int], first: int) -> "Protocol":
-        """The protocol of the queries from `first` on whose distances have this shape; ValueError where none can."""
         queries, gallery = len(self.query_person), len(self.gallery_person)
-        if len(shape) != 2 or shape[1] != gallery or first + shape[0] > queries:
+        if distance.ndim != 2 or distance.shape[1] != gallery or first + len(distance) > queries:
             raise ValueError(
-                f"distance: shape {tuple(shape)} from query {first} on; want at most {queries} x {gallery}"
+                f"distance: shape {distance.shape} from query {first} on; want at most {queries} x {gallery}"
             )
-        part = slice(first, first + shape[0])
-        return self._replace(
+        part = slice(first, first + len(distance))
+        return np.ascontiguousarray(distance, np.float32), self._replace(
             query_person=self.query_person[part],
             query_camera=self.query_camera[part],
             begin=self.begin[part],

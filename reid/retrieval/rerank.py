@@ -12,155 +12,165 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.progress import Progress, duration
-from reid.retrieval.distance import query_blocks, squared_from_cosine
+from reid.retrieval.copies import Copies
+from reid.retrieval.distance import query_blocks
 from reid.retrieval.jaccard import Encoded, blend, encode, expand, invert
-from reid.retrieval.knn import SPARE, TILE, TileHook, nearest_neighbours
-from reid.retrieval.parallel import row_ranges, run_in_order, thread_count, worker_pool
+from reid.retrieval.knn import AGAIN_BYTES, SPARE, TILE, TileHook, nearest_neighbours
+from reid.retrieval.parallel import run_all, shares, thread_count, worker_pool
 
 logger = logging.getLogger(__name__)
 
 ROWS = 64
-"""Queries a thread takes at a time."""
-CELL_COST = 3000
-"""Multiplications that take as long as blending and scoring one distance; fitted to galleries of 30,000 to 300,000."""
+"""Queries a thread takes at a time, at most."""
+KEPT_BYTES = 512 << 20
+"""Cosines between queries and gallery of at most so many bytes are kept from the search; more are computed twice."""
+SCAN_COST = 150
+"""Multiplications that take as long as looking at one similarity: some 0.7 ns."""
+CELL_COST = 1200
+"""Multiplications that take as long as blending and scoring one distance; fitted to galleries of 30,000 and 100,000."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a re-ranking will cost: its own memory, beside the caller's embeddings, and a rough time on this machine."""
+    """What a re-ranking will cost on this machine."""
 
     memory_bytes: int
+    """At most, with the vectors of length 1 and without the embeddings that they were made from."""
     seconds: float
+    """Roughly."""
     product_seconds: float
     """Of these, for the matrix product alone: no exact search can be faster."""
 
 
-def rerank(
-    query: NDArray[np.float32], gallery: NDArray[np.float32], *, k1: int, k2: int, lambda_value: float
-) -> NDArray[np.float32]:
-    """query (Q, D), gallery (G, D), rows of length 1 -> (Q, G) float32, the final distance of eq. 12.
-
-    That is lambda_value * original + (1 - lambda_value) * Jaccard distance. As in the authors' code the original one
-    is squared Euclidean, over the greatest from the same query to any of the N images, and neighbours are sought among
-    all N. Equally near ones are ordered by index, queries before the gallery. Where all N images are one point the
-    original distance counts as 0. Raises ValueError on vectors not of length 1 and on parameters out of range.
-    """
-    query, gallery = _checked(query, gallery, k1=k1, k2=k2, lambda_value=lambda_value)
-    _announce(query, gallery, k1=k1, k2=k2, streamed=False)
-    distance = np.empty((len(query), len(gallery)), np.float32)
-
-    def keep(top: int, left: int, cosine: NDArray[np.float32]) -> None:
-        """The part of a tile that lies between queries and gallery."""
-        rows, skip = min(len(cosine), len(query) - top), max(len(query) - left, 0)
-        if rows > 0 and skip < cosine.shape[1]:
-            begin = left + skip - len(query)
-            distance[top : top + rows, begin : begin + cosine.shape[1] - skip] = cosine[:rows, skip:]
-
-    encoded = _encode(query, gallery, k1=k1, k2=k2, on_tile=keep)
-    _blend(encoded, 0, lambda_value, distance)
-    return distance
-
-
-def rerank_rows(
-    query: NDArray[np.float32], gallery: NDArray[np.float32], *, k1: int, k2: int, lambda_value: float
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """The rows of `rerank` in blocks: (first query, (rows, G) float32), for galleries whose (Q, G) does not fit.
-
-    The next block is written over the last one.
-    """
-    for first, _, distance in both_rows(query, gallery, k1=k1, k2=k2, lambda_value=lambda_value):
-        yield first, distance
-
-
 def both_rows(
-    query: NDArray[np.float32], gallery: NDArray[np.float32], *, k1: int, k2: int, lambda_value: float
+    vectors: NDArray[np.float32], *, queries: int, k1: int, k2: int, lambda_value: float
 ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
-    """The rows of `euclidean_squared` and those of `rerank` in blocks, of one product.
+    """vectors (N, D) of length 1, the first Q = `queries` of them queries -> plain and final distances, in blocks.
 
-    A block is (first query, (rows, G), (rows, G)), float32; the next one is written over it.
+    A block is (first query, (rows, G), (rows, G)), float32: squared Euclidean distances, and those of eq. 12, that is
+    lambda_value * original + (1 - lambda_value) * Jaccard distance. The next block is written over it.
+
+    As in the authors' code the original distance is squared Euclidean, over the greatest from the same query to any of
+    the N images, and neighbours are sought among all N. Equally near ones are ordered by index, queries before the
+    gallery; gallery images of equal vectors and equal neighbourhoods are equally distant, to the bit. Where all N
+    images are one point the original distance counts as 0.
+
+    Within 1e-6 of the formula in float64 where embeddings spread. The original distance is a float32 product over that
+    greatest distance, so the error grows as one over it: embeddings that nearly collapse have fewer right digits.
+    Raises ValueError on vectors not of length 1 and on parameters out of range.
     """
-    query, gallery = _checked(query, gallery, k1=k1, k2=k2, lambda_value=lambda_value)
-    _announce(query, gallery, k1=k1, k2=k2, streamed=True)
-    encoded = _encode(query, gallery, k1=k1, k2=k2)
-    blocks = query_blocks(len(query), len(gallery))
-    original, final = (np.empty((blocks[0][1], len(gallery)), np.float32) for _ in range(2))
-    with Progress("re-ranked distances", len(query), "queries") as progress:
+    check_arguments(vectors.shape, queries=queries, k1=k1, k2=k2, lambda_value=lambda_value)
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    query, gallery = vectors[:queries], vectors[queries:]
+    _announce(queries, len(gallery), width=vectors.shape[1], k1=k1, k2=k2)
+    kept = np.empty((queries, len(gallery)), np.float32) if _fits(queries, len(gallery)) else None
+    copies = Copies.among(gallery)
+    encoded = _encode(vectors, queries, copies, k1=k1, k2=k2, on_tile=None if kept is None else _keeper(kept))
+    blocks = query_blocks(queries, len(gallery))
+    plain = np.empty((blocks[0][1], len(gallery)), np.float32)
+    block = np.empty_like(plain) if kept is None else plain[:0]
+    with Progress("re-ranked distances", queries, "queries") as progress:
         for first, end in blocks:
-            distance = np.dot(query[first:end], gallery.T, out=final[: end - first])
-            squared = squared_from_cosine(distance, out=original[: end - first])
-            _blend(encoded, first, lambda_value, distance)
+            distance = block[: end - first] if kept is None else kept[first:end]
+            if kept is None:
+                np.dot(query[first:end], gallery.T, out=distance)
+            copies.equalise(distance)
+            squared = plain[: end - first]
+            _blend(encoded, first, lambda_value, distance, squared)
             yield first, squared, distance
             progress.update(end)
 
 
-def forecast(queries: int, gallery: int, *, width: int, k1: int, k2: int, streamed: bool) -> Forecast:
-    """What re-ranking `queries` x `gallery` vectors of `width` values will take; `streamed` for `rerank_rows`.
+def _fits(queries: int, gallery: int) -> bool:
+    return 4 * queries * gallery <= KEPT_BYTES
+
+
+def _keeper(kept: NDArray[np.float32]) -> TileHook:
+    """What copies the part of a tile that lies between queries and gallery to kept (Q, G)."""
+    queries = len(kept)
+
+    def keep(top: int, left: int, cosine: NDArray[np.float32]) -> None:
+        rows, skip = min(len(cosine), queries - top), max(queries - left, 0)
+        if rows > 0 and skip < cosine.shape[1]:
+            begin = left + skip - queries
+            kept[top : top + rows, begin : begin + cosine.shape[1] - skip] = cosine[:rows, skip:]
+
+    return keep
+
+
+def forecast(queries: int, gallery: int, *, width: int, k1: int, k2: int) -> Forecast:
+    """What `both_rows` of `queries` and `gallery` vectors of `width` values will take.
 
     The size of the encodings depends on the data: k1 + 1 entries a row before query expansion and k2 times that
     after it are reckoned, which real sets stay below. The time is that of the matrix product at the rate measured
-    now, and CELL_COST of its multiplications for each of the (Q, G) distances.
+    now, with SCAN_COST more of its multiplications a pair and CELL_COST for each of the (Q, G) distances, scored too.
+    Near-ties beyond float32, which are searched again, are not in it: nobody knows them beforehand.
     """
     total = queries + gallery
     neighbours = (min(k1 + 1 + SPARE, total) + min(max(k1, k2) + 1, total)) * 8 * total
     encodings = min(k1 + 1, total) * 8 * total * (1 + 2 * k2)
-    block = 2 * query_blocks(queries, gallery)[0][1] * gallery if streamed else queries * gallery
-    memory = 4 * total * width + neighbours + encodings + 4 * block + thread_count() * 4 * TILE * TILE
+    block = query_blocks(queries, gallery)[0][1] * gallery
+    distances = block + (queries * gallery if _fits(queries, gallery) else block)
+    buffers = thread_count() * (4 * TILE * TILE + min(AGAIN_BYTES, 4 * total * total))
+    memory = 4 * total * width + neighbours + encodings + 4 * distances + buffers
     rate = _multiplications_per_second(width)
-    product_seconds = total * total / 2 * width / rate
-    return Forecast(memory, product_seconds + CELL_COST * queries * gallery / rate, product_seconds)
+    pairs = total * (total + 1) / 2
+    seconds = (pairs * (width + SCAN_COST) + CELL_COST * queries * gallery) / rate
+    return Forecast(memory, seconds, pairs * width / rate)
 
 
 def _multiplications_per_second(width: int) -> float:
+    """Of matrix products on all threads: the best of several, as a neighbour may take a processor for one."""
     some = np.ones((TILE // 2, width), np.float32)
+    taken = []
     with worker_pool():
-        np.dot(some, some[::-1].T)
-        began = time.perf_counter()
-        np.dot(some, some[::-1].T)
-        return thread_count() * some.size * len(some) / (time.perf_counter() - began)
+        for _ in range(6):
+            began = time.perf_counter()
+            np.dot(some, some[::-1].T)
+            taken.append(time.perf_counter() - began)
+    return thread_count() * some.size * len(some) / min(taken)
 
 
-def _announce(query: NDArray[np.float32], gallery: NDArray[np.float32], *, k1: int, k2: int, streamed: bool) -> None:
-    cost = forecast(len(query), len(gallery), width=query.shape[1], k1=k1, k2=k2, streamed=streamed)
+def _announce(queries: int, gallery: int, *, width: int, k1: int, k2: int) -> None:
+    cost = forecast(queries, gallery, width=width, k1=k1, k2=k2)
     logger.info(
-        "re-ranking %d queries against %d gallery images on the CPU: about %s, at most %.1f GB of memory",
-        len(query), len(gallery), duration(cost.seconds), cost.memory_bytes / 1e9,
+        "re-ranking %d queries against %d gallery images on the CPU: about %s, "
+        "at most %.1f GB of memory beside the embeddings",
+        queries, gallery, duration(cost.seconds), cost.memory_bytes / 1e9,
     )  # fmt: skip
 
 
-def check_arguments(query: Sequence[int], gallery: Sequence[int], *, k1: int, k2: int, lambda_value: float) -> None:
-    """Raises ValueError unless the shapes are (Q, D) and (G, D), none empty, and the parameters are in their ranges."""
-    query, gallery = tuple(query), tuple(gallery)
-    if len(query) != 2 or len(gallery) != 2 or query[1] != gallery[1] or not all(query) or not gallery[0]:
-        raise ValueError(f"re-ranking: query {query}, gallery {gallery}; want (Q, D) and (G, D), none empty")
+def check_arguments(shape: Sequence[int], *, queries: int, k1: int, k2: int, lambda_value: float) -> None:
+    """Raises ValueError unless the shape is (N, D), none empty, 0 < queries < N, and the parameters are in range."""
+    shape = tuple(shape)
+    if len(shape) != 2 or not shape[1] or not 0 < queries < shape[0]:
+        raise ValueError(
+            f"re-ranking: vectors {shape}, {queries} of them queries; want (N, D), at least one query and one other"
+        )
     if k1 < 1 or k2 < 1 or not 0 <= lambda_value <= 1:
         raise ValueError(
             f"re-ranking: k1 {k1}, k2 {k2}, lambda_value {lambda_value}; want k1 >= 1, k2 >= 1, 0 <= lambda_value <= 1"
         )
 
 
-def _checked(
-    query: NDArray[np.float32], gallery: NDArray[np.float32], *, k1: int, k2: int, lambda_value: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """query and gallery as contiguous float32."""
-    check_arguments(query.shape, gallery.shape, k1=k1, k2=k2, lambda_value=lambda_value)
-    return np.ascontiguousarray(query, np.float32), np.ascontiguousarray(gallery, np.float32)
-
-
 def _encode(
-    query: NDArray[np.float32], gallery: NDArray[np.float32], *, k1: int, k2: int, on_tile: TileHook | None = None
+    vectors: NDArray[np.float32], queries: int, copies: Copies, *, k1: int, k2: int, on_tile: TileHook | None
 ) -> Encoded:
-    vectors = np.concatenate([query, gallery])
     neighbours = nearest_neighbours(vectors, count=max(k1 + 1, k2), on_tile=on_tile)
+    for values in (neighbours.nearest, neighbours.distance, neighbours.farthest):
+        values[queries + copies.later] = values[queries + copies.first]  # type: ignore[index]
     with worker_pool() as pool:
         encoding = expand(pool, encode(pool, vectors, neighbours, k1=k1), neighbours.nearest, k2=k2)
-    return Encoded(encoding.head(len(query)), invert(encoding, len(query)), neighbours.farthest[: len(query)])
+    return Encoded(encoding.head(queries), invert(encoding, queries), neighbours.farthest[:queries])
 
 
-def _blend(encoded: Encoded, first_query: int, lambda_value: float, distance: NDArray[np.float32]) -> None:
-    """`blend` for the rows of distance (rows, G), some at a time on every thread."""
+def _blend(
+    encoded: Encoded, first_query: int, lambda_value: float, distance: NDArray[np.float32], plain: NDArray[np.float32]
+) -> None:
+    """`blend` for the rows of distance and plain (rows, G), some at a time on every thread."""
+
+    def work(rows: tuple[int, int]) -> None:
+        blend(encoded, first_query + rows[0], lambda_value, distance[slice(*rows)], plain[slice(*rows)])
+
     with worker_pool() as pool:
-        run_in_order(
-            pool,
-            lambda rows: blend(encoded, first_query + rows[0], lambda_value, distance[slice(*rows)]),
-            row_ranges(len(distance), size=ROWS),
-        )
+        run_all(pool, work, shares(len(distance), most=ROWS))

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.errors import DatasetError
-from reid.retrieval.parallel import compiled, row_ranges, run_in_order, worker_pool
+from reid.retrieval.parallel import compiled, in_order, shares, worker_pool
 from reid.retrieval.protocol import Floats, Integers, Protocol, market_protocol
 
 BINS = 1 << 17
 """Thresholds told apart: the range of distances in equal steps, so that pairs are counted and never sorted."""
 FALSE_MATCH_RATES = (1e-2, 1e-3, 1e-4)
 ROWS = 128
-"""Queries a thread takes at a time."""
+"""Queries a thread takes at a time, at most."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,10 @@ class PairCounter:
             _count_rows(*rows, distance, protocol, bins)
             return bins
 
-        def gather(bins: _Bins) -> None:
-            np.add(self._bins.same, bins.same, out=self._bins.same)
-            np.add(self._bins.different, bins.different, out=self._bins.different)
-
         with worker_pool() as pool:
-            run_in_order(pool, count, row_ranges(len(distance), size=ROWS), gather)
+            for bins in in_order(pool, count, shares(len(distance), most=ROWS)):
+                np.add(self._bins.same, bins.same, out=self._bins.same)
+                np.add(self._bins.different, bins.different, out=self._bins.different)
 
     def verification(self) -> Verification:
         """The curve of all pairs that were added."""

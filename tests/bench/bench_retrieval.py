@@ -11,11 +11,16 @@ quarter of Market-1501's size, where it takes seconds and not 70 of them and 9 G
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tests.bench.rows import Row, in_a_process, peak_gb, row, seconds
+
+if TYPE_CHECKING:
+    from reid.scoring import Scored
 
 MODULE = "tests.bench.bench_retrieval"
 MARKET = {"queries": 3368, "gallery": 15913, "width": 256}
@@ -52,7 +57,7 @@ def measure() -> list[Row]:
 
 
 def at_scale(gallery: int, **size: int) -> Row:
-    """Re-ranking and scores of a big gallery in blocks, beside what was forecast."""
+    """Both distances of a big gallery in blocks, scored as `evaluate` does, beside what was forecast."""
     done = _case("re-ranked and scored in blocks", MARKET | {"gallery": gallery} | size)
     return row(
         "retrieval", f"re-ranked and scored in blocks, gallery {gallery:,}, {done['width']}-d", done["s"], "s",
@@ -94,46 +99,52 @@ def _measured(what: str, *, queries: int = 3368, gallery: int = 15913, width: in
     """One case, in this process."""
     query, images, known = draw(queries, gallery, width)
     if what == "re-ranked and scored in blocks":
-        return {"width": width, **_streamed(query, images, known)}
+        return {"width": width, **_scored(query, images, known)}
     work, repeat = _work(what, query, images, known)
     found = seconds(work, repeat=repeat, warm=0 if "textbook" in what else 1)
     return {"s": found, "peak_gb": peak_gb()}
 
 
-def _streamed(query: np.ndarray, gallery: np.ndarray, known: dict[str, np.ndarray]) -> dict:
-    """Once only, at sizes that take minutes; compiled beforehand on a small one."""
-    from reid.retrieval.metrics import Scorer
-    from reid.retrieval.protocol import market_protocol
-    from reid.retrieval.rerank import forecast, rerank_rows
+def _scored(query: np.ndarray, gallery: np.ndarray, known: dict[str, np.ndarray]) -> dict:
+    """All that `evaluate` does with embeddings, once only, as it takes minutes; compiled beforehand on a small one."""
+    from reid.embeddings import Embeddings
+    from reid.retrieval.rerank import forecast
+    from reid.scoring import pair_counter, score
 
-    for _ in rerank_rows(query[:50], gallery[:500], **RERANKING):
-        pass
+    def work(queries: int, images: int) -> "Scored":
+        parts = [
+            Embeddings(
+                ["x"] * count, known[f"{which}_person"][:count], known[f"{which}_camera"][:count], vectors[:count]
+            )
+            for which, vectors, count in (("query", query, queries), ("gallery", gallery, images))
+        ]
+        return score(*parts, **RERANKING, max_rank=50, device="cpu", own="cpu", pairs=pair_counter(*parts))
+
+    work(50, 500)
     parameters = {name: RERANKING[name] for name in ("k1", "k2")}
-    cost = forecast(len(query), len(gallery), width=query.shape[1], streamed=True, **parameters)
+    cost = forecast(len(query), len(gallery), width=query.shape[1], **parameters)
     before = peak_gb()
     began = time.perf_counter()
-    scorer = Scorer(market_protocol(**known), max_rank=50)
-    for first, distance in rerank_rows(query, gallery, **RERANKING):
-        scorer.add(first, distance)
-    scores = scorer.scores()
+    scored = work(len(query), len(gallery))
     taken, peak = time.perf_counter() - began, peak_gb()
     return {
         **{"s": taken, "limit": cost.product_seconds, "peak_gb": peak, "own_gb": peak - before},
-        **{"forecast_s": cost.seconds, "forecast_gb": cost.memory_bytes / 1e9, "mAP": scores.mAP},
+        **{"forecast_s": cost.seconds, "forecast_gb": cost.memory_bytes / 1e9, "mAP": scored.reranked.scores.mAP},
     }
 
 
 def _work(what: str, query, gallery, known) -> tuple[Callable[[], object], int]:
     """What a case runs, and how often after the first time."""
     from reid.retrieval.metrics import euclidean_squared, evaluate
-    from reid.retrieval.rerank import rerank
+    from reid.retrieval.rerank import both_rows
     from reid.retrieval.threshold import verification
     from tests import reference
 
     if what == LIMIT:
         return lambda: _symmetric_product(np.concatenate([query, gallery]), len(query)), 2
     if what == "re-ranking":
-        return lambda: rerank(query, gallery, **RERANKING), 2
+        vectors = np.concatenate([query, gallery])
+        return lambda: deque(both_rows(vectors, queries=len(query), **RERANKING), maxlen=0), 2
     if what == "re-ranking, textbook":
         return lambda: _textbook(query, gallery), 1
     distance = euclidean_squared(query, gallery)
@@ -150,7 +161,7 @@ def _symmetric_product(vectors: np.ndarray, queries: int, block: int = 1024) -> 
 
     On threads of its own, as ours: on a busy machine BLAS's wait for each other and would make a slow limit.
     """
-    from reid.retrieval.parallel import row_ranges, run_in_order, worker_pool
+    from reid.retrieval.parallel import row_ranges, run_all, worker_pool
 
     strips = row_ranges(len(vectors), size=block)
 
@@ -158,7 +169,7 @@ def _symmetric_product(vectors: np.ndarray, queries: int, block: int = 1024) -> 
         np.dot(vectors[slice(*tile[0])], vectors[slice(*tile[1])].T)
 
     with worker_pool() as pool:
-        run_in_order(pool, product, [(top, left) for top in strips for left in strips if left >= top])
+        run_all(pool, product, [(top, left) for top in strips for left in strips if left >= top])
     return np.full((queries, len(vectors) - queries), 1.0, np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Products, re-ranking and scores on the GPU, each case in a process of its own, so that its memory is its own.
+"""Products and re-ranking on the GPU, each case in a process of its own, so that its memory is its own.
 
 On "cpu" only for the tests.
 
@@ -10,12 +10,15 @@ import json
 import statistics
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tests.bench.bench_retrieval import MARKET, RERANKING, draw
+from tests.reranked import matrices
 
 MODULE = "tests.bench.gpu_kernels"
 
@@ -35,7 +38,7 @@ def seconds_on_gpu(work: Callable[[], object], *, repeat: int = 9) -> float:
     return statistics.median(taken[2:])
 
 
-def _products(size: int = 8192, device: str = "cuda") -> dict[str, float]:
+def _products(size: int = 8192, device: str = "cuda:0") -> dict[str, float]:
     """TFLOP/s of float32 and bf16, of random numbers: those of zeros or ones are faster than any real ones."""
     import torch
 
@@ -46,39 +49,38 @@ def _products(size: int = 8192, device: str = "cuda") -> dict[str, float]:
     return found
 
 
-def _re_ranking(width: int, gallery: int = MARKET["gallery"], device: str = "cuda") -> dict[str, float]:
-    """On the GPU, beside the CPU's of the same run, and how far apart they are; and the scores of its distances."""
+def _re_ranking(width: int, gallery: int = MARKET["gallery"], device: str = "cuda:0") -> dict[str, float]:
+    """On the GPU, with its distances copied to the host too, and beside the CPU's of the same run."""
     import torch
 
-    from reid.retrieval import rerank as on_cpu
-    from reid.retrieval.tensors.metrics import evaluate
-    from reid.retrieval.tensors.rerank import rerank
+    from reid.retrieval.on_device import both_rows as to_the_host
+    from reid.retrieval.tensors.rerank import both_rows
 
-    query, images, known = draw(MARKET["queries"], gallery, width)
-    tensors = [torch.from_numpy(part).to(device) for part in (query, images)]
-    found = {"s": seconds_on_gpu(lambda: rerank(*tensors, **RERANKING)), "peak_gb": _peak_gb()}
-    distance = rerank(*tensors, **RERANKING)
-    found["scores_s"] = seconds_on_gpu(lambda: evaluate(distance, **known, max_rank=50))
-    on_cpu.rerank(query[:50], images[:500], **RERANKING)  # compiles
+    query, images, _ = draw(MARKET["queries"], gallery, width)
+    vectors = np.concatenate([query, images])
+    moved = torch.from_numpy(vectors).to(device)
+    on_gpu = {"device": device, "own": device}
+    found = {"s": seconds_on_gpu(lambda: deque(both_rows(moved, queries=len(query), **RERANKING), maxlen=0))}
+    found["peak_gb"] = _peak_gb()
+    copied = partial(to_the_host, vectors, queries=len(query), **RERANKING, **on_gpu)
+    found["copied_s"] = seconds_on_gpu(lambda: deque(copied(), maxlen=0))
+    matrices(query[:50], images[:500], **RERANKING)  # compiles
     began = time.perf_counter()
-    wanted = on_cpu.rerank(query, images, **RERANKING)
+    wanted = matrices(query, images, **RERANKING)[1]
     found["cpu_s"] = time.perf_counter() - began
-    return found | {"apart": float(np.abs(distance.cpu().numpy() - wanted).max())}
+    theirs = matrices(query, images, to_the_host, **RERANKING, **on_gpu)[1]
+    return found | {"apart": float(np.abs(theirs - wanted).max())}
 
 
-def _in_blocks(gallery: int, device: str = "cuda") -> dict[str, float]:
+def _in_blocks(gallery: int, device: str = "cuda:0") -> dict[str, float]:
     import torch
 
-    from reid.retrieval.tensors.rerank import rerank_rows
+    from reid.retrieval.tensors.rerank import both_rows
 
     query, images, _ = draw(MARKET["queries"], gallery, MARKET["width"])
-    tensors = [torch.from_numpy(part).to(device) for part in (query, images)]
-
-    def work() -> None:
-        for _ in rerank_rows(*tensors, **RERANKING):
-            pass
-
-    return {"s": seconds_on_gpu(work, repeat=3), "peak_gb": _peak_gb()}
+    vectors = torch.from_numpy(np.concatenate([query, images])).to(device)
+    work = partial(both_rows, vectors, queries=len(query), **RERANKING)
+    return {"s": seconds_on_gpu(lambda: deque(work(), maxlen=0), repeat=3), "peak_gb": _peak_gb()}
 
 
 def _peak_gb() -> float:

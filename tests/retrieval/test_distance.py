@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -48,3 +50,20 @@ def test_blocks_of_rows_make_up_the_matrix(monkeypatch):
     blocks = list(distance_rows(query, gallery))
     assert [first for first, _ in blocks] == [0, 4, 8]
     assert np.allclose(np.concatenate([block for _, block in blocks]), euclidean_squared(query, gallery), atol=1e-6)
+
+
+def test_normalising_takes_the_memory_of_its_result():
+    vectors = np.random.default_rng(0).standard_normal((20_000, 64)).astype(np.float32)
+    tracemalloc.start()
+    try:
+        l2_normalize(vectors)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.2 * vectors.nbytes  # and the lengths, one float64 for 64 values
+
+
+def test_rows_can_be_written_into_a_larger_array():
+    whole = np.zeros((2, 2), np.float32)
+    l2_normalize(np.array([[0.0, 3.0]]), out=whole[1:])
+    assert whole.tolist() == [[0, 0], [0, 1]]

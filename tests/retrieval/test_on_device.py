@@ -1,4 +1,5 @@
 import logging
+from functools import partial
 
 import numpy as np
 import pytest
@@ -7,13 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reid.errors import SpecError
-from reid.retrieval import on_device
-from reid.retrieval import rerank as on_cpu
+from reid.retrieval import distance, on_device
 from reid.retrieval.distance import l2_normalize
-from reid.retrieval.tensors import exactness
+from tests.reranked import matrices, tolerance
 
 PARAMETERS = {"k1": 10, "k2": 3, "lambda_value": 0.3}
-SHAPES = [(3368, 256), (15913, 256)]
+SIZES = {"queries": 3368, "gallery": 15913, "width": 256}
 with_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -22,17 +22,24 @@ def embeddings(seed=7, *, queries=20, gallery=70):
     return vectors[:queries], vectors[queries:]
 
 
-def whole(rows):
-    """All blocks' plain and re-ranked distances, (Q, G) each, although one block may be written over another."""
-    copies = [(plain.copy(), final.copy()) for _, plain, final in rows]
-    return [np.concatenate(parts) for parts in zip(*copies)]
+@pytest.fixture
+def no_gpu_memory(monkeypatch):
+    """The GPU "cpu": its tensors are there, and their memory runs out as neighbours are sought."""
+
+    def out_of_memory(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has")
+
+    monkeypatch.setattr("reid.retrieval.tensors.rerank.nearest_neighbours", out_of_memory)
+    of_tensors = on_device._of_tensors
+    monkeypatch.setattr(on_device, "_of_tensors", lambda _, *given, **named: of_tensors("cpu", *given, **named))
+    monkeypatch.setattr(on_device, "chosen_device", lambda *_, **__: "cuda:0")
 
 
 @pytest.mark.parametrize(("device", "own"), [("auto", "cpu"), ("cpu", "cuda:0")])
 def test_on_the_cpu_the_blocks_are_those_of_the_compiled_code(device, own):
     pair = embeddings()
-    found = whole(on_device.both_rows(*pair, **PARAMETERS, device=device, own=own))
-    assert np.array_equal(found, whole(on_cpu.both_rows(*pair, **PARAMETERS)))
+    found = matrices(*pair, on_device.both_rows, **PARAMETERS, device=device, own=own)
+    assert np.array_equal(found, matrices(*pair, **PARAMETERS))
 
 
 @settings(deadline=None, max_examples=30)
@@ -46,18 +53,16 @@ def test_on_the_cpu_the_blocks_are_those_of_the_compiled_code(device, own):
 def test_what_goes_through_tensors_is_what_the_cpu_gives(seed, queries, gallery, parameters, block_rows):
     pair = embeddings(seed, queries=queries, gallery=gallery)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exactness, "BLOCK_BYTES", 4 * gallery * block_rows)
-        blocks = list(on_device._of_tensors("cpu", *pair, **parameters))
-    assert [first for first, _, _ in blocks] == list(range(0, queries, block_rows))
-    wanted = whole(on_cpu.both_rows(*pair, **parameters))
-    assert np.abs(np.array(whole(blocks)) - wanted).max() < 1e-6  # float32 sums
+        patch.setattr(distance, "BLOCK_BYTES", 4 * gallery * block_rows)
+        found = matrices(*pair, partial(on_device._of_tensors, "cpu"), **parameters)
+    assert np.abs(np.subtract(found, matrices(*pair, **parameters))).max() < tolerance(*pair)
 
 
 @with_gpu
 def test_a_gpu_gives_what_the_cpu_gives():
     pair = embeddings()
-    found = whole(on_device.both_rows(*pair, **PARAMETERS, device="auto", own="cuda:0"))
-    assert np.abs(np.array(found) - whole(on_cpu.both_rows(*pair, **PARAMETERS))).max() < 1e-6  # float32 sums
+    found = matrices(*pair, on_device.both_rows, **PARAMETERS, device="auto", own="cuda:0")
+    assert np.abs(np.subtract(found, matrices(*pair, **PARAMETERS))).max() < 1e-6  # float32 sums
 
 
 @pytest.mark.parametrize(
@@ -75,30 +80,41 @@ def test_a_gpu_that_is_not_there_is_an_error(monkeypatch, present, found):
 
 
 @pytest.mark.parametrize(
-    ("device", "free_gb", "said"),
+    ("device", "free_gb", "cached_gb", "said"),
     [
-        ("auto", 80, "re-ranking 3368 queries against 15913 gallery images on cuda:1 (a GPU): {size}"),
-        ("auto", 1, "re-ranking: it may take 1.7 GB, and cuda:1 has room for 0.9"),
-        ("cuda:0", 1, "re-ranking 3368 queries against 15913 gallery images on cuda:0 (a GPU): {size}"),
+        ("auto", 80, 0, "re-ranking 3368 queries against 15913 gallery images on cuda:1 (a GPU): {size}"),
+        ("auto", 1, 0, "re-ranking: it may take 1.7 GB, and cuda:1 has room for 0.9"),
+        ("auto", 1, 5, "re-ranking 3368 queries against 15913 gallery images on cuda:1 (a GPU): {size}"),
+        ("cuda:0", 1, 0, "re-ranking 3368 queries against 15913 gallery images on cuda:0 (a GPU): {size}"),
     ],
 )
-def test_auto_takes_its_own_gpu_only_if_it_has_room(monkeypatch, caplog, device, free_gb, said):
+def test_auto_takes_its_own_gpu_only_if_it_has_room(monkeypatch, caplog, *, device, free_gb, cached_gb, said):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free_gb * 10**9, 80 * 10**9))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: (cached_gb + 3) * 10**9)  # of torch, 3 GB in use
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 3 * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
     caplog.set_level(logging.INFO, "reid.retrieval.on_device")
-    found = on_device.chosen_device(device, "cuda:1", *SHAPES, k1=20, k2=6)
+    found = on_device.chosen_device(device, "cuda:1", **SIZES, k1=20, k2=6)
     assert found == ("cpu" if "has room for" in said else said.split(" on ")[1][:6])
     assert caplog.messages == [said.format(size="at most 1.7 GB of its memory")]
 
 
-def test_memory_that_runs_out_is_an_error_that_names_the_way_out(monkeypatch):
-    def no_memory(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has")
-
-    monkeypatch.setattr("reid.retrieval.tensors.rerank.nearest_neighbours", no_memory)
+@pytest.mark.usefixtures("no_gpu_memory")
+def test_memory_that_runs_out_is_an_error_that_names_the_way_out():
     with pytest.raises(SpecError) as error:
-        list(on_device._of_tensors("cpu", *embeddings(), **PARAMETERS))
+        matrices(*embeddings(), on_device.both_rows, **PARAMETERS, device="cuda:0", own="cuda:0")
     assert str(error.value) == (
         "re_ranking.device: the memory of cpu does not suffice\n"
         "  found: CUDA out of memory. Tried to allocate 2 GiB.\n  want:  re_ranking.device=cpu"
     )
+
+
+@pytest.mark.usefixtures("no_gpu_memory")
+def test_with_auto_memory_that_runs_out_before_the_first_block_leads_to_the_cpu(caplog):
+    pair = embeddings()
+    found = matrices(*pair, on_device.both_rows, **PARAMETERS, device="auto", own="cuda:0")
+    assert np.array_equal(found, matrices(*pair, **PARAMETERS))
+    assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [
+        "re-ranking: the memory of cuda:0 does not suffice (CUDA out of memory. Tried to allocate 2 GiB.); "
+        "on the CPU instead"
+    ]

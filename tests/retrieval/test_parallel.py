@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import reid
-from reid.retrieval.parallel import row_ranges, run_in_order, thread_count, worker_pool
+from reid.retrieval.parallel import in_order, row_ranges, run_all, shares, thread_count, worker_pool
 
 RANK = """
 import numpy as np
@@ -43,11 +43,38 @@ def test_ranges_cover_all_rows_once():
     assert row_ranges(0, size=4) == []
 
 
+@pytest.mark.parametrize("threads", [1, 2, 16])
+def test_a_few_rows_of_a_long_gallery_are_shared_by_all_threads(monkeypatch, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    few, many = shares(16, most=64), shares(10_000, most=64)
+    assert len(few) >= threads
+    assert (few[0][0], few[-1][1]) == (0, 16)
+    assert max(end - first for first, end in many) == 64
+    assert shares(1, most=64) == [(0, 1)]
+    assert shares(0, most=64) == []
+
+
 def test_results_come_in_the_order_of_the_items():
-    seen = []
     with worker_pool() as pool:
-        assert run_in_order(pool, lambda number: number * number, range(50), seen.append) == [n * n for n in range(50)]
-    assert seen == [n * n for n in range(50)]
+        assert list(in_order(pool, lambda number: number * number, range(50))) == [n * n for n in range(50)]
+
+
+def test_results_that_were_taken_are_not_kept():
+    alive: set[int] = set()
+
+    class Result:
+        def __init__(self, number: int) -> None:
+            self.number = number
+            alive.add(number)
+
+        def __del__(self) -> None:
+            alive.discard(self.number)
+
+    most = 0
+    with worker_pool() as pool:
+        for _ in in_order(pool, Result, range(1000)):
+            most = max(most, len(alive))
+    assert most <= 4 * thread_count() + 2  # those queued, the one taken, the one before it
 
 
 def test_an_error_in_a_thread_is_raised_and_the_rest_is_dropped():
@@ -61,7 +88,7 @@ def test_an_error_in_a_thread_is_raised_and_the_rest_is_dropped():
         hold.wait(0.01)
 
     with pytest.raises(ZeroDivisionError), worker_pool() as pool:
-        run_in_order(pool, work, range(10_000))
+        run_all(pool, work, range(10_000))
     assert len(started) < 10_000
 
 

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -101,3 +103,18 @@ def test_without_pairs_of_two_persons_there_is_nothing_to_verify():
         "verification: 1 pairs of one person and 0 pairs of two, from 1 queries and 2 gallery images\n"
         "  want: at least one of each"
     )
+
+
+def test_many_queries_are_counted_in_the_memory_of_a_few(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    rng = np.random.default_rng(5)
+    known, distance = labels(rng, 40_000, 20), rng.random((40_000, 20), dtype=np.float32)
+    counter = PairCounter(market_protocol(**known), low=0, high=4)
+    counter.add(0, distance[:10])
+    tracemalloc.start()
+    try:
+        counter.add(0, distance)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 12 * 16 * BINS  # those counted for some of the 313 parts, 16 bytes a bin

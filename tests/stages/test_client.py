@@ -15,13 +15,13 @@ import pytest
 
 from reid.cli import main
 from reid.deploy.triton import write_repository
-from reid.embeddings import read_json
 from reid.model.checkpoint import save_model
 from reid.spec import load_spec
 from reid.tasks import run_task
 from tests.exporting import exported
 from tests.small_market import write_image, write_market
 from tests.triton_server import TritonServer
+from tests.written import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "re_identification_tao"
@@ -79,7 +79,7 @@ def arguments(served: Served, output: Path, *more: str) -> list[str]:
 
 
 def assert_same_rows(found: Path, wanted: Path) -> None:
-    rows, others = list(read_json(found)), list(read_json(wanted))
+    rows, others = read_json(found), read_json(wanted)
     assert [path for path, _ in rows] == [path for path, _ in others]
     vectors, expected = (np.array([vector for _, vector in each]) for each in (rows, others))
     assert np.ptp(expected, axis=0).mean() > 1000 * TOLERANCE, "another row would be seen"

@@ -14,7 +14,6 @@ from reid.deploy.build_record import BuildRecord, Profile
 from reid.deploy.gpu import use_gpu
 from reid.deploy.onnx_export import export_onnx
 from reid.deploy.onnx_in_memory import LEAST_IMAGES
-from reid.embeddings import read_json
 from reid.errors import ArtifactError
 from reid.model.checkpoint import load_model, save_model
 from reid.model.embedder import build_embedder
@@ -23,6 +22,7 @@ from reid.stages.inference import find_checkpoint, inference, open_model
 from reid.tracking import StageRun
 from tests.networks import network_settings
 from tests.small_market import FOLDERS, write_market
+from tests.written import read_json
 
 CONTRACT = Contract(height=64, width=32, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, embedding=16)
 
@@ -67,7 +67,7 @@ def test_every_query_then_every_gallery_image_is_a_row_junk_too(tmp_path):
 def test_a_row_is_the_networks_own_output_not_normalised(tmp_path):
     model = a_model(tmp_path / "model")
     _, target = run_inference(tmp_path, a_spec(tmp_path), model)
-    path, vector = next(read_json(target))
+    path, vector = read_json(target)[0]
     pixels = np.asarray(Image.open(path))[None]
     wanted = load_model(model / "reid_model_best.pth").embed(CONTRACT.preprocess(pixels))[0]
     assert vector == pytest.approx(wanted, abs=1e-5)  # batch of three against batch of one: other summation order
@@ -135,7 +135,7 @@ def test_rows_through_the_onnx_are_torchs(tmp_path):
     for name in ("model.pth", "m.onnx"):
         (tmp_path / name).with_suffix(".d").mkdir()
         _, target = run_inference((tmp_path / name).with_suffix(".d"), a_spec(tmp_path), tmp_path / name)
-        rows[name] = list(read_json(target))
+        rows[name] = read_json(target)
     assert [Path(path).name for path, _ in rows["m.onnx"]] == [Path(path).name for path, _ in rows["model.pth"]]
     for (_, ours), (_, torchs) in zip(rows["m.onnx"], rows["model.pth"], strict=True):
         assert ours == pytest.approx(torchs, abs=1e-4)  # float32 sums in another order

@@ -9,10 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from reid.progress import Progress
 from reid.retrieval.knn import LENGTH_TOLERANCE, SPARE, near_tie_margin
 from reid.retrieval.parallel import row_ranges
 from reid.retrieval.tensors import exactness
 from reid.retrieval.tensors.exactness import squared_distances
+
+PAIR_BYTES = 64
+"""What a pair of vectors that is compared in float64 and sorted takes at the most."""
 
 
 class Neighbours(NamedTuple):
@@ -32,27 +36,33 @@ def nearest_neighbours(vectors: Tensor, *, count: int) -> Neighbours:
     check_lengths(vectors)
     total, device = len(vectors), vectors.device
     kept, count = min(count + SPARE, total), min(count, total)
+    margin = near_tie_margin(vectors.shape[1])
     nearest = torch.empty(total, count, dtype=torch.int64, device=device)
     farthest = torch.empty(total, device=device)
-    crowded = []
-    for first, end in row_ranges(total, size=max(1, exactness.BLOCK_BYTES // (4 * total))):
-        similarity = vectors[first:end] @ vectors.T
-        farthest[first:end] = (2 - 2 * similarity.amin(dim=1)).clamp(min=0)
-        best = similarity.topk(kept, dim=1)
-        nearest[first:end] = _in_exact_order(vectors, first, best.indices)[:, :count]
-        if kept < total:  # the candidates may not hold all that are as near as the last one wanted
-            near_ties = best.values[:, count - 1] - best.values[:, -1] <= near_tie_margin(vectors.shape[1])
-            crowded.append(first + near_ties.nonzero()[:, 0])
-    for row in torch.cat(crowded).tolist() if crowded else []:
-        everyone = torch.arange(total, device=device)
-        distance = squared_distances(vectors, torch.full_like(everyone, row), everyone)
-        nearest[row] = distance.sort(stable=True).indices[:count]
+    crowded = [torch.empty(0, dtype=torch.int64, device=device)]
+    with Progress("nearest neighbours", total, "vectors") as progress:
+        for first, end in row_ranges(total, size=max(1, exactness.BLOCK_BYTES // (4 * total))):
+            similarity = vectors[first:end] @ vectors.T
+            farthest[first:end] = (2 - 2 * similarity.amin(dim=1)).clamp(min=0)
+            best = similarity.topk(kept, dim=1)
+            nearest[first:end] = _in_exact_order(vectors, first, best.indices)[:, :count]
+            if kept < total:  # the candidates may not hold all that are as near as the last one wanted
+                near_ties = best.values[:, count - 1] - best.values[:, -1] <= margin
+                crowded.append(first + near_ties.nonzero()[:, 0])
+            progress.update(end)
+    again = torch.cat(crowded)
+    with Progress("near-ties", len(again), "vectors") as progress:
+        for first, end in row_ranges(len(again), size=max(1, exactness.BLOCK_BYTES // (PAIR_BYTES * total))):
+            rows = again[first:end]
+            nearest[rows] = _among_all(vectors, rows, count, margin)
+            progress.update(end)
     return Neighbours(nearest, farthest)
 
 
 def check_lengths(vectors: Tensor) -> None:
     """Raises ValueError unless every row of vectors (N, D) has Euclidean length 1."""
-    length = torch.cat([part.double().norm(dim=1) for part in torch.split(vectors, 1 << 16)])
+    size = max(1, exactness.BLOCK_BYTES // (8 * vectors.shape[1]))
+    length = torch.cat([part.double().norm(dim=1) for part in torch.split(vectors, size)])
     bad = (~((length - 1).abs() <= LENGTH_TOLERANCE)).nonzero()[:, 0]
     if len(bad):
         raise ValueError(
@@ -68,3 +78,15 @@ def _in_exact_order(vectors: Tensor, first_row: int, candidates: Tensor) -> Tens
     row = torch.arange(first_row, first_row + rows, device=vectors.device).repeat_interleave(kept)
     distance = squared_distances(vectors, row, by_index.flatten()).view(rows, kept)
     return by_index.gather(1, distance.sort(dim=1, stable=True).indices)
+
+
+def _among_all(vectors: Tensor, rows: Tensor, count: int, margin: float) -> Tensor:
+    """The `count` nearest of the vectors at rows (n,): all within `margin` of the last of them, compared in float64."""
+    similarity = vectors[rows] @ vectors.T
+    bar = similarity.topk(count, dim=1).values[:, -1:] - margin
+    owner, other = (similarity >= bar).nonzero(as_tuple=True)  # by row, then by index
+    order = squared_distances(vectors, rows[owner], other).sort(stable=True).indices
+    order = order[owner[order].sort(stable=True).indices]
+    sizes = owner.bincount(minlength=len(rows))
+    begin = sizes.cumsum(0) - sizes
+    return other[order[begin[:, None] + torch.arange(count, device=rows.device)]]

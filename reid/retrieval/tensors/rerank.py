@@ -1,7 +1,7 @@
 """Re-ranking with k-reciprocal encoding on the device of the embeddings. Zhong et al., CVPR 2017, arXiv:1701.08398.
 
-The same functions as reid.retrieval.rerank, for torch tensors, in memory bounded alike: beside the embeddings and the
-sparse encodings only blocks of exactness.BLOCK_BYTES, and the (Q, G) output where that is asked for.
+The same as reid.retrieval.rerank, for torch tensors, in memory bounded alike: beside the vectors and the sparse
+encodings only blocks of exactness.BLOCK_BYTES.
 Q queries, G gallery images, N = Q + G, D values a vector.
 """
 
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from reid.progress import Progress
+from reid.retrieval.distance import query_blocks
 from reid.retrieval.knn import SPARE
-from reid.retrieval.parallel import row_ranges
 from reid.retrieval.rerank import check_arguments
 from reid.retrieval.tensors import exactness
-from reid.retrieval.tensors.exactness import float32_products
+from reid.retrieval.tensors.exactness import copies_among, float32_products, padded
 from reid.retrieval.tensors.jaccard import Encoded, blend, encode, expand, invert
 from reid.retrieval.tensors.knn import nearest_neighbours
 
@@ -26,60 +26,45 @@ BLOCKS_AT_ONCE = 6
 """Temporary tensors of BLOCK_BYTES that live together."""
 
 
-def rerank(query: Tensor, gallery: Tensor, *, k1: int, k2: int, lambda_value: float) -> Tensor:
-    """query (Q, D), gallery (G, D), rows of length 1 -> (Q, G) float32 on their device, as reid.retrieval.rerank.
-
-    Equal to it within float32's rounding: the same neighbours, ties by index. Raises ValueError as it does.
-    """
-    distance = torch.empty(len(query), len(gallery), device=query.device)
-    for first, block in rerank_rows(query, gallery, k1=k1, k2=k2, lambda_value=lambda_value):
-        distance[first : first + len(block)] = block
-    return distance
-
-
-def rerank_rows(
-    query: Tensor, gallery: Tensor, *, k1: int, k2: int, lambda_value: float
-) -> Iterator[tuple[int, Tensor]]:
-    """The rows of `rerank` in blocks: (first query, (rows, G) float32), for galleries whose (Q, G) does not fit."""
-    for first, _, distance in both_rows(query, gallery, k1=k1, k2=k2, lambda_value=lambda_value):
-        yield first, distance
-
-
 def both_rows(
-    query: Tensor, gallery: Tensor, *, k1: int, k2: int, lambda_value: float
+    vectors: Tensor, *, queries: int, k1: int, k2: int, lambda_value: float
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """The rows of squared Euclidean distances and those of `rerank` in blocks, of one product.
+    """vectors (N, D), rows of length 1 -> the blocks of reid.retrieval.rerank.both_rows, on their device.
 
-    A block is (first query, (rows, G), (rows, G)), float32; as reid.retrieval.rerank.both_rows.
+    Equal to its blocks within float32's rounding: the same neighbours, ties by index. Raises ValueError as it does.
     """
-    check_arguments(query.shape, gallery.shape, k1=k1, k2=k2, lambda_value=lambda_value)
-    query, gallery = query.detach().float(), gallery.detach().float()
-    with float32_products(query.device):
-        encoded = _encode(query, gallery, k1=k1, k2=k2)
-    size = max(1, exactness.BLOCK_BYTES // (4 * len(gallery)))
-    with Progress("re-ranked distances", len(query), "queries") as progress:
-        for first, end in row_ranges(len(query), size=size):
-            with float32_products(query.device):  # not held while the caller has the block
+    check_arguments(vectors.shape, queries=queries, k1=k1, k2=k2, lambda_value=lambda_value)
+    vectors = padded(vectors.detach().float())
+    query, gallery = vectors[:queries], vectors[queries:]
+    copies = copies_among(gallery)
+    later, first_of = (torch.from_numpy(rows).to(vectors.device) for rows in copies)
+    with float32_products(vectors.device):
+        neighbours = nearest_neighbours(vectors, count=max(k1 + 1, k2))
+        for values in neighbours:
+            values[queries + later] = values[queries + first_of]
+        encoding = expand(encode(vectors, neighbours, k1=k1), neighbours.nearest, k2=k2)
+        encoded = Encoded(encoding.head(queries), invert(encoding, queries), neighbours.farthest[:queries])
+    del neighbours, encoding
+    with Progress("re-ranked distances", queries, "queries") as progress:
+        for first, end in query_blocks(queries, len(gallery)):
+            with float32_products(vectors.device):  # not held while the caller has the block
                 cosine = query[first:end] @ gallery.T
+                if len(later):
+                    cosine[:, later] = cosine[:, first_of]
                 plain = cosine.mul(-2).add_(2).clamp_(min=0)  # rounding puts equal vectors a little below zero
                 distance = blend(encoded, first, lambda_value, cosine)
-            progress.update(end)
             yield first, plain, distance
+            progress.update(end)
 
 
 def memory_bytes(queries: int, gallery: int, *, width: int, k1: int, k2: int) -> int:
-    """What `both_rows` takes at the most on the device, the embeddings included, for data as rerank.forecast reckons.
+    """What `both_rows` takes at the most on the device, the vectors included, for data as rerank.forecast reckons.
 
-    The encodings before and after query expansion, the latter twice and once in the making, at 8 bytes an entry.
+    The encodings before and after query expansion, the latter twice and once in the making, at 8 bytes an entry; the
+    vectors twice where they are padded.
     """
     total = queries + gallery
     neighbours = (8 * min(max(k1 + 1, k2), total) + 8 * (SPARE + 2)) * total
     encodings = min(k1 + 1, total) * total * (8 + 8 * k2 * 3)
-    return 8 * total * width + neighbours + encodings + BLOCKS_AT_ONCE * exactness.BLOCK_BYTES
-
-
-def _encode(query: Tensor, gallery: Tensor, *, k1: int, k2: int) -> Encoded:
-    vectors = torch.cat([query, gallery])
-    neighbours = nearest_neighbours(vectors, count=max(k1 + 1, k2))
-    encoding = expand(encode(vectors, neighbours, k1=k1), neighbours.nearest, k2=k2)
-    return Encoded(encoding.head(len(query)), invert(encoding, len(query)), neighbours.farthest[: len(query)])
+    copies = 2 if width % 4 else 1
+    return 4 * copies * total * width + neighbours + encodings + BLOCKS_AT_ONCE * exactness.BLOCK_BYTES

@@ -8,14 +8,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reid.retrieval import rerank as on_cpu
+from reid.retrieval import distance
+from reid.retrieval.copies import Copies
 from reid.retrieval.distance import euclidean_squared, l2_normalize
 from reid.retrieval.knn import nearest_neighbours as numpy_neighbours
 from reid.retrieval.tensors import exactness
-from reid.retrieval.tensors.exactness import float32_products, squared_distances
+from reid.retrieval.tensors.exactness import copies_among, float32_products, padded, squared_distances
 from reid.retrieval.tensors.knn import nearest_neighbours
-from reid.retrieval.tensors.rerank import both_rows, memory_bytes, rerank, rerank_rows
-from tests import reference
+from reid.retrieval.tensors.rerank import both_rows, memory_bytes
+from tests import reference, reranked
+from tests.reranked import textbook, tolerance
 
 # 24 directions of length 1 whose distances are exact in float32, so that ties are ties
 DIRECTIONS = np.concatenate([np.eye(4), -np.eye(4), 0.5 * np.array(list(itertools.product([1, -1], repeat=4)))])
@@ -29,9 +31,11 @@ def tensors(*arrays):
     return [torch.from_numpy(np.ascontiguousarray(array, np.float32)) for array in arrays]
 
 
-def textbook(query, gallery, **parameters):
-    vectors = np.concatenate([query, gallery])
-    return reference.k_reciprocal_distance(reference.squared_euclidean(vectors, vectors), len(query), **parameters)
+def matrices(query, gallery, **parameters):
+    """Plain and final distances (Q, G), through tensors."""
+    return reranked.matrices(
+        query, gallery, lambda vectors, **known: both_rows(*tensors(vectors), **known), **parameters
+    )
 
 
 def persons(seed, *, queries, gallery, width):
@@ -60,8 +64,9 @@ def test_duplicates_ties_and_any_k_give_the_textbook_distance(query, gallery, pa
         return  # one point: the textbook divides 0 by 0; see below
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exactness, "BLOCK_BYTES", block)
-        found = rerank(*tensors(query, gallery), **parameters).numpy()
+        plain, found = matrices(query, gallery, **parameters)
     assert np.abs(found - textbook(query, gallery, **parameters)).max() < TOLERANCE
+    assert np.array_equal(plain, euclidean_squared(query, gallery))
 
 
 @settings(deadline=None, max_examples=50)
@@ -76,43 +81,56 @@ def test_persons_give_the_distances_of_the_other_implementation_and_of_the_textb
     seed, queries, gallery, width, parameters
 ):
     query, gallery = persons(seed, queries=queries, gallery=gallery, width=width)
-    found = rerank(*tensors(query, gallery), **parameters).numpy()
-    assert np.abs(found - on_cpu.rerank(query, gallery, **parameters)).max() < TOLERANCE
-    assert np.abs(found - textbook(query, gallery, **parameters)).max() < TOLERANCE
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    query=st.lists(st.integers(0, 23), min_size=1, max_size=8),
-    gallery=st.lists(st.integers(0, 23), min_size=1, max_size=40),
-    parameters=PARAMETERS,
-    block=st.sampled_from([1, 2000, 1 << 28]),
-)
-def test_the_plain_rows_beside_the_re_ranked_ones_have_the_values_and_ties_of_the_cpus(
-    query, gallery, parameters, block
-):
-    query, gallery = DIRECTIONS[query].astype(np.float32), DIRECTIONS[gallery].astype(np.float32)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exactness, "BLOCK_BYTES", block)
-        blocks = list(both_rows(*tensors(query, gallery), **parameters))
-        final = rerank(*tensors(query, gallery), **parameters)
-    assert np.array_equal(np.concatenate([plain.numpy() for _, plain, _ in blocks]), euclidean_squared(query, gallery))
-    assert torch.equal(torch.cat([distance for _, _, distance in blocks]), final)
+    found = matrices(query, gallery, **parameters)[1]
+    allowed = tolerance(query, gallery)
+    assert np.abs(found - reranked.rerank(query, gallery, **parameters)).max() < allowed
+    assert np.abs(found - textbook(query, gallery, **parameters)).max() < allowed
 
 
 @pytest.mark.parametrize("width", [256, 2048])
 def test_a_gallery_of_many_blocks_gives_the_distances_of_the_other_implementation(monkeypatch, width):
     monkeypatch.setattr(exactness, "BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr(distance, "BLOCK_BYTES", 4 * 900 * 20)
     query, gallery = persons(5, queries=70, gallery=900, width=width)
+    (vectors,) = tensors(np.concatenate([query, gallery]))
+    wanted = reranked.rerank(query, gallery, k1=20, k2=6, lambda_value=0.3)
     starts = []
-    wanted = on_cpu.rerank(query, gallery, k1=20, k2=6, lambda_value=0.3)
-    for first, block in rerank_rows(*tensors(query, gallery), k1=20, k2=6, lambda_value=0.3):
+    for first, _, block in both_rows(vectors, queries=70, k1=20, k2=6, lambda_value=0.3):
         starts.append(first)
         assert np.abs(block.numpy() - wanted[first : first + len(block)]).max() < TOLERANCE
-    assert starts == [0]
-    monkeypatch.setattr(exactness, "BLOCK_BYTES", 4 * 900 * 20)
-    starts = [first for first, _ in rerank_rows(*tensors(query, gallery), k1=20, k2=6, lambda_value=0.3)]
     assert starts == [0, 20, 40, 60]
+
+
+@pytest.mark.parametrize("width", [32, 33])
+def test_an_image_that_is_there_twice_is_as_far_both_times(monkeypatch, width):
+    rng = np.random.default_rng(1)
+    query, gallery = (l2_normalize(rng.standard_normal((count, width))) for count in (5, 200))
+    gallery[100:] = gallery[:100]
+    product = torch.Tensor.__matmul__
+
+    def uneven(one, other):  # as AVX2's product is: equal columns a rounding apart
+        found = product(one, other)
+        return found + 1.2e-7 * (torch.arange(found.shape[1]) % 3)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", uneven)
+    for found in matrices(query, gallery, k1=10, k2=3, lambda_value=0.3):
+        assert np.array_equal(found[:, :100], found[:, 100:])
+
+
+@settings(deadline=None, max_examples=60)
+@given(picks=st.lists(st.integers(0, 7), max_size=40), block=st.sampled_from([1, 40, 1 << 28]))
+def test_copies_are_those_that_the_other_implementation_finds(picks, block):
+    rows = np.array([[0, 1, 2], [-0.0, 1, 2], [0, -1, 2], [2, 1, 0], [1, 0, 2], [0, 0, 0], [0, 1, -2], [0, 1, 3]])
+    vectors = rows[picks].astype(np.float32).reshape(-1, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exactness, "BLOCK_BYTES", block)
+        found = copies_among(*tensors(vectors))
+    assert [rows.tolist() for rows in found] == [rows.tolist() for rows in Copies.among(vectors)]
+
+
+def test_vectors_are_filled_up_to_a_multiple_of_four_with_zeros():
+    assert padded(torch.ones(1, 5)).tolist() == [[1, 1, 1, 1, 1, 0, 0, 0]]
+    assert padded(torch.ones(1, 4)).tolist() == [[1, 1, 1, 1]]
 
 
 @pytest.mark.parametrize("block", [1 << 12, 1 << 28])
@@ -146,14 +164,14 @@ def test_ties_go_by_index(picks, count):
 
 
 def test_one_point_only_has_no_nan():
-    found = rerank(torch.ones(2, 1), torch.ones(3, 1), k1=20, k2=6, lambda_value=0.3)
-    assert found.abs().max() < TOLERANCE
+    _, found = matrices(np.ones((2, 1)), np.ones((3, 1)), k1=20, k2=6, lambda_value=0.3)
+    assert np.abs(found).max() < TOLERANCE
 
 
 def test_lambda_one_is_the_original_distance_over_the_greatest():
     # from e1: e2 at 2, -e1 at 4, so 0.5 and 1
-    query, gallery = torch.tensor([[1.0, 0]]), torch.tensor([[0.0, 1], [-1, 0]])
-    assert rerank(query, gallery, k1=20, k2=6, lambda_value=1).tolist() == [[0.5, 1]]
+    _, found = matrices([[1.0, 0]], [[0.0, 1], [-1, 0]], k1=20, k2=6, lambda_value=1)
+    assert found.tolist() == [[0.5, 1]]
 
 
 def test_the_pairs_distances_do_not_depend_on_the_block(monkeypatch):
@@ -183,29 +201,34 @@ def test_products_are_whole_float32_even_where_a_training_rounds_them(device):
 
 
 def test_embeddings_with_a_gradient_in_half_precision_are_taken():
-    query, gallery = tensors(*(DIRECTIONS[picks] for picks in ([0, 9], [1, 2, 3, 10, 20])))
-    wanted = rerank(query, gallery, k1=3, k2=2, lambda_value=0.3)
-    found = rerank(query.half().requires_grad_(), gallery.double(), k1=3, k2=2, lambda_value=0.3)
-    assert torch.equal(found, wanted)
-    assert not found.requires_grad
+    (vectors,) = tensors(DIRECTIONS[[0, 9, 1, 2, 3, 10, 20]])
+    _, *wanted = next(both_rows(vectors, queries=2, k1=3, k2=2, lambda_value=0.3))
+    _, *found = next(both_rows(vectors.half().requires_grad_(), queries=2, k1=3, k2=2, lambda_value=0.3))
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert torch.equal(ours, theirs)
+        assert not ours.requires_grad
 
 
 def test_the_forecast_of_memory_grows_with_the_gallery_and_not_with_its_square():
     small, large = (memory_bytes(3368, g, width=256, k1=20, k2=6) for g in (100_000, 1_000_000))
     assert large < 10 * small
     assert large < 16e9
+    # 3 more values a vector, and a second copy of them all that has a multiple of 4
+    wider = memory_bytes(3368, 100_000, width=259, k1=20, k2=6)
+    assert wider - small == 4 * (2 * 259 - 256) * 103_368
 
 
 def test_mistaken_arguments_are_errors():
-    one, two = torch.ones(1, 1), torch.ones(1, 2)
     with pytest.raises(ValueError) as error:
-        rerank(one, two, k1=20, k2=6, lambda_value=0.3)
-    assert str(error.value) == "re-ranking: query (1, 1), gallery (1, 2); want (Q, D) and (G, D), none empty"
+        next(both_rows(torch.ones(2, 1), queries=2, k1=20, k2=6, lambda_value=0.3))
+    assert str(error.value) == (
+        "re-ranking: vectors (2, 1), 2 of them queries; want (N, D), at least one query and one other"
+    )
     with pytest.raises(ValueError) as error:
-        rerank(one, one, k1=0, k2=6, lambda_value=1.5)
+        next(both_rows(torch.ones(2, 1), queries=1, k1=0, k2=6, lambda_value=1.5))
     assert str(error.value) == (
         "re-ranking: k1 0, k2 6, lambda_value 1.5; want k1 >= 1, k2 >= 1, 0 <= lambda_value <= 1"
     )
     with pytest.raises(ValueError) as error:
-        rerank(one, 2 * one, k1=1, k2=1, lambda_value=0)
+        next(both_rows(torch.tensor([[1.0], [2.0]]), queries=1, k1=1, k2=1, lambda_value=0))
     assert str(error.value) == "vectors: 1 of 2 do not have length 1; first: row 1, length 2; l2_normalize them"
