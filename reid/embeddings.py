@@ -115,7 +115,7 @@ class Embeddings:
     def load_npz(cls, path: Path) -> "Embeddings":
         """What save_npz wrote; ArtifactError where the file is missing, damaged, or holds something else."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in ARRAYS}
             bad = [name for name, form in ARRAYS.items() if (arrays[name].dtype.kind, arrays[name].ndim) != form]
             if bad:
