@@ -24,10 +24,10 @@ ROWS = 64
 """Queries a thread takes at a time, at most."""
 KEPT_BYTES = 512 << 20
 """Cosines between queries and gallery of at most so many bytes are kept from the search; more are computed twice."""
-SCAN_COST = 150
-"""Multiplications that take as long as looking at one similarity: some 0.7 ns."""
+SCAN_COST = 60
+"""Multiplications that take as long as looking at one similarity; fitted to galleries of 30,000 to 300,000, 256-d."""
 CELL_COST = 1200
-"""Multiplications that take as long as blending and scoring one distance; fitted to galleries of 30,000 and 100,000."""
+"""Multiplications that take as long as blending and scoring one distance; fitted to the same."""
 
 
 @dataclass(frozen=True)
