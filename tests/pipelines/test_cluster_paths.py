@@ -22,7 +22,14 @@ NOT_ON_THE_VOLUME = {
 }
 """Why a field that names files is not in PATHS -> such fields."""
 NO_FILES = {
-    *("encryption_key", "model.backbone", "dataset.source.url", "dataset.source.sha256", "re_ranking.device"),
+    *(
+        "encryption_key",
+        "model.backbone",
+        "dataset.file_name",
+        "dataset.source.url",
+        "dataset.source.sha256",
+        "re_ranking.device",
+    ),
     *("gen_trt_engine.tensorrt.compute_capabilities", "gen_trt_engine.tensorrt.layers_precision"),
     *("triton.model_name", "triton.server_image", "triton.url"),
     *("mlflow.experiment", "mlflow.run_name", "mlflow.tags", "mlflow.registered_model"),

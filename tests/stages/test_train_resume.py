@@ -223,6 +223,7 @@ def test_a_checkpoint_from_within_an_epoch_goes_on_in_another_folder_to_the_same
     def save_and_keep(record: Record, trainer: pl.Trainer, epoch: int, steps_done: int) -> None:
         save(record, trainer, epoch, steps_done)
         if (epoch, steps_done) == place:
+            record._checkpoints.wait()
             kept.write_bytes((tmp_path / "first" / "reid_model_latest.pth").read_bytes())
 
     with pytest.MonkeyPatch.context() as patch:
