@@ -16,7 +16,7 @@ from reid.stages.train import train
 from reid.tracking import StageRun
 from tests.drawn_persons import small_spec, write_persons
 
-TIMES = {"seconds", "images_per_second"}
+TIMES = {"seconds", "images_per_second", "validation_seconds"}
 
 
 @pytest.fixture(scope="module")
