@@ -55,7 +55,9 @@ def test_make_setup_puts_the_command_on_the_path_of_its_environment_and_nothing_
     (packages,) = environment.glob("lib/python3*/site-packages")
     for path in packages.glob("setuptools*"):  # Python 3.11 brings an older one
         shutil.rmtree(path)
-    (packages / "shared.pth").write_text(sysconfig.get_path("purelib"))
+    for path in Path(sysconfig.get_path("purelib")).iterdir():  # links: a .pth would run the editable finder there too
+        if "reid_pipeline" not in path.name and not (packages / path.name).exists():
+            (packages / path.name).symlink_to(path)
     subprocess.run(["make", "setup", f"VENV={environment}", f"PYTHON={sys.executable}"], cwd=checkout, check=True)
     assert [path for path in sorted(checkout.rglob("*")) if "__pycache__" not in path.parts] == before
     done = subprocess.run(
