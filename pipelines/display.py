@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from reid.console import ERASE_LINE, fitted
+
 PLAIN_INTERVAL_S = 10.0
 REDRAW_INTERVAL_S = 0.2
-DOT, BETWEEN = " · ", "  |  "
-ERASE_LINE = "\r\x1b[2K"
+BETWEEN = "  |  "
 
 
 def duration(seconds: float) -> str:
@@ -25,15 +26,6 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-
-
-def fitted(text: str, room: int) -> str:
-    """The text in at most `room` columns: its parts go from the middle first, for the last of them is the time left."""
-    parts = text.split(DOT)
-    while len(DOT.join(parts)) > room and len(parts) > 2:
-        del parts[(len(parts) - 1) // 2]
-    line = DOT.join(parts)
-    return line if len(line) <= room else line[: room - 1] + "…"
 
 
 class Display:

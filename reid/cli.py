@@ -169,6 +169,7 @@ def _add_dataset_commands(parser: Parser) -> None:
     sheet.add_argument("root", type=Path, help="folder of a data set in Market-1501's layout")
     sheet.add_argument("output", type=Path, help="picture to write, .png or .jpg")
     sheet.add_argument("--persons", type=int, default=8)
+    sheet.add_argument("--file-name", default="market1501", metavar="PATTERN", help="for dataset.file_name")
     sheet.add_argument("--seed", type=int, default=0)
     sheet.set_defaults(action=_sheet)
 
@@ -194,9 +195,14 @@ def _synth(options: argparse.Namespace) -> None:
 
 
 def _sheet(options: argparse.Namespace) -> None:
+    from reid.data.file_names import file_names
     from reid.data.synthetic import contact_sheet
 
-    contact_sheet(options.root, options.output, persons=options.persons, seed=options.seed)
+    try:
+        names = file_names(options.file_name, cameras="file_name")
+    except ValueError as error:
+        raise SpecError(f"--file-name {options.file_name}\n  want: {error}") from None
+    contact_sheet(options.root, options.output, names=names, persons=options.persons, seed=options.seed)
     print(options.output)
 
 

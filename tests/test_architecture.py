@@ -26,7 +26,16 @@ HEAVY = {
 }
 COMPONENTS = ("validate", "train", "evaluate", "inference", "export", "gen_trt_engine", "register")
 PIPELINES_MAY_IMPORT = {
-    *("reid", "reid.spec", "reid.spec.secret", "reid.secret", "reid.errors", "reid.pipeline_run", "reid.process"),
+    *(
+        "reid",
+        "reid.spec",
+        "reid.spec.secret",
+        "reid.secret",
+        "reid.errors",
+        "reid.console",
+        "reid.pipeline_run",
+        "reid.process",
+    ),
     *("reid.data", "reid.data.market1501", "reid.deploy", "reid.deploy.gpu"),
 }
 OWNERS = {

@@ -23,6 +23,7 @@ from reid.data.drawing.cameras import Camera, set_up_camera
 from reid.data.drawing.looks import dress
 from reid.data.drawing.photograph import photograph
 from reid.data.drawing.plan import GALLERY, QUERY, TRAIN, Branch, Parameters, Subject, plan, random_numbers
+from reid.data.file_names import MARKET1501, FileNames
 from reid.data.market1501 import list_folder
 from reid.errors import DatasetError
 from reid.progress import Progress
@@ -179,18 +180,23 @@ def _serve_the_parent_only() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def contact_sheet(root: Path, output: Path, *, persons: int, seed: int) -> None:
+def contact_sheet(root: Path, output: Path, *, names: FileNames = MARKET1501, persons: int = 8, seed: int = 0) -> None:
     """Writes a picture of some persons of a Market-1501 tree, chosen at random: a row a person, a column a camera.
 
-    A cell is empty where the camera did not see the person. Raises DatasetError where there are no persons.
+    A cell is empty where the camera did not see the person; where names tell no cameras there is one column. Raises
+    DatasetError where there are no persons.
     """
     seen: dict[int, dict[int, list[Path]]] = {}
+    misnamed: list[str] = []
     for split in (TRAIN, GALLERY):
-        for image in list_folder(root / split).split.images:
+        listing = list_folder(root / split, names=names)
+        misnamed += listing.misnamed
+        for image in listing.split.images:
             if image.person > 0:
                 seen.setdefault(image.person, {}).setdefault(image.camera, []).append(root / split / image.file)
     if not seen:
-        raise DatasetError(f"{root}: no images of persons in {TRAIN} and {GALLERY}")
+        other = f"; {len(misnamed)} images are not {names.wanted} (here --file-name)" if misnamed else ""
+        raise DatasetError(f"{root}: no images of persons in {TRAIN} and {GALLERY}{other}")
     rng = np.random.default_rng(seed)
     chosen = sorted(int(person) for person in rng.permutation(sorted(seen))[:persons])
     cameras = sorted({camera for views in seen.values() for camera in views})
@@ -200,7 +206,7 @@ def contact_sheet(root: Path, output: Path, *, persons: int, seed: int) -> None:
     sheet = Image.new("RGB", (left + len(cameras) * step_x, top + len(chosen) * step_y), (250, 250, 250))
     label = partial(ImageDraw.Draw(sheet).text, fill=(40, 40, 40), anchor="mm", font_size=16)
     for column, camera in enumerate(cameras):
-        label((left + column * step_x + width / 2, top / 2), f"camera {camera}")
+        label((left + column * step_x + width / 2, top / 2), f"camera {camera}" if names.cameras else "any camera")
     for row, person in enumerate(chosen):
         label((left / 2, top + row * step_y + height / 2), f"{person:04d}")
         for column, camera in enumerate(cameras):

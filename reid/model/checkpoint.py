@@ -196,14 +196,10 @@ def save_model(path: Path, network: Embedder, *, contract: Contract, persons: Se
     partial.replace(path)
 
 
-def load_model(
-    path: Path, device: str = "cpu", *, backbone: str | None = None, num_classes: int | None = None
-) -> LoadedModel:
+def load_model(path: Path, device: str = "cpu") -> LoadedModel:
     """The network of one of this project's checkpoints, every tensor of it loaded, in eval mode on `device`.
 
-    The file says how to build it; `backbone` and `num_classes`, where given, must agree with it. Raises
-    ArtifactError where the file is missing, damaged, not this project's, or of another backbone or number of
-    classes.
+    The file says how to build it. Raises ArtifactError where it is missing, damaged or not this project's.
     """
     checkpoint = read_file(path)
     if not isinstance(checkpoint, dict) or not {"reid", "state_dict"} <= set(checkpoint):
@@ -217,12 +213,6 @@ def load_model(
         )
     entry = checkpoint["reid"]
     settings = _settings(path, entry)
-    for field, found, wanted in (
-        ("model.backbone", settings["backbone"], backbone),
-        ("dataset.num_classes", settings["num_classes"], num_classes),
-    ):
-        if wanted is not None and found != wanted:
-            raise ArtifactError(f"{path}: a checkpoint of {field} {found}\n  want: {field} {wanted}")
     network = build_embedder(**settings)
     _load_strictly(path, network, checkpoint["state_dict"])
     network.eval().requires_grad_(False)

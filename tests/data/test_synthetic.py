@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reid.data.drawing.plan import Parameters, plan
-from reid.data.file_names import MARKET1501
+from reid.data.file_names import MARKET1501, file_names
 from reid.data.market1501 import Split, list_folder
 from reid.data.synthetic import contact_sheet, draw_market, ensure_market
 from reid.errors import DatasetError
@@ -206,6 +207,21 @@ def test_the_contact_sheet_has_a_row_a_person_and_a_column_a_camera(small: Path,
     with Image.open(output) as sheet:
         # 60 + 3 cameras x (128 + 8) wide, 30 + 4 persons x (256 + 8) high.
         assert sheet.size == (468, 1086)
+
+
+def test_a_contact_sheet_reads_names_of_another_kind(small: Path, tmp_path: Path) -> None:
+    for split in (TRAIN, GALLERY):
+        (tmp_path / split).mkdir()
+        for number, file in enumerate(sorted((small / split).iterdir())):
+            shutil.copy(file, tmp_path / split / f"{file.name[:7]}_f{number:07d}.jpg")
+    with pytest.raises(DatasetError, match=r"; \d+ images are not named as Market-1501 .*--file-name"):
+        contact_sheet(tmp_path, tmp_path / "sheet.png", persons=4)
+    sizes = []
+    for pattern in ("dukemtmc", r"(?P<person>\d+)_.*"):
+        contact_sheet(tmp_path, tmp_path / "sheet.png", names=file_names(pattern, cameras="file_name"), persons=4)
+        with Image.open(tmp_path / "sheet.png") as sheet:
+            sizes.append(sheet.size)
+    assert sizes == [(468, 1086), (196, 1086)]  # three cameras, and one column where names tell none
 
 
 def test_a_contact_sheet_of_no_persons_is_refused(tmp_path: Path) -> None:

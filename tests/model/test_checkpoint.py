@@ -87,25 +87,6 @@ def test_images_of_another_size_are_an_error(checkpoint: Path) -> None:
     assert str(error.value) == "images of shape (3, 32, 64)\n  want: (3, 64, 32) (channels, height, width)"
 
 
-@pytest.mark.parametrize(
-    ("expected", "message"),
-    [
-        (
-            {"backbone": "resnet_50"},
-            "a checkpoint of model.backbone timm/test_resnet\n  want: model.backbone resnet_50",
-        ),
-        ({"num_classes": 751}, "a checkpoint of dataset.num_classes 5\n  want: dataset.num_classes 751"),
-    ],
-)
-def test_a_checkpoint_of_another_backbone_or_class_count_names_both(
-    checkpoint: Path, expected: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ArtifactError) as error:
-        load_model(checkpoint, **expected)
-    assert str(error.value) == f"{checkpoint}: {message}"
-    load_model(checkpoint, backbone="timm/test_resnet", num_classes=5)
-
-
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError) as error:
         load_model(tmp_path / "none.pth")
