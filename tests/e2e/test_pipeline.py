@@ -159,9 +159,11 @@ def test_a_training_that_was_cut_short_is_continued(workplace: Workplace, number
     process = workplace.start(*overrides)
     log = results / "latest" / "train" / "log.txt"
     deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and not (log.exists() and re.search(r"epoch [3-9]/30: loss", log.read_text())):
+    done = 0
+    while time.monotonic() < deadline and done < 3:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.2)
+        done = len(re.findall(r"epoch \d+/30: loss", log.read_text())) if log.exists() else 0
     os.kill(process.pid, number)
     process.communicate(timeout=60)
     assert process.returncode == (-number if number == signal.SIGKILL else 130)
@@ -170,7 +172,8 @@ def test_a_training_that_was_cut_short_is_continued(workplace: Workplace, number
     assert states(text)["train"] == "continued"
     continued = re.search(r"continuing from epoch (\d+) of 30", log.read_text())
     assert continued is not None
-    assert int(continued[1]) >= 3
+    # an epoch's checkpoint is written while the next one runs; Ctrl-C waits for it
+    assert int(continued[1]) >= (done - 1 if number == signal.SIGKILL else done) >= 2
     client = connect(workplace.tracking_uri)
     places = [client.get_experiment_by_name("e2e").experiment_id]
     parent = json.loads(sorted((results / "runs").glob("*.json"))[-1].read_text())["mlflow_run_id"]
