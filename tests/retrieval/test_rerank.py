@@ -17,6 +17,7 @@ from reid.retrieval.metrics import evaluate
 from reid.retrieval.parallel import row_ranges
 from reid.retrieval.rerank import both_rows, forecast
 from tests import reference
+from tests.openblas import core_types_here
 from tests.reranked import matrices, rerank, textbook, tolerance
 
 # 24 directions of length 1 whose distances are exact in float32, so that ties are ties
@@ -164,7 +165,7 @@ for distance in (euclidean_squared(query, gallery), *matrices(query, gallery, k1
 """
 
 
-@pytest.mark.parametrize("kernel", ["", "Haswell", "SkylakeX"])
+@pytest.mark.parametrize("kernel", core_types_here())
 def test_an_image_that_is_there_twice_is_as_far_both_times_on_every_processor(kernel):
     # OpenBLAS's kernels for AVX2, "Haswell", put 708 of 10,060 copies a rounding apart
     done = subprocess.run(
