@@ -53,7 +53,10 @@ def started(size: int, function: str, arguments: dict[str, Any]) -> Iterator[Ran
             yield Together()
             others.wait()
         except Exception as error:
-            raise others.reason() or error from error
+            reason = others.reason()
+            if reason is None:
+                raise
+            raise reason from error
     finally:
         others.end()
         _leave()

@@ -78,9 +78,12 @@ def _disk_faults_told(folder: Path) -> Iterator[None]:
 
 
 def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, its cause, the cause's cause and so on; each once: Python lets an error be its own cause."""
     reached: BaseException | None = error
-    while reached is not None:
+    seen: list[BaseException] = []
+    while reached is not None and not any(reached is before for before in seen):
         yield reached
+        seen.append(reached)
         reached = reached.__cause__ or reached.__context__
 
 

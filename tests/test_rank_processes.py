@@ -80,6 +80,19 @@ def test_ranks_that_do_not_end_with_the_first_are_named(tmp_path, monkeypatch):
         "rank 1 of 2 has not ended, 0.5 s after rank 0 was done\n"
         "  want:  all ranks to end together; what was written before is kept, run the task again"
     )
+    assert error.value.__cause__ is None
+
+
+def test_an_error_of_the_first_rank_alone_is_raised_as_it_is(tmp_path):
+    mistake = ArtifactError("only here")
+    with (
+        pytest.raises(ArtifactError) as error,
+        started(2, "tests.rank_work:linger", {"folder": str(tmp_path)}) as ranks,
+    ):
+        ranks.share(1)
+        raise mistake
+    assert error.value is mistake
+    assert error.value.__cause__ is None
 
 
 def wait_for(path: Path) -> int:

@@ -16,7 +16,8 @@ from reid.data.synthetic import draw_market
 from reid.errors import ArtifactError, DatasetError, ReidError, TrainingError
 from reid.results_lock import sole_task
 from reid.spec import Experiment, load_spec
-from reid.tasks import results_folder, run_task
+from reid.stages.outcome import Outcome
+from reid.tasks import TASKS, results_folder, run_task
 
 TEXT = """
 model: {backbone: timm/test_resnet, pretrain_choice: "", input_width: 32, input_height: 64, feat_dim: 16}
@@ -292,6 +293,24 @@ def test_a_refused_second_training_leaves_the_firsts_files_alone(
         text = refusal(TrainingError, "train", spec())
     assert text.startswith(f"{tmp_path}/train: another task is using this results folder\n  found: train, process ")
     assert [path.name for path in (tmp_path / "train").iterdir()] == [".lock"]
+
+
+def test_an_error_that_is_its_own_cause_is_told_as_it_is(
+    spec: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__cause__ = second, first
+
+    def fail(*_: object) -> Outcome:
+        raise first
+
+    monkeypatch.setitem(TASKS, "evaluate", fail)
+    with pytest.raises(ValueError, match=r"^first$"):
+        run_task("evaluate", spec())
+    first.__cause__ = first
+    with pytest.raises(ValueError, match=r"^first$"):
+        run_task("evaluate", spec())
+    assert status_of(tmp_path / "evaluate")[-1]["status"] == "FAILURE"
 
 
 @pytest.fixture
