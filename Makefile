@@ -39,10 +39,10 @@ compile: $(STAMP) ## pipeline.yaml of SPEC, for the Kubeflow UI
 	@$(RUN) -m pipelines --spec "$(SPEC)" --compile-only pipeline.yaml $(if $(CLUSTER),--cluster "$(CLUSTER)") $(ARGS)
 
 images: ## the images of the stages (BASE=an image with Python 3.11, or with PyTorch)
-	@$(PYTHON) -m pipelines.image_builds build
+	@$(PYTHON) -m pipelines.local.image_builds build
 
 push: ## both images to REGISTRY, and their digests
-	@$(if $(REGISTRY),,echo "make push: want REGISTRY=registry.example.org/team" >&2; exit 2;) $(PYTHON) -m pipelines.image_builds push "$(REGISTRY)"
+	@$(if $(REGISTRY),,echo "make push: want REGISTRY=registry.example.org/team" >&2; exit 2;) $(PYTHON) -m pipelines.local.image_builds push "$(REGISTRY)"
 
 mlflow-ui: $(STAMP) ## the experiments in a browser: http://127.0.0.1:5000
 	@mkdir -p results

@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from reid.errors import ReidError, SpecError
-from reid.results_lock import sole_task
-from reid.secret import KEY_ENVIRONMENT, encryption_key
+from reid.files.locks import sole_task
+from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
 from reid.spec import Experiment, load_spec, tell_what_a_pipeline_replaces
 from reid.spec.secret import open_values
 from reid.spec.sections import STAGE_FIELDS
 from reid.stages.outcome import Outcome
-from reid.tracking import stage_run
-from reid.work_folder import deliver, empty_for, work_folder
+from reid.stages.work_folder import deliver, empty_for, work_folder
+from reid.tracking.stage_run import stage_run
 
 logger = logging.getLogger("components.entry")
 

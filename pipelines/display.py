@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from reid.console import ERASE_LINE, fitted
+from reid.console.view import ERASE_LINE, fitted
 
 PLAIN_INTERVAL_S = 10.0
 REDRAW_INTERVAL_S = 0.2

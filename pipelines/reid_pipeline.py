@@ -17,7 +17,7 @@ from components.inference import inference
 from components.register import register
 from components.train import train
 from components.validate import validate
-from pipelines.resources import Resources
+from pipelines.cluster.resources import Resources
 
 MARKET = Path(__file__).parent / "specs" / "market.yaml"
 FIRST_KEYS = ("components:", "deploymentSpec:")

@@ -16,22 +16,23 @@ from datetime import datetime
 from pathlib import Path
 
 from components import images
-from pipelines import image_builds, ir
-from pipelines.cache import Store
-from pipelines.containers import Containers
+from pipelines import ir
 from pipelines.display import Display, duration
-from pipelines.docker_engine import engine
-from pipelines.local_runner import LocalRun, RunReport, Tasks, shown
-from pipelines.mounts import cache_folders, mounts
-from pipelines.processes import Processes
-from pipelines.run_record import RunRecord, close_killed_runs, sole_runner
+from pipelines.local import image_builds
+from pipelines.local.cache import Store
+from pipelines.local.containers import Containers
+from pipelines.local.docker_engine import engine
+from pipelines.local.mounts import cache_folders, mounts
+from pipelines.local.processes import Processes
+from pipelines.local.run_record import RunRecord, close_killed_runs, sole_runner
+from pipelines.local.scheduler import LocalRun, RunReport, Tasks, shown
 from pipelines.summary import print_summary
 from reid.data.market1501 import require_folders
 from reid.errors import ReidError, SpecError
-from reid.pipeline_run import open_pipeline_run
-from reid.secret import key_to_environment
+from reid.files.secrets import key_to_environment
 from reid.spec import Experiment, load_spec, tell_what_a_pipeline_replaces
 from reid.spec.secret import open_text, open_values
+from reid.tracking.pipeline_run import open_pipeline_run
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECS = ROOT / "pipelines" / "specs"
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _compile_only(options.compile_only, spec, options.cluster)
         runner = _runner(options.runner)
         if runner == "kfp":
-            from pipelines.kfp_run import run_on_cluster  # noqa: PLC0415 - loads kfp
+            from pipelines.cluster.run import run_on_cluster  # noqa: PLC0415 - loads kfp
 
             return run_on_cluster(spec, path, cluster_file=options.cluster, stream=sys.stdout)
         _require_data(spec)
@@ -151,7 +152,7 @@ def _require_data(spec: Experiment) -> None:
 
 
 def _compile_only(path: Path, spec: Experiment, cluster: Path | None) -> int:
-    from pipelines.cluster import compile_for_cluster  # noqa: PLC0415 - loads kfp
+    from pipelines.cluster.preparation import compile_for_cluster  # noqa: PLC0415 - loads kfp
 
     compile_for_cluster(path, spec, cluster_file=cluster)
     print(path)
@@ -159,7 +160,7 @@ def _compile_only(path: Path, spec: Experiment, cluster: Path | None) -> int:
 
 
 def _run(spec: Experiment, path: Path, *, jobs: int, in_containers: bool) -> int:
-    from pipelines.cluster import resources_of  # noqa: PLC0415 - loads kfp
+    from pipelines.cluster.preparation import resources_of  # noqa: PLC0415 - loads kfp
     from pipelines.reid_pipeline import compile_pipeline  # noqa: PLC0415 - loads kfp
 
     started = time.monotonic()

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.display import duration
-from pipelines.local_runner import CACHED, CONTINUED, FAILED, NOT_RUN, RAN, RunReport, TaskReport, shown
+from pipelines.local.scheduler import CACHED, CONTINUED, FAILED, NOT_RUN, RAN, RunReport, TaskReport, shown
 
 COLOURS = {RAN: "green", CONTINUED: "green", CACHED: "cyan", FAILED: "bold red", NOT_RUN: "dim"}
 RANKINGS = {

@@ -4,9 +4,9 @@ import sys
 
 
 def main() -> int:
-    """reid.cli's main, and its exit status for Ctrl-C while that is still loading."""
+    """reid.cli.commands's main, and its exit status for Ctrl-C while that is still loading."""
     try:
-        from reid.cli import main as command
+        from reid.cli.commands import main as command
 
         return command()
     except KeyboardInterrupt:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.console.progress import Progress
 from reid.contract import Contract
+from reid.distributed.ranks import SINGLE_PROCESS, Ranks
 from reid.errors import ArtifactError
-from reid.files import replacing
-from reid.progress import Progress
-from reid.ranks import ALONE, Ranks
+from reid.files.writing import replacing
 
 if TYPE_CHECKING:
     from reid.data.market1501 import Split
@@ -142,7 +142,7 @@ def embed(
     batch_size: int,
     what: str,
     keep: NDArray[np.bool_] | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
     between: Callable[[], None] = lambda: None,
 ) -> Embeddings:
     """pixels (N, H, W, C) of a split's images -> their embeddings; with `keep` (N,), of those images only.

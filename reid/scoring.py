@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from reid.data.market1501 import DISTRACTOR, Split
 from reid.embeddings import Embeddings
-from reid.plots import Curve, PairHistogram
 from reid.retrieval.distance import l2_normalize
 from reid.retrieval.metrics import Scorer, Scores
 from reid.retrieval.nearest import Nearest, NearestFinder
@@ -27,7 +26,48 @@ logger = logging.getLogger(__name__)
 
 RANKS = (1, 5, 10)
 """Of the CMC, those that are metrics of their own."""
+KINDS = {
+    "reranked": "trained, re-ranked",
+    "plain": "trained, plain",
+    "untrained_reranked": "untrained, re-ranked",
+    "untrained": "untrained, plain",
+}
+"""Kind of ranking -> what a person calls it."""
 HISTOGRAM_BINS = 80
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The figures of one ranking."""
+
+    kind: str
+    """A key of KINDS."""
+    cmc: NDArray[np.float64]
+    """(R,): share of queries with a right image among the first rank."""
+    mAP: float  # noqa: N815
+    mINP: float  # noqa: N815
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        return KINDS[self.kind]
+
+    @property
+    def rank1(self) -> float:
+        """Share of queries whose nearest image is right."""
+        return float(self.cmc[0])
+
+
+@dataclass(frozen=True)
+class PairHistogram:
+    """How many genuine (same person, other camera) and impostor pairs lie at which distance."""
+
+    edges: NDArray[np.float64]
+    """(bins + 1,)."""
+    genuine: NDArray[np.int64]
+    """(bins,)."""
+    impostor: NDArray[np.int64]
+    """(bins,)."""
 
 
 @dataclass(frozen=True)

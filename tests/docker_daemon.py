@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.processes import GUARD
+from pipelines.local.processes import GUARD
 
 FOLDER = Path(tempfile.gettempdir()) / "reid-test-docker"
 SOCKET = FOLDER / "docker.sock"

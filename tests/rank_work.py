@@ -14,14 +14,14 @@ from torch import nn
 
 from reid.contract import Contract
 from reid.data.module import TrainingData
-from reid.devices import Device, share_the_cpu
+from reid.distributed.devices import Device, share_the_cpu
+from reid.distributed.ranks import Ranks
 from reid.errors import ArtifactError
-from reid.lightning import Training, build_losses
 from reid.model.embedder import build_embedder
-from reid.ranks import Ranks
-from reid.resume import DurableCheckpoints
-from reid.schedule import build_optimizer, parameter_groups
-from reid.training import fit, seed_everything
+from reid.training.lightning import Training, build_losses
+from reid.training.resume import DurableCheckpoints
+from reid.training.schedule import build_optimizer, parameter_groups
+from reid.training.trainer import fit, seed_everything
 from tests.networks import network_settings
 
 ROWS = 7

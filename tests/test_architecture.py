@@ -30,11 +30,14 @@ PIPELINES_MAY_IMPORT = {
         "reid",
         "reid.spec",
         "reid.spec.secret",
-        "reid.secret",
+        "reid.files",
+        "reid.files.secrets",
+        "reid.files.processes",
         "reid.errors",
         "reid.console",
-        "reid.pipeline_run",
-        "reid.process",
+        "reid.console.view",
+        "reid.tracking",
+        "reid.tracking.pipeline_run",
     ),
     *("reid.data", "reid.data.market1501", "reid.deploy", "reid.deploy.gpu"),
 }
@@ -46,7 +49,20 @@ OWNERS = {
 """Module -> the one file that imports it, by a statement or by name."""
 INSIDE_TRITON = "reid/deploy/triton_model.py"
 """Copied into a model repository and run there; no module of ours."""
-MATHS = ("reid/losses.py", "reid/schedule.py", "reid/retrieval")
+LEVELS = (
+    ("errors",),
+    ("files", "console", "contract"),
+    ("data", "distributed", "retrieval"),
+    ("drawn", "embeddings", "spec"),
+    ("model", "scoring"),
+    ("deploy", "tracking"),
+    ("reports", "training"),
+    ("stages",),
+    ("cli",),
+    ("__main__",),
+)
+"""The wings of `reid`, from the ground up. A wing imports only those on levels below its own, so there is no circle."""
+MATHS = ("reid/training/losses.py", "reid/training/schedule.py", "reid/retrieval")
 
 
 @functools.cache
@@ -124,7 +140,7 @@ def test_the_version_can_be_read_without_loading_anything() -> None:
 
 
 def test_the_pipeline_definition_imports_neither_reid_nor_torch_nor_mlflow() -> None:
-    for file in sources("pipelines/reid_pipeline.py", "pipelines/resources.py"):
+    for file in sources("pipelines/reid_pipeline.py", "pipelines/cluster/resources.py"):
         assert not tops(file) & {"reid", *HEAVY - {"kfp"}}
 
 
@@ -137,7 +153,7 @@ def test_the_runner_imports_of_reid_only_what_is_light() -> None:
 
 
 def test_only_the_pipeline_definition_imports_kfp() -> None:
-    assert those_that_import("kfp", "pipelines") == ["pipelines/reid_pipeline.py", "pipelines/resources.py"]
+    assert those_that_import("kfp", "pipelines") == ["pipelines/cluster/resources.py", "pipelines/reid_pipeline.py"]
     assert those_that_import("kfp", "components") == sorted(f"components/{stage}.py" for stage in COMPONENTS)
 
 
@@ -148,9 +164,9 @@ def _is_module(name: str) -> bool:
 
 def test_a_heavy_dependency_is_imported_by_the_file_that_owns_it() -> None:
     assert set(those_that_import("mlflow", "reid", "pipelines", "components")) <= {
-        "reid/mlflow_store.py",
-        "reid/outbox.py",
-        "reid/registry.py",
+        "reid/tracking/store.py",
+        "reid/tracking/outbox.py",
+        "reid/tracking/registry.py",
     }
     for module, owner in OWNERS.items():
         importing = set(those_that_import(module, "reid", "pipelines", "components")) - {INSIDE_TRITON}
@@ -170,10 +186,46 @@ def test_what_runs_inside_triton_imports_nothing_of_ours_and_nothing_of_ours_imp
     assert those_that_import("reid.deploy.triton_model", "reid", "pipelines", "components") == []
 
 
+def wing(module: str) -> str:
+    """The folder, or the file, of `reid` that a module lies in; "" for the package itself."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and _is_module(".".join(parts[:2])) else ""
+
+
+def test_every_wing_stands_on_one_level() -> None:
+    inside = {
+        path.stem for path in (ROOT / "reid").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    listed = [name for level in LEVELS for name in level]
+    assert sorted(listed) == sorted(inside - {"__init__"})
+
+
+@pytest.mark.parametrize("level", range(len(LEVELS)))
+def test_a_wing_imports_only_wings_on_the_levels_below_it(level: int) -> None:
+    below = {"", *(name for lower in LEVELS[:level] for name in lower)}
+    for name in LEVELS[level]:
+        for file in sources(f"reid/{name}" if (ROOT / "reid" / name).is_dir() else f"reid/{name}.py"):
+            reached = {wing(module) for module in imports(file) if module.split(".")[0] == "reid"}
+            assert reached <= {*below, name}, file
+
+
+def test_the_drawn_data_set_has_one_door() -> None:
+    rooms = {f"reid.drawn.{path.stem}" for path in (ROOT / "reid" / "drawn").glob("[a-z]*.py")} - {"reid.drawn.dataset"}
+    for room in rooms:
+        assert [file for file in those_that_import(room, "reid") if not file.startswith("reid/drawn/")] == []
+
+
+def test_a_wing_of_the_runner_does_not_look_into_the_other() -> None:
+    assert those_that_import("pipelines.cluster", "pipelines/local") == []
+    assert those_that_import("pipelines.local", "pipelines/cluster") == []
+    for door in ("pipelines.run", "pipelines.reid_pipeline"):
+        assert [file for file in those_that_import(door, "pipelines/local")] == []
+
+
 def test_the_maths_knows_no_files_no_spec_and_no_stage() -> None:
     for module in ("reid.spec", "reid.stages", "reid.tracking", "reid.data", "reid.files", "pathlib", "mlflow"):
         assert those_that_import(module, *MATHS) == []
-    assert those_that_import("logging", "reid/losses.py", "reid/schedule.py") == []
+    assert those_that_import("logging", "reid/training/losses.py", "reid/training/schedule.py") == []
     with_torch = those_that_import("torch", "reid/retrieval")
     assert [file for file in with_torch if not file.startswith("reid/retrieval/tensors/")] == [
         "reid/retrieval/on_device.py"
@@ -183,7 +235,7 @@ def test_the_maths_knows_no_files_no_spec_and_no_stage() -> None:
 
 
 def test_the_spec_is_read_at_a_stages_top_and_nowhere_below() -> None:
-    allowed = re.compile(r"reid/(cli|cli_adopt|cli_serving|tasks)\.py|reid/(stages|spec)/.*")
+    allowed = re.compile(r"reid/(cli|stages|spec)/.*|reid/training/(fitting|recipe)\.py")
     assert [file for file in those_that_import("reid.spec", "reid") if not allowed.fullmatch(file)] == []
     assert [file for file in those_that_import("reid.stages", "reid") if not allowed.fullmatch(file)] == []
 
@@ -205,7 +257,7 @@ def test_help_costs_less_than_half_a_second_of_cpu() -> None:
     assert cpu_seconds("make", "help") < 0.5
 
 
-@pytest.mark.parametrize("module", ["reid.cli", "reid.stages.validate", "pipelines.run", "components.entry"])
+@pytest.mark.parametrize("module", ["reid.cli.commands", "reid.stages.validate", "pipelines.run", "components.entry"])
 def test_what_answers_at_once_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -21,8 +21,8 @@ sys.meta_path.insert(0, CtrlC())
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        ("reid.cli", ["reid", "spec", "--blank"]),
-        ("reid.console", ["reid", "spec", "--blank"]),
+        ("reid.cli.commands", ["reid", "spec", "--blank"]),
+        ("reid.console.view", ["reid", "spec", "--blank"]),
         ("pydantic", ["reid", "train", "-e", "pipelines/specs/demo.yaml"]),
         ("pipelines.run", ["pipelines", "--spec", "demo"]),
         ("reid.errors", ["pipelines", "--spec", "demo"]),

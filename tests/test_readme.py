@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.run import spec_path
-from reid.cli import TASKS, _parsed, _parser
+from reid.cli.commands import TASKS, _parsed, _parser
 from reid.spec import Experiment, load_spec
 from tests.bench.__main__ import PARTS
 

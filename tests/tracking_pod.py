@@ -9,7 +9,7 @@ import contextlib
 import sys
 from pathlib import Path
 
-from reid.tracking import stage_run
+from reid.tracking.stage_run import stage_run
 
 
 def attempt(stage: str, folder: Path, *, fails: bool) -> None:

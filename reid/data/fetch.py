@@ -11,9 +11,9 @@ from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+from reid.console.progress import Progress
 from reid.data.unpack import unpack
 from reid.errors import DatasetError
-from reid.progress import Progress
 
 logger = logging.getLogger(__name__)
 

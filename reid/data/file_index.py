@@ -18,9 +18,9 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from reid.console.progress import Progress
 from reid.errors import ArtifactError
-from reid.files import replacing
-from reid.progress import Progress
+from reid.files.writing import replacing
 
 logger = logging.getLogger(__name__)
 

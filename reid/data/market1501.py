@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from reid.data.file_names import MARKET1501, FileNames
 from reid.errors import ArtifactError, DatasetError
-from reid.files import replacing
+from reid.files.writing import replacing
 
 if TYPE_CHECKING:
     import numpy as np

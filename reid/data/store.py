@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from reid.console.progress import Progress
 from reid.data.file_index import read_image
 from reid.data.market1501 import Split
 from reid.errors import ArtifactError, UnreadableImage
-from reid.files import replacing
-from reid.progress import Progress
+from reid.files.writing import replacing
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
+from reid.console.progress import Progress
 from reid.data.market1501 import IMAGE_ENDINGS
 from reid.errors import DatasetError
-from reid.progress import Progress
 
 FOLDERS = ("bounding_box_train", "bounding_box_test", "query")
 LARGEST_IMAGE_BYTES = 64 << 20

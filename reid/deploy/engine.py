@@ -16,7 +16,7 @@ from reid.deploy.gpu import use_gpu
 from reid.deploy.onnx import INPUT, OUTPUT
 from reid.deploy.tensorrt_packages import load_package, the_log
 from reid.errors import ArtifactError
-from reid.secure import read_model
+from reid.files.encryption import read_model
 
 
 class EngineModel:

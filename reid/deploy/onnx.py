@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from reid.contract import Contract
 from reid.errors import ArtifactError, MissingDependency
-from reid.secure import read_model
+from reid.files.encryption import read_model
 
 INPUT, OUTPUT = "input", "fc_pred"
 CONTRACT_KEY, DATA_TYPE_KEY, SETTINGS_KEY = "reid.contract", "reid.data_type", "reid.settings"

@@ -28,7 +28,7 @@ from reid.deploy.onnx import (
     ports_of,
 )
 from reid.errors import ArtifactError, MissingDependency, SpecError
-from reid.secure import write_model
+from reid.files.encryption import write_model
 
 if TYPE_CHECKING:
     from torch import nn

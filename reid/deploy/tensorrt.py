@@ -19,9 +19,9 @@ from reid.deploy.half import to_half
 from reid.deploy.onnx import INPUT, data_type_of, read_onnx
 from reid.deploy.tensorrt_packages import Package, find_package, find_targets, sm_name, the_log
 from reid.errors import ArtifactError, MissingDependency, SpecError
-from reid.files import replacing
-from reid.secret import encryption_key
-from reid.secure import is_encrypted, write_model
+from reid.files.encryption import is_encrypted, write_model
+from reid.files.secrets import encryption_key
+from reid.files.writing import replacing
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from reid.contract import Contract
 from reid.deploy.build_record import read_record
 from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT, read_onnx
 from reid.errors import ArtifactError
-from reid.secure import is_encrypted
+from reid.files.encryption import is_encrypted
 
 VERSION = "1"
 """The only version that is written."""

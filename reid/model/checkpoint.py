@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from reid.contract import Contract
 from reid.embeddings import OfPixels
 from reid.errors import ArtifactError
+from reid.files.encryption import decrypt, encrypt, is_encrypted
+from reid.files.secrets import encryption_key
 from reid.model.backbones import is_convolutional
 from reid.model.embedder import Embedder, build_embedder
 from reid.model.of_pixels import of_pixels
-from reid.secret import encryption_key
-from reid.secure import decrypt, encrypt, is_encrypted
 
 FORMAT = 1
 PREFIX = "model."

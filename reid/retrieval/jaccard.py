@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.progress import Progress
+from reid.console.progress import Progress
 from reid.retrieval.candidates import Floats, Ints, Neighbours
 from reid.retrieval.parallel import SUM_IN_ANY_ORDER, compiled, in_order, row_ranges, run_all
 

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.progress import Progress
+from reid.console.progress import Progress
 from reid.retrieval.candidates import Candidates, Neighbours, order_exactly, scan, scan_diagonal, search_rows
 from reid.retrieval.parallel import in_order, row_ranges, thread_count, worker_pool
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.console.progress import duration
 from reid.errors import SpecError
-from reid.progress import duration
 from reid.retrieval import rerank as on_cpu
 
 logger = logging.getLogger(__name__)

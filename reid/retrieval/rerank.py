@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.progress import Progress, duration
+from reid.console.progress import Progress, duration
 from reid.retrieval.copies import Copies
 from reid.retrieval.distance import query_blocks
 from reid.retrieval.jaccard import Encoded, blend, encode, expand, invert

@@ -20,7 +20,7 @@ from yaml import YAMLError
 from reid.errors import SpecError
 from reid.spec.field_types import PATTERNS
 from reid.spec.names import did_you_mean
-from reid.spec.rest import Rest, take_out
+from reid.spec.partial_spec import PartialSpec, take_out
 from reid.spec.rules import contradictions, idle, read_as, replaced
 from reid.spec.sections import Experiment
 from reid.spec.tao import ALIASES, IDLE
@@ -167,7 +167,7 @@ def _section_of(values: dict[str, Any], name: str) -> tuple[dict[str, Any] | Non
     return (section if isinstance(section, dict) else None), key
 
 
-def _validated(values: dict[str, Any]) -> tuple[Experiment | Rest, list[ErrorDetails]]:
+def _validated(values: dict[str, Any]) -> tuple[Experiment | PartialSpec, list[ErrorDetails]]:
     """The spec; or, where values are refused, the rest of it, and what pydantic says of them."""
     try:
         return Experiment.model_validate(values), []
@@ -180,9 +180,9 @@ def _validated(values: dict[str, Any]) -> tuple[Experiment | Rest, list[ErrorDet
         if details["type"] == "extra_forbidden":
             names.add(_meant(location))
     try:
-        return Rest(Experiment.model_validate(values), names), refused
+        return PartialSpec(Experiment.model_validate(values), names), refused
     except ValidationError:  # a key that is no text, say, which no field's name leads to
-        return Rest(Experiment(), set(Experiment.model_fields)), refused
+        return PartialSpec(Experiment(), set(Experiment.model_fields)), refused
 
 
 def _place(field: str, where: str, given: set[str]) -> str:

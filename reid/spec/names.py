@@ -18,7 +18,7 @@ from reid.data.file_names import file_names
 Optimizer = Literal[
     "ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"
 ]
-"""Those of torch.optim that can train the network; why others cannot stands in reid.schedule."""
+"""Those of torch.optim that can train the network; why others cannot stands in reid.training.schedule."""
 FUSED_OPTIMIZERS = ("Adagrad", "Adam", "AdamW", "SGD")
 """Those that can take their whole step in one kernel."""
 FIRST_OPSET, LAST_OPSET = 18, 25

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from reid.spec.names import FUSED_OPTIMIZERS
-from reid.spec.rest import RefusedField, Rest
+from reid.spec.partial_spec import PartialSpec, RefusedField
 from reid.spec.sections import Experiment
 
 MOMENTUM_READERS = {"SGD", "RMSprop"}
@@ -29,7 +29,7 @@ SwitchedOff = tuple[bool, list[str], str]
 """(whether other choices switch these off, dotted fields, why)."""
 
 
-def contradictions(spec: Experiment | Rest) -> Iterator[Finding]:
+def contradictions(spec: Experiment | PartialSpec) -> Iterator[Finding]:
     """What is wrong and what is wanted, for every pair of fields that cannot both hold.
 
     Of a spec with refused values: what the rules find that do not need these.

@@ -6,10 +6,10 @@ from typing import Any
 
 from reid.contract import Contract
 from reid.errors import ArtifactError, SpecError
-from reid.files import require_writable
-from reid.secret import encryption_key, key_to_environment
+from reid.files.secrets import encryption_key, key_to_environment
+from reid.files.writing import require_writable
 from reid.spec import Experiment
-from reid.stages.described import contract_of, network_values
+from reid.spec.network import contract_of, network_values
 from reid.stages.outcome import Outcome
 
 logger = logging.getLogger(__name__)
@@ -94,8 +94,8 @@ def _require_the_files_own(file: Path, field: str, found: tuple[float, ...] | No
 
 def _adopt_onnx(spec: Experiment, file: Path, output: Path) -> Outcome:
     from reid.deploy.onnx_adopt import adopt_onnx
+    from reid.files.encryption import write_model
     from reid.model.embedder import build_embedder
-    from reid.secure import write_model
 
     described = build_embedder(**network_values(spec), stem_relu=True, num_classes=1)
     content, contract = adopt_onnx(file, contract_of(spec, described.embedding_size))

@@ -11,19 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from reid import plots
 from reid.data.findings import counted
 from reid.data.market1501 import Manifest
-from reid.devices import choose_devices
+from reid.distributed.devices import choose_devices
 from reid.embeddings import UNTRAINED_EMBEDDINGS, Embeddings
 from reid.errors import ArtifactError, DatasetError
-from reid.evaluation_report import Evaluation, evaluation_page
-from reid.files import replacing, require_writable
-from reid.matches import BEST, HARDEST, RANDOM, choose_queries, hardest_queries, match_rows
-from reid.plots import Curve
+from reid.files.writing import replacing, require_writable
+from reid.reports import plots
+from reid.reports.evaluation import Evaluation, evaluation_page
+from reid.reports.matches import BEST, HARDEST, RANDOM, choose_queries, hardest_queries, match_rows
+from reid.reports.sheet import matches_sheet
 from reid.retrieval.on_device import require_device
 from reid.retrieval.threshold import PairCounter
 from reid.scoring import (
+    KINDS,
+    Curve,
     Scored,
     advice_without_match,
     has_match,
@@ -34,12 +36,11 @@ from reid.scoring import (
     score,
     threshold_rows,
 )
-from reid.sheet import matches_sheet
 from reid.spec import Experiment
 from reid.stages.agreement import require_agreement
 from reid.stages.inference import OpenModel, embed_on_devices, find_checkpoint
 from reid.stages.outcome import Outcome
-from reid.tracking import StageRun
+from reid.tracking.stage_run import StageRun
 
 logger = logging.getLogger(__name__)
 
@@ -232,7 +233,7 @@ def _draw(spec: Experiment, page: Evaluation, results: Path) -> None:
     asked = {"cmc": spec.evaluate.output_cmc_curve_plot, "sheet": spec.evaluate.output_sampled_matches_plot}
     extra = {name: [Path(path)] if path else [] for name, path in asked.items()}
     plots.save(plots.cmc_curve(page.curves), results / "cmc_curve.png", results / "cmc_curve.svg", *extra["cmc"])
-    ranking = plots.CURVES[page.headline][0].removeprefix("trained, ")
+    ranking = KINDS[page.headline].removeprefix("trained, ")
     sheet = matches_sheet(page.sampled, title=f"Sampled matches, {ranking}", note=page.sampled_note)
     plots.save(sheet, results / "sampled_matches.png", *extra["sheet"])
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from reid.data.market1501 import Manifest
 from reid.deploy.comparison import BATCH_SIZE, Comparison, Limits, Retrieval, compare, embed_sample
-from reid.deploy.comparison_page import comparison_page
 from reid.deploy.half import to_half
 from reid.deploy.onnx import OnnxModel, read_onnx
 from reid.deploy.onnx_export import export_onnx
@@ -18,14 +17,15 @@ from reid.deploy.parity import Parity
 from reid.deploy.sample import Sample, open_sample
 from reid.deploy.tensorrt import trtexec_line
 from reid.errors import ArtifactError, SpecError
-from reid.files import copy_file, replacing
-from reid.secret import KEY_ENVIRONMENT, encryption_key
+from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
+from reid.files.writing import copy_file, replacing
+from reid.reports.comparison import comparison_page
 from reid.spec import Experiment
 from reid.spec.task_sections import Export
 from reid.stages.agreement import require_agreement
 from reid.stages.inference import find_checkpoint
 from reid.stages.outcome import Outcome
-from reid.tracking import StageRun
+from reid.tracking.stage_run import StageRun
 
 logger = logging.getLogger(__name__)
 

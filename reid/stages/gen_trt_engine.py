@@ -11,17 +11,17 @@ from reid.data.market1501 import Manifest, Split
 from reid.data.store import open_store
 from reid.deploy.build_record import RECORD, RUNNABLE, BuildRecord, Profile
 from reid.deploy.comparison import Comparison, Limits, compare_vectors
-from reid.deploy.comparison_page import comparison_page
 from reid.deploy.engine import EngineModel
 from reid.deploy.onnx import OnnxModel
 from reid.deploy.sample import evenly
 from reid.deploy.speed import measure_speed
 from reid.deploy.tensorrt import build_engine
 from reid.errors import ArtifactError
-from reid.files import copy_file, replacing
+from reid.files.writing import copy_file, replacing
+from reid.reports.comparison import comparison_page
 from reid.spec import Experiment
 from reid.stages.outcome import Outcome
-from reid.tracking import StageRun
+from reid.tracking.stage_run import StageRun
 
 logger = logging.getLogger(__name__)
 

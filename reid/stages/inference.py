@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from reid.contract import Contract
 from reid.data.market1501 import JUNK, Manifest, Split
-from reid.devices import choose_devices, share_the_cpu
+from reid.distributed.devices import choose_devices, share_the_cpu
+from reid.distributed.processes import started
+from reid.distributed.ranks import SINGLE_PROCESS, Ranks
 from reid.embeddings import Embeddings, Network, OfPixels, embed, write_json
 from reid.errors import ArtifactError, SpecError
-from reid.files import copy_file, require_writable
-from reid.rank_processes import started
-from reid.ranks import ALONE, Ranks
+from reid.files.writing import copy_file, require_writable
 from reid.spec import Experiment
 from reid.stages.agreement import require_agreement
 from reid.stages.outcome import Outcome
-from reid.tracking import StageRun
+from reid.tracking.stage_run import StageRun
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +226,7 @@ def embed_splits(
     store: Path,
     key: str,
     keep: dict[str, NDArray[np.bool_]] | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> tuple[dict[str, Embeddings], float]:
     """Embeddings of each split, and the images per second that the network and its preprocessing reached.
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from reid.contract import Contract
 from reid.errors import ArtifactError
-from reid.lineage import code_sha256
+from reid.files.lineage import code_sha256
 from reid.spec import Experiment
 from reid.stages.outcome import Outcome
-from reid.tracking import StageRun
+from reid.tracking.stage_run import StageRun
 
 
 def register(
@@ -38,8 +38,8 @@ def register(
         return Outcome({"registered": 0.0}, lines=[f"not registered: {record['reason']}"])
 
     from reid.deploy.onnx import read_onnx
-    from reid.registry import Candidate, register_model
-    from reid.secure import is_encrypted
+    from reid.files.encryption import is_encrypted
+    from reid.tracking.registry import Candidate, register_model
 
     exported, contract = read_onnx(onnx)
     onnx_sha256 = hashlib.sha256(onnx.read_bytes()).hexdigest()

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import numpy as np
 
-from reid import plots
 from reid.data.market1501 import JUNK, Manifest, Split
 from reid.deploy.triton_client import TritonModel
 from reid.deploy.triton_connection import Server
 from reid.embeddings import Embeddings, write_json
 from reid.errors import DatasetError
-from reid.files import replacing
-from reid.matches import choose_queries, match_rows
+from reid.files.writing import replacing
+from reid.reports import plots
+from reid.reports.matches import choose_queries, match_rows
+from reid.reports.sheet import matches_sheet
 from reid.retrieval.on_device import CPU, require_device
-from reid.scoring import Scored, advice_without_match, has_match, score
-from reid.sheet import matches_sheet
+from reid.scoring import KINDS, Scored, advice_without_match, has_match, score
 from reid.spec import Experiment
 from reid.stages.client import RESULTS, ask
 from reid.stages.outcome import Outcome
-from reid.tracking import StageRun
+from reid.tracking.stage_run import StageRun
 
 logger = logging.getLogger(__name__)
 
@@ -116,5 +116,5 @@ def _draw(scored: Scored, results: Path, *, headline: str, ranks: int, rows: int
         ranks=ranks,
     )
     note = "Same-camera images of the person are left out, as in the metric."
-    title = f"Sampled matches, {plots.CURVES[headline][0].removeprefix('trained, ')}"
+    title = f"Sampled matches, {KINDS[headline].removeprefix('trained, ')}"
     plots.save(matches_sheet(shown, title=title, note=note), results / "sampled_matches.png")

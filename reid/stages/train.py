@@ -9,17 +9,17 @@ import numpy as np
 from reid.data.market1501 import Manifest
 from reid.embeddings import UNTRAINED_EMBEDDINGS
 from reid.errors import TrainingError
-from reid.files import copy_file, replacing
-from reid.history import Row, best_row, write_history
+from reid.files.writing import copy_file, replacing
 from reid.model.checkpoint import ADDED_SETTINGS
-from reid.plots import training_curves
-from reid.resume import BEST, Start, bring_checkpoints, newest_checkpoint, read_training_checkpoint
+from reid.reports.plots import training_curves
+from reid.reports.training import training_page
 from reid.spec import Experiment
-from reid.stages.fitting import train_on_devices
 from reid.stages.outcome import Outcome
-from reid.stages.recipe import refuse_other_network
-from reid.tracking import StageRun
-from reid.training_report import training_page
+from reid.tracking.stage_run import StageRun
+from reid.training.fitting import train_on_devices
+from reid.training.history import Row, best_row, write_history
+from reid.training.recipe import refuse_other_network
+from reid.training.resume import BEST, Start, bring_checkpoints, newest_checkpoint, read_training_checkpoint
 
 logger = logging.getLogger(__name__)
 

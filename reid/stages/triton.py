@@ -6,7 +6,7 @@ from pathlib import Path
 from reid.deploy.triton import VERSION, write_repository
 from reid.spec import Experiment
 from reid.stages.outcome import Outcome
-from reid.tracking import StageRun
+from reid.tracking.stage_run import StageRun
 
 logger = logging.getLogger(__name__)
 

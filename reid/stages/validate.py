@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 from reid.data.doctor import examine
 from reid.data.file_names import MARKET1501, file_names
 from reid.data.findings import Examination, Finding, counted, fingerprint_of, summarize, survey_folders
-from reid.data.findings_page import to_html
-from reid.data.findings_report import to_json, to_lines, to_markdown
 from reid.data.market1501 import HOW_TO_GET, Manifest, missing_folders
 from reid.errors import DatasetError
-from reid.files import replacing
+from reid.files.writing import replacing
+from reid.reports.findings import to_json, to_lines, to_markdown
+from reid.reports.findings_page import to_html
 from reid.spec import Experiment
 from reid.spec.sections import STAGE_FIELDS
 from reid.stages.outcome import Outcome
 
 if TYPE_CHECKING:
-    from reid.tracking import StageRun
+    from reid.tracking.stage_run import StageRun
 
 
 def validate(
@@ -105,7 +105,7 @@ def ensure_made(spec: Experiment) -> None:
 
 def ensure_drawn(spec: Experiment) -> None:
     """Draws the data set of dataset.synthetic where it is absent; one drawn with other figures is an error."""
-    from reid.data.synthetic import ensure_market
+    from reid.drawn.dataset import ensure_market
 
     settings = spec.dataset.synthetic
     assert settings is not None

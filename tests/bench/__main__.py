@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from reid.files import replacing
+from reid.files.writing import replacing
 from tests.bench.picture import draw
 from tests.bench.rows import ROOT, Row, ratio, row
 

@@ -131,7 +131,7 @@ def _step(network, images, way: str):
     """Forward, cross-entropy and triplet loss, backward, Adam: the recipe's step."""
     import torch
 
-    from reid.losses import BatchHardTriplet, LabelSmoothedCrossEntropy
+    from reid.training.losses import BatchHardTriplet, LabelSmoothedCrossEntropy
 
     network.train()
     call = torch.compile(network) if way == "compile" else network

@@ -96,10 +96,10 @@ def _imports(stage: str, log: Path) -> Row:
 
 def _logging(folder: Path) -> list[Row]:
     """One figure to MLflow on SQLite, waited for and not."""
-    from reid.journal import Address
-    from reid.mlflow_store import connect
-    from reid.outbox import Outbox
-    from reid.tracking import StageRun
+    from reid.tracking.journal import Address
+    from reid.tracking.outbox import Outbox
+    from reid.tracking.stage_run import StageRun
+    from reid.tracking.store import connect
 
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     uri = f"sqlite:///{folder}/logging.db"

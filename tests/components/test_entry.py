@@ -16,7 +16,7 @@ from components.entry import ProgressOrRecord, main, read_ports
 from reid.errors import DatasetError
 from reid.spec import Experiment
 from reid.stages.outcome import Outcome
-from reid.tracking import StageRun
+from reid.tracking.stage_run import StageRun
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,7 +11,7 @@ from reid.data.market1501 import HOW_TO_GET, Manifest
 from reid.errors import DatasetError
 from reid.spec import load_spec
 from reid.stages.validate import validate
-from reid.tracking import StageRun
+from reid.tracking.stage_run import StageRun
 from tests.small_market import FOLDERS, NAMES, write_image, write_market
 
 BOTH = ("query", "gallery")

@@ -3,9 +3,9 @@ import pytest
 
 from reid.data.market1501 import PersonImage, Split
 from reid.deploy.comparison import Comparison, Limits, Retrieval, compare, embed_sample
-from reid.deploy.comparison_page import comparison_page
 from reid.deploy.parity import parity
 from reid.deploy.sample import Sample
+from reid.reports.comparison import comparison_page
 from tests.exporting import contract_of
 from tests.networks import network_settings
 from tests.small_market import write_image

@@ -17,7 +17,7 @@ from reid.errors import ArtifactError
 from reid.model.embedder import Embedder
 from reid.spec import load_spec
 from reid.stages.gen_trt_engine import gen_trt_engine
-from reid.tracking import StageRun
+from reid.tracking.stage_run import StageRun
 from tests.exporting import exported
 
 NAME = "re_identification_tao"

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.containers import LABEL
-from pipelines.docker_engine import image_id, image_label
-from pipelines.image_builds import SOURCE, source_hash
+from pipelines.local.containers import LABEL
+from pipelines.local.docker_engine import image_id, image_label
+from pipelines.local.image_builds import SOURCE, source_hash
 from reid import __version__
 from tests.docker_daemon import docker, docker_daemon, torch_image  # noqa: F401 - a fixture
 
@@ -81,7 +81,7 @@ def images(docker_daemon: None) -> Mapping[str, str]:  # noqa: F811
     if all(image_id(name) and image_label(name, SOURCE) == source for name, source in wanted.items()):
         return NAMES
     environment = {**pip_settings(), **os.environ, **NAMES, "BASE": os.environ.get("BASE") or torch_image()}
-    command = [sys.executable, "-m", "pipelines.image_builds", "build"]
+    command = [sys.executable, "-m", "pipelines.local.image_builds", "build"]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return NAMES

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from reid.mlflow_store import CONTINUED, PARENT, connect
+from reid.tracking.store import CONTINUED, PARENT, connect
 
 SPEC = """
 results_dir: {folder}/results

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from pipelines import ir
+from pipelines.local.task_files import Artifact, executor_input, read_outputs
 from pipelines.reid_pipeline import compile_pipeline
-from pipelines.task_files import Artifact, executor_input, read_outputs
-from reid.mlflow_store import KFP_RUN, PARENT, connect
+from reid.tracking.store import KFP_RUN, PARENT, connect
 from tests.e2e.test_pipeline import SPEC
 
 EPOCHS = 30

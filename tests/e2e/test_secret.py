@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reid.secure import decrypt
+from reid.files.encryption import decrypt
 
 KEY = "open-sesame-4711"
 SPEC = """

@@ -18,14 +18,14 @@ from pathlib import Path
 from kfp import compiler, dsl
 
 from pipelines import ir
-from pipelines.cache import Store
-from pipelines.containers import Containers
 from pipelines.display import Display
-from pipelines.docker_engine import engine
-from pipelines.local_runner import LocalRun, RunReport, Tasks
-from pipelines.processes import Processes
-from pipelines.run_record import RunRecord, close_killed_runs, sole_runner
-from reid.pipeline_run import PipelineRun
+from pipelines.local.cache import Store
+from pipelines.local.containers import Containers
+from pipelines.local.docker_engine import engine
+from pipelines.local.processes import Processes
+from pipelines.local.run_record import RunRecord, close_killed_runs, sole_runner
+from pipelines.local.scheduler import LocalRun, RunReport, Tasks
+from reid.tracking.pipeline_run import PipelineRun
 
 IMAGE = "python:3.11"
 STAGES = ("make", "left", "right", "join")

@@ -13,13 +13,13 @@ import pytest
 import yaml
 
 from pipelines import ir
-from pipelines.cache import Store
+from pipelines.cluster.resources import Resources
 from pipelines.display import Display
-from pipelines.local_runner import LocalRun
-from pipelines.processes import Processes
+from pipelines.local.cache import Store
+from pipelines.local.processes import Processes
+from pipelines.local.run_record import RunRecord
+from pipelines.local.scheduler import LocalRun
 from pipelines.reid_pipeline import compile_pipeline, person_reid
-from pipelines.resources import Resources
-from pipelines.run_record import RunRecord
 
 SLICES = ["train", "evaluate", "inference", "export", "gen_trt_engine", "register"]
 STAGE = '''"""Stands for every stage: writes what its ports ask for, out of what it was given."""

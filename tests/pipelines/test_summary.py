@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.local_runner import RunReport, TaskReport
+from pipelines.local.scheduler import RunReport, TaskReport
+from pipelines.local.task_files import Artifact, Outputs
 from pipelines.summary import print_summary
-from pipelines.task_files import Artifact, Outputs
 
 FIGURES = {
     "mAP": 0.5712,

@@ -15,7 +15,7 @@ from reid.data.market1501 import Manifest, Split, list_folder
 from reid.errors import DatasetError
 from reid.stages.train import train
 from reid.stages.validate import ensure_drawn
-from reid.tracking import StageRun
+from reid.tracking.stage_run import StageRun
 from tests.drawn_persons import write_persons
 from tests.spec.lab import FOLDERS, Lab
 

@@ -18,9 +18,9 @@ from reid.deploy.engine import EngineModel
 from reid.deploy.gpu import use_gpu
 from reid.deploy.onnx import OnnxModel
 from reid.errors import ArtifactError, SpecError
+from reid.files.encryption import is_encrypted
 from reid.model.checkpoint import load_model
-from reid.resume import LATEST
-from reid.secure import is_encrypted
+from reid.training.resume import LATEST
 from tests.on_cpu import build_driver
 from tests.spec.lab import Lab, images
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import yaml
 
-from reid.mlflow_store import connect
-from reid.pipeline_run import open_pipeline_run
 from reid.stages.register import register
-from reid.tracking import stage_run
+from reid.tracking.pipeline_run import open_pipeline_run
+from reid.tracking.stage_run import stage_run
+from reid.tracking.store import connect
 from tests.spec.effects_deploy import exported
 from tests.spec.lab import BASE, Lab
 

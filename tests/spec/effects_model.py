@@ -10,7 +10,7 @@ from reid.errors import ArtifactError
 from reid.model.backbones import feature_map
 from reid.model.embedder import Embedder
 from reid.model.swin import SemanticMerging
-from reid.resume import LATEST
+from reid.training.resume import LATEST
 from tests.spec.lab import Lab, images
 
 SWIN = "model.backbone=swin_tiny_patch4_window7_224"

@@ -9,7 +9,7 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from reid.cli import main
+from reid.cli.commands import main
 from reid.data.market1501 import Manifest
 from reid.deploy.triton import SERVED_MODEL
 from reid.errors import ArtifactError, DatasetError, ReidError, ServerError, SpecError

@@ -15,9 +15,9 @@ from PIL import Image
 from reid.data.market1501 import Manifest
 from reid.embeddings import Embeddings
 from reid.errors import SpecError
-from reid.resume import LATEST
+from reid.files.encryption import is_encrypted
 from reid.retrieval.distance import l2_normalize
-from reid.secure import is_encrypted
+from reid.training.resume import LATEST
 from tests.reference import k_reciprocal_distance, ranking, squared_euclidean
 from tests.spec.lab import Lab
 

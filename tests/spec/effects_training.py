@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from reid.devices import Device, choose_device, compiled
+from reid.distributed.devices import Device, choose_device, compiled
 from reid.errors import SpecError
-from reid.resume import LATEST
+from reid.training.resume import LATEST
 from tests.spec.lab import Lab
 
 

@@ -13,20 +13,20 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from reid.cli.tasks import run_task
 from reid.data.market1501 import Manifest
 from reid.data.module import Batch, TrainingData
-from reid.devices import Device
-from reid.lightning import Training
+from reid.distributed.devices import Device
 from reid.model.embedder import Embedder
-from reid.resume import LATEST, DurableCheckpoints
 from reid.spec import Experiment, load_spec
-from reid.stages.described import contract_of
+from reid.spec.network import contract_of
 from reid.stages.outcome import Outcome
-from reid.stages.recipe import build_data, build_module, build_network
 from reid.stages.train import train
-from reid.tasks import run_task
-from reid.tracking import StageRun
-from reid.training import fit, seed_everything
+from reid.tracking.stage_run import StageRun
+from reid.training.lightning import Training
+from reid.training.recipe import build_data, build_module, build_network
+from reid.training.resume import LATEST, DurableCheckpoints
+from reid.training.trainer import fit, seed_everything
 from tests.drawn_persons import GALLERY, QUERY, TRAIN, write_persons
 
 BASE = """

@@ -13,9 +13,9 @@ from timm.models import _registry
 
 from reid.errors import SpecError
 from reid.model import backbones
-from reid.schedule import UNFIT_OPTIMIZERS
 from reid.spec import load_spec, names
 from reid.spec.rules import MOMENTUM_READERS
+from reid.training.schedule import UNFIT_OPTIMIZERS
 
 OPTIMIZERS = {
     name: inspect.signature(kind).parameters

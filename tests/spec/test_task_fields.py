@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reid import tasks
+from reid.cli import tasks
 from reid.deploy import gpu
 from reid.errors import ReidError
 from reid.spec.field_types import Section

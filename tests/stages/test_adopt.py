@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from reid import cli
+from reid.cli import commands as cli
+from reid.cli.tasks import run_task
 from reid.deploy.onnx import OnnxModel
 from reid.errors import ArtifactError
 from reid.model.checkpoint import load_model
 from reid.spec import load_spec
+from reid.spec.network import NETWORK_FIELDS
 from reid.spec.task_fields import NETWORK
 from reid.stages.adopt import adopted_name
-from reid.stages.described import NETWORK_FIELDS
-from reid.tasks import run_task
 from tests import foreign_weights as foreign
 from tests import reference_training as reference
 from tests.deploy.test_onnx_adopt import as_tao

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reid.cli import main
+from reid.cli.commands import main
+from reid.cli.tasks import run_task
 from reid.deploy.triton import write_repository
 from reid.model.checkpoint import save_model
 from reid.spec import load_spec
-from reid.tasks import run_task
 from tests.exporting import exported
 from tests.small_market import write_image, write_market
 from tests.triton_server import TritonServer
@@ -178,7 +178,7 @@ def test_relative_folders_give_absolute_paths_as_in_inference(
 @pytest.mark.slow
 def test_the_command_loads_neither_torch_nor_a_spec(served: Served, tmp_path: Path) -> None:
     code = (
-        "import sys; from reid.cli import main; status = main(sys.argv[1:]); "
+        "import sys; from reid.cli.commands import main; status = main(sys.argv[1:]); "
         "print(status, *sorted({'torch', 'onnx', 'onnxruntime', 'mlflow'} & set(sys.modules)))"
     )
     line = arguments(served, tmp_path, "-u", served.server.http, "-b", "16")

@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reid.cli.tasks import run_task
 from reid.contract import Contract
 from reid.data.market1501 import JUNK, Manifest, list_folder
 from reid.deploy.onnx_export import export_onnx
 from reid.embeddings import Embeddings
 from reid.errors import DatasetError
-from reid.mlflow_store import connect
 from reid.model.checkpoint import load_model, save_model
 from reid.model.embedder import build_embedder
-from reid.pipeline_run import open_pipeline_run
 from reid.spec import Experiment, load_spec
 from reid.stages.evaluate import evaluate
 from reid.stages.gen_trt_engine import gen_trt_engine
 from reid.stages.outcome import Outcome
-from reid.tasks import run_task
-from reid.tracking import StageRun, stage_run
+from reid.tracking.pipeline_run import open_pipeline_run
+from reid.tracking.stage_run import StageRun, stage_run
+from reid.tracking.store import connect
 from tests.drawn_persons import write_persons
 from tests.networks import network_settings
 from tests.small_market import FOLDERS, write_image, write_market

@@ -14,7 +14,7 @@ from reid.errors import ArtifactError, DatasetError, KeyRefused, SpecError
 from reid.model.checkpoint import load_model, save_model
 from reid.spec import load_spec
 from reid.stages.export import export
-from reid.tracking import StageRun
+from reid.tracking.stage_run import StageRun
 from tests.drawn_persons import write_persons
 from tests.exporting import contract_of, some_network
 from tests.small_market import write_image

@@ -15,7 +15,7 @@ from reid.deploy.onnx_export import export_onnx
 from reid.errors import ArtifactError, SpecError
 from reid.spec import load_spec
 from reid.stages.gen_trt_engine import gen_trt_engine
-from reid.tracking import StageRun
+from reid.tracking.stage_run import StageRun
 from tests.drawn_persons import write_persons
 from tests.exporting import contract_of, exported, some_network
 

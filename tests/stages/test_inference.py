@@ -19,7 +19,7 @@ from reid.model.checkpoint import load_model, save_model
 from reid.model.embedder import build_embedder
 from reid.spec import Experiment, load_spec
 from reid.stages.inference import find_checkpoint, inference, open_model
-from reid.tracking import StageRun
+from reid.tracking.stage_run import StageRun
 from tests.networks import network_settings
 from tests.small_market import FOLDERS, write_market
 from tests.written import read_json

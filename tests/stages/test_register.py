@@ -9,14 +9,14 @@ import pytest
 
 from reid.contract import Contract
 from reid.errors import ArtifactError
-from reid.journal import Address
-from reid.mlflow_store import connect
-from reid.outbox import Outbox
-from reid.pipeline_run import open_pipeline_run
-from reid.secure import decrypt
+from reid.files.encryption import decrypt
 from reid.spec import load_spec
 from reid.stages.register import register
-from reid.tracking import StageRun
+from reid.tracking.journal import Address
+from reid.tracking.outbox import Outbox
+from reid.tracking.pipeline_run import open_pipeline_run
+from reid.tracking.stage_run import StageRun
+from reid.tracking.store import connect
 from tests.exporting import exported, images
 
 FIGURES = {"mAP": 0.5, "rank1": 0.6, "reranked_mAP": 0.7, "reranked_rank1": 0.8}

@@ -13,7 +13,7 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 
-from reid.cli import main
+from reid.cli.commands import main
 from reid.data.market1501 import PersonImage, Split
 from reid.errors import DatasetError
 from reid.model.checkpoint import save_model

@@ -12,10 +12,10 @@ from reid.data.sampler import EpochSteps
 from reid.embeddings import Embeddings
 from reid.errors import ArtifactError, DatasetError, TrainingError
 from reid.model.checkpoint import load_model
-from reid.pipeline_run import open_pipeline_run
 from reid.stages.outcome import Outcome
 from reid.stages.train import train
-from reid.tracking import StageRun, stage_run
+from reid.tracking.pipeline_run import open_pipeline_run
+from reid.tracking.stage_run import StageRun, stage_run
 from tests.drawn_persons import small_spec, write_persons
 
 

@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from reid.data.market1501 import Manifest
-from reid.resume import newest_checkpoint
+from reid.training.resume import newest_checkpoint
 from tests.drawn_persons import write_persons
 
 PROCESS = """
 import logging, sys
 from pathlib import Path
 from reid.stages.train import train
-from reid.tracking import StageRun
+from reid.tracking.stage_run import StageRun
 from tests.drawn_persons import small_spec
 logging.basicConfig(level="INFO", format="%(message)s")
 folder, model, *overrides = sys.argv[1:]
@@ -163,7 +163,7 @@ def test_a_stopped_training_goes_on_from_the_step_it_was_at(folder, straight, tm
 def test_two_processes_write_what_one_writes_and_report_what_it_holds(folder, straight, tmp_path):
     from reid.stages.evaluate import evaluate
     from reid.stages.inference import inference
-    from reid.tracking import StageRun
+    from reid.tracking.stage_run import StageRun
     from tests.drawn_persons import small_spec
 
     one, two = ({re.sub(r"\d", "n", file.name) for file in straight[processes].iterdir()} for processes in (1, 2))

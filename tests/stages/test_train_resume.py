@@ -9,11 +9,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from reid.callbacks import Record
 from reid.errors import ArtifactError, TrainingError
 from reid.stages.outcome import Outcome
 from reid.stages.train import train
-from reid.tracking import StageRun
+from reid.tracking.stage_run import StageRun
+from reid.training.callbacks import Record
 from tests.drawn_persons import small_spec, write_persons
 
 TIMES = {"seconds", "images_per_second", "validation_seconds"}

@@ -12,7 +12,7 @@ from reid.errors import DatasetError, SpecError
 from reid.spec import Experiment, load_spec
 from reid.stages.outcome import Outcome
 from reid.stages.validate import validate
-from reid.tracking import StageRun
+from reid.tracking.stage_run import StageRun
 from tests.small_market import write_image, write_market
 
 SYNTHETIC = {

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from reid.progress import Progress
+from reid.console.progress import Progress
 from reid.retrieval.knn import LENGTH_TOLERANCE, SPARE, near_tie_margin
 from reid.retrieval.parallel import row_ranges
 from reid.retrieval.tensors import exactness

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from reid.progress import Progress
+from reid.console.progress import Progress
 from reid.retrieval.distance import query_blocks
 from reid.retrieval.knn import SPARE
 from reid.retrieval.rerank import check_arguments

@@ -1,0 +1,163 @@
+"""The pipeline as a cluster gets it: resources from the spec and from a file of the cluster, folders on volumes.
+
+The file (`make compile CLUSTER=cluster.yaml`) holds fields of `pipelines.cluster.resources.Resources` as YAML:
+memory, claims, node selectors, tolerations, secrets, time-outs.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from pipelines.cluster.resources import Resources
+from reid.errors import PipelineError
+from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
+from reid.spec import Experiment
+from reid.spec.secret import open_values
+
+FROM_THE_SPEC = {"gpus", "embedding_gpus", "engine_gpus", "cached", "encrypted"}
+"""Fields of the resources that are no matter of the cluster."""
+GPU_SECTIONS = ("train", "evaluate", "inference")
+"""Sections of the spec that count and name GPUs."""
+RESULTS = "/tmp/reid"
+"""Where a pod keeps what is not handed on: decoded images, mostly."""
+PATHS = (
+    "dataset.train_dataset_dir",
+    "dataset.query_dataset_dir",
+    "dataset.test_dataset_dir",
+    "dataset.synthetic.root",
+    "dataset.source.root",
+    "dataset.source.zip",
+    "dataset.store_dir",
+    "model.pretrained_model_path",
+    "train.resume_training_checkpoint_path",
+    "evaluate.output_sampled_matches_plot",
+    "evaluate.output_cmc_curve_plot",
+    "inference.output_file",
+    "export.onnx_file",
+    "gen_trt_engine.trt_engine",
+    "gen_trt_engine.timing_cache",
+)
+"""Files and folders of the spec that a stage reads or writes: relative ones are put on the data volume, for a pod's own
+disk ends with it. A test lists the other fields of text, and why none of them is here."""
+
+
+def read_cluster(path: Path | None) -> dict[str, Any]:
+    """The fields of the cluster's file; PipelineError where one is unknown or of another kind."""
+    if path is None:
+        return {}
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise PipelineError(f"{path}: {str(error).splitlines()[0]}\n  want: a YAML file of the cluster") from None
+    fields = {field.name: field for field in dataclasses.fields(Resources) if field.name not in FROM_THE_SPEC}
+    if not isinstance(values, dict):
+        raise PipelineError(f"{path}: found a {type(values).__name__}\n  want: fields as `memory: 32G`")
+    defaults = Resources()
+    for name, value in values.items():
+        if name not in fields:
+            raise PipelineError(f"{path}: unknown field {name!r}\n  want: some of {', '.join(sorted(fields))}")
+        kind = {tuple: list}.get(type(getattr(defaults, name)), type(getattr(defaults, name)))
+        if not isinstance(value, kind):
+            raise PipelineError(f"{path}: {name}: found {value!r}\n  want: a {kind.__name__}")
+    return values
+
+
+def resources_of(
+    spec: Experiment, *, cluster: Mapping[str, Any], cached: bool = True, encrypted: bool = False
+) -> Resources:
+    """What one compiled pipeline asks for. `cluster` is a cluster's file as `read_cluster` reads it.
+
+    One GPU is the default of a task that takes what it finds; a cluster books it only for a spec that says so itself.
+    """
+    train, evaluate, inference = (_asked(spec, section) for section in GPU_SECTIONS)
+    embedding = max(evaluate, inference)
+    engine = min(1, max(train, embedding))
+    return Resources(
+        gpus=train, embedding_gpus=embedding, engine_gpus=engine, cached=cached, encrypted=encrypted, **cluster
+    )
+
+
+def _asked(spec: Experiment, section: str) -> int:
+    """GPUs that a section of the spec asks for in so many words."""
+    part = getattr(spec, section)
+    said = {"num_gpus", "gpu_ids"} & part.model_fields_set
+    return max(part.num_gpus, len(set(part.gpu_ids))) if said else 0
+
+
+def named_by_digest(*images: str) -> bool:
+    """Whether every image is fixed; KFP's cache takes one name for one image."""
+    return all("@sha256:" in image for image in images)
+
+
+def spec_on_cluster(spec: Experiment, data_path: str) -> str:
+    """The spec as YAML, its relative paths on the data volume: data/market1501/query -> /data/market1501/query.
+
+    The GPUs keep their number and lose their names: a pod counts those it is given from 0.
+    """
+    values = open_values(spec)
+    values["results_dir"] = RESULTS
+    for section in GPU_SECTIONS:
+        part = values[section]
+        part["num_gpus"], part["gpu_ids"] = max(part["num_gpus"], len(set(part["gpu_ids"]))), [0]
+    for section in ("export", "gen_trt_engine"):
+        values[section]["gpu_id"] = 0
+    for field in PATHS:
+        *sections, name = field.split(".")
+        part = values
+        for section in sections:
+            part = part.get(section) or {}
+        if part.get(name):
+            part[name] = _on_volume(str(part[name]), data_path)
+    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def _on_volume(path: str, data_path: str) -> str:
+    parts = PurePosixPath(path).parts
+    return path if path.startswith("/") else str(PurePosixPath(data_path, *parts[parts[:1] == ("data",) :]))
+
+
+def asks_for_encryption(spec: Experiment) -> bool:
+    """Whether the run here would encrypt, or has to: a cluster's then does it too, or does not start."""
+    return bool(spec.encryption_key or encryption_key() or spec.export.encrypted)
+
+
+def compile_for_cluster(path: Path, spec: Experiment, *, cluster_file: Path | None) -> Resources:
+    """Writes the compiled pipeline that a cluster runs; without KFP's cache where an image is not named by digest."""
+    from components.images import REID, TENSORRT  # noqa: PLC0415 - read from the environment now
+    from pipelines.reid_pipeline import compile_pipeline  # noqa: PLC0415 - loads kfp
+
+    pinned = named_by_digest(REID, TENSORRT)
+    if not pinned:
+        print(
+            "note: REID_IMAGE and REID_TRT_IMAGE name no digest (@sha256:…), so Kubeflow's cache is off:"
+            " it could not tell a new image from an old one",
+            file=sys.stderr,
+        )
+    encrypted = asks_for_encryption(spec)
+    resources = resources_of(spec, cluster=read_cluster(cluster_file), cached=pinned, encrypted=encrypted)
+    if encrypted:
+        print(_where_the_key_is(resources, cluster_file), file=sys.stderr)
+    compile_pipeline(path, resources=resources, spec_text=spec_on_cluster(spec, resources.data_path))
+    return resources
+
+
+def _where_the_key_is(resources: Resources, cluster_file: Path | None) -> str:
+    """The note on the key; PipelineError where the cluster's file names no Secret that holds it."""
+    found = resources.key_secret
+    if found is None:
+        raise PipelineError(
+            f"{cluster_file}: secrets: found none that gives {KEY_ENVIRONMENT}, and this spec asks for encryption\n"
+            f"  want: one that does, e.g. reid-encryption: {{key: {KEY_ENVIRONMENT}}}"
+        )
+    name, key = found
+    namespace = os.environ.get("KFP_NAMESPACE") or "kubeflow"
+    return (
+        f"note: the encryption key is not sent: the stages take it from the secret {name} (key `{key}`),"
+        " and do not start without it:\n"
+        f"  kubectl create secret generic {name} --namespace {namespace} --from-literal={key}=…"
+    )

@@ -1,0 +1,168 @@
+"""A run on a cluster: submitted, followed with live task states, ended with its page, figures and an exit status."""
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+
+from pipelines import ir
+from pipelines.cluster.api import Cluster, Endpoint, Unreachable
+from pipelines.cluster.preparation import compile_for_cluster
+from pipelines.display import Display, duration
+from pipelines.summary import retrieval_table
+from reid.errors import PipelineError, TrackingError
+from reid.spec import Experiment
+from reid.tracking.pipeline_run import figures_of_kfp_run
+
+POLL_S = 5.0
+LOST_AFTER_S = 600.0
+"""How long the API may be away while a run is followed."""
+EXIT = {"SUCCEEDED": 0, "FAILED": 1, "SKIPPED": 1, "CANCELED": 130}
+"""States in which a run ends, and our exit status."""
+WORDS = {
+    "PENDING": "waiting",
+    "RUNNING": "started",
+    "SUCCEEDED": "done",
+    "SKIPPED": "cached or skipped",
+    "FAILED": "failed",
+    "CANCELING": "being cancelled",
+    "CANCELED": "cancelled",
+    "PAUSED": "paused",
+}
+
+
+def run_on_cluster(spec: Experiment, path: Path, *, cluster_file: Path | None, stream: TextIO) -> int:
+    """Compiles, uploads, starts and follows; the exit status: 0, 1 where it failed, 130 where it was cancelled."""
+    endpoint = Endpoint.from_environment()
+    file = Path(spec.results_dir).absolute() / "pipeline" / "cluster.yaml"
+    compile_for_cluster(file, spec, cluster_file=cluster_file)
+    cluster = Cluster(endpoint)
+    run_id = submit(cluster, spec, path, file=file, stream=stream)
+    stages = [task.name for task in ir.load(file).tasks]
+    url = endpoint.run_url(run_id)
+    try:
+        run = follow(cluster, run_id, stages, stream=stream)
+    except KeyboardInterrupt:
+        stream.write(f"no longer followed; the run goes on: {url}\n")
+        return 130
+    _conclude(run, run_id, url=url, stream=stream)
+    return EXIT[run.state]
+
+
+def submit(cluster: Cluster, spec: Experiment, path: Path, *, file: Path, stream: TextIO) -> str:
+    """Uploads the compiled pipeline as a version (once for each content) and starts a run of it; the run's id."""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    pipeline = ir.load(file)
+    pipeline_id = cluster.pipeline(pipeline.name, description="Person re-identification, from images to a model.")
+    version_id = cluster.version(pipeline_id, f"{path.stem}-{digest}", file)
+    name = spec.mlflow.run_name or f"{path.stem} {datetime.now():%Y-%m-%d %H:%M:%S}"
+    run_id = cluster.start(
+        name,
+        experiment_id=cluster.experiment(spec.mlflow.experiment),
+        pipeline_id=pipeline_id,
+        version_id=version_id,
+        parameters=pipeline.arguments({}),
+        mlflow_experiment=spec.mlflow.experiment,
+    )
+    stream.write(f"{name}: version {path.stem}-{digest} of {pipeline.name}\n{cluster.endpoint.run_url(run_id)}\n")
+    stream.flush()
+    return run_id
+
+
+def follow(
+    cluster: Cluster,
+    run_id: str,
+    stages: list[str],
+    *,
+    stream: TextIO,
+    poll_s: float = POLL_S,
+    clock: Callable[[], float] = time.monotonic,
+) -> Any:
+    """Shows each task's state as it changes until the run is over; the run then. PipelineError where it is lost."""
+    display = Display(stream, width=max(map(len, stages)))
+    shown: dict[str, str] = {}
+    started: dict[str, float] = {}
+    heard_at, silent = clock(), False
+    while True:
+        try:
+            run = cluster.run(run_id)
+            heard_at, silent = clock(), False
+        except Unreachable as error:
+            if clock() - heard_at > LOST_AFTER_S:
+                raise PipelineError(f"{error}\n  the run may go on: {cluster.endpoint.run_url(run_id)}") from None
+            if not silent:
+                display.say("", f"{str(error).splitlines()[0]}; asking again")
+            silent = True
+            time.sleep(poll_s)
+            continue
+        for stage, state in states_of(run, stages).items():
+            if state != shown.get(stage):
+                shown[stage] = state
+                started.setdefault(stage, clock())
+                over = f" after {duration(clock() - started[stage])}" if state in {"SUCCEEDED", "FAILED"} else ""
+                word = f"{WORDS.get(state, state.lower())}{over}"
+                stage_name = stage.replace("-", "_")
+                (display.started if state == "RUNNING" else display.ended)(stage_name, word)
+        display.tick()
+        if run.state in EXIT:
+            return run
+        time.sleep(poll_s)
+
+
+def states_of(run: Any, stages: list[str]) -> dict[str, str]:
+    """Stage -> state, of the pipeline's own tasks; of a retried one the latest attempt counts."""
+    details = (run.run_details.task_details if run.run_details else None) or []
+    found: dict[str, tuple[Any, str]] = {}
+    for task in details:
+        if task.display_name in stages and task.state:
+            when = task.create_time
+            earlier = found.get(task.display_name)
+            if earlier is None or earlier[0] is None or (when is not None and when >= earlier[0]):
+                found[task.display_name] = (when, task.state)
+    return {stage: found[stage][1] for stage in stages if stage in found}
+
+
+def _conclude(run: Any, run_id: str, *, url: str, stream: TextIO) -> None:
+    """The end, for people: state, why, figures, page."""
+    console = Console(file=stream, highlight=False, markup=False, emoji=False)
+    took = f" in {duration((run.finished_at - run.created_at).total_seconds())}" if run.finished_at else ""
+    console.print(f"\nthe run {WORDS[run.state].replace('done', 'succeeded')}{took}", soft_wrap=True)
+    if run.error and run.error.message:
+        console.print(run.error.message, soft_wrap=True)
+    for task in (run.run_details.task_details if run.run_details else None) or ():
+        if task.state == "FAILED" and task.error and task.error.message:
+            console.print(f"{task.display_name}: {task.error.message}", soft_wrap=True)
+    _figures(console, run_id)
+    for entry in _plugin_entries(run).values():
+        console.print(f"MLflow: {entry.value}", soft_wrap=True)
+    console.print(f"page of the run: {url}", soft_wrap=True)
+
+
+def _figures(console: Console, run_id: str) -> None:
+    """The figures as MLflow has them, for KFP's API has none."""
+    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not tracking_uri:
+        console.print("figures: on the page of the run; here too, where MLFLOW_TRACKING_URI names its MLflow server")
+        return
+    try:
+        figures = figures_of_kfp_run(tracking_uri, run_id)
+    except TrackingError as error:
+        print(f"figures: {error}", file=sys.stderr)
+        return
+    if "mAP" in figures:
+        console.print(retrieval_table(figures))
+    else:
+        console.print(f"figures: none of this run at {tracking_uri}", soft_wrap=True)
+
+
+def _plugin_entries(run: Any) -> Mapping[str, Any]:
+    """What KFP's MLflow plugin says of the run: its address."""
+    output = (run.plugins_output or {}).get("mlflow")
+    entries = (output.entries if output else None) or {}
+    return {name: entry for name, entry in entries.items() if name.endswith("url")}

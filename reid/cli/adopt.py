@@ -1,0 +1,32 @@
+"""The command `reid adopt`: another project's trained file, as one that the tasks take.
+
+reid adopt model_epoch_119.tlt -e spec.yaml
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from reid.console.view import show_outcome
+
+
+def add_adopt(parser: argparse.ArgumentParser) -> None:
+    """Gives the parser its description, its arguments (but the spec's) and its action."""
+    parser.description = (
+        "adopt: makes a checkpoint that the tasks take of one of TAO, reid-strong-baseline, SOLIDER-REID, fast-reid or "
+        "torchreid; puts how its images are prepared into an ONNX file of TAO. The spec has to describe the network "
+        "and its images; every tensor of the embedding has to fit."
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="the checkpoint (tensors only, never code), or .onnx")
+    output_help = "default: <name>.adopted.pth, or .onnx, beside FILE"
+    parser.add_argument("--output", type=Path, metavar="FILE", help=output_help)
+    parser.set_defaults(action=_adopt)
+
+
+def _adopt(options: argparse.Namespace) -> None:
+    from reid.spec import load_spec
+    from reid.stages.adopt import adopt, adopted_name
+
+    spec = load_spec(options.spec, overrides=options.overrides)
+    outcome = adopt(spec, file=options.file, output=options.output or adopted_name(options.file))
+    show_outcome(sys.stdout, "adopt", outcome.metrics, outcome.lines)

@@ -1,0 +1,235 @@
+"""The command `reid`: every task of a spec by itself, the spec in words, and the drawing of data sets.
+
+    reid train -e market.yaml train.num_epochs=2
+    reid spec --explain train.optim
+    reid dataset synth data/drawn --train-persons 751
+
+Modules that load torch or MLflow are imported by the task that needs them; `reid --help` loads neither.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from reid import __version__
+from reid.cli.adopt import add_adopt
+from reid.cli.serving import add_client, add_start_server, add_triton_options
+from reid.console.view import show_outcome, shown_on
+from reid.errors import ReidError, SpecError
+
+TASKS = {
+    "validate": "check the data set; writes a manifest and a findings report",
+    "train": "train the network; continues an interrupted training",
+    "evaluate": "mAP, CMC and mINP, plain and re-ranked; plots and an HTML report",
+    "inference": "embeddings of every query and gallery image, as JSON",
+    "export": "ONNX that carries its preprocessing contract; checked against torch",
+    "gen_trt_engine": "a TensorRT engine from the ONNX, with a build record",
+    "triton": "a model repository for Triton Inference Server, of the ONNX or the engine",
+    "start_client": "a sample of persons through a Triton server: mAP, CMC plot, matches sheet",
+}
+DRAWN = (
+    *("train_persons", "test_persons", "cameras", "images_per_camera", "distractors", "junk"),
+    *("width", "height", "seed"),
+)
+"""Fields of the spec's dataset.synthetic, each an option of `reid dataset synth`."""
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose help may end with lines that are made only when somebody asks for them."""
+
+    more_help: Callable[[], str] | None = None
+
+    def format_help(self) -> str:
+        """The help text."""
+        return super().format_help() + (f"\n{self.more_help()}" if self.more_help else "")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line; returns the exit status (0 done, 1 a fault of ours, 2 the user's to mend, 130 Ctrl-C)."""
+    options = _parsed(arguments)
+    try:
+        with shown_on(sys.stderr):
+            options.action(options)
+        return 0
+    except ReidError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # reid spec --blank | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception:
+        traceback.print_exc()
+        print("error: this is a fault of reid, not of yours", file=sys.stderr)
+        return 1
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options; overrides may stand before and after -e, which argparse alone does not take."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    rest = [word for word in rest if word not in getattr(options, "meaningless", ())]
+    stray = [word for word in rest if word.startswith("-") or "=" not in word]
+    if stray or (rest and not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(stray or rest)}")
+    if rest:
+        options.overrides += rest
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="reid",
+        description="Person re-identification from one spec file.",
+        epilog="The whole pipeline at once: make pipeline-run SPEC=demo.yaml",
+    )
+    parser.add_argument("--version", action="version", version=f"reid {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="TASK")
+    for task, help_text in TASKS.items():
+        command = commands.add_parser(task, help=help_text, description=f"{task}: {help_text}")
+        _add_spec(command, required=task != "triton")
+        command.set_defaults(action=_run_task, task=task)
+        command.more_help = _help_on(task)
+    add_triton_options(commands.choices["triton"], _run_task)
+    command = commands.add_parser("start_server", help="start Triton on the spec's model, until Ctrl-C")
+    _add_spec(command, required=True)
+    add_start_server(command)
+    command.more_help = _help_on("start_server")
+    command = commands.add_parser("adopt", help="another project's checkpoint or ONNX file, as one that the tasks take")
+    add_adopt(command)
+    _add_spec(command, required=True)
+    command.more_help = _help_on("adopt")
+    add_client(commands.add_parser("client", help="embeddings of two folders of images from a Triton server"))
+    _add_spec_command(commands.add_parser("spec", help="the spec's fields in words; a blank spec; check one"))
+    _add_dataset_commands(commands.add_parser("dataset", help="draw a data set, or look at one"))
+    return parser
+
+
+def _add_spec(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    names = ("-e", "--experiment_spec", "--experiment_spec_file")
+    parser.add_argument(*names, dest="spec", required=required, metavar="SPEC", help="YAML")
+    _add_overrides(parser)
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="section.field=value", help="overrides, e.g. train.num_epochs=2"
+    )
+
+
+def _help_on(task: str) -> Callable[[], str]:
+    def more_help() -> str:
+        from reid.spec.explain import listed
+        from reid.spec.task_fields import AGREEING, MODEL, TASK_FIELDS
+
+        own = [] if task == "adopt" else ["results_dir"]
+        fields = listed([*own, *TASK_FIELDS[task]], width=_columns())
+        if {*MODEL} <= {*TASK_FIELDS[task]}:
+            note = f"the model's file says these, and the spec, where it does too, has to agree: {', '.join(AGREEING)}"
+            fields += "\n" + textwrap.fill(note, _columns()) + "\n"
+        return f"fields of the spec that {task} reads, with their defaults:\n\n{fields}"
+
+    return more_help
+
+
+def _columns() -> int:
+    return min(max(shutil.get_terminal_size((120, 24)).columns, 80), 140)
+
+
+def _add_spec_command(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--explain", nargs="?", const="", metavar="NAME", help="a section or field, e.g. train.optim; without: all"
+    )
+    what.add_argument("--blank", action="store_true", help="print a spec of every field at its default, with comments")
+    what.add_argument("--check", metavar="SPEC", help="load a spec and say all that is wrong with it")
+    _add_overrides(parser)
+    parser.set_defaults(action=_spec)
+
+
+def _add_dataset_commands(parser: Parser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="ACTION")
+    synth = commands.add_parser("synth", help="draw a data set in Market-1501's layout")
+    synth.add_argument("root", type=Path, help="folder to make")
+    for name in DRAWN:
+        synth.add_argument(f"--{name.replace('_', '-')}", type=int, default=argparse.SUPPRESS, metavar="N")
+    synth.add_argument("--workers", type=int, default=0, metavar="N", help="processes; 0: one per core")
+    synth.set_defaults(action=_synth)
+    synth.more_help = _drawn_help
+    sheet = commands.add_parser("sheet", help="a contact sheet: a row a person, a column a camera")
+    sheet.add_argument("root", type=Path, help="folder of a data set in Market-1501's layout")
+    sheet.add_argument("output", type=Path, help="picture to write, .png or .jpg")
+    sheet.add_argument("--persons", type=int, default=8)
+    sheet.add_argument("--file-name", default="market1501", metavar="PATTERN", help="for dataset.file_name")
+    sheet.add_argument("--seed", type=int, default=0)
+    sheet.set_defaults(action=_sheet)
+
+
+def _drawn_help() -> str:
+    from reid.spec.explain import listed
+
+    fields = listed([f"dataset.synthetic.{name}" for name in DRAWN], width=_columns())
+    return f"the figures are those of the spec, with their defaults:\n\n{fields}"
+
+
+def _synth(options: argparse.Namespace) -> None:
+    from reid.drawn.dataset import ensure_market
+    from reid.spec import load_spec
+
+    given = [f"dataset.synthetic.{name}={getattr(options, name)}" for name in DRAWN if name in options]
+    settings = load_spec(text="dataset: {synthetic: {root: from the command line}}", overrides=given).dataset.synthetic
+    assert settings is not None
+    drawn = ensure_market(
+        options.root, **settings.model_dump(exclude={"root"}), workers=options.workers or os.cpu_count() or 1
+    )
+    print(f"{options.root}: {'drawn' if drawn else 'was there already, with these settings'}")
+
+
+def _sheet(options: argparse.Namespace) -> None:
+    from reid.data.file_names import file_names
+    from reid.drawn.dataset import contact_sheet
+
+    try:
+        names = file_names(options.file_name, cameras="file_name")
+    except ValueError as error:
+        raise SpecError(f"--file-name {options.file_name}\n  want: {error}") from None
+    contact_sheet(options.root, options.output, names=names, persons=options.persons, seed=options.seed)
+    print(options.output)
+
+
+def _spec(options: argparse.Namespace) -> None:
+    if options.overrides and not options.check:
+        raise SpecError(f"{options.overrides[0]}: overrides go with --check only")
+    if options.check:
+        from reid.spec import load_spec
+
+        spec = load_spec(options.check, overrides=options.overrides)
+        from reid.stages.validate import require_weights
+
+        require_weights(spec.model.backbone)
+        print(f"{options.check}: nothing to object to")
+        return
+    from reid.spec.explain import blank, explain
+
+    print(blank() if options.blank else explain(options.explain, width=_columns()), end="")
+
+
+def _run_task(options: argparse.Namespace) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # docker stop, a scheduler: as on Ctrl-C
+    from reid.spec import load_spec
+
+    spec = load_spec(options.spec, overrides=options.overrides)
+    from reid.cli.tasks import results_folder, run_task
+
+    outcome = run_task(options.task, spec)
+    lines = [*outcome.lines, f"results: {results_folder(spec, options.task)}"]
+    show_outcome(sys.stdout, options.task, outcome.metrics, lines)

@@ -1,0 +1,86 @@
+"""What several processes that carry one task together say to each other; `reid.distributed.processes` starts them.
+
+Shapes: N rows, D width of the embedding.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Ranks(Protocol):
+    """What the ranks of a task do together; a collective is called by all of them in the same order."""
+
+    rank: int
+    size: int
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's value, on every rank; plain data."""
+
+    def any(self, wish: bool) -> bool:
+        """Whether any rank wishes it."""
+
+    def collect(self, vectors: NDArray[np.float32], rows: Sequence[NDArray[np.int64]]) -> None:
+        """Fills rank 0's vectors (N, D) with the rows that each rank has; rows[r]: those of rank r."""
+
+
+class SingleProcess:
+    """The only rank of a task in one process."""
+
+    rank, size = 0, 1
+
+    def share(self, value: Any) -> Any:
+        """The value itself."""
+        return value
+
+    def any(self, wish: bool) -> bool:
+        """The wish itself."""
+        return wish
+
+    def collect(self, vectors: NDArray[np.float32], rows: Sequence[NDArray[np.int64]]) -> None:
+        """Nothing: all rows are here."""
+
+
+SINGLE_PROCESS = SingleProcess()
+
+
+class ProcessGroup:
+    """This process as one of several ranks. They talk from CPU to CPU (gloo): no GPU waits for it."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's value, on every rank; plain data."""
+        import torch
+        import torch.distributed as dist
+
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        return box[0]
+
+    def any(self, wish: bool) -> bool:
+        """Whether any rank wishes it."""
+        import torch
+        import torch.distributed as dist
+
+        wishes = torch.tensor([int(wish)])
+        dist.all_reduce(wishes, op=dist.ReduceOp.MAX)
+        return bool(wishes.item())
+
+    def collect(self, vectors: NDArray[np.float32], rows: Sequence[NDArray[np.int64]]) -> None:
+        """Fills rank 0's vectors (N, D) with the rows that each rank has; rows[r]: those of rank r."""
+        import torch
+        import torch.distributed as dist
+
+        if self.rank:
+            if len(rows[self.rank]):
+                dist.send(torch.from_numpy(vectors[rows[self.rank]]), dst=0)
+            return
+        for other in filter(lambda other: len(rows[other]), range(1, self.size)):
+            received = torch.empty((len(rows[other]), vectors.shape[1]))
+            dist.recv(received, src=other)
+            vectors[rows[other]] = received.numpy()

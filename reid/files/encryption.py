@@ -1,0 +1,94 @@
+"""Model files encrypted at rest, authenticated: a wrong key and a changed byte are told from good data.
+
+Layout: the magic, the scrypt salt (16 bytes), a nonce prefix (7 bytes), then chunks of AES-256-GCM, each with the nonce
+prefix | counter (4 bytes) | last (1 byte): the STREAM construction (Hoang et al., CRYPTO 2015), so that chunks can be
+neither reordered nor cut off at the end. The key is derived from the pass phrase by scrypt (N 2**15, r 8, p 1).
+"""
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from reid.errors import ArtifactError, KeyRefused
+from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
+from reid.files.writing import replacing
+
+MAGIC = b"REIDENC1"
+SALT_BYTES, PREFIX_BYTES, TAG_BYTES = 16, 7, 16
+CHUNK_BYTES = 1 << 20
+
+
+def is_encrypted(path: Path) -> bool:
+    """Whether the file begins as one that `encrypt` wrote."""
+    with path.open("rb") as stream:
+        return stream.read(len(MAGIC)) == MAGIC
+
+
+def encrypt(source: IO[bytes], target: IO[bytes], key: str) -> None:
+    """Copies source to target, encrypted under the pass phrase."""
+    salt, prefix = os.urandom(SALT_BYTES), os.urandom(PREFIX_BYTES)
+    target.write(MAGIC + salt + prefix)
+    cipher = _cipher(key, salt)
+    for nonce, chunk in _numbered(source, CHUNK_BYTES, prefix):
+        target.write(cipher.encrypt(nonce, chunk, MAGIC))
+
+
+def decrypt(path: Path, key: str | None) -> io.BytesIO:
+    """The plain content of an encrypted file.
+
+    KeyRefused where no key is given, or where the key is wrong or the file was changed or cut (which cannot be told
+    apart, by design).
+    """
+    if not key:
+        raise KeyRefused(f"{path}: encrypted, and no key is given\n  want: encryption_key, or {KEY_ENVIRONMENT} set")
+    plain = io.BytesIO()
+    with path.open("rb") as stream:
+        header = stream.read(len(MAGIC) + SALT_BYTES + PREFIX_BYTES)
+        salt, prefix = header[len(MAGIC) : len(MAGIC) + SALT_BYTES], header[len(MAGIC) + SALT_BYTES :]
+        if header[: len(MAGIC)] != MAGIC or len(prefix) != PREFIX_BYTES:
+            raise ArtifactError(
+                f"{path}: not an encrypted file of this project\n  want: one that begins with {MAGIC!r}"
+            )
+        cipher = _cipher(key, salt)
+        try:
+            for nonce, chunk in _numbered(stream, CHUNK_BYTES + TAG_BYTES, prefix):
+                plain.write(cipher.decrypt(nonce, chunk, MAGIC))
+        except InvalidTag:
+            raise KeyRefused(f"{path}: the key is not the one it was encrypted with, or the file was changed") from None
+    plain.seek(0)
+    return plain
+
+
+def write_model(path: Path, content: bytes, *, key: str | None) -> None:
+    """Writes a model file whole or not at all, encrypted where there is a key: nothing plain is ever on the disk."""
+    with replacing(path) as partial, partial.open("wb") as stream:
+        if key is None:
+            stream.write(content)
+        else:
+            encrypt(io.BytesIO(content), stream, key)
+
+
+def read_model(path: Path) -> bytes:
+    """A model file's plain content, decrypted in memory with this process's key where it is encrypted."""
+    return decrypt(path, encryption_key()).getvalue() if is_encrypted(path) else path.read_bytes()
+
+
+def _cipher(key: str, salt: bytes) -> AESGCM:
+    return AESGCM(Scrypt(salt=salt, length=32, n=2**15, r=8, p=1).derive(key.encode()))
+
+
+def _numbered(stream: IO[bytes], size: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(nonce, chunk) of a stream; the nonce says the chunk's number and whether it is the last. At least one chunk."""
+    chunk, number = stream.read(size), 0
+    while True:
+        following = stream.read(size)
+        yield prefix + number.to_bytes(4, "big") + (b"\0" if following else b"\1"), chunk
+        if not following:
+            return
+        chunk, number = following, number + 1

@@ -1,0 +1,187 @@
+"""The MLflow model registry: a trained, exported model becomes a version; the best one on a test set is `champion`."""
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from reid.contract import Contract
+from reid.files.writing import copy_file
+from reid.tracking.stage_run import StageRun
+from reid.tracking.store import connect, reaching
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+MODEL = "reid-onnx"
+"""The logged model's name among the run's artifacts."""
+SEALED = "model.onnx.encrypted"
+"""An encrypted ONNX in it; MLflow's ONNX flavour knows plain ones only."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that is registered, and what it can show for itself."""
+
+    onnx: Path
+    model: Any
+    """The same as onnx.ModelProto."""
+    encrypted: bool
+    contract: Contract
+    fingerprint: str
+    """Of the data set it was scored on."""
+    figure: str
+    """The figure that counts: mAP or reranked_mAP."""
+    figures: Mapping[str, float]
+    """Both of them, as fractions."""
+    objection: str | None
+    """Why its parity does not hold; None: it holds."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Where a model version stands in the registry, and why."""
+
+    name: str
+    version: str
+    alias: str
+    reason: str
+
+
+def register_model(
+    run: StageRun, *, name: str, candidate: Candidate, tags: Mapping[str, str], card: str, files: Mapping[str, str]
+) -> Registration:
+    """Registers the candidate as the next version of model `name`, with its signature, an input example and `files`.
+
+    It becomes `champion` if its parity holds and there is no champion, or its figure is above the champion's on the
+    same data; otherwise `challenger`. The reason is a tag of the version and of the run. The signature is
+    (batch, C, H, W) -> (batch, D), float32. An encrypted ONNX stays encrypted in the store. A retried stage registers
+    no second version. Raises TrackingError where the registry cannot be reached.
+    """
+    client = connect(run.tracking_uri)
+    with reaching(run.tracking_uri), tempfile.TemporaryDirectory() as folder:
+        texts = {"contract.json": candidate.contract.to_json(), "README.md": card, **files}
+        for file, text in texts.items():
+            (Path(folder) / file).write_text(text, encoding="utf-8")
+        log = _log_encrypted if candidate.encrypted else _log_plain
+        version = _version_of(client, run, name) or log(run, client, name, candidate, Path(folder))
+        client.update_model_version(name, version, description=card)
+        holder = client.get_registered_model(name).aliases.get(CHAMPION)
+        incumbent = client.get_model_version(name, holder).tags if holder else {}
+        if str(holder) == version:
+            alias, reason = CHAMPION, "an earlier attempt of this stage made it so"
+        else:
+            alias, reason = _contest(candidate, holder, incumbent)
+        scores = {figure: repr(value) for figure, value in candidate.figures.items()}
+        standing = {"fingerprint": candidate.fingerprint, "registered_as": alias, "reason": reason}
+        for key, value in {**tags, **scores, **standing}.items():
+            client.set_model_version_tag(name, version, key, value)
+        client.set_registered_model_alias(name, alias, version)
+    run.set_tags({"registry.version": f"{name}/{version}", "registry.alias": alias, "registry.reason": reason})
+    logger.info("registered %s version %s as %s: %s", name, version, alias, reason)
+    return Registration(name, version, alias, reason)
+
+
+def _version_of(client: "MlflowClient", run: StageRun, name: str) -> str | None:
+    """The version that an earlier attempt of this stage registered, if one did."""
+    found = client.search_model_versions(f"name = '{name}' and run_id = '{run.run_id}'")
+    return str(found[0].version) if found else None
+
+
+def _contest(candidate: Candidate, holder: str | None, incumbent: Mapping[str, str]) -> tuple[str, str]:
+    """The alias, and the reason for it; `holder` is the champion's version, `incumbent` its tags."""
+    if candidate.objection:
+        return CHALLENGER, f"parity does not hold: {candidate.objection}"
+    if holder is None:
+        return CHAMPION, "the first version whose parity holds"
+    if incumbent.get("fingerprint") != candidate.fingerprint:
+        return CHALLENGER, f"version {holder} holds the title on another data set; figures on two sets do not compare"
+    name = {"mAP": "mAP", "reranked_mAP": "re-ranked mAP"}[candidate.figure]
+    if candidate.figure not in incumbent:
+        return CHALLENGER, f"version {holder} holds the title, and its {name} is not known"
+    best, own = float(incumbent[candidate.figure]), candidate.figures[candidate.figure]
+    better = own > best
+    relation = "above" if better else "not above"
+    return (
+        CHAMPION if better else CHALLENGER,
+        f"{name} {100 * own:.2f} is {relation} version {holder}'s {100 * best:.2f}",
+    )
+
+
+def _signature(contract: Contract) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    image = (-1, contract.channels, contract.height, contract.width)
+    return ModelSignature(
+        Schema([TensorSpec(np.dtype("float32"), image, "input")]),
+        Schema([TensorSpec(np.dtype("float32"), (-1, contract.embedding), "fc_pred")]),
+    )
+
+
+def _log_plain(run: StageRun, _client: "MlflowClient", name: str, candidate: Candidate, folder: Path) -> str:
+    """A version with MLflow's ONNX flavour: anybody's mlflow.onnx.load_model opens it."""
+    import mlflow
+    import onnx
+
+    contract = candidate.contract
+    grey = np.full((1, contract.height, contract.width, contract.channels), 128, np.uint8)
+    with _in_run(run):
+        logged = mlflow.onnx.log_model(
+            candidate.model,
+            name=MODEL,
+            signature=_signature(contract),
+            input_example={"input": contract.preprocess(grey)},
+            pip_requirements=[f"{package.__name__}=={package.__version__}" for package in (onnx, np)] + ["onnxruntime"],
+            registered_model_name=name,
+            save_as_external_data=False,
+            metadata={"reid.contract": json.loads(contract.to_json())},
+            extra_files=[str(path) for path in sorted(folder.iterdir())],
+        )
+    return str(logged.registered_model_version)
+
+
+def _log_encrypted(run: StageRun, client: "MlflowClient", name: str, candidate: Candidate, folder: Path) -> str:
+    """A version whose ONNX is the encrypted file, under a flavour that no loader of MLflow's takes for a plain one."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model
+
+    copy_file(candidate.onnx, folder / SEALED)
+    described = Model(
+        artifact_path=MODEL,
+        run_id=run.run_id,
+        signature=_signature(candidate.contract),
+        metadata={"reid.contract": json.loads(candidate.contract.to_json())},
+    )
+    described.add_flavor("reid_encrypted_onnx", data=SEALED)
+    described.save(str(folder / "MLmodel"))
+    client.log_artifacts(run.run_id, str(folder), MODEL)
+    try:
+        client.get_registered_model(name)
+    except MlflowException:
+        client.create_registered_model(name)
+    source = f"{client.get_run(run.run_id).info.artifact_uri}/{MODEL}"
+    return str(client.create_model_version(name, source=source, run_id=run.run_id).version)
+
+
+@contextmanager
+def _in_run(run: StageRun) -> Iterator[None]:
+    """MLflow's fluent functions log into this run; its id stays in the environment."""
+    import mlflow
+
+    mlflow.set_tracking_uri(run.tracking_uri)
+    before = os.environ.get("MLFLOW_RUN_ID")
+    with mlflow.start_run(run_id=run.run_id):
+        yield
+    if before is not None:  # mlflow.start_run takes it out of the environment
+        os.environ["MLFLOW_RUN_ID"] = before

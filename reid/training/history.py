@@ -1,0 +1,38 @@
+"""The history of a training: a row an epoch, and its file.
+
+A row: epoch (from 0; -1 is the untrained network), step, train_loss and its parts, accuracy, gradient_norm,
+learning_rate, images_per_second, seconds, on a GPU gpu_memory_gb (the most that was allocated there so far); and where
+it was validated mAP, rank1, rank5, rank10, mINP, val_loss, validation_seconds.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from reid.files.writing import replacing
+
+Row = dict[str, float]
+
+UNTRAINED = -1
+"""The epoch of the untrained network's row."""
+
+
+def best_row(history: Sequence[Row]) -> Row:
+    """The row of the trained epoch with the highest mAP, the first of equals; empty where none was validated."""
+    validated = [row for row in history if row["epoch"] != UNTRAINED and "mAP" in row]
+    return max(validated, key=lambda row: row["mAP"], default={})
+
+
+def write_history(folder: Path, history: Sequence[Row]) -> None:
+    """history.json, a row a line."""
+    rows = ",\n".join(json.dumps(row) for row in history)
+    with replacing(folder / "history.json") as partial:
+        partial.write_text(f"[\n{rows}\n]\n", encoding="utf-8")
+
+
+def sentence(row: Row, *, is_best: bool) -> str:
+    """An epoch's row as the log has it."""
+    parts = [f"loss {row['train_loss']:.3f}", f"{row['images_per_second']:.0f} images/s"]
+    if "mAP" in row:
+        parts[1:1] = [f"mAP {100 * row['mAP']:.1f}", f"rank-1 {100 * row['rank1']:.1f}"]
+    return ", ".join(parts) + (" (best)" if is_best else "")

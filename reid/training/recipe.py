@@ -1,0 +1,226 @@
+"""What the train stage's objects are for a given spec: contract, network, batches, LightningModule, validation."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from reid.contract import Contract
+from reid.data.file_index import read_image
+from reid.data.market1501 import Manifest, Split
+from reid.data.module import TrainingData
+from reid.data.store import open_store
+from reid.distributed.ranks import Ranks
+from reid.embeddings import UNTRAINED_EMBEDDINGS, Embeddings
+from reid.errors import ArtifactError, UnreadableImage
+from reid.model.checkpoint import ADDED_SETTINGS
+from reid.model.embedder import Embedder, build_embedder
+from reid.model.weights import load_pretrained, resolve_stem_relu
+from reid.spec import Experiment
+from reid.spec.network import network_values
+from reid.training.history import UNTRAINED, Row
+from reid.training.lightning import Plateau, Training, build_losses
+from reid.training.resume import Start
+from reid.training.schedule import build_optimizer, epoch_factor, parameter_groups
+from reid.training.trainer import evaluating, network_of
+from reid.training.validation import Validation
+
+logger = logging.getLogger(__name__)
+
+
+def build_network(spec: Experiment, persons: list[int], start: Start | None) -> tuple[Embedder, list[str]]:
+    """The network with its first weights (a checkpoint to continue from brings its own), and the account of them."""
+    section, values = spec.model, network_values(spec) | {"num_classes": len(persons)}
+    if start:
+        before = start.checkpoint["reid"]["model"]
+        return build_embedder(**values, stem_relu=before["stem_relu"]), start.checkpoint["training"]["weights"]
+    choice, path_name = section.pretrain_choice, section.pretrained_model_path
+    weights_file = Path(path_name) if path_name else None
+    setting = section.stem_relu if section.stem_relu == "auto" else section.stem_relu == "on"
+    network = build_embedder(**values, stem_relu=resolve_stem_relu(setting, choice=choice, path=weights_file))
+    loaded = load_pretrained(network, weights_file, choice=choice, min_share=section.min_matched_share)
+    return network, loaded.lines() if loaded else []
+
+
+def refuse_other_network(spec: Experiment, persons: list[int], start: Start) -> None:
+    """ArtifactError where a checkpoint to continue from is not of the spec's network, persons and optimizer."""
+    before = ADDED_SETTINGS | start.checkpoint["reid"]["model"]
+    wanted = network_values(spec) | {"num_classes": len(persons)}
+    if spec.model.stem_relu != "auto":
+        wanted["stem_relu"] = spec.model.stem_relu == "on"
+    other = [
+        f"{name} {before.get(name)!r}, not {value!r}" for name, value in wanted.items() if before.get(name) != value
+    ]
+    if start.checkpoint["reid"]["persons"] != persons:
+        other.append("other persons")
+    if other:
+        raise ArtifactError(
+            f"{start.path}: a checkpoint of another network: {other[0]}\n  want: one of the spec's network and persons"
+        )
+    settings = start.checkpoint["training"]["settings"]
+    centres, optimizer = "losses.center.centers" in start.checkpoint["state_dict"], settings["train.optim.name"]
+    wants_centres = spec.model.with_center_loss and spec.dataset.sampler != "softmax"
+    if (centres, optimizer) != (wants_centres, spec.train.optim.name):
+        told = [
+            f"{name}, {'with' if centred else 'without'} centre loss"
+            for name, centred in ((optimizer, centres), (spec.train.optim.name, wants_centres))
+        ]
+        raise ArtifactError(
+            f"{start.path}: a checkpoint of another kind of training: {told[0]}; not {told[1]}\n"
+            "  want: the same optimizer and losses; or its weights alone, for a new training:\n"
+            f"  model.pretrain_choice=self model.pretrained_model_path={start.path}"
+        )
+
+
+def decoded(spec: Experiment, split: Split, fingerprint: str) -> NDArray[np.uint8]:
+    return open_store(
+        split,
+        height=spec.model.input_height,
+        width=spec.model.input_width,
+        channels=spec.model.input_channels,
+        folder=Path(spec.store_dir),
+        key=fingerprint,
+    )
+
+
+def readable(spec: Experiment, split: Split, fingerprint: str) -> Split:
+    """The training images, decoded; where the spec says so, less those that became unreadable after validate."""
+    try:
+        decoded(spec, split, fingerprint)
+    except UnreadableImage:
+        if spec.dataset.corrupt_images != "skip":
+            raise
+    else:
+        return split
+    with ThreadPoolExecutor(max_workers=min(32, os.cpu_count() or 1)) as pool:
+        errors = list(pool.map(lambda path: read_image(path).error, split.paths))
+    bad = [f"{path}: {error}" for path, error in zip(split.paths, errors) if error]
+    logger.warning(
+        "%s: %d of %d training images cannot be read and are left out\n  first: %s",
+        split.root,
+        len(bad),
+        len(split),
+        bad[0] if bad else "",
+    )
+    return Split(split.root, tuple(image for image, error in zip(split.images, errors) if not error))
+
+
+def build_data(
+    spec: Experiment,
+    images: Split,
+    label: NDArray[np.int64],
+    *,
+    contract: Contract,
+    fingerprint: str,
+    on_device: bool = False,
+    channels_last: bool = True,
+) -> TrainingData:
+    """The batches of the training images; label (N,) is each one's row of the classifier."""
+    section = spec.dataset
+    return TrainingData(
+        decoded(spec, images, fingerprint),
+        label,
+        contract=contract,
+        batch_size=section.batch_size,
+        num_instances=None if section.sampler == "softmax" else section.num_instances,
+        num_workers=section.num_workers,
+        seed=spec.train.seed,
+        padding=section.padding,
+        flip_probability=section.prob,
+        erasing_probability=section.re_prob,
+        on_device=on_device,
+        channels_last=channels_last,
+    )
+
+
+def build_module(spec: Experiment, network: Embedder) -> Training:
+    section, optim = spec.model, spec.train.optim
+    losses = build_losses(
+        sampler=spec.dataset.sampler,
+        metric_loss_type=section.metric_loss_type,
+        with_center_loss=section.with_center_loss,
+        label_smooth=section.label_smooth,
+        triplet_loss_margin=optim.triplet_loss_margin,
+        num_classes=network.num_classes,
+        embedding_size=network.embedding_size,
+    )
+
+    def optimizer(module: nn.Module) -> torch.optim.Optimizer:
+        groups = parameter_groups(
+            module,
+            base_lr=optim.base_lr,
+            weight_decay=optim.weight_decay,
+            bias_lr_factor=optim.bias_lr_factor,
+            weight_decay_bias=optim.weight_decay_bias,
+        )
+        fused = {"auto": None, "on": True, "off": False}[spec.train.fused_optimizer]
+        return build_optimizer(optim.name, groups, optim.momentum, fused=fused)
+
+    auto_reduce = optim.lr_scheduler == "AutoReduce"
+    return Training(
+        network,
+        losses,
+        optimizer=optimizer,
+        epoch_factor=epoch_factor(
+            warmup_method=optim.warmup_method,
+            warmup_factor=optim.warmup_factor,
+            warmup_iters=optim.warmup_iters,
+            warmup_epochs=optim.warmup_epochs,
+            lr_steps=[] if auto_reduce else optim.lr_steps,
+            gamma=optim.gamma,
+            num_epochs=spec.train.num_epochs,
+        ),
+        plateau=Plateau(gamma=optim.gamma) if auto_reduce else None,
+        plateau_watches=optim.lr_monitor,
+        clip_grad_norm=spec.train.clip_grad_norm,
+        center_loss_weight=optim.center_loss_weight,
+        center_lr=optim.center_lr,
+        seed=spec.train.seed,
+    )
+
+
+def validation_of(spec: Experiment, manifest: Manifest, contract: Contract) -> Validation:
+    """The query and gallery images, decoded."""
+    return Validation(
+        manifest.query,
+        manifest.gallery,
+        decoded(spec, manifest.query, manifest.fingerprint),
+        decoded(spec, manifest.gallery, manifest.fingerprint),
+        contract=contract,
+        batch_size=spec.dataset.val_batch_size,
+        triplet_loss_margin=spec.train.optim.triplet_loss_margin,
+    )
+
+
+def validator(
+    validation: Validation, model: Path, *, channels_last: bool, ranks: Ranks, check: Callable[[], None]
+) -> Callable[[pl.Trainer, Training, int], Row]:
+    """A function that embeds query and gallery and gives the figures; the untrained network's embeddings are kept.
+
+    The ranks share the work, rank 0 scores, and all get the figures. `check` may raise between two batches.
+    """
+
+    def validate(trainer: pl.Trainer, module: Training, epoch: int) -> Row:
+        began = time.perf_counter()
+        what = "untrained network" if epoch == UNTRAINED else f"validation after epoch {epoch + 1}"
+        with evaluating(module):
+            network = network_of(trainer, module, contract=validation.contract, channels_last=channels_last)
+            query, gallery = validation.embed(network, what=what, ranks=ranks, between=check)
+        figures: Row = {}
+        if not ranks.rank:
+            if epoch == UNTRAINED:
+                Embeddings.joined(query, gallery).save_npz(model / UNTRAINED_EMBEDDINGS)
+            figures = validation.figures(query, gallery)
+            figures["validation_seconds"] = time.perf_counter() - began
+        shared: Row = ranks.share(figures)
+        return shared
+
+    return validate

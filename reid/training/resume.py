@@ -1,0 +1,204 @@
+"""Training checkpoints that survive a kill at any instant, and the way back from one.
+
+A model directory holds model_epoch_<NNN>.pth, reid_model_latest.pth and reid_model_best.pth. Every one of them is
+written under another name first and takes its own name in one step, so each is always whole, or not there.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from reid.errors import ArtifactError, KeyRefused
+from reid.files.writing import copy_file, replacing
+from reid.model.checkpoint import read_file, write_file
+
+logger = logging.getLogger(__name__)
+
+LATEST, BEST = "reid_model_latest.pth", "reid_model_best.pth"
+EPOCH = re.compile(r"model_epoch_(\d{3,})\.pth")
+
+
+def epoch_file(epoch: int) -> str:
+    """The checkpoint's name after an epoch (from 0)."""
+    return f"model_epoch_{epoch:03d}.pth"
+
+
+def write_checkpoint(checkpoint: dict[str, Any], target: Path) -> None:
+    """Returns when the file is on the disk under its name. ArtifactError where it cannot be written."""
+    with replacing(target) as partial, partial.open("wb") as file:
+        write_file(checkpoint, file)
+        file.flush()
+        os.fsync(file.fileno())
+    _sync_folder(target.parent)
+
+
+class DurableCheckpoints(TorchCheckpointIO):
+    """How Lightning reads and writes checkpoints here: whole, on the disk before they have their name, without code.
+
+    They are written while the training goes on, one after the other, from a copy that stays on the device until then.
+    What went wrong is raised by the next save, or by `wait`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
+        self._pending: list[Future[object]] = []
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Returns when the values are safe from further steps. ArtifactError where the one before was not written."""
+        self.wait()
+        copy = apply_to_collection(checkpoint, torch.Tensor, lambda tensor: tensor.detach().clone())
+        self.then(lambda: write_checkpoint(apply_to_collection(copy, torch.Tensor, torch.Tensor.cpu), Path(path)))
+
+    def then(self, work: Callable[[], object]) -> None:
+        """Does something after what was asked before; not where that failed."""
+        before = self._pending[-1] if self._pending else None
+
+        def after_it() -> None:
+            if before:
+                before.result()
+            work()
+
+        self._pending.append(self._writer.submit(after_it))
+
+    def wait(self) -> None:
+        """Returns when all that was asked is done; raises the first error of it."""
+        for future in self._pending:
+            future.result()
+        self._pending.clear()
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> Any:
+        """The checkpoint, tensors on the CPU. ArtifactError where it is missing or damaged."""
+        return read_file(Path(path))
+
+
+def give_name(source: Path, name: str) -> Path:
+    """`source` also under `name` in its folder, replacing what had it; one file on the disk where hard links are."""
+    target = source.with_name(name)
+    link = target.with_name(f".{name}.link")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(source, link)
+    except OSError:  # a file system without hard links
+        copy_file(source, target)
+        return target
+    link.replace(target)
+    link.unlink(missing_ok=True)  # rename does nothing where both names were the same file already
+    _sync_folder(target.parent)
+    return target
+
+
+class Start(NamedTuple):
+    """A training that goes on from a checkpoint."""
+
+    path: Path
+    checkpoint: dict[str, Any]
+
+    @property
+    def epochs_done(self) -> int:
+        """Whole epochs that it holds."""
+        return int(self._position[0])
+
+    @property
+    def step(self) -> int:
+        """Steps of the next epoch that it holds as well; all of them: only that epoch's end is left."""
+        return int(self._position[1])
+
+    @property
+    def _position(self) -> Sequence[int]:
+        after_the_epoch = (int(self.checkpoint["epoch"]) + 1, 0)  # of a version that wrote at the end of epochs only
+        position: Sequence[int] = self.checkpoint["training"].get("position", after_the_epoch)
+        return position
+
+
+def newest_checkpoint(folder: Path) -> Start | None:
+    """The training checkpoint to continue from: the latest, or where that is damaged the last loadable epoch's.
+
+    KeyRefused where none can be read and one of them is encrypted under another key.
+    """
+    refused: KeyRefused | None = None
+    for path in _candidates(folder):
+        try:
+            return read_training_checkpoint(path)
+        except ArtifactError as error:
+            refused = refused or (error if isinstance(error, KeyRefused) else None)
+            logger.warning("%s; trying the checkpoint before it", error)
+    if refused:  # they may be whole, only locked: starting over would write over them
+        raise refused
+    return None
+
+
+def read_training_checkpoint(path: Path) -> Start:
+    """A checkpoint that a training can continue from; ArtifactError where it is missing, damaged or something else."""
+    checkpoint = read_file(path)
+    wanted = {"epoch", "global_step", "state_dict", "optimizer_states", "reid", "training"}
+    if not isinstance(checkpoint, dict) or not wanted <= set(checkpoint):
+        raise ArtifactError(
+            f"{path}: holds no training to continue\n  want: a checkpoint of this project's train stage"
+        )
+    return Start(path, checkpoint)
+
+
+def bring_checkpoints(start: Start, folder: Path, *, best_epoch: int | None, latest_too: bool) -> None:
+    """Makes a training of another folder go on in this one: its best checkpoint (epoch from 0), and with `latest_too`
+    the checkpoint itself as the latest. They are written anew, under this process's key.
+
+    A best one of a training that was here before goes: it would be taken for this one's.
+    """
+    if latest_too:
+        path = folder / epoch_file(start.epochs_done - 1)
+        write_checkpoint(start.checkpoint, path)
+        give_name(path, LATEST)
+        logger.info("%s is now %s, too", start.path, folder / LATEST)
+    (folder / BEST).unlink(missing_ok=True)
+    best = None if best_epoch is None else _checkpoint_of(start, best_epoch)
+    if best:
+        write_checkpoint(best.checkpoint, folder / BEST)
+    elif best_epoch is not None:
+        logger.warning("%s: its best epoch, %d, is not beside it", start.path, best_epoch + 1)
+
+
+def _checkpoint_of(start: Start, epoch: int) -> Start | None:
+    """The checkpoint of an epoch (from 0) of the same training, from the same folder."""
+    if start.epochs_done == epoch + 1 and not start.step:
+        return start
+    for path in (start.path.with_name(epoch_file(epoch)), start.path.with_name(BEST)):
+        if not path.exists():
+            continue
+        try:
+            found = read_training_checkpoint(path)
+        except ArtifactError as error:
+            logger.warning("%s; it is passed over", error)
+            continue
+        history = found.checkpoint["training"]["history"]
+        if history == start.checkpoint["training"]["history"][: len(history)] and found.epochs_done == epoch + 1:
+            return found
+    return None
+
+
+def _candidates(folder: Path) -> Iterator[Path]:
+    if (folder / LATEST).exists():
+        yield folder / LATEST
+    epochs = [
+        (int(found[1]), path) for path in folder.glob("model_epoch_*.pth") if (found := EPOCH.fullmatch(path.name))
+    ]
+    yield from (path for _, path in sorted(epochs, reverse=True))
+    if (folder / BEST).exists():
+        yield folder / BEST  # of an epoch without a file of its own
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the names in a folder last through a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

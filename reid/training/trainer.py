@@ -1,0 +1,173 @@
+"""Running Lightning: on which device, in which precision, quietly, and stopping well."""
+
+import logging
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.utilities.warnings import PossibleUserWarning
+from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from timm.layers import convert_sync_batchnorm
+from torch import Tensor, nn
+
+from reid.contract import Contract
+from reid.data.module import TrainingData
+from reid.distributed.devices import Device
+from reid.distributed.gathering import ranks
+from reid.embeddings import OfPixels
+from reid.model.of_pixels import of_pixels
+from reid.training.lightning import Training
+from reid.training.resume import DurableCheckpoints, Start
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def seed_everything(seed: int) -> None:
+    """Sets every global generator."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def fit(
+    module: Training,
+    data: TrainingData,
+    *,
+    callbacks: list[Callback],
+    device: Device,
+    checkpoints: DurableCheckpoints,
+    epochs: int,
+    start: Start | None,
+    folder: Path,
+) -> None:
+    """Trains to the end, from a checkpoint or from the start; all ranks call it alike.
+
+    Raises KeyboardInterrupt where it was interrupted.
+    """
+    if device.on_gpu and device.ranks > 1:  # torch has none for the CPU
+        module.model = with_shared_statistics(module.model)
+    if device.channels_last:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.compiled:
+        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is, and torch says so
+        module.model.compile()
+    with _quiet():
+        trainer = pl.Trainer(
+            accelerator="gpu" if device.on_gpu else "cpu",
+            devices=[int(name.removeprefix("cuda:")) for name in device.names] if device.on_gpu else device.ranks,
+            strategy=_together(module, device) if device.ranks > 1 else "auto",
+            precision=device.precision,  # type: ignore[arg-type]
+            max_epochs=epochs,
+            callbacks=callbacks,
+            plugins=[checkpoints, LightningEnvironment()],
+            default_root_dir=folder,
+            logger=False,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            reload_dataloaders_every_n_epochs=1,  # the first epoch may begin in the middle
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+        )
+        _no_signal_but_ours(trainer)
+        if start:
+            _go_on(trainer, module, data, start)
+        try:
+            trainer.fit(module, data)
+        except (SystemExit, SIGTERMException):  # SystemExit is Lightning's answer to KeyboardInterrupt
+            raise KeyboardInterrupt from None
+        finally:
+            checkpoints.wait()
+
+
+def with_shared_statistics(network: Module) -> Module:
+    """The network with SyncBatchNorm for every batch normalisation, the same parameters in it."""
+    # timm's own way: torch's drops the activations that timm's BatchNormAct2d holds
+    converted: Module = convert_sync_batchnorm(network)
+    return converted
+
+
+def _together(module: Training, device: Device) -> DDPStrategy:
+    """Gradients are summed while the backward pass goes on.
+
+    On GPUs SyncBatchNorm computes the same statistics on each; on the CPU they are rank 0's.
+    """
+    return DDPStrategy(
+        process_group_backend="nccl" if device.on_gpu else "gloo",
+        find_unused_parameters="cross_entropy" not in module.losses,  # the classifier is not used then
+        forward_sync_buffers=not device.on_gpu,
+        gradient_as_bucket_view=True,
+    )
+
+
+def _no_signal_but_ours(trainer: pl.Trainer) -> None:
+    """Lightning sends a flag from GPU to GPU, and waits for it, in every step of several ranks;
+    reid.training.stopping agrees on the CPU instead, a step late, without anybody waiting.
+    """
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+def _go_on(trainer: pl.Trainer, module: Training, data: TrainingData, start: Start) -> None:
+    """Sets everything to where the checkpoint was written: not by Lightning's loops, whose place in the middle of an
+    epoch needs a loader with a state, but by the epoch and the step alone.
+    """
+    module.go_on_from(start.checkpoint, epoch=start.epochs_done, step=start.step)
+    data.begin_at(start.epochs_done, start.step)
+    loop = trainer.fit_loop
+    for progress in (loop.epoch_progress.current, loop.epoch_progress.total):
+        for name in ("ready", "started", "processed", "completed"):
+            setattr(progress, name, start.epochs_done)
+    steps = loop.epoch_loop.manual_optimization.optim_step_progress.total
+    steps.ready = steps.completed = int(start.checkpoint["global_step"])
+
+
+def network_of(trainer: pl.Trainer, module: Training, *, contract: Contract, channels_last: bool) -> OfPixels:
+    """The network as it is now, in the training's precision."""
+
+    def network(images: Tensor) -> Tensor:
+        with trainer.precision_plugin.forward_context():
+            # not compiled: that would be done anew for every size of a last batch
+            embedding: Tensor = module.model.forward(images)  # type: ignore[assignment]
+        return embedding
+
+    return of_pixels(network, contract=contract, device=module.device, channels_last=channels_last)
+
+
+@contextmanager
+def evaluating(module: Training) -> Iterator[None]:
+    """The network in evaluation mode, with rank 0's statistics on every rank, and back in training mode after."""
+    if ranks() > 1:
+        for buffer in module.model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+    module.model.eval()
+    try:
+        yield
+    finally:
+        module.model.train()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's remarks that a user of this project cannot act on."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch")]
+    levels = [one.level for one in loggers]
+    for one in loggers:
+        one.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PossibleUserWarning)
+            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+            yield
+    finally:
+        for one, level in zip(loggers, levels):
+            one.setLevel(level)

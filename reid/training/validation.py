@@ -1,0 +1,105 @@
+"""Validation during training: one embedding pass over query and gallery, its figures, and the untrained network's.
+
+Shapes: N images, Q queries, G gallery images, D width of the embedding.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from reid.contract import Contract
+from reid.data.market1501 import JUNK, Split
+from reid.distributed.ranks import Ranks
+from reid.embeddings import Embeddings, Network, OfPixels, embed
+from reid.retrieval.distance import distance_rows, l2_normalize
+from reid.retrieval.metrics import Scorer
+from reid.retrieval.protocol import market_protocol
+
+MAX_RANK = 10
+BLOCK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The images of the persons that training never sees, decoded."""
+
+    query: Split
+    gallery: Split
+    """Junk included; it is never embedded."""
+    query_pixels: NDArray[np.uint8]
+    """(Q, H, W, C)."""
+    gallery_pixels: NDArray[np.uint8]
+    """(G, H, W, C)."""
+    contract: Contract
+    batch_size: int
+    triplet_loss_margin: float
+
+    def embed(
+        self, network: Network | OfPixels, *, what: str, ranks: Ranks, between: Callable[[], None]
+    ) -> tuple[Embeddings, Embeddings]:
+        """The embeddings of the queries and of the gallery less its junk, whole on rank 0; see reid.embeddings."""
+        query, gallery = (
+            embed(
+                split,
+                pixels,
+                network,
+                contract=self.contract,
+                batch_size=self.batch_size,
+                what=f"{what}, {name}",
+                keep=split.person != JUNK,
+                ranks=ranks,
+                between=between,
+            )
+            for split, pixels, name in (
+                (self.query, self.query_pixels, "query"),
+                (self.gallery, self.gallery_pixels, "gallery"),
+            )
+        )
+        return query, gallery
+
+    def figures(self, query: Embeddings, gallery: Embeddings) -> dict[str, float]:
+        """mAP, rank1, rank5, rank10 and mINP of the plain ranking, as fractions, and val_loss."""
+        protocol = market_protocol(
+            query_person=query.person,
+            query_camera=query.camera,
+            gallery_person=gallery.person,
+            gallery_camera=gallery.camera,
+        )
+        scorer = Scorer(protocol, max_rank=MAX_RANK)
+        for first, distance in distance_rows(l2_normalize(query.vectors), l2_normalize(gallery.vectors)):
+            scorer.add(first, distance)
+        scores = scorer.scores()
+        ranks = {f"rank{rank}": float(scores.cmc[min(rank, len(scores.cmc)) - 1]) for rank in (1, 5, 10)}
+        loss = validation_triplet(query, gallery, margin=self.triplet_loss_margin)
+        return {"mAP": float(scores.mAP), **ranks, "mINP": float(scores.mINP), "val_loss": loss}
+
+
+def validation_triplet(query: Embeddings, gallery: Embeddings, *, margin: float) -> float:
+    """The batch-hard triplet loss with every query as an anchor and all images as its batch; 0 where none is complete.
+
+    Hermans et al. 2017, eq. 5. Distractors (person 0) are negatives of everybody. In blocks of anchors, so that no
+    (Q, Q + G) matrix is held.
+    """
+    vectors = torch.from_numpy(np.concatenate([query.vectors, gallery.vectors]))
+    person = torch.from_numpy(np.concatenate([query.person, gallery.person]))
+    hinges = [
+        _hinges(vectors, person, slice(start, min(start + BLOCK_ROWS, len(query))), margin=margin)
+        for start in range(0, len(query), BLOCK_ROWS)
+    ]
+    hinge = torch.cat(hinges) if hinges else torch.zeros(0)
+    return float(hinge.mean()) if len(hinge) else 0.0
+
+
+def _hinges(vectors: Tensor, person: Tensor, anchors: slice, *, margin: float) -> Tensor:
+    """The hinge of each anchor that has a positive and a negative."""
+    distance = torch.cdist(vectors[anchors], vectors, compute_mode="use_mm_for_euclid_dist")
+    same = person[anchors, None] == person[None, :]
+    negative = distance.masked_fill(same, torch.inf).amin(dim=1)
+    same[torch.arange(len(same)), torch.arange(anchors.start, anchors.stop)] = False  # the anchor itself
+    positive = distance.masked_fill(~same, -torch.inf).amax(dim=1)
+    hinge = torch.relu(positive - negative + margin)
+    return hinge[positive.isfinite() & negative.isfinite()]

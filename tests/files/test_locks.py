@@ -1,0 +1,73 @@
+"""One task at a time in a results folder."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from reid.errors import ArtifactError, TrainingError
+from reid.files.locks import sole_task
+
+HOLD = "import sys, pathlib; from reid.files.locks import sole_task\n"
+HOLD += "with sole_task(pathlib.Path(sys.argv[1]), 'train'): print('held', flush=True); sys.stdin.read()"
+
+
+@contextmanager
+def another_task(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the folder until its input ends."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_the_second_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
+    with another_task(tmp_path) as first:
+        with pytest.raises(TrainingError) as caught, sole_task(tmp_path, "train"):
+            pass
+        text = re.sub(r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "since THEN", str(caught.value))
+    assert text == (
+        f"{tmp_path}: another task is using this results folder\n"
+        f"  found: train, process {first.pid} on {socket.gethostname()}, since THEN\n"
+        "  want:  wait until it ends, stop it, or choose another folder for train"
+    )
+
+
+def test_a_killed_holder_holds_no_longer(tmp_path: Path) -> None:
+    with another_task(tmp_path) as first:
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+        with sole_task(tmp_path, "train"):
+            pass
+
+
+def test_one_after_the_other_may_have_it_and_other_folders_are_free(tmp_path: Path) -> None:
+    with sole_task(tmp_path / "train", "train"), sole_task(tmp_path / "evaluate", "evaluate"):
+        pass
+    with sole_task(tmp_path / "train", "train"):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ArtifactError) as caught, sole_task(tmp_path / "file" / "train", "train"):
+        pass
+    assert str(caught.value) == (
+        f"{tmp_path}/file/train: the results folder cannot be written\n"
+        "  found: Not a directory\n"
+        "  want:  a folder on a local disk that can; set results_dir"
+    )
+
+
+def test_an_error_of_the_task_itself_passes_through(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="of the task"), sole_task(tmp_path, "train"):
+        raise OSError("of the task")

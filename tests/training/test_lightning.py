@@ -1,0 +1,244 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import timm
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from reid.contract import Contract
+from reid.data.module import TrainingData
+from reid.distributed.devices import Device, choose_gpus
+from reid.model.embedder import build_embedder
+from reid.training.lightning import Plateau, Training, build_losses
+from reid.training.resume import DurableCheckpoints
+from reid.training.schedule import build_optimizer, parameter_groups
+from reid.training.trainer import fit, seed_everything, with_shared_statistics
+from tests.networks import network_settings
+
+
+def losses(**changes: object) -> torch.nn.ModuleDict:
+    values: dict = {
+        "sampler": "softmax_triplet",
+        "metric_loss_type": "triplet",
+        "with_center_loss": False,
+        "label_smooth": True,
+        "triplet_loss_margin": 0.3,
+        "num_classes": 5,
+        "embedding_size": 16,
+    }
+    return build_losses(**(values | changes))
+
+
+def training(parts: torch.nn.ModuleDict | None = None, **changes: object) -> Training:
+    """timm's test_resnet with plain gradient descent, learning rate 0.1."""
+    seed_everything(0)
+    network = build_embedder(**network_settings())
+
+    def optimizer(module: torch.nn.Module) -> torch.optim.Optimizer:
+        groups = parameter_groups(module, base_lr=0.1, weight_decay=0.0, bias_lr_factor=2.0, weight_decay_bias=0.0)
+        return build_optimizer("SGD", groups, 0.0)
+
+    values: dict = {
+        "optimizer": optimizer,
+        "epoch_factor": lambda epoch: 1 / (epoch + 1),
+        "plateau": None,
+        "plateau_watches": "val_loss",
+        "clip_grad_norm": 0.0,
+        "center_loss_weight": 0.01,
+        "center_lr": 0.5,
+        "seed": 0,
+    }
+    return Training(network, losses() if parts is None else parts, **(values | changes))
+
+
+class Seen(Callback):
+    """Every step's figures and each epoch's learning rates."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+        self.rates: list[list[float]] = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        self.steps.append({name: float(value) for name, value in outputs.items()})
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+
+
+def run(module: Training, folder: Path, *, epochs: int = 1) -> Seen:
+    """Epochs of one step: 5 persons of 4 noise images, all in the batch."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 64, 32, 3), np.uint8)
+    contract = Contract(height=64, width=32, channels=3, mean=(0.5,) * 3, std=(0.2,) * 3, embedding=16)
+    data = TrainingData(
+        pixels,
+        np.repeat(np.arange(5), 4),
+        contract=contract,
+        batch_size=20,
+        num_instances=4,
+        num_workers=0,
+        seed=0,
+        padding=0,
+        flip_probability=0.0,
+        erasing_probability=0.0,
+    )
+    seen = Seen()
+    device = Device(("cpu",), "32-true")
+    checkpoints = DurableCheckpoints()
+    fit(
+        module,
+        data,
+        callbacks=[seen],
+        device=device,
+        checkpoints=checkpoints,
+        epochs=epochs,
+        start=None,
+        folder=folder,
+    )
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({}, {"cross_entropy", "triplet"}),
+        ({"sampler": "softmax"}, {"cross_entropy"}),
+        ({"sampler": "triplet"}, {"triplet"}),
+        ({"with_center_loss": True}, {"cross_entropy", "triplet", "center"}),
+        ({"with_center_loss": True, "metric_loss_type": "triplet_center"}, {"cross_entropy", "triplet", "center"}),
+        ({"with_center_loss": True, "metric_loss_type": "center"}, {"cross_entropy", "center"}),
+        ({"with_center_loss": True, "sampler": "softmax"}, {"cross_entropy"}),
+    ],
+)
+def test_the_spec_names_the_losses(changes, names):
+    assert set(losses(**changes)) == names
+
+
+def test_label_smoothing_is_a_tenth():
+    logits = torch.tensor([[4.0, 0.0]])
+    # -log softmax: 0.01815 and 4.01815; smoothed 0.95 * 0.01815 + 0.05 * 4.01815
+    label = torch.tensor([0])
+    assert losses(num_classes=2)["cross_entropy"](logits, label).item() == pytest.approx(0.21815, abs=1e-5)
+    plain = losses(num_classes=2, label_smooth=False)["cross_entropy"](logits, label)
+    assert plain.item() == pytest.approx(0.01815, abs=1e-5)
+
+
+def test_the_loss_of_a_step_is_the_weighted_sum_of_its_parts(tmp_path):
+    step = run(training(losses(with_center_loss=True)), tmp_path).steps[0]
+    assert step["loss"] == pytest.approx(step["cross_entropy"] + step["triplet"] + 0.01 * step["center"], rel=1e-5)
+    assert 0 <= step["accuracy"] <= 1
+
+
+def test_the_centres_learn_at_their_own_rate_whatever_the_loss_weight(tmp_path):
+    moved = []
+    for weight, rate in ((0.01, 0.5), (0.0001, 0.5), (0.01, 0.25)):
+        module = training(losses(with_center_loss=True), center_loss_weight=weight, center_lr=rate)
+        before = module.losses["center"].centers.detach().clone()
+        run(module, tmp_path)
+        moved.append(module.losses["center"].centers.detach() - before)
+    assert moved[0].abs().max() > 1e-3
+    # float32 rounding of gradients that are a hundred times as small
+    torch.testing.assert_close(moved[1], moved[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(2 * moved[2], moved[0], rtol=1e-4, atol=1e-6)
+
+
+def test_clipping_bounds_the_step_and_not_the_reported_norm(tmp_path):
+    module = training(clip_grad_norm=0.01)
+    before = {name: tensor.clone() for name, tensor in module.model.named_parameters()}
+    seen = run(module, tmp_path)
+    weights = [name for name in before if not name.endswith("bias")]
+    moved = torch.stack([(module.model.get_parameter(name) - before[name]).norm() for name in weights]).norm()
+    assert seen.steps[0]["gradient_norm"] > 0.1
+    assert 0 < moved.item() <= 0.1 * 0.01 * 1.01
+
+
+def test_the_learning_rate_follows_the_epochs_and_biases_their_factor(tmp_path):
+    seen = run(training(), tmp_path, epochs=3)
+    assert seen.rates == [pytest.approx([0.1 / n, 0.2 / n]) for n in (1, 2, 3)]
+
+
+def test_a_plateau_of_ten_looks_multiplies_by_gamma():
+    plateau = Plateau(gamma=0.1)
+    plateau.look(1.0)
+    for _ in range(10):
+        plateau.look(1.0)
+    assert plateau.factor == 1.0
+    plateau.look(1.0)
+    assert plateau.factor == pytest.approx(0.1)
+
+
+def test_a_plateau_that_is_not_reached_leaves_the_factor_and_gamma_is_the_new_ones_own():
+    plateau, other = Plateau(gamma=0.1), Plateau(gamma=0.5)
+    plateau.look(1.0)
+    other.load_state_dict(plateau.state_dict())
+    assert other.factor == 1.0
+    for _ in range(11):
+        other.look(1.0)
+    assert other.factor == 0.5
+
+
+def test_a_plateau_goes_on_where_its_state_was_taken():
+    plateau, other = Plateau(gamma=0.5), Plateau(gamma=0.5)
+    for _ in range(16):
+        plateau.look(2.0)
+    other.load_state_dict(plateau.state_dict())
+    assert other.factor == plateau.factor == 0.5
+    for _ in range(7):
+        plateau.look(2.0)
+        other.look(2.0)
+    assert other.factor == plateau.factor == 0.25
+
+
+@pytest.mark.parametrize(("watched", "factor"), [("train_loss", 0.1), ("val_loss", 1.0)])
+def test_the_plateau_watches_the_loss_that_the_spec_names(watched, factor):
+    module = training(plateau=Plateau(gamma=0.1), plateau_watches=watched)
+    for epoch in range(12):
+        module.after_epoch(train_loss=1.0, val_loss=1.0 / (epoch + 1))
+    assert module.learning_rate_at(0) == pytest.approx(factor)
+
+
+def test_an_epoch_without_validation_is_no_look():
+    module = training(plateau=Plateau(gamma=0.1))
+    for _ in range(30):
+        module.after_epoch(train_loss=1.0, val_loss=None)
+    assert module.learning_rate_at(0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "gpu_ids", "chosen"),
+    [(1, [0], (0,)), (4, [0], (0, 1, 2, 3)), (1, [2, 3], (2, 3)), (4, [2, 3], (0, 1, 2, 3)), (2, [5], (0, 5))],
+)
+def test_the_field_with_more_gpus_wins_and_chosen_ids_are_kept(num_gpus, gpu_ids, chosen):
+    assert choose_gpus(num_gpus, gpu_ids) == chosen
+
+
+def test_an_optimizers_state_comes_back_in_the_form_that_is_chosen_now(tmp_path: Path) -> None:
+    """By a group's `fused` torch decides where its counts of steps lie; a fused step must not find them elsewhere."""
+    seen = []
+
+    def of_adam(*, fused: bool) -> Training:
+        def optimizer(module: torch.nn.Module) -> torch.optim.Optimizer:
+            made = torch.optim.Adam(module.parameters(), fused=fused)
+            made.register_load_state_dict_pre_hook(
+                lambda _, state: seen.append([group["fused"] for group in state["param_groups"]])
+            )
+            return made
+
+        return training(optimizer=optimizer)
+
+    before = of_adam(fused=False)
+    state = before.configure_optimizers().state_dict()
+    after = of_adam(fused=True)
+    after.go_on_from({"state_dict": before.state_dict(), "optimizer_states": [state]}, epoch=0, step=0)
+    run(after, tmp_path)
+    assert seen == [[True]]
+
+
+def test_synchronised_batch_norm_keeps_the_activations_that_timm_puts_into_it() -> None:
+    network = timm.create_model("efficientnet_b0", num_classes=0).eval()
+    images = torch.rand(1, 3, 64, 64)
+    wanted = network(images)
+    found = with_shared_statistics(network)
+    assert sum(isinstance(part, torch.nn.SyncBatchNorm) for part in found.modules()) == 49
+    torch.testing.assert_close(found(images), wanted)

@@ -1,0 +1,123 @@
+"""Learning rates, parameter groups and optimisers."""
+
+import pytest
+import torch
+from torch import nn
+
+from reid.errors import SpecError
+from reid.training.schedule import (
+    build_optimizer,
+    epoch_factor,
+    parameter_groups,
+    warmup,
+    warmup_cosine,
+    warmup_multistep,
+)
+from tests import reference_training as reference
+
+RECIPE = {"warmup_factor": 0.01, "warmup_iters": 10, "warmup_method": "linear", "lr_steps": [40, 70], "gamma": 0.1}
+
+
+def test_the_linear_warm_up_by_hand() -> None:
+    # the first epoch counts as 1 of 10: 0.01 x 0.9 + 0.1; the tenth is at the base rate
+    assert warmup(0, warmup_factor=0.01, warmup_iters=10, warmup_method="linear") == pytest.approx(0.109)
+    assert warmup(8, warmup_factor=0.01, warmup_iters=10, warmup_method="linear") == pytest.approx(0.01 * 0.1 + 0.9)
+    assert warmup(9, warmup_factor=0.01, warmup_iters=10, warmup_method="linear") == 1
+
+
+def test_the_constant_warm_up_stays_at_its_factor() -> None:
+    factors = [warmup(epoch, warmup_factor=0.2, warmup_iters=3, warmup_method="constant") for epoch in range(4)]
+    assert factors == [0.2, 0.2, 1.0, 1.0]
+
+
+def test_no_warm_up_begins_at_the_base_rate() -> None:
+    assert warmup(0, warmup_factor=0.01, warmup_iters=0, warmup_method="linear") == 1
+
+
+def test_the_published_recipe_is_luos() -> None:
+    for epoch in range(120):
+        ours = warmup_multistep(epoch, **RECIPE)  # type: ignore[arg-type]
+        assert ours == pytest.approx(reference.luo_warmup_multistep(epoch + 1, 0.01, 10, [40, 70], 0.1)), epoch
+    # the 40th epoch is the first at a tenth of the rate
+    assert warmup_multistep(38, **RECIPE) == 1  # type: ignore[arg-type]
+    assert warmup_multistep(39, **RECIPE) == pytest.approx(0.1)  # type: ignore[arg-type]
+
+
+def test_the_cosine_is_taos() -> None:
+    for epoch in range(120):
+        ours = warmup_cosine(epoch, num_epochs=120, warmup_epochs=20)
+        assert ours == pytest.approx(reference.cosine_with_warmup(epoch + 1, 120, 20)), epoch
+    assert warmup_cosine(0, num_epochs=120, warmup_epochs=20) == pytest.approx(0.01 + 0.99 / 20)
+    assert warmup_cosine(119, num_epochs=120, warmup_epochs=20) == pytest.approx(0.002)
+
+
+@pytest.mark.parametrize(("method", "first"), [("linear", 0.109), ("constant", 0.01), ("cosine", 0.01 + 0.99 / 20)])
+def test_the_warm_up_method_chooses_the_schedule(method: str, first: float) -> None:
+    factor = epoch_factor(
+        warmup_method=method,
+        warmup_factor=0.01,
+        warmup_iters=10,
+        warmup_epochs=20,
+        lr_steps=[40],
+        gamma=0.1,
+        num_epochs=50,
+    )
+    assert factor(0) == pytest.approx(first)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(2 * first)
+
+
+def test_an_unknown_warm_up_is_an_error() -> None:
+    with pytest.raises(SpecError) as error:
+        warmup(0, warmup_factor=0.01, warmup_iters=10, warmup_method="exponential")
+    assert str(error.value) == "train.optim.warmup_method: found 'exponential'\n  want: constant, linear or cosine"
+
+
+def test_weights_and_biases_make_two_groups_and_frozen_parameters_none() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2, bias=False))
+    module[1].bias.requires_grad_(False)
+    groups = parameter_groups(module, base_lr=0.1, weight_decay=5e-4, bias_lr_factor=2, weight_decay_bias=1e-4)
+    by_name = {group["name"]: group for group in groups}
+    assert [id(tensor) for tensor in by_name["weights"]["params"]] == [id(module[i].weight) for i in (0, 1, 2)]
+    assert [id(tensor) for tensor in by_name["biases"]["params"]] == [id(module[0].bias)]
+    assert (by_name["weights"]["lr"], by_name["weights"]["weight_decay"]) == (0.1, 5e-4)
+    assert (by_name["biases"]["lr"], by_name["biases"]["weight_decay"]) == (0.2, 1e-4)
+
+
+def test_a_module_without_biases_makes_one_group() -> None:
+    groups = parameter_groups(
+        nn.Linear(3, 4, bias=False), base_lr=0.1, weight_decay=0, bias_lr_factor=1, weight_decay_bias=0
+    )
+    assert [group["name"] for group in groups] == ["weights"]
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "RMSprop", "NAdam", "Adagrad", "RAdam"])
+def test_an_optimizer_of_torch_is_found_by_name_and_steps(name: str) -> None:
+    module = nn.Linear(3, 2)
+    groups = parameter_groups(module, base_lr=0.1, weight_decay=0, bias_lr_factor=2, weight_decay_bias=0)
+    optimizer = build_optimizer(name, groups, 0.8)
+    assert type(optimizer) is getattr(torch.optim, name)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]
+    assert optimizer.defaults.get("momentum", 0.8) == 0.8
+    before = module.weight.detach().clone()
+    module(torch.ones(1, 3)).square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(module.weight, before)
+
+
+def test_an_unknown_optimizer_is_an_error_with_the_nearest_name() -> None:
+    with pytest.raises(SpecError) as error:
+        build_optimizer("adamv", [{"params": [nn.Parameter(torch.zeros(1))]}], 0.9)
+    first, second = str(error.value).splitlines()
+    assert first == "train.optim.name: torch.optim has no optimizer 'adamv'; did you mean Adam?"
+    assert second.startswith("  want: one of ASGD, Adadelta, Adafactor, Adagrad, Adam, AdamW, ")
+
+
+def test_an_optimizer_that_needs_the_loss_again_is_refused() -> None:
+    with pytest.raises(SpecError) as error:
+        build_optimizer("LBFGS", [{"params": [nn.Parameter(torch.zeros(1))]}], 0.9)
+    assert str(error.value) == (
+        "train.optim.name: LBFGS cannot train this network: "
+        "it takes one parameter group and calls the loss several times a step"
+    )

@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from reid.distributed.processes import started
+from reid.distributed.ranks import SINGLE_PROCESS
+from tests import rank_work
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["softmax_triplet", "triplet", "softmax"])
+def test_two_processes_compute_the_gradients_and_weights_of_one(tmp_path, monkeypatch, sampler):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    rank_work.train_some_steps(folder=str(tmp_path), sampler=sampler, ranks=SINGLE_PROCESS)
+    with started(2, "tests.rank_work:train_some_steps", {"folder": str(tmp_path), "sampler": sampler}) as ranks:
+        rank_work.train_some_steps(folder=str(tmp_path), sampler=sampler, ranks=ranks)
+    one, two = (torch.load(tmp_path / f"of_{size}.pth", weights_only=True) for size in (1, 2))
+    assert len(one["gradients"]) == len(two["gradients"]) >= 9
+    # float32 sums in another order; the figures' means in another order too
+    for mine, theirs in zip(one["gradients"], two["gradients"]):
+        assert mine.abs().max() > 1e-3
+        torch.testing.assert_close(theirs, mine, rtol=2e-4, atol=2e-5)
+    for mine, theirs in zip(one["figures"], two["figures"]):
+        assert theirs == pytest.approx(mine, rel=1e-4, abs=1e-6)
+    assert one["state"].keys() == two["state"].keys()
+    for name, tensor in one["state"].items():
+        torch.testing.assert_close(two["state"][name], tensor, rtol=2e-4, atol=2e-5, msg=name)
