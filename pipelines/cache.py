@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.ir import Task, Value
-from pipelines.task_files import Artifact, Outputs
+from pipelines.task_files import LOG, Artifact, Outputs
 
 FINISHED = "task.json"
-NO_RESULT = {"log.txt", "mlflow.json", "mlflow.jsonl"}
+NO_RESULT = {LOG, "mlflow.json", "mlflow.jsonl"}
 """Files of an attempt that are not what it made."""
 Stamp = tuple[str, int, int]
 """A file's name under its artifact, size in bytes, time of change in nanoseconds."""

@@ -20,7 +20,7 @@ from pipelines.display import Display, duration
 from pipelines.ir import Constant, Pipeline, PipelineParameter, Source, Task, Value
 from pipelines.processes import Running, stop
 from pipelines.run_record import RunRecord
-from pipelines.task_files import Outputs, executor_input, read_outputs
+from pipelines.task_files import LOG, Outputs, executor_input, read_outputs
 from reid.errors import PipelineError
 from reid.pipeline_run import PipelineRun
 
@@ -168,7 +168,7 @@ class LocalRun:
                 folder=folder,
                 file_names=self._file_names,
             ),
-            log=folder / "log.txt",
+            log=folder / LOG,
             environment=self._mlflow_environment(mlflow_run_id),
         )
         self._attempts.append(_Attempt(task, running, folder, parts, continues, mlflow_run_id))
