@@ -10,6 +10,7 @@ from reid.contract import Contract
 from reid.errors import ArtifactError
 from reid.files.lineage import code_sha256
 from reid.spec import Experiment
+from reid.spec.slices import stage_slice
 from reid.stages.outcome import Outcome
 from reid.tracking.stage_run import StageRun
 
@@ -43,7 +44,7 @@ def register(
 
     exported, contract = read_onnx(onnx)
     onnx_sha256 = hashlib.sha256(onnx.read_bytes()).hexdigest()
-    spec_text = spec.stage_slice("register")
+    spec_text = stage_slice(spec, "register")
     lineage = {
         "code_sha256": code_sha256(),
         "spec_sha256": hashlib.sha256(spec_text.encode()).hexdigest(),
