@@ -7,55 +7,19 @@ that nothing is written down twice.
 import difflib
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
-
-import yaml
-from pydantic.fields import FieldInfo
 
 from reid.errors import SpecError
+from reid.spec.described import Described, as_yaml, children, described
 from reid.spec.facts_in_words import facts_in_words
-from reid.spec.field_types import PATTERNS, Section
-from reid.spec.fields import fields_of, section_in
+from reid.spec.field_types import Section
+from reid.spec.fields import fields_of
 from reid.spec.sections import Experiment
 from reid.spec.tao import ALIASES, IDLE
 
-KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
-BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 WIDEST_NAME = 36
 """Columns of `field = default`; a longer one stands on a line of its own."""
 INLINE_COLUMNS = 120
 """Columns of the blank spec; the comment of a line that would be longer stands above it."""
-
-
-@dataclass(frozen=True)
-class Described:
-    """One field, or one section, in words."""
-
-    name: str
-    """Dotted, from the top of the spec."""
-    wanted: str
-    """What it takes: "whole number, at least 1"; "" for a section."""
-    default: str
-    """Its default as YAML writes it; "" for a section and for a field that has none."""
-    meaning: str
-    section: type[Section] | None = None
-    """The section that it is, or may be (dataset.synthetic); None for any other field."""
-
-    @property
-    def key(self) -> str:
-        """The last part of the name."""
-        return self.name.rpartition(".")[2]
-
-    @property
-    def is_section(self) -> bool:
-        """Whether it always is a section; dataset.synthetic may be null."""
-        return self.section is not None and not self.default
-
-    def sentence(self) -> str:
-        """What it takes, and its meaning."""
-        return f"{self.wanted}. {self.meaning}" if self.meaning else f"{self.wanted}."
 
 
 def explain(name: str, *, width: int) -> str:
@@ -69,16 +33,16 @@ def explain(name: str, *, width: int) -> str:
         return f"{name}: an older spelling\n{explain(ALIASES[name], width=width)}"
     if name in IDLE:
         default, why = IDLE[name]
-        return f"{name}: accepted and without effect (TAO's default: {_as_yaml(default)})\n  {why}\n"
+        return f"{name}: accepted and without effect (TAO's default: {as_yaml(default)})\n  {why}\n"
     if not name:
-        return "\n".join(_lines("", _children("", Experiment), width)) + "\n"
-    known = {entry.name: entry for entry in _all("", Experiment)}
+        return "\n".join(_lines("", children("", Experiment), width)) + "\n"
+    known = {entry.name: entry for entry in described("", Experiment)}
     if name not in known:
         raise SpecError(f"{name}: no section or field of the spec{_nearest(name, list(known))}")
     found = known[name]
     if found.is_section and found.section:
         head = textwrap.fill(f"{name}: {found.meaning}", width)
-        return "\n".join([head, *_lines(name, _children(name, found.section), width)]) + "\n"
+        return "\n".join([head, *_lines(name, children(name, found.section), width)]) + "\n"
     lines = [f"{name}: {found.wanted}", f"  default: {found.default or 'none, it must be given'}"]
     if found.meaning:
         lines += textwrap.wrap(found.meaning, width, initial_indent="  ", subsequent_indent="  ")
@@ -86,7 +50,7 @@ def explain(name: str, *, width: int) -> str:
         for sentence in facts_in_words(fields_of()[name]):
             lines += textwrap.wrap(sentence, width, initial_indent="  ", subsequent_indent="    ")
     else:
-        lines += ["", "as a section:", *_lines(name, _children(name, found.section), width)]
+        lines += ["", "as a section:", *_lines(name, children(name, found.section), width)]
     return "\n".join(lines) + "\n"
 
 
@@ -95,12 +59,12 @@ def listed(names: Sequence[str], *, width: int) -> str:
 
     A section all of whose fields are among them is headed by its meaning.
     """
-    known = {entry.name: entry for entry in _all("", Experiment)}
+    known = {entry.name: entry for entry in described("", Experiment)}
     lines: list[str] = []
     for name in sorted(_with_whole_sections(set(names), known), key=list(known).index):
         entry = known[name]
         if entry.is_section and entry.section:
-            lines += ["", f"{name}: {entry.meaning}", *_lines(name, _children(name, entry.section), width)]
+            lines += ["", f"{name}: {entry.meaning}", *_lines(name, children(name, entry.section), width)]
         else:
             heading = name.rpartition(".")[0]
             if heading and f"{heading}:" not in lines:
@@ -129,7 +93,7 @@ def blank() -> str:
 
 
 def _blank_lines(prefix: str, section: type[Section], *, indent: str) -> Iterator[str]:
-    for entry in _children(prefix, section):
+    for entry in children(prefix, section):
         if entry.is_section and entry.section:
             yield from ([""] if not prefix else [])
             yield f"{indent}{entry.key}:  # {entry.meaning}"
@@ -148,62 +112,6 @@ def _blank_lines(prefix: str, section: type[Section], *, indent: str) -> Iterato
             yield from _blank_lines(entry.name, entry.section, indent=f"{indent}#   ")
 
 
-def _children(prefix: str, section: type[Section]) -> list[Described]:
-    return [_describe(f"{prefix}.{name}" if prefix else name, field) for name, field in section.model_fields.items()]
-
-
-def _all(prefix: str, section: type[Section]) -> Iterator[Described]:
-    for entry in _children(prefix, section):
-        yield entry
-        if entry.section:
-            yield from _all(entry.name, entry.section)
-
-
-def _describe(name: str, field: FieldInfo) -> Described:
-    section = section_in(field.annotation)
-    default = None if field.is_required() else field.get_default(call_default_factory=True)
-    if isinstance(default, Section):
-        return Described(name, "", "", " ".join((type(default).__doc__ or "").split()), section)
-    shown = "" if field.is_required() else _as_yaml(default)
-    return Described(name, wanted(field.annotation, field.metadata), shown, field.description or "", section)
-
-
-def wanted(annotation: Any, limits: Sequence[Any] = ()) -> str:
-    """What a value of this annotation is: its kind, its choices or its range."""
-    origin, parts = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return wanted(parts[0], [*limits, *parts[1:]])
-    if origin in (Union, UnionType):
-        kinds = [wanted(part, limits) for part in parts if part is not type(None)]
-        return "; or ".join([*kinds, "null"] if type(None) in parts else kinds)
-    if origin is Literal:
-        *choices, last = map(_as_yaml, parts)
-        return f"{', '.join(choices)} or {last}"
-    if origin in (list, dict):
-        held = wanted(parts[-1])
-        return f"list of: {held}" if origin is list else f"section of own keys, each: {held}"
-    return "section" if section_in(annotation) else ", ".join([KINDS[annotation], *_range(limits)])
-
-
-def _range(limits: Sequence[Any]) -> Iterator[str]:
-    """The limits in words. Pydantic keeps those of a part of an annotation in a FieldInfo."""
-    for limit in limits:
-        if isinstance(limit, FieldInfo):
-            yield from _range(limit.metadata)
-            continue
-        for name, words in BOUNDS.items():
-            if (bound := getattr(limit, name, None)) is not None:
-                yield f"{words} {bound}"
-        if pattern := getattr(limit, "pattern", None):
-            yield PATTERNS.get(pattern, f"as {pattern}")
-
-
-def _as_yaml(value: Any) -> str:
-    if value == "":
-        return '""'
-    return str(yaml.safe_dump(value, default_flow_style=True, width=10_000)).removesuffix("...\n").strip()
-
-
 def _lines(name: str, entries: Sequence[Described], width: int) -> Iterator[str]:
     """A row for each field, then a block for each section below."""
     for entry in entries:
@@ -213,7 +121,7 @@ def _lines(name: str, entries: Sequence[Described], width: int) -> Iterator[str]
         if entry.section:
             yield ""
             yield from textwrap.wrap(f"{entry.name}: {entry.meaning}", width)
-            yield from _lines(entry.name, _children(entry.name, entry.section), width)
+            yield from _lines(entry.name, children(entry.name, entry.section), width)
 
 
 def _row(entry: Described, width: int) -> list[str]:

@@ -27,42 +27,31 @@ class Fact:
     """The tasks that read every field of this fact when they run alone."""
 
 
-@dataclass(frozen=True, init=False)
 class ReadBy(Fact):
     """The stages of the pipeline that read the field, and the tasks of the same names."""
 
-    stages: tuple[Stage, ...]
-
     def __init__(self, *stages: Stage) -> None:
-        object.__setattr__(self, "stages", stages)
+        self.stages = stages
 
 
-@dataclass(frozen=True, init=False)
 class AlsoReadBy(Fact):
     """The stages that read the field besides those of its section."""
 
-    stages: tuple[Stage, ...]
-
     def __init__(self, *stages: Stage) -> None:
-        object.__setattr__(self, "stages", stages)
+        self.stages = stages
 
 
-@dataclass(frozen=True)
 class HandedToEveryStage(Fact):
     """Every stage of the pipeline is handed the field, after the fields that it reads besides."""
 
 
-@dataclass(frozen=True, init=False)
 class ReadAloneBy(Fact):
     """The tasks that read the field only when they run alone, because in a pipeline a stage hands them the answer."""
 
-    by: tuple[Task, ...]
-
     def __init__(self, *by: Task) -> None:
-        object.__setattr__(self, "by", by)
+        self.by = by
 
 
-@dataclass(frozen=True)
 class ReadByRunner(Fact):
     """What runs the pipeline reads the field; on a cluster the first stage does it."""
 
@@ -91,7 +80,6 @@ class Writes(Fact):
     """Whether it is made beside its place, and moved there when it is whole."""
 
 
-@dataclass(frozen=True)
 class NoPath(Fact):
     """The field is a text that names nothing on the disk."""
 
@@ -129,12 +117,10 @@ class CountsGpus(Fact):
     """The parameter of the pipeline that wins over the field."""
 
 
-@dataclass(frozen=True)
 class NamesGpus(Fact):
     """The field says which GPUs, from 0. In a pod they are always counted from 0."""
 
 
-@dataclass(frozen=True)
 class Secret(Fact):
     """The field is neither written, nor logged, nor passed on."""
 

@@ -46,4 +46,4 @@ GpuId = Annotated[int, Field(ge=0), NamesGpus()]
 class Section(BaseModel):
     """A part of the spec: unknown keys and silent conversions are refused."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
