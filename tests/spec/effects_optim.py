@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from reid.spec.rules import MOMENTUM_READERS
+from reid.spec.idle import MOMENTUM_READERS
 from tests.spec.lab import Lab, Trained
 
 BASE_LR = 0.003

@@ -76,7 +76,7 @@ def num_nodes(lab: Lab) -> None:
     with pytest.raises(SpecError) as caught:
         lab.spec("train.num_nodes=2")
     assert str(caught.value) == (
-        "command line: train.num_nodes: 2: training on several machines is not there yet; want 1"
+        "command line: train.num_nodes: 2: training on several machines is not supported yet; want 1"
     )
 
 
