@@ -15,9 +15,9 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,24 @@ class Ports:
     output_parameters: Mapping[str, Path]
     executor_output: Path
 
+    def declared_by(self, stage: Callable[..., Outcome]) -> "Ports":
+        """Without what the stage's function does not name: a runner adds ports of its own, KFP "executor-logs".
+
+        The kinds of artifacts that are all metadata stay, for no function names them.
+        """
+        named = inspect.signature(stage).parameters
+        return replace(
+            self,
+            parameters={name: value for name, value in self.parameters.items() if name in named},
+            inputs={port: artifact for port, artifact in self.inputs.items() if port in named},
+            outputs={
+                port: artifact for port, artifact in self.outputs.items() if port in named or artifact.schema in DRAWN
+            },
+        )
+
 
 def read_ports(text: str) -> Ports:
-    """The ports as this JSON of the runner names them."""
+    """The ports as this JSON of the runner names them, those that no stage declares included."""
     given = json.loads(text)
     inputs, outputs = given.get("inputs", {}), given.get("outputs", {})
     return Ports(
@@ -81,6 +96,8 @@ def read_ports(text: str) -> Ports:
 def _artifacts(section: Mapping[str, Any]) -> dict[str, Artifact]:
     found = {}
     for port, listed in section.get("artifacts", {}).items():
+        if not listed.get("artifacts"):
+            continue  # the stage says itself that it lacks one that it declares
         entry = listed["artifacts"][0]
         schema = entry.get("type", {}).get("schemaTitle", "")
         found[port] = Artifact(entry.get("name", port), entry["uri"], schema, _local_path(entry))
@@ -105,14 +122,13 @@ def run_stage(stage: str, ports: Ports) -> None:
     if first:
         tell_what_a_pipeline_replaces(spec)
     function = getattr(importlib.import_module(f"reid.stages.{stage}"), stage)
+    ports = ports.declared_by(function)
     arguments: dict[str, Any] = {name: artifact.path for name, artifact in ports.inputs.items()}
     empty_for(stage)
     work = work_folder(stage)
     files = {name: artifact.path for name, artifact in ports.outputs.items() if artifact.schema not in DRAWN}
     arguments |= {name: work / name for name in files} if work else files
-    # the fingerprint is a port for the caches' sake; few stages want to read it
-    wanted = inspect.signature(function).parameters
-    arguments |= {name: value for name, value in ports.parameters.items() if name != "spec" and name in wanted}
+    arguments |= {name: value for name, value in ports.parameters.items() if name != "spec"}
     folder = work or ports.executor_output.parent
     first = stage == STAGES[0]
     with (

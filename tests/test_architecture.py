@@ -219,7 +219,7 @@ def test_a_wing_of_the_runner_does_not_look_into_the_other() -> None:
     assert those_that_import("pipelines.cluster", "pipelines/local") == []
     assert those_that_import("pipelines.local", "pipelines/cluster") == []
     for door in ("pipelines.run", "pipelines.reid_pipeline"):
-        assert [file for file in those_that_import(door, "pipelines/local")] == []
+        assert those_that_import(door, "pipelines/local") == []
 
 
 def test_the_maths_knows_no_files_no_spec_and_no_stage() -> None:

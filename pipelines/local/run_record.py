@@ -58,10 +58,12 @@ def _take(descriptor: int, path: Path) -> None:
 
 
 def _holder(descriptor: int) -> dict[str, Any]:
+    """Whose lock it is; empty where the file does not say so."""
     try:
-        return json.loads(os.pread(descriptor, 4096, 0))  # type: ignore[no-any-return]
-    except ValueError:
+        found = json.loads(os.pread(descriptor, 4096, 0))
+    except (ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) and isinstance(found.get("pid"), int) else {}
 
 
 class RunRecord:
@@ -92,13 +94,17 @@ class RunRecord:
 def close_killed_runs(folder: Path) -> None:
     """Marks earlier runs that never ended as killed.
 
-    To be called by the sole runner, before it writes its own record: then whatever says "running" is dead.
+    To be called by the sole runner, before it writes its own record: then whatever says "running" is dead. A file that
+    is no record of a run stays as it is: nothing is decided by it.
     """
     for path in sorted(folder.glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["state"] == "running":
-            content["state"] = "killed"
-            for facts in content["stages"].values():
-                if facts["state"] == "running":
-                    facts["state"] = "killed"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            runs = [content, *content["stages"].values()]
+            running = [facts for facts in runs if facts["state"] == "running"]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            continue
+        for facts in running:
+            facts["state"] = "killed"
+        if content in running:
             write_json(path, content)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.local.run_record import sole_runner
-from pipelines.local.scheduler import RunReport
+from pipelines.local.scheduler import RunReport, shown
 from reid.errors import PipelineError
 from reid.tracking.pipeline_run import open_pipeline_run
 from tests.pipelines.mini import MiniRepository
@@ -109,6 +109,40 @@ def test_a_damaged_output_is_made_again(repository: MiniRepository, damage: str)
     assert states(repository.run()) == {"make": "cached", "left": "ran", "right": "cached", "join": "cached"}
     assert "left   started (its outputs were changed or deleted)" in repository.said
     assert file.read_text() == "make left"
+    folder = report.tasks["left"].folder
+    assert folder is not None
+    (aside,) = folder.glob("set-aside-*")
+    assert f"left   its outputs as they were found are kept in {shown(aside)}\n" in repository.said
+    found = [path.name for path in sorted((aside / "data").iterdir())]
+    assert found == ([] if damage == "delete" else ["text"])
+
+
+def test_a_file_added_to_an_output_runs_nothing_again(repository: MiniRepository) -> None:
+    report = repository.run()
+    (report.tasks["left"].outputs.artifacts["data"].path / "model.onnx").write_text("exported later")
+    assert set(states(repository.run()).values()) == {"cached"}
+
+
+def test_a_task_json_that_names_a_foreign_folder_is_told_and_nothing_is_deleted(
+    repository: MiniRepository, tmp_path: Path
+) -> None:
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis").write_text("years")
+    folder = repository.run().tasks["left"].folder
+    assert folder is not None
+    record = json.loads((folder / "task.json").read_text())
+    record["artifacts"]["data"]["path"] = str(tmp_path / "foreign")
+    (folder / "task.json").write_text(json.dumps(record))
+    report = repository.run()
+    assert states(report)["left"] == "continued"
+    assert (tmp_path / "foreign" / "thesis").read_text() == "years"
+    (aside,) = folder.glob("set-aside-*")
+    assert (
+        f"left   {shown(folder / 'task.json')} is no record of a finished task: artifacts.data.path: found "
+        f"'{tmp_path}/foreign', want a plain name; it is kept in {shown(aside)}\n"
+    ) in repository.said
+    assert json.loads((aside / "task.json").read_text()) == record
+    assert set(states(repository.run()).values()) == {"cached"}
 
 
 def test_a_touched_output_is_the_same_output(repository: MiniRepository) -> None:
