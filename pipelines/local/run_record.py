@@ -40,13 +40,17 @@ class RunRecord:
 def close_killed_runs(folder: Path) -> None:
     """Marks earlier runs that never ended as killed.
 
-    To be called by the sole runner, before it writes its own record: then whatever says "running" is dead.
+    To be called by the sole runner, before it writes its own record: then whatever says "running" is dead. A file that
+    is no record of a run stays as it is: nothing is decided by it.
     """
     for path in sorted(folder.glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["state"] == "running":
-            content["state"] = "killed"
-            for facts in content["stages"].values():
-                if facts["state"] == "running":
-                    facts["state"] = "killed"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            runs = [content, *content["stages"].values()]
+            running = [facts for facts in runs if facts["state"] == "running"]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            continue
+        for facts in running:
+            facts["state"] = "killed"
+        if content in running:
             write_json(path, content)

@@ -94,12 +94,12 @@ def _acquire(descriptor: int, folder: Path) -> None:
 
 
 def _read_holder(descriptor: int) -> dict[str, Any]:
-    """What the holder wrote about itself; empty in the instant before it has."""
+    """What the holder wrote about itself; empty in the instant before it has, and if the file says something else."""
     try:
         found = json.loads(os.pread(descriptor, 4096, 0))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) and isinstance(found.get("pid"), int) else {}
 
 
 def _is_known_to_live(holder: dict[str, Any]) -> bool:
@@ -108,4 +108,4 @@ def _is_known_to_live(holder: dict[str, Any]) -> bool:
         return False
     if holder.get("host") != socket.gethostname():
         return True
-    return is_alive(int(holder["pid"]))
+    return is_alive(holder["pid"])

@@ -1,5 +1,6 @@
 """One process at a time in a folder."""
 
+import json
 import os
 import re
 import signal
@@ -71,3 +72,21 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_an_error_of_the_task_itself_passes_through(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="of the task"), locked(tmp_path, user="train"):
         raise OSError("of the task")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"pid": "x"}', '{"since"'])
+def test_a_lock_that_nobody_holds_is_taken_whatever_is_written_in_it(tmp_path: Path, text: str) -> None:
+    (tmp_path / ".lock").write_text(text)
+    with locked(tmp_path, user="train"):
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] > 0
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"pid": "x"}', '{"since"'])
+def test_a_lock_that_is_held_is_refused_whatever_is_written_in_it(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reid.files.locks.WAIT_S", 0.1)
+    with another_task(tmp_path):
+        (tmp_path / ".lock").write_text(text)
+        with pytest.raises(FolderInUse, match="found: an unknown user, process "), locked(tmp_path, user="train"):
+            pass
