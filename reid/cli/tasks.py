@@ -186,7 +186,7 @@ def _served_file(spec: Experiment) -> Path:
     """What the tasks before leave to be served."""
     if spec.triton.backend == "tensorrt":
         return results_folder(spec, "gen_trt_engine") / "model.engine"
-    return _onnx_file(spec)
+    return _exported_file(spec)
 
 
 def _model(spec: Experiment, task: str) -> Path:
