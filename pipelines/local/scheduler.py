@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipelines.display import Display, duration
+from pipelines.display import Display
 from pipelines.ir import Constant, Pipeline, PipelineParameter, Source, Task, Value
 from pipelines.local.cache import Prepared, Result, Store, key_of, key_parts
 from pipelines.local.processes import Running, stop
 from pipelines.local.result_record import FINISHED
 from pipelines.local.run_record import RunRecord
 from pipelines.local.task_files import LOG, Outputs, executor_input, read_outputs
+from reid.console.progress import duration
 from reid.errors import PipelineError
 from reid.tracking.pipeline_run import PipelineRun
 
