@@ -30,11 +30,12 @@ def test_the_table_on_a_terminal_has_a_rule(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("COLUMNS", "80")
     stream = Terminal()
     show_closing(stream, Closing("evaluate", {"mAP": 0.71321}, ["plain: mAP 71.3"]))
-    assert re.sub(r"\x1b\[\d+m", "", stream.getvalue()).splitlines() == [
-        "evaluate        ",
-        "figure    value ",
+    text = re.sub(r"\x1b\[\d+m", "", stream.getvalue())
+    assert [line.rstrip() for line in text.splitlines()] == [
+        "evaluate",
+        "figure    value",
         "────────────────",
-        "mAP     71.32 % ",
+        "mAP     71.32 %",
         "plain: mAP 71.3",
     ]
 
