@@ -9,7 +9,7 @@ import yaml
 from components import images
 from pipelines.cluster.resources import Resources
 from pipelines.reid_pipeline import compile_pipeline
-from tests.k8s.manifests import COPY, K8S, OVERLAYS, RENDERED, ROOT, containers, named, of_kind, pods, secrets
+from tests.k8s.manifests import COPY, OVERLAYS, RENDERED, ROOT, containers, named, of_kind, pods, secrets
 
 
 def test_the_mlflow_server_is_of_the_version_that_the_stages_log_with() -> None:
