@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +22,8 @@ from typing import Any
 from pipelines.ir import Task, Value
 from pipelines.local.result_record import FINISHED, Made, NoRecordError, Record, Stamp, read_record, record_of
 from pipelines.local.task_files import EXECUTOR_OUTPUT, LOG, Artifact, Outputs
+from reid.files.hashes import files_sha256
+from reid.files.writing import replace_link, write_text
 
 NO_RESULT = {LOG, "mlflow.json", "mlflow.jsonl"}
 """Files of an attempt that are not what it made."""
@@ -79,25 +81,13 @@ def stamps(path: Path) -> list[Stamp]:
 
 
 def _stamp(path: Path, name: str) -> Stamp:
-    status = _file(path, name).stat()
+    status = (path / name).stat()
     return name, status.st_size, status.st_mtime_ns
-
-
-def _file(path: Path, name: str) -> Path:
-    return path if name == "." else path / name
 
 
 def content_digest(path: Path) -> str:
     """SHA-256 over the names and contents of an artifact's files."""
-    return _digest_of(path, [name for name, _, _ in stamps(path)])
-
-
-def _digest_of(path: Path, names: Iterable[str]) -> str:
-    total = hashlib.sha256()
-    for name in names:
-        with _file(path, name).open("rb") as stream:
-            total.update(f"{name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
+    return files_sha256(path, [name for name, _, _ in stamps(path)])
 
 
 def _is_whole(path: Path, made: Made) -> bool:
@@ -106,9 +96,9 @@ def _is_whole(path: Path, made: Made) -> bool:
     A file that no stage wrote is no damage.
     """
     names = [name for name, _, _ in made.files]
-    if not all(_file(path, name).is_file() for name in names):
+    if not all((path / name).is_file() for name in names):
         return False
-    return [_stamp(path, name) for name in names] == made.files or _digest_of(path, names) == made.digest
+    return [_stamp(path, name) for name in names] == made.files or files_sha256(path, names) == made.digest
 
 
 class Store:
@@ -195,12 +185,7 @@ class Store:
 
     def point_latest(self, stage: str, folder: Path) -> None:
         """Makes `<results_dir>/latest/<stage>` lead to this folder."""
-        link = self.results_dir / "latest" / stage
-        link.parent.mkdir(parents=True, exist_ok=True)
-        fresh = link.with_name(f".{stage}.partial")
-        fresh.unlink(missing_ok=True)
-        fresh.symlink_to(os.path.relpath(folder, link.parent), target_is_directory=True)
-        fresh.replace(link)
+        replace_link(self.results_dir / "latest" / stage, folder)
 
 
 def _remove(path: Path) -> None:
@@ -224,7 +209,4 @@ def _set_aside(folder: Path, names: Sequence[str]) -> Path | None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes the file in one step: readers see the old content or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")

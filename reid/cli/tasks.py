@@ -15,7 +15,7 @@ from reid.cli.status import epochs_reported, reported
 from reid.data.chosen_folders import Folder, manifest_of
 from reid.data.file_names import file_names
 from reid.errors import ArtifactError, ReidError
-from reid.files.locks import sole_task
+from reid.files.locks import locked
 from reid.files.secrets import key_to_environment
 from reid.files.writing import replacing
 from reid.spec import Experiment
@@ -40,7 +40,7 @@ def run_task(task: str, spec: Experiment) -> Outcome:
     """
     folder = results_folder(spec, task)
     key_to_environment(spec.encryption_key)
-    with sole_task(folder, task), reported(folder / "status.json", task) as status, _disk_faults_told(folder):
+    with locked(folder, user=task), reported(folder / "status.json", task) as status, _disk_faults_told(folder):
         logger.info("%s: the results will be in %s", task, folder)
         _write_resolved(spec, folder / "experiment.yaml")
         with (
@@ -186,7 +186,7 @@ def _served_file(spec: Experiment) -> Path:
     """What the tasks before leave to be served."""
     if spec.triton.backend == "tensorrt":
         return results_folder(spec, "gen_trt_engine") / "model.engine"
-    return _onnx_file(spec)
+    return _exported_file(spec)
 
 
 def _model(spec: Experiment, task: str) -> Path:

@@ -14,8 +14,8 @@ import pytest
 from reid.cli.tasks import TASKS, make_servable, results_folder, run_task
 from reid.data.market1501 import Manifest
 from reid.drawn.dataset import draw_market
-from reid.errors import ArtifactError, DatasetError, ReidError, TrainingError
-from reid.files.locks import sole_task
+from reid.errors import ArtifactError, DatasetError, FolderInUse, ReidError
+from reid.files.locks import locked
 from reid.spec import Experiment, load_spec
 from reid.stages.outcome import Outcome
 
@@ -322,9 +322,9 @@ def test_a_results_folder_below_a_file_is_refused(spec: Callable[..., Experiment
 def test_a_refused_second_training_leaves_the_firsts_files_alone(
     spec: Callable[..., Experiment], tmp_path: Path
 ) -> None:
-    with sole_task(tmp_path / "train", "train"):
-        text = refusal(TrainingError, "train", spec())
-    assert text.startswith(f"{tmp_path}/train: another task is using this results folder\n  found: train, process ")
+    with locked(tmp_path / "train", user="train"):
+        text = refusal(FolderInUse, "train", spec())
+    assert text.startswith(f"{tmp_path}/train: another process is using this results folder\n  found: train, process ")
     assert [path.name for path in (tmp_path / "train").iterdir()] == [".lock"]
 
 

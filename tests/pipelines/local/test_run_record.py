@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.local.run_record import RunRecord, close_killed_runs, sole_runner
+from pipelines.local.run_record import RunRecord, close_killed_runs
 
 
 def test_a_run_that_never_ended_is_marked_as_killed_and_one_that_ended_stays(tmp_path: Path) -> None:
@@ -30,10 +30,3 @@ def test_a_file_that_is_no_record_of_a_run_stays_as_it_is(tmp_path: Path, text: 
     (tmp_path / "2026.json").write_text(text)
     close_killed_runs(tmp_path)
     assert (tmp_path / "2026.json").read_text() == text
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"pid": "x"}', '{"started"'])
-def test_a_lock_that_nobody_holds_is_taken_whatever_is_written_in_it(tmp_path: Path, text: str) -> None:
-    (tmp_path / "lock").write_text(text)
-    with sole_runner(tmp_path):
-        assert json.loads((tmp_path / "lock").read_text())["pid"] > 0
