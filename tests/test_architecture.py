@@ -21,6 +21,7 @@ HEAVY = {
     "kfp",
     "onnx",
     "onnxruntime",
+    "jinja2",
     "numba",
     "tritonclient",
 }
@@ -46,6 +47,7 @@ PIPELINES_MAY_IMPORT = {
     *("reid.data", "reid.data.market1501", "reid.deploy", "reid.deploy.gpu"),
 }
 OWNERS = {
+    "jinja2": "reid/reports/page.py",
     "onnxruntime": "reid/deploy/onnx.py",
     "tritonclient": "reid/deploy/triton_connection.py",
     **dict.fromkeys(("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"), "reid/deploy/tensorrt_packages.py"),
