@@ -1,7 +1,8 @@
 """Which code a stage can reach, as one hash: a cached result is only as good as the code that made it.
 
 The import closure is read from the source (nothing is run): every import statement counts, those inside functions
-too. An edit counts at once, committed or not.
+too. Only what stands under `if TYPE_CHECKING:` does not count, for it never loads. An edit counts at once, committed or
+not.
 """
 
 import ast
@@ -68,7 +69,7 @@ def _package(root: Path, file: Path) -> str:
 @functools.cache
 def _imports(source: bytes, package: str) -> tuple[str, ...]:
     names: list[str] = []
-    for node in ast.walk(ast.parse(source)):
+    for node in _nodes_that_run(ast.parse(source)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -77,6 +78,17 @@ def _imports(source: bytes, package: str) -> tuple[str, ...]:
             # `from reid.data import market1501` loads a module, `from reid.errors import ReidError` a name: try both
             names += [module, *(f"{module}.{alias.name}" for alias in node.names)]
     return tuple(names)
+
+
+def _nodes_that_run(node: ast.AST) -> Iterator[ast.AST]:
+    """The node and all nodes below it, less the bodies of `if TYPE_CHECKING:`."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
+            for otherwise in child.orelse:
+                yield from _nodes_that_run(otherwise)
+        else:
+            yield from _nodes_that_run(child)
 
 
 def _data_files(package: Path) -> list[Path]:

@@ -33,7 +33,7 @@ def test_the_table_on_a_terminal_has_a_rule(monkeypatch: pytest.MonkeyPatch) -> 
     text = re.sub(r"\x1b\[\d+m", "", stream.getvalue())
     assert [line.rstrip() for line in text.splitlines()] == [
         "evaluate",
-        "figure    value",
+        "figure     value",
         "────────────────",
         "mAP     71.32 %",
         "plain: mAP 71.3",

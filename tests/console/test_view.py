@@ -35,7 +35,7 @@ def test_progress_on_a_terminal_is_one_line_with_a_bar_rewritten_in_place() -> N
     view = LogView(stream)
     view.emit(record("training: 320/1280 images · epoch 1/4 · loss 3.5 · 160 images/s · 6s left"))
     view.emit(record("training: 640/1280 images · epoch 2/4 · loss 3.5 · 160 images/s · 4s left"))
-    view.emit(record("epoch 2/4: loss 3.5", name="reid.training.callbacks"))
+    view.emit(record("epoch 2/4: loss 3.5", name="reid.training.record"))
     first, second, erased = stream.getvalue().split(CURSOR_SHOWN)[1].split(ERASE)[0:3]
     assert first == "training  ━━━           25 % · epoch 1/4 · loss 3.5 · 160 images/s · 6s left"
     assert second == "training  ━━━━━━        50 % · epoch 2/4 · loss 3.5 · 160 images/s · 4s left"
