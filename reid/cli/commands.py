@@ -231,7 +231,8 @@ def _run_task(options: argparse.Namespace) -> Closing:
     from reid.spec import load_spec
 
     spec = load_spec(options.spec, overrides=options.overrides)
-    from reid.cli.tasks import results_folder, run_task
+    from reid.cli.task_files import results_folder
+    from reid.cli.tasks import run_task
 
     outcome = run_task(options.task, spec)
     lines = [*outcome.lines, f"results: {results_folder(spec, options.task)}"]

@@ -55,7 +55,8 @@ def add_start_server(parser: argparse.ArgumentParser) -> None:
 
 def _start_server(options: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    from reid.cli.tasks import make_servable, model_repository
+    from reid.cli.task_files import model_repository
+    from reid.cli.tasks import make_servable
     from reid.deploy.triton_server import serve, server_command
     from reid.spec import load_spec
 

@@ -35,7 +35,7 @@ def test_the_table_on_a_terminal_has_a_rule(monkeypatch: pytest.MonkeyPatch) -> 
         "evaluate",
         "figure     value",
         "────────────────",
-        "mAP     71.32 %",
+        "mAP      71.32 %",
         "plain: mAP 71.3",
     ]
 
