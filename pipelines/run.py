@@ -25,7 +25,8 @@ from pipelines.local.docker_engine import engine
 from pipelines.local.mounts import cache_folders, mounts
 from pipelines.local.processes import Processes
 from pipelines.local.run_record import RunRecord, close_killed_runs
-from pipelines.local.scheduler import LocalRun, RunReport, Tasks, shown
+from pipelines.local.run_report import RunReport, shown
+from pipelines.local.scheduler import LocalRun, Tasks
 from pipelines.summary import print_summary
 from reid.console.progress import duration
 from reid.data.market1501 import require_folders

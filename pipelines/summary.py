@@ -12,7 +12,7 @@ from typing import TextIO
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.local.scheduler import CACHED, CONTINUED, FAILED, NOT_RUN, RAN, RunReport, TaskReport, shown
+from pipelines.local.run_report import CACHED, CONTINUED, FAILED, NOT_RUN, RAN, RunReport, TaskReport, shown
 from reid.console.progress import duration
 from reid.console.tables import rich_console, table
 
