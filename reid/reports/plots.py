@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reid.files.writing import replacing
-from reid.scoring import Curve, PairHistogram
+from reid.scoring.curves import Curve
+from reid.scoring.verification import PairHistogram
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
