@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 
 AUTO, CPU = "auto", "cpu"
 FREE_SHARE = 0.9
-"""Of a GPU's free memory: what may be used."""
+"""Share of a GPU's free memory that may be used."""
 
 
 def require_device(device: str) -> None:
-    """SpecError where `device` (auto, cpu, or cuda:0 and so on) is a GPU that this machine does not have."""
+    """Raises SpecError if `device` (auto, cpu, or cuda:0 and so on) is a GPU that this machine does not have."""
     if device in (AUTO, CPU):
         return
     import torch
@@ -40,8 +40,8 @@ def both_rows(
 ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
     """The blocks of reid.retrieval.rerank.both_rows: (first query, (rows, G) plain, (rows, G) re-ranked), float32.
 
-    device: cpu, a GPU as cuda:0, or auto: that is `own`, unless it is a GPU without room, at the start or before the
-    first block comes. SpecError where the memory of a GPU that was asked for runs out.
+    device: cpu, a GPU as cuda:0, or auto. auto means `own`, or the CPU if `own` is a GPU whose memory does not suffice,
+    as forecast or as found before the first block. Raises SpecError if a GPU that was asked for runs out of memory.
     """
     gallery = len(vectors) - queries
     place = chosen_device(device, own, queries, gallery, width=vectors.shape[1], k1=k1, k2=k2)
@@ -61,7 +61,7 @@ def both_rows(
 
 
 def chosen_device(device: str, own: str, queries: int, gallery: int, *, width: int, k1: int, k2: int) -> str:
-    """`device` with auto resolved, for so many vectors; a GPU, or why it is none, is named in the log."""
+    """`device` with auto resolved for so many vectors; the log names the GPU, or says why the CPU is taken."""
     place = own if device == AUTO else device
     if place == CPU:
         return CPU
@@ -70,7 +70,7 @@ def chosen_device(device: str, own: str, queries: int, gallery: int, *, width: i
     from reid.retrieval.tensors.rerank import memory_bytes
 
     wanted = memory_bytes(queries, gallery, width=width, k1=k1, k2=k2)
-    # what torch holds and does not use is taken in the driver's eyes and free in ours
+    # memory that torch holds and does not use is free for us, although the driver counts it as taken
     unused = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
     room = FREE_SHARE * (torch.cuda.mem_get_info(place)[0] + unused)
     if device == AUTO and wanted > room:

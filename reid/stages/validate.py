@@ -49,7 +49,7 @@ def validate(
     examination = Examination(
         print_of_data,
         tuple(summarize(split) for split in surveys.values()),
-        tuple(examine(surveys, num_classes=spec.dataset.num_classes, told=skipped)),
+        tuple(examine(surveys, num_classes=spec.dataset.num_classes, found_before=skipped)),
     )
     Manifest(print_of_data, **{name: split.listing.split for name, split in surveys.items()}).save(dataset)
     for path, text in (
