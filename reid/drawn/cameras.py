@@ -94,7 +94,7 @@ def _sensor_colour(rng: np.random.Generator) -> Picture:
 
 
 def _daylight(rng: np.random.Generator, height: int, width: int) -> Picture:
-    """The light (H, W, 3) on a scene: sun or cloud, warmer or cooler, sometimes with the edge of a building's shadow."""
+    """The light (H, W, 3) on a scene: sun or cloud, warm or cool, sometimes with the edge of a building's shadow."""
     warmth = rng.normal(0, 0.035)
     level = rng.uniform(0.8, 1.2) * np.array([1 + warmth, 1.0, 1 - warmth])
     across = np.linspace(rng.uniform(0.85, 1.15), rng.uniform(0.85, 1.15), width)

@@ -4,8 +4,8 @@
 - `ensure_market` draws it if its folder is absent, and else checks that the folder was drawn with equal parameters
 - `contact_sheet` writes a picture of some persons of any Market-1501 tree
 
-The same parameters, the seed among them, give the same images. Every person, distractor and junk image has random numbers of its own (a child of the seed), so the images do not depend
-on how many processes draw them.
+The same parameters, the seed among them, give the same images. Every person, distractor and junk image has random
+numbers of its own (a child of the seed), so the images do not depend on how many processes draw them.
 """
 
 import json

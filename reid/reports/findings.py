@@ -88,7 +88,7 @@ def shown_sizes(summary: SplitSummary) -> str:
 
 
 def to_markdown(examination: Examination) -> str:
-    """Markdown with the verdict, a table of the splits (images per person as min / median / max) and one of the findings.
+    """Markdown with the verdict, a table of the splits (images per person: min / median / max) and one of the findings.
 
     Bytes of file names that are not valid UTF-8 are shown as \\udcXX, for the text is UTF-8.
     """

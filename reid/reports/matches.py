@@ -52,7 +52,7 @@ class MatchRow:
 def choose_queries(
     average_precision: NDArray[np.floating], *, count: int, rng: np.random.Generator
 ) -> list[tuple[int, str]]:
-    """At most `count` pairs (query, reason), each query once; average_precision (Q,) is nan for queries without a match.
+    """At most `count` pairs (query, reason), each query once; average_precision (Q,) is nan if a query has no match.
 
     A third is best, a third random, the rest hardest: best first, hardest last. Chance decides among equal queries.
     """

@@ -1,7 +1,7 @@
 """Charts: CMC curves, training curves, distances of pairs. The sheet of sampled matches is in sheet.py.
 
-Each function returns a matplotlib Figure; `save` writes it, `inline_svg` gives it to an HTML page. No pyplot: no display and no
-global state. The colours can be told apart by colour-blind people.
+Each function returns a matplotlib Figure; `save` writes it to a file, `inline_svg` returns it for an HTML page. No
+pyplot is used, so no display and no global state. Colour-blind people can tell the colours apart.
 """
 
 import io
@@ -88,7 +88,7 @@ def _rank_ticks(longest: int) -> list[int]:
 
 
 def training_figure(history: Sequence[Mapping[str, Any]]) -> "Figure":
-    """Panels over the epochs done (0: untrained): loss, mAP with rank-1, learning rate. history: rows of history.json."""
+    """Panels over epochs done (0: untrained): loss, mAP with rank-1, learning rate; from the rows of history.json."""
     from matplotlib.ticker import MaxNLocator
 
     figure, (loss, accuracy, rate) = _figure(width=11.5, height=3.4, panels=3)

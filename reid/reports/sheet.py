@@ -29,8 +29,8 @@ THUMBNAIL = (128, 256)
 
 
 def matches_sheet(rows: Sequence[MatchRow], *, title: str, note: str) -> "Figure":
-    """Queries (blue frame) and their nearest images: right ones have a green frame and a tick, wrong ones a red frame and
-    a cross.
+    """Queries (blue frame) with their nearest images: right ones have a green frame and a tick, wrong ones a red frame
+    and a cross.
     """
     from matplotlib.figure import Figure
 

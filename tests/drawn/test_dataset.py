@@ -149,7 +149,7 @@ def test_a_folder_of_someone_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as error:
         ensure_market(tmp_path, **SMALL, workers=1)
     assert str(error.value) == (
-        f"{tmp_path}: is there already, but was not drawn by this project: synthetic.json is not in it\n"
+        f"{tmp_path}: exists already, but was not drawn by this project: synthetic.json is not in it\n"
         "  do: name another folder in dataset.synthetic.root; to use this one, name its three folders in\n"
         "      dataset.train_dataset_dir, test_dataset_dir and query_dataset_dir, and set dataset.synthetic to null"
     )
@@ -174,7 +174,7 @@ def test_a_damaged_stamp_is_refused(tmp_path: Path, text: str, complaint: str) -
 def test_nothing_is_drawn_over_a_folder(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as error:
         draw_market(tmp_path, **SMALL, workers=1)
-    assert str(error.value) == f"{tmp_path}: is there already; a data set is drawn into a new folder only"
+    assert str(error.value) == f"{tmp_path}: exists already; a data set is drawn into a new folder only"
 
 
 def test_one_camera_is_too_few(tmp_path: Path) -> None:
