@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from reid.console.progress import Progress
 from reid.contract import Contract
+from reid.data.market1501 import JUNK
 from reid.distributed.ranks import SINGLE_PROCESS, Ranks
 from reid.errors import ArtifactError
 from reid.files.writing import replacing
@@ -104,6 +105,12 @@ class Embeddings:
             )
         rows = np.array([row_of[path] for path in wanted], np.int64)
         return Embeddings(wanted, split.person, split.camera, self.vectors[rows])
+
+    def without_junk(self) -> "Embeddings":
+        """The rows of all images but junk (person -1), which a gallery is ranked without."""
+        keep = self.person != JUNK
+        paths = [path for path, kept in zip(self.paths, keep) if kept]
+        return Embeddings(paths, self.person[keep], self.camera[keep], self.vectors[keep])
 
     def save_npz(self, path: Path) -> None:
         """Write arrays paths (UTF-8 bytes), person, camera, vectors; same content, same bytes."""

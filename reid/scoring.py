@@ -151,13 +151,14 @@ def score(
     lambda_value: float,
     max_rank: int,
     device: str,
-    own: str,
+    evaluate_device: str,
     pairs: PairCounter | None = None,
 ) -> Scored:
     """Squared Euclidean distances of the normalised embeddings, and those re-ranked (Zhong et al. 2017), both scored.
 
     The distances come in blocks, so that memory does not grow with Q x G; `pairs` counts the plain ones. They are
-    computed on `device`, where auto is `own` if it has room (reid.retrieval.on_device). Both rankings hold max_rank
+    computed on `device`; auto is `evaluate_device`, that of the embedding pass, if it has room
+    (reid.retrieval.on_device). Both rankings hold max_rank
     ranks, at least 10. k1 neighbours can only be had among Q + G - 1 other images: above that it is lowered to it, with
     a warning.
     """
@@ -172,7 +173,15 @@ def score(
     l2_normalize(query.vectors, out=vectors[: len(query)])
     l2_normalize(gallery.vectors, out=vectors[len(query) :])
     started, scoring_seconds = time.perf_counter(), 0.0
-    blocks = both_rows(vectors, queries=len(query), k1=k1, k2=k2, lambda_value=lambda_value, device=device, own=own)
+    blocks = both_rows(
+        vectors,
+        queries=len(query),
+        k1=k1,
+        k2=k2,
+        lambda_value=lambda_value,
+        device=device,
+        evaluate_device=evaluate_device,
+    )
     for first, distance, final in blocks:
         came = time.perf_counter()
         plain.add(first, distance)

@@ -24,7 +24,7 @@ from reid.scoring import has_match, pair_counter, pair_histogram, per_query_csv,
 from tests import reference
 from tests.reranked import rerank
 
-DEVICE = {"device": "auto", "own": "cpu"}
+DEVICE = {"device": "auto", "evaluate_device": "cpu"}
 SETTINGS = {"k1": 20, "k2": 6, "lambda_value": 0.3, "max_rank": 3, **DEVICE}
 
 
@@ -247,7 +247,7 @@ def scored(queries, images, width):
     query, gallery = embeddings(queries, rng, width), embeddings(images, rng, width)
     Path("/proc/self/clear_refs").write_text("5")  # the highest is now
     before = highest()
-    score(query, gallery, k1=20, k2=6, lambda_value=0.3, max_rank=10, device="cpu", own="cpu",
+    score(query, gallery, k1=20, k2=6, lambda_value=0.3, max_rank=10, device="cpu", evaluate_device="cpu",
           pairs=pair_counter(query, gallery))
     return highest() - before
 

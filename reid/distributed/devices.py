@@ -1,8 +1,12 @@
-"""Which GPUs, or how many processes on the CPU, a task runs on, and how a training uses them."""
+"""Which GPUs, or how many processes on the CPU, a task runs on, and how a training uses them.
+
+A device is a string as torch names it: "cpu", or "cuda:0" for the first GPU.
+"""
 
 import importlib.util
 import logging
 import os
+import re
 import shutil
 import sysconfig
 from collections.abc import Sequence
@@ -12,6 +16,23 @@ from pathlib import Path
 from reid.errors import SpecError
 
 logger = logging.getLogger(__name__)
+
+AUTO, CPU = "auto", "cpu"
+
+
+def first_device() -> str:
+    """The first GPU of this machine that torch sees, else the CPU."""
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else CPU
+
+
+def gpu_number(device: str) -> int:
+    """The number of a GPU that torch names cuda:<number>; SpecError if the device is no such name."""
+    found = re.fullmatch(r"cuda:(\d+)", device)
+    if not found:
+        raise SpecError(f"device: {device} is no device\n  want: auto, cpu, or a GPU as cuda:0")
+    return int(found[1])
 
 
 def choose_gpus(num_gpus: int, gpu_ids: Sequence[int]) -> tuple[int, ...]:

@@ -5,7 +5,9 @@ Shapes: Q queries, G gallery images without junk.
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import numpy as np
 
 from reid.data.findings import counted
 from reid.data.market1501 import Manifest
+from reid.deploy.embedding import embed_on_devices
+from reid.deploy.opening import OpenModel, find_checkpoint
 from reid.distributed.devices import choose_devices
 from reid.embeddings import UNTRAINED_EMBEDDINGS, Embeddings
 from reid.errors import ArtifactError, DatasetError
@@ -38,7 +42,6 @@ from reid.scoring import (
 )
 from reid.spec import Experiment
 from reid.stages.agreement import require_agreement
-from reid.stages.inference import OpenModel, embed_on_devices, find_checkpoint
 from reid.stages.outcome import Outcome
 from reid.tracking.stage_run import StageRun
 
@@ -60,11 +63,11 @@ def evaluate(spec: Experiment, *, dataset: Path, model: Path, results: Path, rep
     _require_matches(manifest)
     for plot in (spec.evaluate.output_cmc_curve_plot, spec.evaluate.output_sampled_matches_plot):
         require_writable(plot)
-    section = spec.evaluate
+    section, ranking = spec.evaluate, spec.re_ranking
     devices = choose_devices(
         "evaluate", num_gpus=section.num_gpus, gpu_ids=section.gpu_ids, cpu_processes=section.cpu_processes
     )
-    require_device(spec.re_ranking.device)
+    require_device(ranking.device)
     opened, parts, images_per_second = embed_on_devices(
         find_checkpoint(model),
         devices,
@@ -75,15 +78,22 @@ def evaluate(spec: Experiment, *, dataset: Path, model: Path, results: Path, rep
         check=lambda opened: require_agreement(spec, opened.contract, opened.settings.get("backbone"), opened.file),
     )
     Embeddings.joined(*parts.values()).save_npz(results / "embeddings.npz")
-    settings = spec.re_ranking.model_dump(include={"k1", "k2", "lambda_value", "max_rank", "device"})
-    settings["own"] = devices[0]
-    untrained_metrics, untrained_curves = _untrained(model, manifest, settings)
+    score_pair = partial(
+        score,
+        k1=ranking.k1,
+        k2=ranking.k2,
+        lambda_value=ranking.lambda_value,
+        max_rank=ranking.max_rank,
+        device=ranking.device,
+        evaluate_device=devices[0],
+    )
+    untrained_metrics, untrained_curves = _untrained(model, manifest, score_pair, max_rank=ranking.max_rank)
     pairs = pair_counter(parts["query"], parts["gallery"])
-    scored = score(parts["query"], parts["gallery"], **settings, pairs=pairs)
+    scored = score_pair(parts["query"], parts["gallery"], pairs=pairs)
 
-    headline = "reranked" if spec.re_ranking.re_ranking else "plain"
+    headline = "reranked" if ranking.re_ranking else "plain"
     metrics = _metrics(scored) | untrained_metrics | {"images_per_second": images_per_second}
-    curves = [*_curves(scored, settings["max_rank"]), *untrained_curves]
+    curves = [*_curves(scored, ranking.max_rank), *untrained_curves]
     page = _page(
         spec, manifest, opened, scored, pairs, headline=headline, curves=curves, images_per_second=images_per_second
     )
@@ -118,8 +128,10 @@ def _require_matches(manifest: Manifest) -> None:
         )
 
 
-def _untrained(model: Path, manifest: Manifest, settings: dict[str, Any]) -> tuple[dict[str, float], list[Curve]]:
-    """Figures of the network before training, where the train stage left its embeddings of the same images."""
+def _untrained(
+    model: Path, manifest: Manifest, score_pair: Callable[[Embeddings, Embeddings], Scored], *, max_rank: int
+) -> tuple[dict[str, float], list[Curve]]:
+    """Figures of the network before training, if the train stage left its embeddings of the same images."""
     file = (model if model.is_dir() else model.parent) / UNTRAINED_EMBEDDINGS
     if not file.is_file():
         return {}, []
@@ -129,9 +141,9 @@ def _untrained(model: Path, manifest: Manifest, settings: dict[str, Any]) -> tup
     except ArtifactError as error:
         logger.warning("%s is of other images; the untrained network is not scored (%s)", file, error)
         return {}, []
-    scored = score(query, gallery, **settings)
+    scored = score_pair(query, gallery)
     metrics = scored.plain.metrics("untrained_") | scored.reranked.metrics("untrained_reranked_")
-    return metrics, _curves(scored, settings["max_rank"], prefix="untrained")
+    return metrics, _curves(scored, max_rank, prefix="untrained")
 
 
 def _metrics(scored: Scored) -> dict[str, float]:

@@ -13,6 +13,7 @@ from reid.deploy.comparison import BATCH_SIZE, Comparison, Limits, Retrieval, co
 from reid.deploy.half import to_half
 from reid.deploy.onnx import OnnxModel, read_onnx
 from reid.deploy.onnx_export import export_onnx
+from reid.deploy.opening import find_checkpoint
 from reid.deploy.parity import Parity
 from reid.deploy.sample import Sample, open_sample
 from reid.deploy.tensorrt import trtexec_line
@@ -23,7 +24,6 @@ from reid.reports.comparison import comparison_page
 from reid.spec import Experiment
 from reid.spec.task_sections import Export
 from reid.stages.agreement import require_agreement
-from reid.stages.inference import find_checkpoint
 from reid.stages.outcome import Outcome
 from reid.tracking.stage_run import StageRun
 

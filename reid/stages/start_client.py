@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from reid.data.market1501 import JUNK, Manifest, Split
+from reid.data.market1501 import Manifest, Split
 from reid.deploy.triton_client import TritonModel
 from reid.deploy.triton_connection import Server
-from reid.embeddings import Embeddings, write_json
+from reid.embeddings import write_json
 from reid.errors import DatasetError
 from reid.files.writing import replacing
 from reid.reports import plots
@@ -51,8 +51,16 @@ def start_client(spec: Experiment, *, dataset: Path, results: Path, run: StageRu
     with model:
         parts = ask(model, {"query": query, "gallery": gallery})
     write_json(results / RESULTS, *parts.values())
-    settings = ranking.model_dump(include={"k1", "k2", "lambda_value", "max_rank", "device"})
-    scored = score(parts["query"], _without_junk(parts["gallery"]), **settings, own=CPU)
+    scored = score(
+        parts["query"],
+        parts["gallery"].without_junk(),
+        k1=ranking.k1,
+        k2=ranking.k2,
+        lambda_value=ranking.lambda_value,
+        max_rank=ranking.max_rank,
+        device=ranking.device,
+        evaluate_device=CPU,
+    )
     metrics = {
         **scored.plain.metrics(),
         **scored.reranked.metrics("reranked_"),
@@ -95,12 +103,6 @@ def sampled(query: Split, gallery: Split, *, persons: int | None, rng: np.random
     chosen = {int(person) for person in rng.choice(found, min(persons, len(found)), replace=False)}
     logger.info("a sample of %d of %d persons", len(chosen), len(found))
     return query.of(chosen), gallery.of(chosen)
-
-
-def _without_junk(gallery: Embeddings) -> Embeddings:
-    keep = gallery.person != JUNK
-    paths = [path for path, kept in zip(gallery.paths, keep) if kept]
-    return Embeddings(paths, gallery.person[keep], gallery.camera[keep], gallery.vectors[keep])
 
 
 def _draw(scored: Scored, results: Path, *, headline: str, ranks: int, rows: int, rng: np.random.Generator) -> None:

@@ -118,7 +118,7 @@ def _scored(query: np.ndarray, gallery: np.ndarray, known: dict[str, np.ndarray]
             )
             for which, vectors, count in (("query", query, queries), ("gallery", gallery, images))
         ]
-        return score(*parts, **RERANKING, max_rank=50, device="cpu", own="cpu", pairs=pair_counter(*parts))
+        return score(*parts, **RERANKING, max_rank=50, device="cpu", evaluate_device="cpu", pairs=pair_counter(*parts))
 
     work(50, 500)
     parameters = {name: RERANKING[name] for name in ("k1", "k2")}
