@@ -50,7 +50,7 @@ def validate(
     examination = Examination(
         data_fingerprint,
         tuple(summarize(split) for split in surveys.values()),
-        tuple(examine(surveys, num_classes=spec.dataset.num_classes, told=skipped)),
+        tuple(examine(surveys, num_classes=spec.dataset.num_classes, found_before=skipped)),
     )
     Manifest(data_fingerprint, **{name: split.listing.split for name, split in surveys.items()}).save(dataset)
     _write_findings(examination, report=report, summary=summary, findings=findings, run=run)
