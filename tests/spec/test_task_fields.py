@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reid.spec.task_fields import TASK_FIELDS
 
 from reid.cli import tasks
 from reid.deploy import gpu
@@ -14,7 +15,6 @@ from reid.errors import ReidError
 from reid.spec.field_types import Section
 from reid.spec.loading import all_fields
 from reid.spec.sections import STAGE_FIELDS
-from reid.spec.task_fields import TASK_FIELDS
 from tests.on_cpu import build_driver
 from tests.spec.lab import Lab
 
