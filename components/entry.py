@@ -15,15 +15,16 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from reid.errors import ReidError, SpecError
-from reid.files.locks import sole_task
+from reid.files.locks import locked
 from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
+from reid.files.writing import write_text
 from reid.spec import Experiment, load_spec, tell_what_a_pipeline_replaces
 from reid.spec.secret import open_values
 from reid.spec.sections import STAGE_FIELDS
@@ -64,9 +65,24 @@ class Ports:
     output_parameters: Mapping[str, Path]
     executor_output: Path
 
+    def declared_by(self, stage: Callable[..., Outcome]) -> "Ports":
+        """Without what the stage's function does not name: a runner adds ports of its own, KFP "executor-logs".
+
+        The kinds of artifacts that are all metadata stay, for no function names them.
+        """
+        named = inspect.signature(stage).parameters
+        return replace(
+            self,
+            parameters={name: value for name, value in self.parameters.items() if name in named},
+            inputs={port: artifact for port, artifact in self.inputs.items() if port in named},
+            outputs={
+                port: artifact for port, artifact in self.outputs.items() if port in named or artifact.schema in DRAWN
+            },
+        )
+
 
 def read_ports(text: str) -> Ports:
-    """The ports as this JSON of the runner names them."""
+    """The ports as this JSON of the runner names them, those that no stage declares included."""
     given = json.loads(text)
     inputs, outputs = given.get("inputs", {}), given.get("outputs", {})
     return Ports(
@@ -81,6 +97,8 @@ def read_ports(text: str) -> Ports:
 def _artifacts(section: Mapping[str, Any]) -> dict[str, Artifact]:
     found = {}
     for port, listed in section.get("artifacts", {}).items():
+        if not listed.get("artifacts"):
+            continue  # the stage says itself that it lacks one that it declares
         entry = listed["artifacts"][0]
         schema = entry.get("type", {}).get("schemaTitle", "")
         found[port] = Artifact(entry.get("name", port), entry["uri"], schema, _local_path(entry))
@@ -105,18 +123,17 @@ def run_stage(stage: str, ports: Ports) -> None:
     if first:
         tell_what_a_pipeline_replaces(spec)
     function = getattr(importlib.import_module(f"reid.stages.{stage}"), stage)
+    ports = ports.declared_by(function)
     arguments: dict[str, Any] = {name: artifact.path for name, artifact in ports.inputs.items()}
     empty_for(stage)
     work = work_folder(stage)
     files = {name: artifact.path for name, artifact in ports.outputs.items() if artifact.schema not in DRAWN}
     arguments |= {name: work / name for name in files} if work else files
-    # the fingerprint is a port for the caches' sake; few stages want to read it
-    wanted = inspect.signature(function).parameters
-    arguments |= {name: value for name, value in ports.parameters.items() if name != "spec" and name in wanted}
+    arguments |= {name: value for name, value in ports.parameters.items() if name != "spec"}
     folder = work or ports.executor_output.parent
     first = stage == STAGES[0]
     with (
-        sole_task(work, stage) if work else nullcontext(),
+        locked(work, user=stage) if work else nullcontext(),
         stage_run(stage, folder, experiment=spec.mlflow.experiment, first=first) as run,
     ):
         if first and os.environ.get("KFP_RUN_ID"):  # no runner of ours did it
@@ -161,25 +178,18 @@ def write_outputs(ports: Ports, outcome: Outcome, metrics: Mapping[str, float]) 
     """
     parameters = {name: outcome.parameters[name] for name in ports.output_parameters}
     for name, file in ports.output_parameters.items():
-        _write(file, str(parameters[name]))
+        write_text(file, str(parameters[name]))
     listed, lines = {}, list(outcome.lines)
     for port, artifact in sorted(ports.outputs.items()):  # runners list them in orders of their own
         metadata: dict[str, Any] = {}
         if artifact.schema in DRAWN:
             metadata = dict(metrics) if artifact.schema == METRICS else outcome.drawn.get(port, {})
-            _write(artifact.path, json.dumps(metadata, indent=1) + "\n")
+            write_text(artifact.path, json.dumps(metadata, indent=1) + "\n")
         elif lines:
             metadata, lines = {"lines": lines}, []
         listed[port] = {"artifacts": [{"name": artifact.name, "uri": artifact.uri, "metadata": metadata}]}
     written = {"parameterValues": parameters, "artifacts": listed}
-    _write(ports.executor_output, json.dumps(written, indent=1, allow_nan=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_text(ports.executor_output, json.dumps(written, indent=1, allow_nan=False) + "\n")
 
 
 class ProgressOrRecord(logging.Formatter):

@@ -24,11 +24,12 @@ from pipelines.local.containers import Containers
 from pipelines.local.docker_engine import engine
 from pipelines.local.mounts import cache_folders, mounts
 from pipelines.local.processes import Processes
-from pipelines.local.run_record import RunRecord, close_killed_runs, sole_runner
+from pipelines.local.run_record import RunRecord, close_killed_runs
 from pipelines.local.scheduler import LocalRun, RunReport, Tasks, shown
 from pipelines.summary import print_summary
 from reid.data.market1501 import require_folders
 from reid.errors import ReidError, SpecError
+from reid.files.locks import locked
 from reid.files.secrets import key_to_environment
 from reid.spec import Experiment, load_spec, tell_what_a_pipeline_replaces
 from reid.spec.secret import open_text, open_values
@@ -161,7 +162,7 @@ def _compile_only(path: Path, spec: Experiment, cluster: Path | None) -> int:
 
 def _run(spec: Experiment, path: Path, *, jobs: int, in_containers: bool) -> int:
     from pipelines.cluster.preparation import resources_of  # noqa: PLC0415 - loads kfp
-    from pipelines.reid_pipeline import compile_pipeline  # noqa: PLC0415 - loads kfp
+    from pipelines.compilation import compile_pipeline  # noqa: PLC0415 - loads kfp
 
     started = time.monotonic()
     if in_containers:
@@ -169,7 +170,7 @@ def _run(spec: Experiment, path: Path, *, jobs: int, in_containers: bool) -> int
     key_to_environment(spec.encryption_key)
     store = Store(Path(spec.results_dir))
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or TRACKING_URI
-    with sole_runner(store.root) as lock:
+    with locked(store.root, user="a pipeline run") as lock:
         how = f"containers of {images.REID}" if in_containers else "processes of this machine"
         print(f"spec {shown(path)}, results in {shown(store.results_dir)}, stages as {how}", flush=True)
         close_killed_runs(store.results_dir / "runs")

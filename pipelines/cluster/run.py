@@ -1,12 +1,12 @@
 """A run on a cluster: submitted, followed with live task states, ended with its page, figures and an exit status."""
 
-import hashlib
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -17,6 +17,7 @@ from pipelines.cluster.preparation import compile_for_cluster
 from pipelines.display import Display, duration
 from pipelines.summary import retrieval_table
 from reid.errors import PipelineError, TrackingError
+from reid.files.hashes import file_sha256
 from reid.spec import Experiment
 from reid.tracking.pipeline_run import figures_of_kfp_run
 
@@ -40,11 +41,12 @@ WORDS = {
 def run_on_cluster(spec: Experiment, path: Path, *, cluster_file: Path | None, stream: TextIO) -> int:
     """Compiles, uploads, starts and follows; the exit status: 0, 1 where it failed, 130 where it was cancelled."""
     endpoint = Endpoint.from_environment()
-    file = Path(spec.results_dir).absolute() / "pipeline" / "cluster.yaml"
-    compile_for_cluster(file, spec, cluster_file=cluster_file)
-    cluster = Cluster(endpoint)
-    run_id = submit(cluster, spec, path, file=file, stream=stream)
-    stages = [task.name for task in ir.load(file).tasks]
+    with TemporaryDirectory() as folder:  # a submission's own: another one at the same moment compiles another spec
+        file = Path(folder, "pipeline.yaml")
+        compile_for_cluster(file, spec, cluster_file=cluster_file)
+        cluster = Cluster(endpoint)
+        run_id = submit(cluster, spec, path, file=file, stream=stream)
+        stages = [task.name for task in ir.load(file).tasks]
     url = endpoint.run_url(run_id)
     try:
         run = follow(cluster, run_id, stages, stream=stream)
@@ -57,7 +59,7 @@ def run_on_cluster(spec: Experiment, path: Path, *, cluster_file: Path | None, s
 
 def submit(cluster: Cluster, spec: Experiment, path: Path, *, file: Path, stream: TextIO) -> str:
     """Uploads the compiled pipeline as a version (once for each content) and starts a run of it; the run's id."""
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    digest = file_sha256(file)[:12]
     pipeline = ir.load(file)
     pipeline_id = cluster.pipeline(pipeline.name, description="Person re-identification, from images to a model.")
     version_id = cluster.version(pipeline_id, f"{path.stem}-{digest}", file)

@@ -2,7 +2,8 @@
 
 `<results_dir>/pipeline/<stage>/<key>/` holds one task's outputs, its log.txt and executor_output.json; a finished
 one has task.json too, which makes it a cached result. Without task.json it is an attempt that was cut short: the
-next run with the same key goes on in it. Nothing is ever deleted here but the outputs of a result that is made anew.
+next run with the same key goes on in it. Nothing is ever deleted here but the outputs of a task that is never cached:
+damaged outputs, and a task.json that is no record, are moved to set-aside-<time>/ in their folder.
 
 A key is a hash of what decides a result: component, input values, content of the input artifacts, code. Content
 counts, not time: a file that was copied or touched is the same file.
@@ -12,19 +13,21 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from pipelines.ir import Task, Value
-from pipelines.local.task_files import Artifact, Outputs
+from pipelines.local.result_record import FINISHED, Made, NoRecordError, Record, Stamp, read_record, record_of
+from pipelines.local.task_files import EXECUTOR_OUTPUT, LOG, Artifact, Outputs
+from reid.files.hashes import files_sha256
+from reid.files.writing import replace_link, write_text
 
-FINISHED = "task.json"
-NO_RESULT = {"log.txt", "mlflow.json", "mlflow.jsonl"}
+NO_RESULT = {LOG, "mlflow.json", "mlflow.jsonl"}
 """Files of an attempt that are not what it made."""
-Stamp = tuple[str, int, int]
-"""A file's name under its artifact, size in bytes, time of change in nanoseconds."""
+ASIDE = "set-aside-"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,18 @@ class Result:
     digests: Mapping[str, str]
     """Artifact -> SHA-256 of its content."""
     seconds: float
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A folder that is ready for an attempt."""
+
+    goes_on: bool
+    """Whether the attempt goes on with what an interrupted one left."""
+    aside: Path | None
+    """Where that is kept which was in the way."""
+    objection: str
+    """What was wrong with a task.json that is no record; empty where it was one, or where there was none."""
 
 
 def key_parts(
@@ -60,22 +75,30 @@ def _sha256(text: str) -> str:
 
 
 def stamps(path: Path) -> list[Stamp]:
-    """Every file of an artifact, sorted; empty where it is missing, one nameless entry for a single file."""
+    """Every file of an artifact, sorted; empty where it is missing, one entry named "." for a single file."""
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    found = []
-    for file in files:
-        status = file.stat()
-        found.append((file.relative_to(path).as_posix(), status.st_size, status.st_mtime_ns))
-    return found
+    return [_stamp(path, file.relative_to(path).as_posix()) for file in files]
+
+
+def _stamp(path: Path, name: str) -> Stamp:
+    status = (path / name).stat()
+    return name, status.st_size, status.st_mtime_ns
 
 
 def content_digest(path: Path) -> str:
     """SHA-256 over the names and contents of an artifact's files."""
-    total = hashlib.sha256()
-    for name, _, _ in stamps(path):
-        with (path / name if path.is_dir() else path).open("rb") as stream:
-            total.update(f"{name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
+    return files_sha256(path, [name for name, _, _ in stamps(path)])
+
+
+def _is_whole(path: Path, made: Made) -> bool:
+    """Whether every recorded file is as it was written: size and time are compared, where they differ the content.
+
+    A file that no stage wrote is no damage.
+    """
+    names = [name for name, _, _ in made.files]
+    if not all((path / name).is_file() for name in names):
+        return False
+    return [_stamp(path, name) for name in names] == made.files or files_sha256(path, names) == made.digest
 
 
 class Store:
@@ -89,84 +112,80 @@ class Store:
         """Where the outputs of this stage with this key lie."""
         return self.root / stage / key
 
-    def look_up(self, folder: Path) -> Result | None:
-        """The finished result in this folder; None where there is none, or where one of its files is gone or differs.
-
-        Size and time of every file are compared; where they differ, the content decides.
-        """
-        record = _read_json(folder / FINISHED)
-        if record is None or self._damaged(folder, record):
+    def look_up(self, folder: Path, task: Task) -> Result | None:
+        """The task's finished result in this folder; None where there is none, or where a file is gone or differs."""
+        try:
+            record = record_of(task, folder)
+        except NoRecordError:
+            return None
+        if record is None or not all(_is_whole(folder / made.path, made) for made in record.artifacts.values()):
             return None
         artifacts = {
-            name: Artifact(folder / entry["path"], entry["schema"], entry["metadata"])
-            for name, entry in record["artifacts"].items()
+            name: Artifact(folder / made.path, made.kind, made.metadata) for name, made in record.artifacts.items()
         }
-        digests = {name: entry["digest"] for name, entry in record["artifacts"].items()}
-        return Result(folder, Outputs(record["parameters"], artifacts), digests, record["seconds"])
+        digests = {name: made.digest for name, made in record.artifacts.items()}
+        return Result(folder, Outputs(record.parameters, artifacts), digests, record.seconds)
 
-    def _damaged(self, folder: Path, record: Mapping[str, Any]) -> list[str]:
-        """Names of the artifacts that are no longer what was written."""
-        damaged = []
-        for name, entry in record["artifacts"].items():
-            path = folder / entry["path"]
-            same = stamps(path) == [tuple(stamp) for stamp in entry["files"]]
-            if not same and content_digest(path) != entry["digest"]:
-                damaged.append(name)
-        return damaged
+    def prepare(self, folder: Path, task: Task, *, afresh: bool) -> Prepared:
+        """Makes the folder ready for an attempt.
 
-    def prepare(self, folder: Path, *, afresh: bool) -> bool:
-        """Makes the folder ready for an attempt; True where that attempt goes on with what an interrupted one left.
-
-        Of a finished result only the damaged outputs are removed, or all of them where it is to be made `afresh`.
+        Of a finished result only the damaged outputs are moved aside; where it is to be made `afresh`, all are removed.
+        A task.json that is no record is moved aside, and nothing that it names is touched.
         """
-        record = _read_json(folder / FINISHED)
+        objection, in_the_way = "", []
+        try:
+            record = record_of(task, folder)
+        except NoRecordError as error:
+            record, objection, in_the_way = None, str(error), [FINISHED]
         if record is not None:
-            for name in record["artifacts"] if afresh else self._damaged(folder, record):
-                _remove(folder / record["artifacts"][name]["path"])
+            paths = {made.path: made for made in record.artifacts.values()}
+            if afresh:
+                for path in paths:
+                    _remove(folder / path)
+            else:
+                in_the_way = [path for path, made in paths.items() if not _is_whole(folder / path, made)]
             (folder / FINISHED).unlink()
-        (folder / "executor_output.json").unlink(missing_ok=True)
+        aside = _set_aside(folder, in_the_way)
+        (folder / EXECUTOR_OUTPUT).unlink(missing_ok=True)
         _remove(folder / "parameters")
-        left_over = folder.exists() and any(path.name not in NO_RESULT for path in folder.iterdir())
+        left_over = folder.exists() and any(
+            path.name not in NO_RESULT and not path.name.startswith(ASIDE) for path in folder.iterdir()
+        )
         (folder / "parameters").mkdir(parents=True)
-        return left_over and record is None and not afresh
+        return Prepared(left_over and record is None and not afresh, aside, objection)
 
     def finish(self, folder: Path, *, outputs: Outputs, parts: Mapping[str, str], seconds: float) -> Result:
         """Seals a finished task: digests of its outputs are taken, task.json is written last."""
-        files = {name: stamps(artifact.path) for name, artifact in outputs.artifacts.items()}
         digests = {name: content_digest(artifact.path) for name, artifact in outputs.artifacts.items()}
         artifacts = {
-            name: {
-                "path": artifact.path.relative_to(folder).as_posix(),
-                "schema": artifact.schema,
-                "metadata": dict(artifact.metadata),
-                "digest": digests[name],
-                "files": files[name],
-            }
+            name: Made(
+                path=artifact.path.relative_to(folder).as_posix(),
+                schema=artifact.schema,
+                metadata=dict(artifact.metadata),
+                digest=digests[name],
+                files=stamps(artifact.path),
+            )
             for name, artifact in outputs.artifacts.items()
         }
-        write_json(
-            folder / FINISHED,
-            {"seconds": seconds, "key_parts": dict(parts), "parameters": outputs.parameters, "artifacts": artifacts},
-        )
+        record = Record(seconds=seconds, key_parts=dict(parts), parameters=outputs.parameters, artifacts=artifacts)
+        write_json(folder / FINISHED, record.model_dump(by_alias=True))
         return Result(folder, outputs, digests, seconds)
 
     def why_not_cached(self, stage: str, parts: Mapping[str, str]) -> str:
         """Why the stage's latest finished result won't do: "changed: spec, code"; empty where there is none."""
-        record = _read_json(self.results_dir / "latest" / stage / FINISHED)
+        try:
+            record = read_record(self.results_dir / "latest" / stage)
+        except NoRecordError:
+            return ""
         if record is None:
             return ""
-        before: dict[str, str] = record["key_parts"]
+        before = record.key_parts
         changed = sorted(name for name in before.keys() | parts.keys() if before.get(name) != parts.get(name))
         return f"changed: {', '.join(changed)}" if changed else "its outputs were changed or deleted"
 
     def point_latest(self, stage: str, folder: Path) -> None:
         """Makes `<results_dir>/latest/<stage>` lead to this folder."""
-        link = self.results_dir / "latest" / stage
-        link.parent.mkdir(parents=True, exist_ok=True)
-        fresh = link.with_name(f".{stage}.partial")
-        fresh.unlink(missing_ok=True)
-        fresh.symlink_to(os.path.relpath(folder, link.parent), target_is_directory=True)
-        fresh.replace(link)
+        replace_link(self.results_dir / "latest" / stage, folder)
 
 
 def _remove(path: Path) -> None:
@@ -176,16 +195,18 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-    except (FileNotFoundError, ValueError):
+def _set_aside(folder: Path, names: Sequence[str]) -> Path | None:
+    """Moves what is there of these into a new folder beside them; None where nothing is there."""
+    there = [name for name in names if os.path.lexists(folder / name)]
+    if not there:
         return None
+    aside = folder / f"{ASIDE}{datetime.now():%Y-%m-%d-%H%M%S-%f}"
+    aside.mkdir()
+    for name in there:
+        (folder / name).rename(aside / name)
+    return aside
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes the file in one step: readers see the old content or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")

@@ -11,6 +11,8 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from reid.files.hashes import file_sha256, files_sha256
+
 ENTRY_MODULE = "components.entry"
 PACKAGES = ("reid", "components")
 
@@ -31,7 +33,7 @@ def stage_code(root: Path, stage: str) -> str:
 
 def file_hash(path: Path) -> str:
     """SHA-256 of one file; of nothing where it is missing."""
-    return hashlib.sha256(path.read_bytes() if path.exists() else b"").hexdigest()
+    return file_sha256(path) if path.exists() else hashlib.sha256(b"").hexdigest()
 
 
 def closure(root: Path, modules: Iterable[str]) -> list[Path]:
@@ -96,7 +98,4 @@ def _data_files(package: Path) -> list[Path]:
 
 def hash_files(root: Path, files: Iterable[Path]) -> str:
     """SHA-256 over the names below `root` and the contents of these files, in this order."""
-    total = hashlib.sha256()
-    for file in files:
-        total.update(f"{file.relative_to(root).as_posix()}\0{file_hash(file)}\n".encode())
-    return total.hexdigest()
+    return files_sha256(root, [file.relative_to(root).as_posix() for file in files])

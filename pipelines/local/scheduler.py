@@ -17,10 +17,11 @@ from typing import Any, Protocol
 
 from pipelines.display import Display, duration
 from pipelines.ir import Constant, Pipeline, PipelineParameter, Source, Task, Value
-from pipelines.local.cache import Result, Store, key_of, key_parts
+from pipelines.local.cache import Prepared, Result, Store, key_of, key_parts
 from pipelines.local.processes import Running, stop
+from pipelines.local.result_record import FINISHED
 from pipelines.local.run_record import RunRecord
-from pipelines.local.task_files import Outputs, executor_input, read_outputs
+from pipelines.local.task_files import LOG, Outputs, executor_input, read_outputs
 from reid.errors import PipelineError
 from reid.tracking.pipeline_run import PipelineRun
 
@@ -150,12 +151,14 @@ class LocalRun:
             code=self._tasks.identity(task),
         )
         folder = self._store.folder(task.stage, key_of(task, parts))
-        cached = self._store.look_up(folder) if task.cacheable else None
+        cached = self._store.look_up(folder, task) if task.cacheable else None
         if cached:
             self._take(task, cached)
             return
         reason = self._store.why_not_cached(task.stage, parts) if task.cacheable else ""
-        continues = self._store.prepare(folder, afresh=not task.cacheable)
+        prepared = self._store.prepare(folder, task, afresh=not task.cacheable)
+        self._tell_what_is_set_aside(task, folder, prepared)
+        continues = prepared.goes_on
         self._store.point_latest(task.stage, folder)
         tracking = self._tracking
         mlflow_run_id = tracking.start_stage(task.stage, folder, goes_on=continues) if tracking else None
@@ -168,13 +171,20 @@ class LocalRun:
                 folder=folder,
                 file_names=self._file_names,
             ),
-            log=folder / "log.txt",
+            log=folder / LOG,
             environment=self._mlflow_environment(mlflow_run_id),
         )
         self._attempts.append(_Attempt(task, running, folder, parts, continues, mlflow_run_id))
         self._record.stage(task.stage, state="running", folder=str(folder), mlflow_run_id=mlflow_run_id)
         start = f"continuing an interrupted {task.stage}" if continues else "started"
         self._display.started(task.stage, f"{start} ({reason})" if reason and not continues else start)
+
+    def _tell_what_is_set_aside(self, task: Task, folder: Path, prepared: Prepared) -> None:
+        if prepared.objection:
+            found = f"{shown(folder / FINISHED)} is no record of a finished task: {prepared.objection}"
+            self._display.say(task.stage, f"{found}; it is kept in {shown(prepared.aside or folder)}")
+        elif prepared.aside:
+            self._display.say(task.stage, f"its outputs as they were found are kept in {shown(prepared.aside)}")
 
     def _value(self, source: Source) -> Value:
         if isinstance(source, Constant):

@@ -14,6 +14,9 @@ from pipelines.ir import Task, Value
 from reid.errors import PipelineError
 
 EXECUTOR_OUTPUT = "executor_output.json"
+EXECUTOR_LOGS = "executor-logs"
+"""The output artifact that KFP's driver adds to those of every task, for the log; no component declares it."""
+LOG = "log.txt"
 SUFFIXES = {"system.HTML": ".html", "system.Markdown": ".md"}
 
 
@@ -74,7 +77,8 @@ def executor_input(
             "artifacts": {
                 name: _listed(name, artifact_path(folder, name, schema, file_names), schema, {})
                 for name, schema in sorted(task.output_artifacts.items())
-            },
+            }
+            | {EXECUTOR_LOGS: _listed(EXECUTOR_LOGS, folder / LOG, "system.Artifact", {})},
             "outputFile": str(folder / EXECUTOR_OUTPUT),
         },
     }

@@ -5,6 +5,7 @@ one task at a time has a folder; experiment.yaml in it is the resolved spec, sta
 """
 
 import errno
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from reid.cli.status import epochs_reported, reported
 from reid.data.chosen_folders import Folder, manifest_of
 from reid.data.file_names import file_names
 from reid.errors import ArtifactError, ReidError
-from reid.files.locks import sole_task
+from reid.files.locks import locked
 from reid.files.secrets import key_to_environment
 from reid.files.writing import replacing
 from reid.spec import Experiment
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 """Errors of the system that the user can mend and we cannot."""
 MANIFEST = "dataset.json"
+PARITY = "parity.json"
 
 
 def run_task(task: str, spec: Experiment) -> Outcome:
@@ -38,7 +40,7 @@ def run_task(task: str, spec: Experiment) -> Outcome:
     """
     folder = results_folder(spec, task)
     key_to_environment(spec.encryption_key)
-    with sole_task(folder, task), reported(folder / "status.json", task) as status, _disk_faults_told(folder):
+    with locked(folder, user=task), reported(folder / "status.json", task) as status, _disk_faults_told(folder):
         logger.info("%s: the results will be in %s", task, folder)
         _write_resolved(spec, folder / "experiment.yaml")
         with (
@@ -131,11 +133,11 @@ def _export(spec: Experiment, folder: Path, run: StageRun) -> Outcome:
     dataset = _images(spec, folder, "export", needed=["query"])
     from reid.stages.export import export
 
-    return export(spec, dataset=dataset, model=model, onnx=onnx, parity=folder / "parity.json", run=run)
+    return export(spec, dataset=dataset, model=model, onnx=onnx, parity=folder / PARITY, run=run)
 
 
 def _gen_trt_engine(spec: Experiment, folder: Path, run: StageRun) -> Outcome:
-    onnx = Path(spec.gen_trt_engine.onnx_file or _onnx_file(spec))
+    onnx = Path(spec.gen_trt_engine.onnx_file or _exported_file(spec))
     if not onnx.exists():
         raise ArtifactError(
             f"{onnx}: no such ONNX file\n"
@@ -168,7 +170,7 @@ def _start_client(spec: Experiment, folder: Path, run: StageRun) -> Outcome:
 def make_servable(spec: Experiment) -> None:
     """Writes the model repository that the spec asks for; export and engine are made first where they lack."""
     if spec.triton.model_file is None:
-        if not _onnx_file(spec).exists():
+        if not _exported_file(spec).exists():
             run_task("export", spec)
         if spec.triton.backend == "tensorrt" and not _served_file(spec).exists():
             run_task("gen_trt_engine", spec)
@@ -184,7 +186,7 @@ def _served_file(spec: Experiment) -> Path:
     """What the tasks before leave to be served."""
     if spec.triton.backend == "tensorrt":
         return results_folder(spec, "gen_trt_engine") / "model.engine"
-    return _onnx_file(spec)
+    return _exported_file(spec)
 
 
 def _model(spec: Experiment, task: str) -> Path:
@@ -200,11 +202,32 @@ def _model(spec: Experiment, task: str) -> Path:
 
 
 def _onnx_file(spec: Experiment) -> Path:
-    """export.onnx_file, else beside the checkpoint."""
+    """export.onnx_file, else in the task's own folder under the checkpoint's name.
+
+    Never beside a checkpoint of another folder: that may be a cached result of the pipeline, or a folder to read only.
+    """
     if spec.export.onnx_file:
         return Path(spec.export.onnx_file)
-    model = Path(spec.export.checkpoint or results_folder(spec, "train"))
-    return model.with_suffix(".onnx") if model.suffix else model / "reid_model.onnx"
+    model = Path(spec.export.checkpoint or "")
+    return results_folder(spec, "export") / (f"{model.stem}.onnx" if model.suffix else "reid_model.onnx")
+
+
+def _exported_file(spec: Experiment) -> Path:
+    """The ONNX that the task export has left; ArtifactError where it is not of export.checkpoint.
+
+    Two checkpoints of one name go to one file. The task's parity.json knows which one it was.
+    """
+    onnx, report = _onnx_file(spec), results_folder(spec, "export") / PARITY
+    checkpoint = Path(spec.export.checkpoint or "")
+    if not spec.export.onnx_file and onnx.exists() and checkpoint.is_file() and report.exists():
+        with checkpoint.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if f'"checkpoint_sha256": "{digest}"' not in report.read_text(encoding="utf-8", errors="replace"):
+            raise ArtifactError(
+                f"{onnx}: not exported from {checkpoint}, as {report} has it\n"
+                "  want: the task export again, with export.overwrite=true; or another export.results_dir"
+            )
+    return onnx
 
 
 def _images(spec: Experiment, folder: Path, task: str, *, needed: Sequence[str] = ("query", "gallery")) -> Path:

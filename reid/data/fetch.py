@@ -1,9 +1,7 @@
 """A data set from its archive: downloaded where it is not here, checked, and unpacked whole or not at all."""
 
-import hashlib
 import json
 import logging
-import shutil
 import time
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
@@ -14,6 +12,8 @@ from urllib.request import Request, urlopen
 from reid.console.progress import Progress
 from reid.data.unpack import unpack
 from reid.errors import DatasetError
+from reid.files.hashes import file_sha256
+from reid.files.room import require_room
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def ensure_fetched(root: Path, *, url: str | None, archive: Path | None, sha256:
         if not zip_file.is_file():
             found = "a folder" if zip_file.is_dir() else "no such file"
             raise DatasetError(f"{zip_file}: {found}\n  want:  the data set's zip file in dataset.source.zip")
-        digest = sha256_of(zip_file)
+        digest = file_sha256(zip_file)
         if sha256 is not None and digest != sha256.lower():
             raise DatasetError(_another(zip_file, digest, sha256))
     unpack(zip_file, root, stamp={STAMP: json.dumps({"sha256": digest, "url": url}) + "\n"})
@@ -60,19 +60,19 @@ def download(url: str, target: Path, *, sha256: str) -> None:
 
     DatasetError where it cannot be had, or is not the one with this SHA-256.
     """
-    if target.is_file() and sha256_of(target) == sha256.lower():
+    if target.is_file() and file_sha256(target) == sha256.lower():
         return
     partial = target.with_name(f"{target.name}.partial")
     continued = partial.exists()
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         _patiently(url, partial)
-        digest = sha256_of(partial)
+        digest = file_sha256(partial)
         if digest != sha256.lower() and continued:
             logger.warning("%s: what was there of it belongs to another file; downloading anew", target)
             partial.unlink()
             _patiently(url, partial)
-            digest = sha256_of(partial)
+            digest = file_sha256(partial)
         if digest != sha256.lower():
             with partial.open("rb") as file:
                 page = file.read(512).lstrip().lower().startswith((b"<!doctype html", b"<html"))
@@ -84,12 +84,6 @@ def download(url: str, target: Path, *, sha256: str) -> None:
         partial.replace(target)
     except OSError as error:
         raise DatasetError(f"{target}: cannot be written\n  found: {error.strerror or error}") from error
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _another(where: str | Path, found: str, wanted: str) -> str:
@@ -145,7 +139,7 @@ def _attempt(url: str, partial: Path) -> None:
         total = _total(response.headers, start)
         with partial.open("ab" if going_on else "wb") as file:
             if total is not None:
-                _require_room(partial, total - start)
+                require_room(partial, total - start, purpose="for the download")
             done = start + _copied(response, file, partial, start=start, total=total)
     if total is not None and done < total:
         raise ConnectionError(f"the connection broke after {done:,} of {total:,} bytes")
@@ -167,15 +161,6 @@ def _total(headers: HTTPMessage, start: int) -> int | None:
     """Bytes of the whole file, where the server says so."""
     length = headers.get("Content-Length")
     return start + int(length) if length and length.isdigit() else None
-
-
-def _require_room(partial: Path, wanted_bytes: int) -> None:
-    free_bytes = shutil.disk_usage(partial.parent).free
-    if free_bytes < wanted_bytes:
-        raise DatasetError(
-            f"{partial}: no room for the download\n  found: {free_bytes >> 20:,} MiB free\n"
-            f"  want:  {wanted_bytes >> 20:,} MiB"
-        )
 
 
 def _size(path: Path) -> int:

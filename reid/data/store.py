@@ -5,11 +5,9 @@ later epoch, stage and run.
 Shapes: N images, H height, W width, C channels (3 = RGB, 1 = grey).
 """
 
-import fcntl
 import hashlib
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +21,8 @@ from reid.console.progress import Progress
 from reid.data.file_index import read_image
 from reid.data.market1501 import Split
 from reid.errors import ArtifactError, UnreadableImage
+from reid.files.locks import LOCK, in_turn
+from reid.files.room import require_room
 from reid.files.writing import replacing
 
 logger = logging.getLogger(__name__)
@@ -82,19 +82,12 @@ def _opened(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
 @contextmanager
 def _only_one_builder(folder: Path) -> Iterator[None]:
     """Holds the folder's lock; the system frees it when a holder dies."""
-    lock = folder / ".lock"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with lock.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                logger.info("%s: another process is decoding images into it; waiting", folder)
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with in_turn(folder, work="decoding images into it"):
             yield
     except OSError as error:
         raise ArtifactError(
-            f"{lock}: the store of decoded images cannot be locked\n  found: {error.strerror or error}\n"
+            f"{folder / LOCK}: the store of decoded images cannot be locked\n  found: {error.strerror or error}\n"
             "  want: a folder on a local disk that can be written; set dataset.store_dir"
         ) from None
 
@@ -103,7 +96,8 @@ def _build(path: Path, split: Split, shape: tuple[int, int, int, int]) -> None:
     """Writes the .npy block by block as a plain file: a full disk fails a write, but kills who writes a memory map."""
     images, height, width, channels = shape
     image_bytes = height * width * channels
-    _require_room(path, images * image_bytes)
+    advice = "free some, or set dataset.store_dir to another disk"
+    require_room(path, images * image_bytes, purpose="for the store of decoded images", advice=advice)
     rows = max(1, BLOCK_BYTES // image_bytes)
     block = np.empty((min(rows, images), height, width, channels), np.uint8)
     paths = split.paths
@@ -128,16 +122,6 @@ def _build(path: Path, split: Split, shape: tuple[int, int, int, int]) -> None:
         file.flush()
         os.fsync(file.fileno())  # a network disk tells only now that it is full
     logger.info("%s: %d images of %d x %d, %.0f MiB", path, images, width, height, path.stat().st_size / 2**20)
-
-
-def _require_room(path: Path, wanted_bytes: int) -> None:
-    free_bytes = shutil.disk_usage(path.parent).free
-    if free_bytes < wanted_bytes:
-        raise ArtifactError(
-            f"{path}: no room for the store of decoded images\n"
-            f"  found: {free_bytes / 2**20:,.0f} MiB free\n  want: {wanted_bytes / 2**20:,.0f} MiB; "
-            "free some, or set dataset.store_dir to another disk"
-        )
 
 
 def decode(path: Path, *, height: int, width: int, channels: int) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from zipfile import BadZipFile, ZipFile, ZipInfo
 from reid.console.progress import Progress
 from reid.data.market1501 import IMAGE_ENDINGS
 from reid.errors import DatasetError
+from reid.files.room import require_room
 
 FOLDERS = ("bounding_box_train", "bounding_box_test", "query")
 LARGEST_IMAGE_BYTES = 64 << 20
@@ -31,7 +32,7 @@ def unpack(archive: Path, root: Path, *, stamp: Mapping[str, str]) -> None:
     try:
         with ZipFile(archive) as file:
             chosen = _chosen(archive, file.infolist())
-            _require_room(archive, root, sum(info.file_size for info in chosen.values()))
+            require_room(root, sum(info.file_size for info in chosen.values()), purpose=f"to unpack {archive}")
             for folder in FOLDERS:
                 (partial / folder).mkdir(parents=True)
             with Progress(f"unpacking {archive.name}", len(chosen)) as progress:
@@ -88,16 +89,6 @@ def _refuse_bomb(archive: Path, info: ZipInfo) -> None:
         raise DatasetError(
             f"{archive}: not safe to unpack: {info.filename!r} grows from {info.compress_size:,} to "
             f"{info.file_size:,} bytes"
-        )
-
-
-def _require_room(archive: Path, root: Path, wanted_bytes: int) -> None:
-    root.parent.mkdir(parents=True, exist_ok=True)
-    free_bytes = shutil.disk_usage(root.parent).free
-    if free_bytes < wanted_bytes:
-        raise DatasetError(
-            f"{root}: no room to unpack {archive}\n  found: {free_bytes >> 20:,} MiB free\n"
-            f"  want:  {wanted_bytes >> 20:,} MiB"
         )
 
 

@@ -10,7 +10,6 @@ import builtins
 import inspect
 import io
 import json
-import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from reid.embeddings import OfPixels
 from reid.errors import ArtifactError
 from reid.files.encryption import decrypt, encrypt, is_encrypted
 from reid.files.secrets import encryption_key
+from reid.files.writing import replacing
 from reid.model.backbones import is_convolutional
 from reid.model.embedder import Embedder, build_embedder
 from reid.model.of_pixels import of_pixels
@@ -189,11 +189,8 @@ def save_model(path: Path, network: Embedder, *, contract: Contract, persons: Se
     """Writes a checkpoint without a trainer's state, whole or not at all; `load_model` reads it."""
     state = {PREFIX + name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
     entry = reid_entry(model=network.settings, contract=contract, persons=persons)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as stream:
+    with replacing(path) as partial, partial.open("wb") as stream:
         write_file({"state_dict": state, "reid": entry}, stream)
-    partial.replace(path)
 
 
 def load_model(path: Path, device: str = "cpu") -> LoadedModel:

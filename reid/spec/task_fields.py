@@ -15,7 +15,7 @@ AGREEING = [
 """What a trained model's file says, too."""
 MODEL = ["encryption_key", "train.results_dir", *AGREEING]
 """Where the trained model is, and what has to agree with it."""
-ONNX = ["encryption_key", "train.results_dir", "export.checkpoint", "export.onnx_file"]
+ONNX = ["encryption_key", "export.results_dir", "export.checkpoint", "export.onnx_file"]
 """Where the exported one is."""
 
 NETWORK = [

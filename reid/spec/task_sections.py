@@ -153,7 +153,7 @@ class Export(Section):
     checkpoint: str | None = None
     """Checkpoint to export; null: the best of the task train."""
     onnx_file: str | None = None
-    """File to write; null: beside the checkpoint."""
+    """File to write; null: <checkpoint>.onnx, else reid_model.onnx, in the results folder."""
     gpu_id: Annotated[int, Field(ge=0)] = 0
     """TAO's; the export runs on the CPU."""
     opset: Annotated[int, Field(ge=FIRST_OPSET, le=LAST_OPSET)] = 18

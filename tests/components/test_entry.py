@@ -26,6 +26,21 @@ def listed(name: str, uri: str, schema: str, **more: str) -> dict[str, Any]:
     return {"artifacts": [{"name": f"{name}-17", "type": kind, "uri": uri, "metadata": {}, **more}]}
 
 
+EXECUTOR_LOGS = {
+    "executor-logs": {
+        "artifacts": [
+            {
+                "name": "executor-logs",
+                "type": {"schemaTitle": "system.Artifact", "schemaVersion": "0.0.1"},
+                "uri": "minio://mlpipeline/v2/artifacts/person-reid/5f0c/evaluate/9d41/executor-logs",
+                "metadata": {},
+            }
+        ]
+    }
+}
+"""What the driver of KFP 2.17 adds to the outputs of every task, unless the cluster sets PUBLISH_LOGS=false."""
+
+
 def executor_input(folder: Path, spec: str = "results_dir: /r\n") -> str:
     """What a runner starts the evaluate stage with."""
     ports = {
@@ -42,6 +57,7 @@ def executor_input(folder: Path, spec: str = "results_dir: /r\n") -> str:
                 "metrics": listed("metrics", str(folder / "out" / "metrics"), "system.Metrics"),
                 "results": listed("results", str(folder / "out" / "results"), "system.Artifact"),
                 "report": listed("report", str(folder / "out" / "report"), "system.HTML"),
+                **EXECUTOR_LOGS,
             },
             "outputFile": str(folder / "kfp_outputs" / "output_metadata.json"),
         },
@@ -120,6 +136,47 @@ def test_a_stage_that_asks_for_the_fingerprint_gets_it(
     stage(evaluate)
     assert start(tmp_path) == 0
     assert seen == ["f1"]
+
+
+def test_ports_that_the_stage_does_not_declare_are_passed_over(
+    tmp_path: Path, stage: Callable[[Callable[..., Outcome]], None]
+) -> None:
+    def evaluate(
+        spec: Experiment, *, dataset: Path, model: Path, results: Path, report: Path, run: StageRun
+    ) -> Outcome:
+        return Outcome({}, {"mAP": 0.71}, ["mAP 71.0"])
+
+    stage(evaluate)
+    ports = json.loads(executor_input(tmp_path))
+    ports["inputs"]["parameterValues"]["retries"] = 2
+    ports["inputs"]["artifacts"]["weather"] = listed("weather", str(tmp_path / "weather"), "system.Artifact")
+    ports["inputs"]["artifacts"]["nothing"] = {}
+    ports["outputs"]["artifacts"]["a-trace"] = listed("a-trace", str(tmp_path / "trace"), "system.Artifact")
+    assert main(["evaluate", "--executor-input", json.dumps(ports)]) == 0
+    written = json.loads((tmp_path / "kfp_outputs" / "output_metadata.json").read_text())
+    assert set(written["artifacts"]) == {"metrics", "results", "report"}
+    assert written["artifacts"]["report"]["artifacts"][0]["metadata"] == {"lines": ["mAP 71.0"]}
+
+
+@pytest.mark.parametrize(("side", "port"), [("inputs", "model"), ("outputs", "report")])
+def test_a_port_that_the_stage_declares_and_the_runner_does_not_give_is_an_error(
+    tmp_path: Path,
+    stage: Callable[[Callable[..., Outcome]], None],
+    capsys: pytest.CaptureFixture[str],
+    side: str,
+    port: str,
+) -> None:
+    def evaluate(
+        spec: Experiment, *, dataset: Path, model: Path, results: Path, report: Path, run: StageRun
+    ) -> Outcome:
+        return Outcome({}, {"mAP": 0.71})
+
+    stage(evaluate)
+    ports = json.loads(executor_input(tmp_path))
+    del ports[side]["artifacts"][port]
+    assert main(["evaluate", "--executor-input", json.dumps(ports)]) == 1
+    assert capsys.readouterr().err.endswith(f"missing 1 required keyword-only argument: '{port}'\n")
+    assert not (tmp_path / "kfp_outputs").exists()
 
 
 def test_a_figure_that_is_no_number_is_left_out_loudly(
@@ -230,7 +287,8 @@ def test_the_command_of_the_images_runs_the_real_validate_stage_and_loads_neithe
         "outputs": {
             "parameters": {name: {"outputFile": str(tmp_path / name)} for name in ["fingerprint", *slices]},
             "artifacts": {name: listed(name, str(tmp_path / name), "system.Artifact") for name in names}
-            | {"metrics": listed("metrics", str(tmp_path / "metrics"), "system.Metrics")},
+            | {"metrics": listed("metrics", str(tmp_path / "metrics"), "system.Metrics")}
+            | EXECUTOR_LOGS,
             "outputFile": str(tmp_path / "executor_output.json"),
         },
     }

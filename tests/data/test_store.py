@@ -129,7 +129,7 @@ def test_a_disk_without_room_is_told_before_anything_is_decoded(gallery: Split, 
     assert first.startswith(f"{tmp_path}/store/bounding_box_test-10000000x10000000x3-")
     assert first.endswith(".npy: no room for the store of decoded images")
     assert found.startswith("  found: ")
-    assert want == "  want: 1,430,511,475 MiB; free some, or set dataset.store_dir to another disk"
+    assert want == "  want:  1,430,511,474 MiB; free some, or set dataset.store_dir to another disk"
 
 
 BUILD = """

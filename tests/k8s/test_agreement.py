@@ -8,7 +8,7 @@ import yaml
 
 from components import images
 from pipelines.cluster.resources import Resources
-from pipelines.reid_pipeline import compile_pipeline
+from pipelines.compilation import compile_pipeline
 from tests.k8s.manifests import COPY, OVERLAYS, RENDERED, ROOT, containers, named, of_kind, pods, secrets
 
 

@@ -1,5 +1,7 @@
 """The real graph, compiled: its ports, its caching, its platform spec; kfp.local's DockerRunner judges our runner."""
 
+import importlib
+import inspect
 import io
 import json
 import os
@@ -12,14 +14,16 @@ from typing import Any
 import pytest
 import yaml
 
+from components.entry import DRAWN
 from pipelines import ir
 from pipelines.cluster.resources import Resources
+from pipelines.compilation import compile_pipeline
 from pipelines.display import Display
 from pipelines.local.cache import Store
 from pipelines.local.processes import Processes
 from pipelines.local.run_record import RunRecord
 from pipelines.local.scheduler import LocalRun
-from pipelines.reid_pipeline import compile_pipeline, person_reid
+from pipelines.reid_pipeline import person_reid
 
 SLICES = ["train", "evaluate", "inference", "export", "gen_trt_engine", "register"]
 STAGE = '''"""Stands for every stage: writes what its ports ask for, out of what it was given."""
@@ -35,6 +39,7 @@ given = {name: value for name, value in given.items() if name not in kfps_own}
 for name, listed in sorted(ports["inputs"].get("artifacts", {}).items()):
     given[name] = Path(listed["artifacts"][0]["uri"]).read_text()
 outputs, written = ports["outputs"], {}
+outputs["artifacts"].pop("executor-logs", None)  # the runner's, no port
 for name, listed in outputs.get("artifacts", {}).items():
     artifact = listed["artifacts"][0]
     path = Path(artifact["uri"])
@@ -60,6 +65,13 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tasks_of(path: Path) -> dict[str, ir.Task]:
     return {task.stage: task for task in ir.load(path).tasks}
+
+
+def test_every_port_of_a_component_is_one_of_its_stage(compiled: Path) -> None:
+    for stage, task in tasks_of(compiled).items():
+        function = getattr(importlib.import_module(f"reid.stages.{stage}"), stage)
+        files = {name for name, schema in task.output_artifacts.items() if schema not in DRAWN}
+        assert {"spec", *task.artifacts, *files} <= set(inspect.signature(function).parameters), stage
 
 
 def test_compiling_twice_gives_the_same_bytes_in_valid_yaml(compiled: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.local.run_record import sole_runner
-from pipelines.local.scheduler import RunReport
-from reid.errors import PipelineError
+from pipelines.local.scheduler import RunReport, shown
+from reid.errors import FolderInUse
+from reid.files.locks import locked
 from reid.tracking.pipeline_run import open_pipeline_run
 from tests.pipelines.mini import MiniRepository
 
@@ -109,6 +110,40 @@ def test_a_damaged_output_is_made_again(repository: MiniRepository, damage: str)
     assert states(repository.run()) == {"make": "cached", "left": "ran", "right": "cached", "join": "cached"}
     assert "left   started (its outputs were changed or deleted)" in repository.said
     assert file.read_text() == "make left"
+    folder = report.tasks["left"].folder
+    assert folder is not None
+    (aside,) = folder.glob("set-aside-*")
+    assert f"left   its outputs as they were found are kept in {shown(aside)}\n" in repository.said
+    found = [path.name for path in sorted((aside / "data").iterdir())]
+    assert found == ([] if damage == "delete" else ["text"])
+
+
+def test_a_file_added_to_an_output_runs_nothing_again(repository: MiniRepository) -> None:
+    report = repository.run()
+    (report.tasks["left"].outputs.artifacts["data"].path / "model.onnx").write_text("exported later")
+    assert set(states(repository.run()).values()) == {"cached"}
+
+
+def test_a_task_json_that_names_a_foreign_folder_is_told_and_nothing_is_deleted(
+    repository: MiniRepository, tmp_path: Path
+) -> None:
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis").write_text("years")
+    folder = repository.run().tasks["left"].folder
+    assert folder is not None
+    record = json.loads((folder / "task.json").read_text())
+    record["artifacts"]["data"]["path"] = str(tmp_path / "foreign")
+    (folder / "task.json").write_text(json.dumps(record))
+    report = repository.run()
+    assert states(report)["left"] == "continued"
+    assert (tmp_path / "foreign" / "thesis").read_text() == "years"
+    (aside,) = folder.glob("set-aside-*")
+    assert (
+        f"left   {shown(folder / 'task.json')} is no record of a finished task: artifacts.data.path: found "
+        f"'{tmp_path}/foreign', want a plain name; it is kept in {shown(aside)}\n"
+    ) in repository.said
+    assert json.loads((aside / "task.json").read_text()) == record
+    assert set(states(repository.run()).values()) == {"cached"}
 
 
 def test_a_touched_output_is_the_same_output(repository: MiniRepository) -> None:
@@ -214,14 +249,14 @@ def test_ctrl_c_is_passed_on_and_the_next_run_continues(repository: MiniReposito
 
 def test_a_second_runner_is_refused_by_name(repository: MiniRepository) -> None:
     root = repository.results / "pipeline"
-    with sole_runner(root):
-        started = json.loads((root / "lock").read_text())["started"]
-        with pytest.raises(PipelineError) as caught:
+    with locked(root, user="a pipeline run"):
+        started = json.loads((root / ".lock").read_text())["since"]
+        with pytest.raises(FolderInUse) as caught:
             repository.run()
     assert str(caught.value) == (
-        f"{root / 'lock'}: another run is using this results folder\n"
-        f"  found: process {os.getpid()}, started {started}\n"
-        "  want:  wait until it ends, stop it, or choose another results_dir"
+        f"{root}: another process is using this results folder\n"
+        f"  found: a pipeline run, process {os.getpid()} on {socket.gethostname()}, since {started}\n"
+        "  want:  wait until it ends, stop it, or choose another folder with results_dir"
     )
     assert repository.run().exit_status == 0
 

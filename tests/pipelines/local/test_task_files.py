@@ -57,7 +57,11 @@ def test_the_executor_input_is_kfps() -> None:
         "mAP": {"outputFile": "/r/evaluate/parameters/mAP"},
     }
     uris = {name: entry["artifacts"][0]["uri"] for name, entry in made["outputs"]["artifacts"].items()}
-    assert uris == {"metrics": "/r/evaluate/metrics.json", "report": "/r/evaluate/report.html"}
+    assert uris == {
+        "metrics": "/r/evaluate/metrics.json",
+        "report": "/r/evaluate/report.html",
+        "executor-logs": "/r/evaluate/log.txt",  # KFP's driver adds it to every task
+    }
     assert made["outputs"]["outputFile"] == "/r/evaluate/executor_output.json"
 
 
