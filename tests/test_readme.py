@@ -14,6 +14,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+import reid
 from pipelines.summary import FIGURES, RANKINGS, retrieval_table
 from reid.contract import Contract
 from reid.errors import SpecError
@@ -81,6 +82,8 @@ def test_every_word_in_code_marks_stands_for_something(span: str, monkeypatch: p
     elif field and field[1].split(".")[0] in Experiment.model_fields:
         assert field_exists(field[1])
         load_spec(overrides=[span] if field[2] else [])
+    elif span.startswith("reid."):
+        assert span.removeprefix("reid.") in reid.__all__ or stands_in_the_code(span)
     elif variable:
         assert is_read(variable[1]) or is_constant(variable[1])
     elif re.match("--?[a-z]", span):
