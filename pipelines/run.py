@@ -17,7 +17,7 @@ from pathlib import Path
 
 from components import images
 from pipelines import ir
-from pipelines.display import Display, duration
+from pipelines.display import Display
 from pipelines.local import image_builds
 from pipelines.local.cache import Store
 from pipelines.local.containers import Containers
@@ -25,8 +25,10 @@ from pipelines.local.docker_engine import engine
 from pipelines.local.mounts import cache_folders, mounts
 from pipelines.local.processes import Processes
 from pipelines.local.run_record import RunRecord, close_killed_runs
-from pipelines.local.scheduler import LocalRun, RunReport, Tasks, shown
+from pipelines.local.run_report import RunReport, shown
+from pipelines.local.scheduler import LocalRun, Tasks
 from pipelines.summary import print_summary
+from reid.console.progress import duration
 from reid.data.market1501 import require_folders
 from reid.errors import ReidError, SpecError
 from reid.files.locks import locked

@@ -1,6 +1,7 @@
 """The train stage: the data set's manifest -> a model directory with checkpoints, curves and the untrained figures."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from reid.tracking.stage_run import StageRun
 from reid.training.fitting import train_on_devices
 from reid.training.history import Row, best_row, write_history
 from reid.training.recipe import refuse_other_network
+from reid.training.record import ignore_row
 from reid.training.resume import BEST, Start, bring_checkpoints, newest_checkpoint, read_training_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -33,12 +35,21 @@ DECIDING = {
 """Fields that decide what a training gives (None: a whole section). An interrupted one goes on only with the same."""
 
 
-def train(spec: Experiment, *, dataset: Path, model: Path, report: Path, run: StageRun) -> Outcome:
+def train(
+    spec: Experiment,
+    *,
+    dataset: Path,
+    model: Path,
+    report: Path,
+    run: StageRun,
+    epoch_ended: Callable[[Row], None] = ignore_row,
+) -> Outcome:
     """Trains the network of the spec; `model` becomes the model directory, `report` an HTML page.
 
-    Continues what is in `model` already; a finished training only returns its figures. Raises TrainingError where that
-    training had other settings, or a loss is not finite; ArtifactError where a checkpoint that the spec names is of
-    another network; KeyboardInterrupt where it is interrupted.
+    Resumes the training that is in `model` already; if that is finished, only its figures are returned. `epoch_ended`
+    is called with each new row of the history as soon as its epoch ends. Raises TrainingError if that training had
+    other settings or a loss is not finite, ArtifactError if a checkpoint that the spec names is of another network,
+    KeyboardInterrupt if the training is interrupted.
     """
     manifest = Manifest.load(dataset)
     settings = _settings(spec, manifest.fingerprint)
@@ -48,7 +59,14 @@ def train(spec: Experiment, *, dataset: Path, model: Path, report: Path, run: St
         history, weights = start.checkpoint["training"]["history"], start.checkpoint["training"]["weights"]
     else:
         history, weights = train_on_devices(
-            spec, manifest, settings=settings, dataset=dataset, model=model, start=start, run=run
+            spec,
+            manifest,
+            settings=settings,
+            dataset=dataset,
+            model=model,
+            start=start,
+            run=run,
+            epoch_ended=epoch_ended,
         )
     return _conclude(history, weights=weights, settings=settings, model=model, report=report, run=run)
 

@@ -91,7 +91,7 @@ def decoded(spec: Experiment, split: Split, fingerprint: str) -> NDArray[np.uint
     )
 
 
-def readable(spec: Experiment, split: Split, fingerprint: str) -> Split:
+def readable_images(spec: Experiment, split: Split, fingerprint: str) -> Split:
     """The training images, decoded; where the spec says so, less those that became unreadable after validate."""
     try:
         decoded(spec, split, fingerprint)
@@ -200,7 +200,7 @@ def validation_of(spec: Experiment, manifest: Manifest, contract: Contract) -> V
     )
 
 
-def validator(
+def build_validate(
     validation: Validation, model: Path, *, channels_last: bool, ranks: Ranks, check: Callable[[], None]
 ) -> Callable[[pl.Trainer, Training, int], Row]:
     """A function that embeds query and gallery and gives the figures; the untrained network's embeddings are kept.

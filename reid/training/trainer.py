@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from reid.contract import Contract
 from reid.data.module import TrainingData
-from reid.distributed.devices import Device
+from reid.distributed.devices import ComputePlan, gpu_number
 from reid.distributed.gathering import ranks
 from reid.embeddings import OfPixels
 from reid.model.of_pixels import of_pixels
@@ -43,7 +43,7 @@ def fit(
     data: TrainingData,
     *,
     callbacks: list[Callback],
-    device: Device,
+    plan: ComputePlan,
     checkpoints: DurableCheckpoints,
     epochs: int,
     start: Start | None,
@@ -53,19 +53,19 @@ def fit(
 
     Raises KeyboardInterrupt where it was interrupted.
     """
-    if device.on_gpu and device.ranks > 1:  # torch has none for the CPU
+    if plan.on_gpu and plan.ranks > 1:  # torch has none for the CPU
         module.model = with_shared_statistics(module.model)
-    if device.channels_last:
+    if plan.channels_last:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if device.compiled:
+    if plan.compiled:
         torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is, and torch says so
         module.model.compile()
     with _quiet():
         trainer = pl.Trainer(
-            accelerator="gpu" if device.on_gpu else "cpu",
-            devices=[int(name.removeprefix("cuda:")) for name in device.names] if device.on_gpu else device.ranks,
-            strategy=_together(module, device) if device.ranks > 1 else "auto",
-            precision=device.precision,  # type: ignore[arg-type]
+            accelerator="gpu" if plan.on_gpu else "cpu",
+            devices=[gpu_number(device) for device in plan.devices] if plan.on_gpu else plan.ranks,
+            strategy=_gradient_exchange(module, plan) if plan.ranks > 1 else "auto",
+            precision=plan.precision,  # type: ignore[arg-type]
             max_epochs=epochs,
             callbacks=callbacks,
             plugins=[checkpoints, LightningEnvironment()],
@@ -97,15 +97,15 @@ def with_shared_statistics(network: Module) -> Module:
     return converted
 
 
-def _together(module: Training, device: Device) -> DDPStrategy:
-    """Gradients are summed while the backward pass goes on.
+def _gradient_exchange(module: Training, plan: ComputePlan) -> DDPStrategy:
+    """How the ranks average their gradients: while the backward pass still runs.
 
     On GPUs SyncBatchNorm computes the same statistics on each; on the CPU they are rank 0's.
     """
     return DDPStrategy(
-        process_group_backend="nccl" if device.on_gpu else "gloo",
+        process_group_backend="nccl" if plan.on_gpu else "gloo",
         find_unused_parameters="cross_entropy" not in module.losses,  # the classifier is not used then
-        forward_sync_buffers=not device.on_gpu,
+        forward_sync_buffers=not plan.on_gpu,
         gradient_as_bucket_view=True,
     )
 
