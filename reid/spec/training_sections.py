@@ -72,7 +72,7 @@ class Train(Section):
     num_nodes: Count = 1
     """Machines that train together; more than one is not supported yet."""
     seed: Annotated[int, Field(ge=0), AlsoReadBy("evaluate"), ReadAloneBy("start_client"), DecidesTraining()] = 1234
-    """Seed of all random choices: same seed, same machine, same results."""
+    """Seed of random choices: same seed, same machine, same results."""
     num_epochs: Count = 10
     """Passes over the training images."""
     checkpoint_interval: Count = 1
