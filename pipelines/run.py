@@ -17,7 +17,7 @@ from pathlib import Path
 
 from components import images
 from pipelines import ir
-from pipelines.display import Display, duration
+from pipelines.display import Display
 from pipelines.local import image_builds
 from pipelines.local.cache import Store
 from pipelines.local.containers import Containers
@@ -25,13 +25,15 @@ from pipelines.local.docker_engine import engine
 from pipelines.local.mounts import cache_folders, mounts
 from pipelines.local.processes import Processes
 from pipelines.local.run_record import RunRecord, close_killed_runs
-from pipelines.local.scheduler import LocalRun, RunReport, Tasks, shown
+from pipelines.local.run_report import RunReport, shown
+from pipelines.local.scheduler import LocalRun, Tasks
 from pipelines.summary import print_summary
+from reid.console.progress import duration
 from reid.data.market1501 import require_folders
 from reid.errors import ReidError, SpecError
 from reid.files.locks import locked
 from reid.files.secrets import key_to_environment
-from reid.spec import Experiment, load_spec, tell_what_a_pipeline_replaces
+from reid.spec import Experiment, load_spec, warn_of_replaced_paths
 from reid.spec.secret import open_text, open_values
 from reid.tracking.pipeline_run import open_pipeline_run
 
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         path = spec_path(options.spec)
         spec = load_spec(path, overrides=options.overrides)
-        tell_what_a_pipeline_replaces(spec)
+        warn_of_replaced_paths(spec)
         if options.compile_only:
             return _compile_only(options.compile_only, spec, options.cluster)
         runner = _runner(options.runner)

@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
-from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.display import duration
-from pipelines.local.scheduler import CACHED, CONTINUED, FAILED, NOT_RUN, RAN, RunReport, TaskReport, shown
+from pipelines.local.run_report import CACHED, CONTINUED, FAILED, NOT_RUN, RAN, RunReport, TaskReport, shown
+from reid.console.progress import duration
+from reid.console.tables import rich_console, table
 
 COLOURS = {RAN: "green", CONTINUED: "green", CACHED: "cyan", FAILED: "bold red", NOT_RUN: "dim"}
 RANKINGS = {
@@ -40,7 +39,7 @@ PLACES = [
 
 def print_summary(report: RunReport, *, results_dir: Path, mlflow: str, stream: TextIO) -> None:
     """Writes the closing summary of a run to the stream; `mlflow` opens its MLflow runs."""
-    console = Console(file=stream, highlight=False, markup=False, emoji=False)
+    console = rich_console(stream)
     console.print()
     console.print(_stages(report.tasks))
     figures = {stage: task.outputs.metrics for stage, task in report.tasks.items()}
@@ -57,16 +56,15 @@ def print_summary(report: RunReport, *, results_dir: Path, mlflow: str, stream: 
 
 
 def _stages(tasks: Mapping[str, TaskReport]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("stage", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("figures", overflow="fold")
+    rows = table("stage")
+    rows.add_column("state", no_wrap=True)
+    rows.add_column("time", justify="right", no_wrap=True)
+    rows.add_column("figures", overflow="fold")
     for stage, task in tasks.items():
         time = duration(task.seconds) if task.state not in {CACHED, NOT_RUN} else ""
         state = Text(task.state, style=COLOURS.get(task.state, "yellow"))
-        table.add_row(stage, state, time, Text(_key_figures(task)))
-    return table
+        rows.add_row(stage, state, time, Text(_key_figures(task)))
+    return rows
 
 
 def _key_figures(task: TaskReport) -> str:
@@ -78,15 +76,12 @@ def _key_figures(task: TaskReport) -> str:
 
 def retrieval_table(metrics: Mapping[str, float]) -> Table:
     """Percentages before and after training, plain and re-ranked."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("retrieval, %", no_wrap=True)
-    for heading in FIGURES:
-        table.add_column(heading, justify="right", no_wrap=True)
+    rows = table("retrieval, %", *FIGURES)
     for name, prefix in RANKINGS.items():
         if f"{prefix}mAP" in metrics:
             row = [metrics.get(prefix + metric) for metric in FIGURES.values()]
-            table.add_row(name, *("" if value is None else f"{100 * value:.1f}" for value in row))
-    return table
+            rows.add_row(name, *("" if value is None else f"{100 * value:.1f}" for value in row))
+    return rows
 
 
 def _deployment(tasks: Mapping[str, TaskReport], figures: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str]]:

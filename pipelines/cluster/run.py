@@ -14,8 +14,10 @@ from rich.console import Console
 from pipelines import ir
 from pipelines.cluster.api import Cluster, Endpoint, Unreachable
 from pipelines.cluster.preparation import compile_for_cluster
-from pipelines.display import Display, duration
+from pipelines.display import Display
 from pipelines.summary import retrieval_table
+from reid.console.progress import duration
+from reid.console.tables import rich_console
 from reid.errors import PipelineError, TrackingError
 from reid.files.hashes import file_sha256
 from reid.spec import Experiment
@@ -132,7 +134,7 @@ def states_of(run: Any, stages: list[str]) -> dict[str, str]:
 
 def _conclude(run: Any, run_id: str, *, url: str, stream: TextIO) -> None:
     """The end, for people: state, why, figures, page."""
-    console = Console(file=stream, highlight=False, markup=False, emoji=False)
+    console = rich_console(stream)
     took = f" in {duration((run.finished_at - run.created_at).total_seconds())}" if run.finished_at else ""
     console.print(f"\nthe run {WORDS[run.state].replace('done', 'succeeded')}{took}", soft_wrap=True)
     if run.error and run.error.message:

@@ -45,12 +45,12 @@ class Result:
 class Prepared:
     """A folder that is ready for an attempt."""
 
-    goes_on: bool
-    """Whether the attempt goes on with what an interrupted one left."""
+    resumes: bool
+    """Whether the attempt resumes an interrupted one, of which something is left."""
     aside: Path | None
-    """Where that is kept which was in the way."""
+    """The folder to which what was in the way was moved."""
     objection: str
-    """What was wrong with a task.json that is no record; empty where it was one, or where there was none."""
+    """What was wrong with a task.json that is no record; empty if it was one, or if there was none."""
 
 
 def key_parts(

@@ -4,10 +4,9 @@ reid adopt model_epoch_119.tlt -e spec.yaml
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from reid.console.view import show_outcome
+from reid.console.tables import Closing
 
 
 def add_adopt(parser: argparse.ArgumentParser) -> None:
@@ -23,10 +22,10 @@ def add_adopt(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(action=_adopt)
 
 
-def _adopt(options: argparse.Namespace) -> None:
+def _adopt(options: argparse.Namespace) -> Closing:
     from reid.spec import load_spec
     from reid.stages.adopt import adopt, adopted_name
 
     spec = load_spec(options.spec, overrides=options.overrides)
     outcome = adopt(spec, file=options.file, output=options.output or adopted_name(options.file))
-    show_outcome(sys.stdout, "adopt", outcome.metrics, outcome.lines)
+    return Closing("adopt", outcome.metrics, outcome.lines)

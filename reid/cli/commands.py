@@ -20,7 +20,8 @@ from pathlib import Path
 from reid import __version__
 from reid.cli.adopt import add_adopt
 from reid.cli.serving import add_client, add_start_server, add_triton_options
-from reid.console.view import show_outcome, shown_on
+from reid.console.tables import Closing, show_closing
+from reid.console.view import shown_on
 from reid.errors import ReidError, SpecError
 
 TASKS = {
@@ -56,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parsed(arguments)
     try:
         with shown_on(sys.stderr):
-            options.action(options)
+            closing: Closing | None = options.action(options)
+        if closing:
+            show_closing(sys.stdout, closing)
         return 0
     except ReidError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -129,12 +132,11 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
 def _help_on(task: str) -> Callable[[], str]:
     def more_help() -> str:
         from reid.spec.explain import listed
-        from reid.spec.task_fields import AGREEING, MODEL, TASK_FIELDS
+        from reid.spec.fields import fields_of_task, fields_said_by_model
 
-        own = [] if task == "adopt" else ["results_dir"]
-        fields = listed([*own, *TASK_FIELDS[task]], width=_columns())
-        if {*MODEL} <= {*TASK_FIELDS[task]}:
-            note = f"the model's file says these, and the spec, where it does too, has to agree: {', '.join(AGREEING)}"
+        fields = listed(fields_of_task(task), width=_columns())
+        if said := fields_said_by_model(task):
+            note = f"the model's file says these too, and the spec has to agree if it gives them: {', '.join(said)}"
             fields += "\n" + textwrap.fill(note, _columns()) + "\n"
         return f"fields of the spec that {task} reads, with their defaults:\n\n{fields}"
 
@@ -223,13 +225,14 @@ def _spec(options: argparse.Namespace) -> None:
     print(blank() if options.blank else explain(options.explain, width=_columns()), end="")
 
 
-def _run_task(options: argparse.Namespace) -> None:
+def _run_task(options: argparse.Namespace) -> Closing:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # docker stop, a scheduler: as on Ctrl-C
     from reid.spec import load_spec
 
     spec = load_spec(options.spec, overrides=options.overrides)
-    from reid.cli.tasks import results_folder, run_task
+    from reid.cli.task_files import results_folder
+    from reid.cli.tasks import run_task
 
     outcome = run_task(options.task, spec)
     lines = [*outcome.lines, f"results: {results_folder(spec, options.task)}"]
-    show_outcome(sys.stdout, options.task, outcome.metrics, lines)
+    return Closing(options.task, outcome.metrics, lines)

@@ -8,11 +8,10 @@ The client takes the arguments of the one in TAO's Triton sample:
 
 import argparse
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from reid.console.view import show_outcome
+from reid.console.tables import Closing
 from reid.errors import SpecError
 
 IN_FLIGHT = 20
@@ -22,17 +21,16 @@ MEANINGLESS = {"model"}
 """A word that stands after -m's value in the line of TAO's documentation."""
 
 
-def add_triton_options(parser: argparse.ArgumentParser, run_task: Callable[[argparse.Namespace], None]) -> None:
+def add_triton_options(parser: argparse.ArgumentParser, run_task: Callable[[argparse.Namespace], Closing]) -> None:
     """`reid triton --model FILE --output FOLDER` does without a spec."""
     parser.add_argument("--model", metavar="FILE", help="for triton.model_file")
     parser.add_argument("--output", metavar="FOLDER", help="for triton.model_repository")
 
-    def act(options: argparse.Namespace) -> None:
+    def act(options: argparse.Namespace) -> Closing:
         given = {"model_file": options.model, "model_repository": options.output}
         options.overrides += [f"triton.{name}={value}" for name, value in given.items() if value]
         if options.spec:
-            run_task(options)
-            return
+            return run_task(options)
         if not all(given.values()):
             raise SpecError("reid triton: want -e SPEC, or --model FILE and --output FOLDER")
         from reid.spec import load_spec
@@ -41,7 +39,7 @@ def add_triton_options(parser: argparse.ArgumentParser, run_task: Callable[[argp
 
         spec = load_spec(overrides=options.overrides)
         outcome = triton(spec, model=Path(options.model), repository=Path(options.output), run=StageRun.none())
-        show_outcome(sys.stdout, "triton", outcome.metrics, outcome.lines)
+        return Closing("triton", outcome.metrics, outcome.lines)
 
     parser.set_defaults(action=act)
 
@@ -57,7 +55,8 @@ def add_start_server(parser: argparse.ArgumentParser) -> None:
 
 def _start_server(options: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    from reid.cli.tasks import make_servable, model_repository
+    from reid.cli.task_files import model_repository
+    from reid.cli.tasks import make_servable
     from reid.deploy.triton_server import serve, server_command
     from reid.spec import load_spec
 
@@ -115,7 +114,7 @@ def _count(text: str) -> int:
     return count
 
 
-def _client(options: argparse.Namespace) -> None:
+def _client(options: argparse.Namespace) -> Closing:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     from reid.deploy.triton_client import TritonModel
     from reid.deploy.triton_connection import Server
@@ -125,4 +124,4 @@ def _client(options: argparse.Namespace) -> None:
     model = TritonModel(server, batch_size=options.batch_size, in_flight=options.in_flight, patience_s=options.patience)
     with model:
         outcome = client(model, query=options.query_dir, gallery=options.test_dir, output=options.output_path)
-    show_outcome(sys.stdout, "client", outcome.metrics, outcome.lines)
+    return Closing("client", outcome.metrics, outcome.lines)

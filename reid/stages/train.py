@@ -21,6 +21,8 @@ from reid.model.checkpoint import ADDED_SETTINGS
 from reid.reports.plots import training_curves
 from reid.reports.training import training_page
 from reid.spec import Experiment
+from reid.spec.facts import DecidesTraining
+from reid.spec.fields import fields_with, value_of
 from reid.stages.outcome import Outcome
 from reid.tracking.stage_run import StageRun
 from reid.training.fitting import train_on_devices
@@ -30,15 +32,6 @@ from reid.training.record import ignore_row
 from reid.training.resume import BEST, Start, bring_checkpoints, newest_checkpoint, read_training_checkpoint
 
 logger = logging.getLogger(__name__)
-
-DECIDING = {
-    "model": None,
-    "dataset": {
-        "batch_size", "pixel_mean", "pixel_std", "padding", "prob", "re_prob", "sampler", "num_instances",
-    },
-    "train": {"seed", "clip_grad_norm", "precision", "optim"},
-}  # fmt: skip
-"""Fields that decide what a training gives (None: a whole section). An interrupted one goes on only with the same."""
 
 
 def train(
@@ -78,14 +71,9 @@ def train(
 
 
 def _settings(spec: Experiment, fingerprint: str) -> dict[str, Any]:
-    """The deciding fields by their dotted names, and the data set's fingerprint."""
-    flat: dict[str, Any] = {"fingerprint": fingerprint}
-    for section, names in DECIDING.items():
-        for name, value in getattr(spec, section).model_dump(include=names).items():
-            nested = value.items() if isinstance(value, dict) else [("", value)]
-            flat |= {f"{section}.{name}.{inner}".rstrip("."): entry for inner, entry in nested}
-    del flat["model.pretrained_model_path"]  # where the first weights lay does not matter any more
-    return flat
+    """The fields that decide what a training gives, by their dotted names, and the data set's fingerprint."""
+    deciding = {name: value_of(spec, name) for name, fact in fields_with(DecidesTraining).items() if fact.decides}
+    return {"fingerprint": fingerprint, **deciding}
 
 
 def _starting_point(spec: Experiment, manifest: Manifest, model: Path, settings: dict[str, Any]) -> Start | None:

@@ -38,14 +38,16 @@ logger = logging.getLogger(__name__)
 
 def build_network(spec: Experiment, persons: list[int], start: Start | None) -> tuple[Embedder, list[str]]:
     """The network with its first weights, and the report's lines on them; a checkpoint to resume from brings both."""
-    section, values = spec.model, network_values(spec) | {"num_classes": len(persons)}
+    section, values = spec.model, network_values(spec)
     if start:
         before = start.checkpoint["reid"]["model"]
-        return build_embedder(**values, stem_relu=before["stem_relu"]), start.checkpoint["training"]["weights"]
+        network = build_embedder(**values, stem_relu=before["stem_relu"], num_classes=len(persons))
+        return network, start.checkpoint["training"]["weights"]
     choice, path_name = section.pretrain_choice, section.pretrained_model_path
     weights_file = Path(path_name) if path_name else None
     setting = section.stem_relu if section.stem_relu == "auto" else section.stem_relu == "on"
-    network = build_embedder(**values, stem_relu=resolve_stem_relu(setting, choice=choice, path=weights_file))
+    stem_relu = resolve_stem_relu(setting, choice=choice, path=weights_file)
+    network = build_embedder(**values, stem_relu=stem_relu, num_classes=len(persons))
     loaded = load_pretrained(network, weights_file, choice=choice, min_share=section.min_matched_share)
     return network, loaded.lines() if loaded else []
 
@@ -53,7 +55,7 @@ def build_network(spec: Experiment, persons: list[int], start: Start | None) -> 
 def refuse_other_network(spec: Experiment, persons: list[int], start: Start) -> None:
     """Raises ArtifactError if a checkpoint to resume from is not of the spec's network, persons and optimizer."""
     before = ADDED_SETTINGS | start.checkpoint["reid"]["model"]
-    wanted = network_values(spec) | {"num_classes": len(persons)}
+    wanted: dict[str, object] = {**network_values(spec), "num_classes": len(persons)}
     if spec.model.stem_relu != "auto":
         wanted["stem_relu"] = spec.model.stem_relu == "on"
     other = [

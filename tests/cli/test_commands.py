@@ -19,7 +19,6 @@ from reid.spec import Experiment, load_spec
 from reid.spec.loading import all_fields
 from reid.spec.sections import Synthetic
 from reid.stages.outcome import Outcome
-from reid.tracking.stage_run import StageRun
 from tests.small_market import FOLDERS, write_market
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,10 +100,7 @@ def task(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Experiment], Ou
     """Puts a function in the place of the task train."""
 
     def put(function: Callable[[Experiment], Outcome]) -> None:
-        def run(spec: Experiment, _folder: Path, _run: StageRun) -> Outcome:
-            return function(spec)
-
-        monkeypatch.setitem(tasks.TASKS, "train", run)
+        monkeypatch.setitem(tasks.TASKS, "train", lambda task: function(task.spec))
 
     return put
 
@@ -301,9 +297,9 @@ def test_ctrl_c_keeps_the_training_and_a_second_one_meanwhile_is_refused(tmp_pat
             second = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
             assert second.returncode == 2
             assert re.fullmatch(
-                rf"error: {tmp_path}/r/train: another task is using this results folder\n"
+                rf"error: {tmp_path}/r/train: another process is using this results folder\n"
                 rf"  found: train, process {first.pid} on \S+, since [\d: -]+\n"
-                r"  want:  wait until it ends, stop it, or choose another folder for train\n",
+                r"  want:  wait until it ends, stop it, or choose another folder with results_dir\n",
                 second.stderr,
             )
             first.send_signal(signal.SIGINT)

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from reid.cli.tasks import TASKS, make_servable, results_folder, run_task
+from reid.cli.task_files import results_folder
+from reid.cli.tasks import TASKS, make_servable, run_task
 from reid.data.market1501 import Manifest
 from reid.drawn.dataset import draw_market
 from reid.errors import ArtifactError, DatasetError, FolderInUse, ReidError

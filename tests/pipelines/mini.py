@@ -24,7 +24,8 @@ from pipelines.local.containers import Containers
 from pipelines.local.docker_engine import engine
 from pipelines.local.processes import Processes
 from pipelines.local.run_record import RunRecord, close_killed_runs
-from pipelines.local.scheduler import LocalRun, RunReport, Tasks
+from pipelines.local.run_report import RunReport
+from pipelines.local.scheduler import LocalRun, Tasks
 from reid.files.locks import locked
 from reid.tracking.pipeline_run import PipelineRun
 

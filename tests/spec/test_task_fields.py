@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reid.spec.task_fields import TASK_FIELDS
 
 from reid.cli import tasks
 from reid.deploy import gpu
@@ -14,12 +15,11 @@ from reid.errors import ReidError
 from reid.spec.field_types import Section
 from reid.spec.loading import all_fields
 from reid.spec.sections import STAGE_FIELDS
-from reid.spec.task_fields import TASK_FIELDS
 from tests.on_cpu import build_driver
 from tests.spec.lab import Lab
 
 NOT_USED = {"validate": {"encryption_key"}, "start_client": {"encryption_key"}}
-"""What every task sets up, and these have no use for; besides train.num_epochs, which is for train's progress."""
+"""Fields that are read for every task, and which these tasks do not use."""
 LOOSE = [f"export.{limit}" for limit in ("min_cosine=0.0", "max_mAP_drop=1.0", "max_rank1_drop=1.0")]
 NOWHERE = ["triton.http_port=1", "triton.patience_s=0.1"]
 
@@ -47,7 +47,7 @@ def read(lab: Lab, task: str, *overrides: str) -> set[str]:
             tasks.run_task(task, spec)
         except ReidError as error:
             assert overrides, error
-    return seen - NOT_USED.get(task, set()) - (set() if task == "train" else {"train.num_epochs"})
+    return seen - NOT_USED.get(task, set())
 
 
 def _sections(section: Section, prefix: str) -> Iterator[tuple[Section, str]]:

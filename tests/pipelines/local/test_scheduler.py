@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.local.scheduler import RunReport, shown
+from pipelines.local.run_report import RunReport, shown
 from reid.errors import FolderInUse
 from reid.files.locks import locked
 from reid.tracking.pipeline_run import open_pipeline_run
