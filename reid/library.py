@@ -21,8 +21,8 @@ from reid.embeddings import Embeddings
 from reid.embeddings import embed as embed_pixels
 from reid.errors import DatasetError
 from reid.retrieval.on_device import require_device
-from reid.scoring import Scored
-from reid.scoring import score as score_both
+from reid.scoring.ranking import Scored
+from reid.scoring.ranking import score as score_both
 from reid.spec import Experiment
 
 DATASET, RE_RANKING = Experiment().dataset, Experiment().re_ranking

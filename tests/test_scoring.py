@@ -20,7 +20,10 @@ from reid.retrieval.distance import euclidean_squared
 from reid.retrieval.metrics import evaluate
 from reid.retrieval.protocol import market_protocol
 from reid.retrieval.threshold import PairCounter, Verification
-from reid.scoring import has_match, pair_counter, pair_histogram, per_query_csv, roc_rows, score, threshold_rows
+from reid.scoring.matches import has_match
+from reid.scoring.per_query import per_query_csv
+from reid.scoring.ranking import score
+from reid.scoring.verification import pair_counter, pair_histogram, roc_rows, threshold_rows
 from tests import reference
 from tests.reranked import rerank
 
@@ -233,7 +236,8 @@ from pathlib import Path
 import numpy as np
 from reid.embeddings import Embeddings
 from reid.retrieval.rerank import forecast
-from reid.scoring import pair_counter, score
+from reid.scoring.ranking import score
+from reid.scoring.verification import pair_counter
 
 def embeddings(count, rng, width):
     person = rng.integers(1, 2000, count)

@@ -1,6 +1,5 @@
 """The build record: what lies beside an engine, says how it was built, and holds its preprocessing contract."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from reid.contract import Contract
 from reid.errors import ArtifactError
+from reid.files.hashes import file_sha256
 
 RECORD = "build.json"
 """In an engine's folder; a copy elsewhere has its own beside it, under its name and ".json"."""
@@ -82,7 +82,7 @@ def read_record(engine: Path) -> BuildRecord:
             f"{engine}: no build record beside it, and so no preprocessing contract\n"
             f"  want: {engine.name}.json or {RECORD}, which gen_trt_engine writes"
         )
-    found = hashlib.sha256(engine.read_bytes()).hexdigest()
+    found = file_sha256(engine)
     if record.engine_sha256 != found:
         raise ArtifactError(
             f"{place}: the record of another engine\n"

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from reid.errors import ArtifactError
 from reid.model.backbones import timm_name
-from reid.model.checkpoint import read_file
 from reid.model.embedder import Embedder, build_embedder
+from reid.model.safe_files import read_file
 from reid.model.sources import OURS, drops_stem_relu, in_our_names, source_kind, tensors_of
 from reid.model.weights import WeightsReport, copy_weights
 

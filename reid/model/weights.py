@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from reid.errors import ArtifactError, SpecError
 from reid.model.backbones import timm_name
-from reid.model.checkpoint import read_file
 from reid.model.embedder import Embedder
+from reid.model.safe_files import read_file
 from reid.model.sources import NOT_WEIGHTS, drops_stem_relu, in_our_names, source_kind, tensors_of
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from reid.reports.match_grid import SIZE, match_grid
 from reid.reports.matches import MatchRow
 from reid.reports.page import render
 from reid.reports.thumbnails import Thumbnails
-from reid.scoring import KINDS, Curve, PairHistogram, RocRow, ThresholdRow
+from reid.scoring.curves import KINDS, Curve
+from reid.scoring.verification import PairHistogram, RocRow, ThresholdRow
 
 SAMPLED_BUDGET_BYTES = 950_000
 HARDEST_BUDGET_BYTES = 450_000

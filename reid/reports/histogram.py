@@ -47,7 +47,7 @@ def images_per_person_histogram(images_per_person: tuple[int, ...]) -> Histogram
     bars = []
     for number, persons in enumerate(persons_of):
         first, last = low + number * step, min(low + (number + 1) * step - 1, high)
-        spread = f"{first}" if first == last else f"{first} to {last}"
+        spread = counted(first, "image") if first == last else f"{first:,} to {last:,} images"
         height = TALLEST * persons / most
         bars.append(
             Bar(
@@ -55,7 +55,7 @@ def images_per_person_histogram(images_per_person: tuple[int, ...]) -> Histogram
                 y=BASELINE - height,
                 width=pitch * FILLED,
                 height=height,
-                title=f"{spread} images: {counted(persons, 'person')}",
+                title=f"{spread}: {counted(persons, 'person')}",
             )
         )
     last_text = f"{high:,}" if len(bars) > 1 else ""

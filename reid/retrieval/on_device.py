@@ -80,7 +80,7 @@ def chosen_device(
     from reid.retrieval.tensors.rerank import memory_bytes
 
     wanted = memory_bytes(queries, gallery, width=width, k1=k1, k2=k2)
-    # what torch holds and does not use is taken in the driver's eyes and free in ours
+    # memory that torch holds and does not use is free for us, although the driver counts it as taken
     unused = torch.cuda.memory_reserved(chosen) - torch.cuda.memory_allocated(chosen)
     room = FREE_SHARE * (torch.cuda.mem_get_info(chosen)[0] + unused)
     if device == AUTO and wanted > room:

@@ -19,7 +19,9 @@ from reid.reports import plots
 from reid.reports.matches import choose_queries, match_rows
 from reid.reports.sheet import matches_sheet
 from reid.retrieval.on_device import CPU, require_device
-from reid.scoring import KINDS, Scored, advice_without_match, has_match, score
+from reid.scoring.curves import KINDS
+from reid.scoring.matches import advice_without_match, has_match
+from reid.scoring.ranking import Scored, score
 from reid.spec import Experiment
 from reid.stages.client import RESULTS, ask
 from reid.stages.outcome import Outcome

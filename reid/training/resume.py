@@ -18,7 +18,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from reid.errors import ArtifactError, KeyRefused
 from reid.files.writing import copy_file, replacing
-from reid.model.checkpoint import read_file, write_file
+from reid.model.safe_files import read_file, write_file
 
 logger = logging.getLogger(__name__)
 

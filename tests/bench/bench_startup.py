@@ -34,7 +34,8 @@ mlflow: {{experiment: bench, registered_model: reid-bench}}
 KERNELS = """
 import numpy as np
 from reid.embeddings import Embeddings
-from reid.scoring import pair_counter, score
+from reid.scoring.ranking import score
+from reid.scoring.verification import pair_counter
 vectors = np.eye(9, dtype=np.float32)
 person, camera = np.array([1, 2, 3, 1, 2, 3, 1, 2, 3]), np.array([1, 1, 1, 2, 2, 2, 2, 2, 2])
 query, gallery = (Embeddings([""] * len(vectors[of]), person[of], camera[of], vectors[of])

@@ -7,7 +7,8 @@ from PIL import Image
 
 from reid.reports.evaluation import Evaluation, RocRow, ThresholdRow, evaluation_page
 from reid.reports.matches import Match, MatchRow
-from reid.scoring import Curve, PairHistogram
+from reid.scoring.curves import Curve
+from reid.scoring.verification import PairHistogram
 
 
 def noise_image(path: Path) -> str:
