@@ -2,7 +2,7 @@
 
     make compile SPEC=market
 
-writes it as the YAML that every runner takes: ours on this machine, a Kubeflow cluster, kfp.local's.
+writes it as the YAML that every runner reads: the one of this project, a Kubeflow cluster, kfp.local's.
 """
 
 # mypy: disable-error-code="untyped-decorator"

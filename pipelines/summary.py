@@ -1,6 +1,6 @@
-"""The end of a run, for people: every stage, the figures before and after training, and where everything lies.
+"""The summary at the end of a run: every stage, the figures before and after training, and the paths of the results.
 
-Fits 80 columns and more; piped into a file it is plain text. Figures come from what the stages wrote, cached or new.
+It fits into 80 columns; in a file it is plain text. The figures are those that the stages wrote, in this run or before.
 """
 
 import shlex
@@ -25,7 +25,7 @@ RANKINGS = {
 }
 FIGURES = {"mAP": "mAP", "rank-1": "rank1", "rank-5": "rank5", "rank-10": "rank10"}
 OPENER = "open" if sys.platform == "darwin" else "xdg-open"
-PLACES = [
+RESULTS = [
     ("report", "evaluate", "report.html", f"{OPENER} {{}}"),
     ("data set report", "validate", "report.html", f"{OPENER} {{}}"),
     ("training report", "train", "report.html", f"{OPENER} {{}}"),
@@ -34,11 +34,11 @@ PLACES = [
     ("ONNX", "export", "model.onnx", "ls -lh {}"),
     ("engine", "gen_trt_engine", "engine", "ls -lh {}"),
 ]
-"""What, the stage that made it, its name there, and the command that opens it."""
+"""What it is, the stage that made it, its name in the stage's folder, and the command that opens it."""
 
 
 def print_summary(report: RunReport, *, results_dir: Path, mlflow: str, stream: TextIO) -> None:
-    """Writes the closing summary of a run to the stream; `mlflow` opens its MLflow runs."""
+    """Writes the closing summary of a run to the stream; `mlflow` is how to open its MLflow runs."""
     console = rich_console(stream)
     console.print()
     console.print(_stages(report.tasks))
@@ -47,7 +47,7 @@ def print_summary(report: RunReport, *, results_dir: Path, mlflow: str, stream: 
     if "mAP" in figures.get("evaluate", {}):
         console.print(retrieval_table(figures["evaluate"]))
         console.print()
-    for rows in (_deployment(report.tasks, figures), _places(report.tasks, results_dir, mlflow)):
+    for rows in (_deployment(report.tasks, figures), _results(report.tasks, results_dir, mlflow)):
         width = max((len(what) for what, _ in rows), default=0)
         for what, text in rows:
             console.print(f"{what:<{width}}  {text}", soft_wrap=True)
@@ -68,7 +68,7 @@ def _stages(tasks: Mapping[str, TaskReport]) -> Table:
 
 
 def _key_figures(task: TaskReport) -> str:
-    """The stage's most important sentence; its first figures where it has none."""
+    """The stage's most important sentence; its first figures if it has none."""
     if task.outputs.lines:
         return task.outputs.lines[0]
     return ", ".join(f"{name} {value:.4g}" for name, value in list(task.outputs.metrics.items())[:3])
@@ -98,11 +98,11 @@ def _deployment(tasks: Mapping[str, TaskReport], figures: Mapping[str, Mapping[s
     return rows
 
 
-def _places(tasks: Mapping[str, TaskReport], results_dir: Path, mlflow: str) -> list[tuple[str, str]]:
-    """Where things are and the command that opens each; what this run did not make or take is left out."""
+def _results(tasks: Mapping[str, TaskReport], results_dir: Path, mlflow: str) -> list[tuple[str, str]]:
+    """What this run made or took from the cache, each with the command that opens it."""
     latest = results_dir / "latest"
     rows = []
-    for what, stage, name, command in PLACES:
+    for what, stage, name, command in RESULTS:
         task = tasks.get(stage)
         path = latest / stage / name
         if task and task.outputs.artifacts and path.exists():

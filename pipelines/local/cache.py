@@ -1,9 +1,9 @@
 """Where results lie and when they may be used again.
 
 `<results_dir>/pipeline/<stage>/<key>/` holds one task's outputs, its log.txt and executor_output.json; a finished
-one has task.json too, which makes it a cached result. Without task.json it is an attempt that was cut short: the
-next run with the same key goes on in it. Nothing is ever deleted here but the outputs of a task that is never cached:
-damaged outputs, and a task.json that is no record, are moved to set-aside-<time>/ in their folder.
+one has task.json too, which makes it a cached result. Without task.json it is an interrupted attempt, which
+the next run with the same key resumes. Only the outputs of a task that is never cached are deleted here: damaged
+outputs, and a task.json that is no record, are moved to set-aside-<time>/ in their folder.
 
 A key is a hash of what decides a result: component, input values, content of the input artifacts, code. Content
 counts, not time: a file that was copied or touched is the same file.
@@ -26,7 +26,7 @@ from reid.files.hashes import files_sha256
 from reid.files.writing import replace_link, write_text
 
 NO_RESULT = {LOG, "mlflow.json", "mlflow.jsonl"}
-"""Files of an attempt that are not what it made."""
+"""Files of an attempt that are no outputs."""
 ASIDE = "set-aside-"
 
 
@@ -75,7 +75,7 @@ def _sha256(text: str) -> str:
 
 
 def stamps(path: Path) -> list[Stamp]:
-    """Every file of an artifact, sorted; empty where it is missing, one entry named "." for a single file."""
+    """Every file of an artifact, sorted; empty if it is missing, one entry named "." if it is a single file."""
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     return [_stamp(path, file.relative_to(path).as_posix()) for file in files]
 
@@ -91,7 +91,7 @@ def content_digest(path: Path) -> str:
 
 
 def _is_whole(path: Path, made: Made) -> bool:
-    """Whether every recorded file is as it was written: size and time are compared, where they differ the content.
+    """Whether every recorded file is as it was written: size and time are compared and, if they differ, the content.
 
     A file that no stage wrote is no damage.
     """
@@ -113,7 +113,7 @@ class Store:
         return self.root / stage / key
 
     def look_up(self, folder: Path, task: Task) -> Result | None:
-        """The task's finished result in this folder; None where there is none, or where a file is gone or differs."""
+        """The task's finished result in this folder; None if there is none, or if a file is missing or differs."""
         try:
             record = record_of(task, folder)
         except NoRecordError:
@@ -129,7 +129,7 @@ class Store:
     def prepare(self, folder: Path, task: Task, *, afresh: bool) -> Prepared:
         """Makes the folder ready for an attempt.
 
-        Of a finished result only the damaged outputs are moved aside; where it is to be made `afresh`, all are removed.
+        The damaged outputs of a finished result are moved aside; if it is to be made `afresh`, all are removed.
         A task.json that is no record is moved aside, and nothing that it names is touched.
         """
         objection, in_the_way = "", []
@@ -155,7 +155,7 @@ class Store:
         return Prepared(left_over and record is None and not afresh, aside, objection)
 
     def finish(self, folder: Path, *, outputs: Outputs, parts: Mapping[str, str], seconds: float) -> Result:
-        """Seals a finished task: digests of its outputs are taken, task.json is written last."""
+        """Records a finished task: computes the digests of its outputs and writes task.json last."""
         digests = {name: content_digest(artifact.path) for name, artifact in outputs.artifacts.items()}
         artifacts = {
             name: Made(
@@ -172,7 +172,7 @@ class Store:
         return Result(folder, outputs, digests, seconds)
 
     def why_not_cached(self, stage: str, parts: Mapping[str, str]) -> str:
-        """Why the stage's latest finished result won't do: "changed: spec, code"; empty where there is none."""
+        """Why the stage's latest finished result won't do: "changed: spec, code"; empty if there is none."""
         try:
             record = read_record(self.results_dir / "latest" / stage)
         except NoRecordError:
@@ -196,7 +196,7 @@ def _remove(path: Path) -> None:
 
 
 def _set_aside(folder: Path, names: Sequence[str]) -> Path | None:
-    """Moves what is there of these into a new folder beside them; None where nothing is there."""
+    """Moves those of these files that exist into a new folder beside them; None if none exists."""
     there = [name for name in names if os.path.lexists(folder / name)]
     if not there:
         return None

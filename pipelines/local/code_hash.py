@@ -1,8 +1,7 @@
 """Which code a stage can reach, as one hash: a cached result is only as good as the code that made it.
 
-The import closure is read from the source (nothing is run): every import statement counts, those inside functions
-too. Only what stands under `if TYPE_CHECKING:` does not count, for it never loads. An edit counts at once, committed or
-not.
+The imports are read from the source, without running it: every import statement counts, also those inside functions,
+except those under `if TYPE_CHECKING:`, which are never run. An edit counts at once, committed or not.
 """
 
 import ast
@@ -32,7 +31,7 @@ def stage_code(root: Path, stage: str) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of one file; of nothing where it is missing."""
+    """SHA-256 of one file; that of an empty file if it is missing."""
     return file_sha256(path) if path.exists() else hashlib.sha256(b"").hexdigest()
 
 
@@ -55,8 +54,8 @@ def _files(root: Path, module: str) -> Iterator[Path]:
     """The module's own file and the __init__.py of each package above it; nothing for a name that is no module."""
     parts = module.split(".")
     for depth in range(1, len(parts) + 1):
-        place = root.joinpath(*parts[:depth])
-        for candidate in (place / "__init__.py", place.with_suffix(".py")):
+        path = root.joinpath(*parts[:depth])
+        for candidate in (path / "__init__.py", path.with_suffix(".py")):
             if candidate.is_file():
                 yield candidate
 

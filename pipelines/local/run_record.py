@@ -1,7 +1,7 @@
-"""One run at a time in a results folder, and a record of each: `<results_dir>/runs/<time>.json`.
+"""A record of each run: `<results_dir>/runs/<time>.json`.
 
-The record says which stages ran, how they ended, how long they took and which MLflow runs are theirs. A run that was
-killed could not say so: the next one does it for it.
+The record says which stages ran, how they ended, how long they took and which MLflow runs are theirs. The record of a
+run that was killed is completed by the next run.
 """
 
 import json
@@ -40,8 +40,8 @@ class RunRecord:
 def close_killed_runs(folder: Path) -> None:
     """Marks earlier runs that never ended as killed.
 
-    To be called by the sole runner, before it writes its own record: then whatever says "running" is dead. A file that
-    is no record of a run stays as it is: nothing is decided by it.
+    To be called by the holder of the folder's lock, before it writes its own record: every run that is recorded as
+    running is dead then. A file that is no record of a run stays as it is.
     """
     for path in sorted(folder.glob("*.json")):
         try:

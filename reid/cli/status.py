@@ -66,7 +66,10 @@ class StatusFile:
         self.add("SUCCESS", f"{message} {summary}".strip(), kpi=kpi)
 
     def epoch_ended(self, row: Mapping[str, float], *, epochs: int) -> None:
-        """One line for a new row of a training's history, of `epochs` in all; the untrained network's is one too."""
+        """Adds a line for a new row of a training's history, which will have `epochs` epochs.
+
+        The row of the untrained network gets a line, too.
+        """
         self.add("RUNNING", **_row_line(row, epochs))
 
 
@@ -78,7 +81,7 @@ def _kpi(figures: Mapping[str, float]) -> dict[str, float]:
 
 @contextmanager
 def reported(path: Path, task: str) -> Iterator[StatusFile]:
-    """STARTED at once; FAILURE where the block raises. The block says when it has succeeded."""
+    """Adds STARTED at once, and FAILURE if the block raises; the block itself adds SUCCESS."""
     status = StatusFile(path, task)
     status.add("STARTED", f"Starting ReIdentification {task}.")
     try:
@@ -86,7 +89,7 @@ def reported(path: Path, task: str) -> Iterator[StatusFile]:
     except BaseException as error:
         try:
             status.add("FAILURE", _reason(error), verbosity="ERROR")
-        except ArtifactError as unwritten:  # a full disk, most likely the very reason
+        except ArtifactError as unwritten:  # most likely a full disk, which is also why the task failed
             logger.warning("%s", unwritten)
         raise
 

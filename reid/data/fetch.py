@@ -13,6 +13,7 @@ from reid.console.progress import Progress
 from reid.data.unpack import unpack
 from reid.errors import DatasetError
 from reid.files.hashes import file_sha256
+from reid.files.locks import made_in_turn
 from reid.files.room import require_room
 
 logger = logging.getLogger(__name__)
@@ -34,9 +35,16 @@ def ensure_fetched(root: Path, *, url: str | None, archive: Path | None, sha256:
     A folder that was laid out by hand is left as it is. Raises DatasetError if the archive cannot be read or
     downloaded, has another SHA-256, is no Market-1501 or not safe to unpack, or if `root` came from another archive.
     """
-    if root.exists():
-        _check_stamp(root, sha256)
-        return False
+    if not root.exists():
+        with made_in_turn(root):
+            if not root.exists():
+                _fetch(root, url=url, archive=archive, sha256=sha256)
+                return True
+    _check_stamp(root, sha256)
+    return False
+
+
+def _fetch(root: Path, *, url: str | None, archive: Path | None, sha256: str | None) -> None:
     zip_file = archive or root.with_name(f"{root.name}.zip")
     if archive is None:
         assert url is not None and sha256 is not None
@@ -52,7 +60,6 @@ def ensure_fetched(root: Path, *, url: str | None, archive: Path | None, sha256:
     unpack(zip_file, root, stamp={STAMP: json.dumps({"sha256": digest, "url": url}) + "\n"})
     if archive is None:
         zip_file.unlink()
-    return True
 
 
 def download(url: str, target: Path, *, sha256: str) -> None:

@@ -18,6 +18,7 @@ from reid.deploy.build_record import read_record
 from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT, read_onnx
 from reid.errors import ArtifactError
 from reid.files.encryption import is_encrypted
+from reid.files.locks import made_in_turn
 
 VERSION = "1"
 """The only version of a model that is written."""
@@ -53,9 +54,20 @@ def write_repository(repository: Path, model: Path, *, backend: str, name: str, 
     if model.is_file() and is_encrypted(model):
         raise ArtifactError(f"{model}: encrypted; Triton cannot read it\n  want: one of export.encrypted=false")
     contract = _contract_of_plan(model, max_batch_size=max_batch_size) if backend == "tensorrt" else read_onnx(model)[1]
+    _refuse_foreign(repository / name)
+    # Beside the repository: Triton takes every folder inside it for a model.
+    with made_in_turn(repository.with_name(f"{repository.name}.{name}")):
+        _write_model_folder(
+            repository, model, contract=contract, backend=backend, name=name, max_batch_size=max_batch_size
+        )
+    return contract
+
+
+def _write_model_folder(
+    repository: Path, model: Path, *, contract: Contract, backend: str, name: str, max_batch_size: int
+) -> None:
+    """Writes the model's folder beside the repository, then moves it to its place."""
     folder = repository / name
-    _refuse_foreign(folder)
-    # beside the repository, because Triton takes every folder inside it for a model
     partial, old = (repository.with_name(f"{repository.name}.{name}.{state}") for state in ("partial", "old"))
     try:
         for leftover in (partial, old):
@@ -75,7 +87,6 @@ def write_repository(repository: Path, model: Path, *, backend: str, name: str, 
         raise ArtifactError(f"{folder}: cannot be written\n  found: {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return contract
 
 
 def config_text(contract: Contract, *, backend: str, name: str, max_batch_size: int) -> str:

@@ -27,6 +27,7 @@ from reid.drawn.looks import dress
 from reid.drawn.photograph import photograph
 from reid.drawn.plan import GALLERY, QUERY, TRAIN, Branch, Parameters, Subject, plan, random_numbers
 from reid.errors import DatasetError
+from reid.files.locks import made_in_turn
 
 __all__ = ["contact_sheet", "draw_market", "ensure_market"]
 
@@ -93,8 +94,10 @@ def ensure_market(root: Path, *, workers: int, **parameters: int) -> bool:
     DatasetError if the folder was drawn with other parameters, or not by this project.
     """
     if not root.exists():
-        draw_market(root, workers=workers, **parameters)
-        return True
+        with made_in_turn(root):
+            if not root.exists():
+                draw_market(root, workers=workers, **parameters)
+                return True
     wanted, found = _stamp(Parameters(**parameters)), _read_stamp(root)
     differing = [name for name in wanted if found.get(name) != wanted[name]]
     if differing:

@@ -66,6 +66,46 @@ def in_turn(folder: Path, *, work: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def made_in_turn(path: Path) -> Iterator[None]:
+    """Lets one process at a time make `path`: waits while another one does, and says so in the log.
+
+    The block has to look again whether `path` exists. The lock is a file beside `path`, which is removed at the end. If
+    it cannot be made, the block runs without: what it writes beside `path` cannot be made either, and it says why.
+    """
+    descriptor = _open_removable(path.with_name(f"{path.name}.lock"), path)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def _open_removable(lock: Path, path: Path) -> int | None:
+    """The descriptor of the lock file, once this process holds it; None if it cannot be made or locked."""
+    while True:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError:
+            return None
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.info("%s: another process is making it; waiting", path)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(descriptor), lock.stat()):
+                return descriptor
+        except FileNotFoundError:  # the holder before has removed it: another file is the lock now
+            pass
+        except OSError:
+            os.close(descriptor)
+            return None
+        os.close(descriptor)
+
+
 def _open_lock(folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)

@@ -170,7 +170,7 @@ def test_a_fault_of_ours_has_its_traceback_and_status_1(
     assert cli.main(["train", "-e", str(spec_file)]) == 1
     shown = capsys.readouterr().err
     assert "Traceback (most recent call last)" in shown
-    assert shown.endswith("ZeroDivisionError: of ours\nerror: this is a fault of reid, not of yours\n")
+    assert shown.endswith("ZeroDivisionError: of ours\nerror: this is a bug in reid, not a mistake of yours\n")
     last = (tmp_path / "r" / "train" / "status.json").read_text().splitlines()[-1]
     assert json.loads(last)["message"] == "ZeroDivisionError: of ours"
 
@@ -219,7 +219,7 @@ def test_a_blank_spec_is_printed_and_checks_out(tmp_path: Path, capsys: pytest.C
     file.write_text(capsys.readouterr().out)
     assert load_spec(file) == Experiment()
     assert cli.main(["spec", "--check", str(file)]) == 0
-    assert capsys.readouterr().out == f"{file}: nothing to object to\n"
+    assert capsys.readouterr().out == f"{file}: no errors\n"
 
 
 def test_taos_swin_sample_checks_out_and_its_dead_field_is_named(
@@ -229,7 +229,7 @@ def test_taos_swin_sample_checks_out_and_its_dead_field_is_named(
     file.write_text(TAO_SWIN_SAMPLE)
     assert cli.main(["spec", "--check", str(file)]) == 0
     shown = capsys.readouterr()
-    assert shown.out == f"{file}: nothing to object to\n"
+    assert shown.out == f"{file}: no errors\n"
     assert [line[9:] for line in shown.err.splitlines()] == [
         "warning: swin.yaml: model.no_margin has no effect: no effect in TAO either: the margin is always used"
     ]
@@ -249,7 +249,7 @@ def test_a_spec_that_is_wrong_is_told_whole(tmp_path: Path, capsys: pytest.Captu
         "error: model.backbone: timm/resnet50.no_such: Invalid pretrained tag (no_such) for resnet50.\n"
     )
     assert cli.main(["spec", "--blank", "re_ranking.k1=5"]) == 2
-    assert capsys.readouterr().err == "error: re_ranking.k1=5: overrides go with --check only\n"
+    assert capsys.readouterr().err == "error: re_ranking.k1=5: fields can be replaced with --check only\n"
 
 
 def test_the_figures_of_a_drawn_data_set_are_the_specs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

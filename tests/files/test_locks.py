@@ -7,14 +7,17 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from reid.errors import ArtifactError, FolderInUse
-from reid.files.locks import locked
+from reid.files.locks import locked, made_in_turn
 
 HOLD = "import sys, pathlib; from reid.files.locks import locked\n"
 HOLD += "with locked(pathlib.Path(sys.argv[1]), user='train'): print('held', flush=True); sys.stdin.read()"
@@ -90,3 +93,55 @@ def test_a_lock_that_is_held_is_refused_whatever_is_written_in_it(
         (tmp_path / ".lock").write_text(text)
         with pytest.raises(FolderInUse, match="found: an unknown user, process "), locked(tmp_path, user="train"):
             pass
+
+
+MAKE = "import sys, pathlib, time; from reid.files.locks import made_in_turn\n"
+MAKE += "path = pathlib.Path(sys.argv[1])\n"
+MAKE += "with made_in_turn(path): print('making', flush=True); sys.stdin.read(); path.mkdir()"
+
+
+def test_the_second_maker_waits_for_the_first_and_finds_what_it_made(tmp_path: Path) -> None:
+    pipe = subprocess.PIPE
+    path = tmp_path / "set"
+    with subprocess.Popen([sys.executable, "-c", MAKE, str(path)], stdin=pipe, stdout=pipe, text=True) as first:
+        assert first.stdout
+        assert first.stdin
+        assert first.stdout.readline() == "making\n"
+        threading.Timer(0.3, first.stdin.close).start()
+        with made_in_turn(path):
+            assert path.exists()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["set"]
+
+
+def test_what_a_killed_maker_left_holds_nobody_up(tmp_path: Path) -> None:
+    pipe = subprocess.PIPE
+    path = tmp_path / "set"
+    with subprocess.Popen([sys.executable, "-c", MAKE, str(path)], stdin=pipe, stdout=pipe, text=True) as first:
+        assert first.stdout
+        assert first.stdout.readline() == "making\n"
+        first.kill()
+    with made_in_turn(path):
+        assert [entry.name for entry in tmp_path.iterdir()] == ["set.lock"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_of_many_makers_is_alone(tmp_path: Path) -> None:
+    inside: list[int] = []
+
+    def make(number: int) -> bool:
+        with made_in_turn(tmp_path / "set"):
+            inside.append(number)
+            alone = inside == [number]
+            time.sleep(0.005)
+            inside.remove(number)
+        return alone
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(make, range(40)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_where_no_lock_can_be_made_is_no_error_of_the_lock(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with made_in_turn(tmp_path / "file" / "set"):
+        pass
