@@ -9,6 +9,8 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+DOCS_VENV ?= .venv-docs
+DOCS_STAMP := $(DOCS_VENV)/.installed
 TRACKING_URI ?= sqlite:///$(CURDIR)/results/mlflow.db
 
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -16,7 +18,7 @@ export NUMBA_CACHE_DIR ?= $(CURDIR)/.cache/numba
 export PYTHONPATH := $(CURDIR)
 export BASE TENSORRT_BASE BUILD_ARGS DOCKER_ARGS
 
-.PHONY: help setup pipeline-run compile images push mlflow-ui test test-slow test-all check format bench bench-gpu lock clean
+.PHONY: help setup pipeline-run compile images push mlflow-ui test test-slow test-all check format docs bench bench-gpu lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,17 +71,27 @@ format: $(STAMP) ## ruff, mending
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
+docs: $(DOCS_STAMP) ## the site of docs/ in build/site, every link checked
+	@NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet --strict
+	@echo build/site/index.html
+
+$(DOCS_STAMP): docs/requirements.lock
+	@$(PYTHON) -m venv $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r docs/requirements.lock
+	@touch $@
+
 bench: $(STAMP) ## speed beside the textbook's and the limits: a table, JSON, a picture in results/bench
 	@$(RUN) -m tests.bench $(ARGS)
 
 bench-gpu: $(STAMP) ## training, embedding and re-ranking at Market-1501's size on a GPU; ARGS="--rows …": some of it
 	@$(RUN) -m tests.bench.bench_gpu $(ARGS)
 
-lock: requirements.in tests/tritonserver.in ## the lock files anew from their .in files, and the images' lists of packages (needs uv)
+lock: requirements.in tests/tritonserver.in docs/requirements.in ## the lock files anew from their .in files, and the images' lists of packages (needs uv)
 	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q requirements.in -o requirements.lock
 	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-deps -q tests/tritonserver.in -o tests/tritonserver.lock
+	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q docs/requirements.in -o docs/requirements.lock
 	@$(MAKE) setup
 	@$(RUN) -m components.packages
 
-clean: ## results, caches and the environment
-	rm -rf results .cache .pytest_cache .mypy_cache .ruff_cache $(VENV)
+clean: ## results, caches and the environments
+	rm -rf results .cache .pytest_cache .mypy_cache .ruff_cache build/site $(VENV) $(DOCS_VENV)

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from reid.errors import ReidError, SpecError
-from reid.files.locks import sole_task
+from reid.files.locks import locked
 from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
+from reid.files.writing import write_text
 from reid.spec import Experiment, load_spec, warn_of_replaced_paths
 from reid.spec.facts import STAGES, CountsGpus
 from reid.spec.fields import fields_with
@@ -122,7 +123,7 @@ def run_stage(stage: str, ports: Ports) -> None:
     work = work_folder(stage)
     first = stage == STAGES[0]
     with (
-        sole_task(work, stage) if work else nullcontext(),
+        locked(work, user=stage) if work else nullcontext(),
         stage_run(stage, work or ports.executor_output.parent, experiment=spec.mlflow.experiment, first=first) as run,
     ):
         if first and os.environ.get("KFP_RUN_ID"):  # Kubeflow started the pipeline, and nothing has described it yet
@@ -193,25 +194,18 @@ def write_outputs(ports: Ports, outcome: Outcome, metrics: Mapping[str, float]) 
     """
     parameters = {name: outcome.parameters[name] for name in ports.output_parameters}
     for name, file in ports.output_parameters.items():
-        _write(file, str(parameters[name]))
+        write_text(file, str(parameters[name]))
     listed, lines = {}, list(outcome.lines)
     for port, artifact in sorted(ports.outputs.items()):  # each runner lists them in its own order
         metadata: dict[str, Any] = {}
         if artifact.schema in DRAWN:
             metadata = dict(metrics) if artifact.schema == METRICS else outcome.drawn.get(port, {})
-            _write(artifact.path, json.dumps(metadata, indent=1) + "\n")
+            write_text(artifact.path, json.dumps(metadata, indent=1) + "\n")
         elif lines:
             metadata, lines = {"lines": lines}, []
         listed[port] = {"artifacts": [{"name": artifact.name, "uri": artifact.uri, "metadata": metadata}]}
     written = {"parameterValues": parameters, "artifacts": listed}
-    _write(ports.executor_output, json.dumps(written, indent=1, allow_nan=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_text(ports.executor_output, json.dumps(written, indent=1, allow_nan=False) + "\n")
 
 
 class ProgressOrRecord(logging.Formatter):

@@ -1,12 +1,12 @@
-"""`python -m pipelines`: the command behind `make pipeline-run`, on guard against Ctrl-C before anything is loaded."""
+"""`python -m pipelines`, the command behind `make pipeline-run`. It handles Ctrl-C before anything is loaded."""
 
 import sys
 
 
 def main() -> int:
-    """pipelines.run's main, and its exit status for Ctrl-C while that is still loading."""
+    """Runs pipelines.run.main; returns its exit status, also for Ctrl-C while that module is still loading."""
     try:
-        from pipelines.run import main as command  # noqa: PLC0415 - what is guarded
+        from pipelines.run import main as command  # noqa: PLC0415 - inside the try
 
         return command()
     except KeyboardInterrupt:

@@ -1,8 +1,7 @@
-"""The compiled pipeline (KFP's IR, the YAML that a cluster gets) as plain values: tasks, their ports, and where each
-input comes from.
+"""The compiled pipeline (KFP's IR, the YAML that a cluster gets) as plain values: tasks, and the source of each input.
 
-Reads what the local runner can run: one flat graph of container tasks. Whatever else the IR can say (conditions,
-loops, exit handlers, importers, nested pipelines) is refused by name, never skipped. Imports no kfp.
+It reads what the local runner can run: one flat graph of container tasks. Everything else that the IR can hold
+(conditions, loops, exit handlers, importers, nested pipelines) is refused by name, never skipped. Imports no kfp.
 """
 
 import graphlib
@@ -21,7 +20,7 @@ Value = str | int | float | bool | list[Any] | dict[str, Any]
 
 CASTS = {"STRING": str, "NUMBER_INTEGER": int, "NUMBER_DOUBLE": float, "BOOLEAN": bool, "LIST": list, "STRUCT": dict}
 PARAMETER = re.compile(r"\{\{\$\.inputs\.parameters\['pipelinechannel--(\w+)'\]\}\}")
-"""A pipeline parameter where kfp writes it into a resource request."""
+"""A pipeline parameter as kfp writes it into a resource request."""
 REFUSED_ON_A_TASK = {
     "parameterIterator": "dsl.ParallelFor",
     "artifactIterator": "dsl.ParallelFor",
@@ -32,7 +31,7 @@ REFUSED_ON_A_TASK = {
 
 @dataclass(frozen=True)
 class Constant:
-    """An input whose value stands in the pipeline itself."""
+    """An input whose value is in the pipeline itself."""
 
     value: Value
 
@@ -62,11 +61,11 @@ class Task:
     name: str
     image: str
     command: tuple[str, ...]
-    """Command and arguments, with `{{$}}` where the executor input goes."""
+    """Command and arguments; `{{$}}` in them stands for the executor input."""
     environment: Mapping[str, str]
     cacheable: bool
     gpus: int
-    """Asked for; where a pipeline parameter says how many, its default."""
+    """The number that is asked for; if a pipeline parameter says how many, its default."""
     parameters: Mapping[str, Source]
     parameter_types: Mapping[str, str]
     artifacts: Mapping[str, TaskOutput]
@@ -77,17 +76,17 @@ class Task:
     needs: frozenset[str]
     """Names of the tasks that must have ended well before this one."""
     shared_memory: str | None = None
-    """Size of its /dev/shm as Kubernetes writes it, e.g. 2Gi; none: the engine's default, 64 MB with Docker."""
+    """Size of its /dev/shm as Kubernetes writes it, e.g. 2Gi; None: the engine's default, 64 MB with Docker."""
     accelerator: bool = False
-    """Whether it asks for GPUs, however many: on this machine it takes what its spec says of those that there are."""
+    """Whether it asks for GPUs. How many it uses on this machine is decided by its spec and by what there is."""
 
     @property
     def stage(self) -> str:
-        """The name shown and used for folders: the Python function's, where kfp made hyphens of its underscores."""
+        """The name that is shown and used for folders: kfp's, with the underscores of the Python function."""
         return self.name.replace("-", "_")
 
     def signature(self) -> str:
-        """What the component is, whatever its image, resources and the other tasks: one part of the cache key."""
+        """What the component is, apart from its image, its resources and the other tasks: a part of the cache key."""
         parts = [
             list(self.command),
             dict(self.environment),
@@ -109,7 +108,7 @@ class Pipeline:
     defaults: Mapping[str, Value]
 
     def arguments(self, given: Mapping[str, Value]) -> dict[str, Value]:
-        """The parameters of a run: those given over the defaults; PipelineError where one is unknown or missing."""
+        """The parameters of a run, given ones over defaults. Raises PipelineError if one is unknown or missing."""
         unknown = sorted(set(given) - set(self.parameter_types))
         if unknown:
             raise PipelineError(
@@ -129,7 +128,7 @@ def cast(value: Value, kfp_type: str) -> Value:
 
 
 def load(path: Path) -> Pipeline:
-    """The pipeline compiled into this file; PipelineError where it holds what a local run cannot do."""
+    """The pipeline compiled into this file. Raises PipelineError if it holds something that a local run cannot do."""
     document, *platform = yaml.safe_load_all(path.read_text(encoding="utf-8"))
     memory = _shared_memory(platform[0] if platform else {})
     inputs = document["root"].get("inputDefinitions", {})
@@ -147,7 +146,7 @@ def load(path: Path) -> Pipeline:
 
 
 def _shared_memory(platform: Mapping[str, Any]) -> dict[str, str]:
-    """Executor -> size of the memory volume that the platform spec (the second YAML document) mounts as /dev/shm."""
+    """Executor -> size of the memory volume that the platform spec, the second YAML document, mounts as /dev/shm."""
     kubernetes = platform.get("platforms", {}).get("kubernetes", {})
     executors = kubernetes.get("deploymentSpec", {}).get("executors", {})
     return {
@@ -171,7 +170,7 @@ def _task(name: str, entry: Mapping[str, Any], document: Mapping[str, Any], shar
     container = executor["container"]
     inputs, outputs = component.get("inputDefinitions", {}), component.get("outputDefinitions", {})
     given = entry.get("inputs", {})
-    # kfp hands a task the parameters of its resources too; they are no ports
+    # kfp gives a task the parameters of its resources, too; they are no ports
     ports = {key: value for key, value in given.get("parameters", {}).items() if key in inputs.get("parameters", {})}
     parameters = {key: _parameter(name, key, value) for key, value in ports.items()}
     for key, definition in inputs.get("parameters", {}).items():
@@ -199,7 +198,7 @@ def _task(name: str, entry: Mapping[str, Any], document: Mapping[str, Any], shar
 
 
 def _gpus(accelerator: Mapping[str, Any], document: Mapping[str, Any]) -> int:
-    """GPUs of a task; of a pipeline parameter its default."""
+    """The number of GPUs of a task; if a pipeline parameter says how many, its default."""
     found = PARAMETER.fullmatch(str(accelerator.get("resourceCount", "")))
     if not found:
         return int(accelerator.get("resourceCount") or accelerator.get("count", 0))

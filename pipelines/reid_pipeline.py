@@ -2,11 +2,12 @@
 
     make compile SPEC=market
 
-writes it as the YAML that every runner takes: ours on this machine, a Kubeflow cluster, kfp.local's.
+writes it as the YAML that every runner reads: the one of this project, a Kubeflow cluster, kfp.local's.
 """
 
 # mypy: disable-error-code="untyped-decorator"
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from kfp import compiler, dsl
 
@@ -81,14 +82,13 @@ def person_reid(resources: Resources, spec_text: str) -> dsl.base_component.Base
     return pipeline
 
 
-def compile_pipeline(path: Path, *, resources: Resources | None = None, spec_text: str | None = None) -> None:
-    """Writes the compiled pipeline, the same bytes for the same arguments and image names."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.stem}.partial.yaml")
+def compiled(*, resources: Resources | None = None, spec_text: str | None = None) -> str:
+    """The compiled pipeline as YAML, the same text for the same arguments and image names."""
     pipeline = person_reid(resources or Resources(), default_spec() if spec_text is None else spec_text)
-    compiler.Compiler().compile(pipeline, str(partial))
-    partial.write_text(_without_head(partial.read_text(encoding="utf-8")), encoding="utf-8")
-    partial.replace(path)
+    with TemporaryDirectory() as folder:  # kfp compiles into a file only
+        file = Path(folder, "pipeline.yaml")
+        compiler.Compiler().compile(pipeline, str(file))
+        return _without_head(file.read_text(encoding="utf-8"))
 
 
 def _without_head(text: str) -> str:

@@ -2,7 +2,8 @@
 
     python -m pipelines --spec demo train.num_epochs=2
 
-Reads the spec and looks for the data set first: a mistake there is told at once, before kfp, MLflow or torch is loaded.
+The spec is read and the data set looked for first, so that a mistake there is reported at once, before kfp, MLflow or
+torch is loaded.
 """
 
 import argparse
@@ -17,18 +18,21 @@ from pathlib import Path
 
 from components import images
 from pipelines import ir
-from pipelines.display import Display, duration
+from pipelines.display import Display
 from pipelines.local import image_builds
 from pipelines.local.cache import Store
 from pipelines.local.containers import Containers
 from pipelines.local.docker_engine import engine
 from pipelines.local.mounts import cache_folders, mounts
 from pipelines.local.processes import Processes
-from pipelines.local.run_record import RunRecord, close_killed_runs, sole_runner
-from pipelines.local.scheduler import LocalRun, RunReport, Tasks, shown
+from pipelines.local.run_record import RunRecord, close_killed_runs
+from pipelines.local.run_report import RunReport, shown
+from pipelines.local.scheduler import LocalRun, Tasks
 from pipelines.summary import print_summary
+from reid.console.progress import duration
 from reid.data.market1501 import require_folders
 from reid.errors import ReidError, SpecError
+from reid.files.locks import locked
 from reid.files.secrets import key_to_environment
 from reid.spec import Experiment, load_spec, warn_of_replaced_paths
 from reid.spec.secret import open_text, open_values
@@ -37,7 +41,7 @@ from reid.tracking.pipeline_run import open_pipeline_run
 ROOT = Path(__file__).resolve().parent.parent
 SPECS = ROOT / "pipelines" / "specs"
 TRACKING_URI = f"sqlite:///{ROOT / 'results' / 'mlflow.db'}"
-"""One store for all runs, whatever a spec's results_dir says, so that any two compare; MLFLOW_TRACKING_URI wins."""
+"""One MLflow store for all runs, so that any two can be compared; MLFLOW_TRACKING_URI wins."""
 FILE_NAMES = {
     "dataset": "dataset.json",
     "findings": "findings.json",
@@ -47,7 +51,7 @@ FILE_NAMES = {
     "parity": "parity.json",
     "registration": "registration.json",
 }
-"""Names of outputs on this machine, for people and their tools; a cluster has its own, so no stage may count on one."""
+"""Names of outputs on this machine, for people; a cluster has other names, so no stage may rely on these."""
 DESCRIPTION = (
     "Runs the whole pipeline of one spec: validate, train, evaluate, inference, export, gen_trt_engine, register."
 )
@@ -60,7 +64,10 @@ pipeline/STAGE, or one KEY in it.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done; 2 the user's to mend; 1 a stage failed of itself; 130 Ctrl-C, 143 SIGTERM."""
+    """Runs one command; returns the exit status.
+
+    0 done; 1 a stage failed; 2 an error that the user can correct; 130 Ctrl-C, 143 SIGTERM.
+    """
     options = _parser().parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
@@ -98,22 +105,30 @@ def _parser() -> argparse.ArgumentParser:
         "--runner",
         default="auto",
         choices=["auto", "process", "docker", "kfp"],
-        help="where tasks run; auto: on the cluster that KFP_ENDPOINT names, else in containers where Docker answers"
-        " and our images are built and up to date, else as processes of this machine",
+        help="where tasks run; auto: on the cluster that KFP_ENDPOINT names, else in containers if Docker answers"
+        " and the images are built and up to date, else as processes of this machine",
     )
     parser.add_argument(
         "--jobs",
         type=_positive,
         default=os.environ.get("REID_JOBS", "1"),
-        help="tasks at once, where they don't need each other (default 1, or REID_JOBS)",
+        help="how many tasks run at once, if they do not need each other (default REID_JOBS, else 1)",
     )
     parser.add_argument(
-        "--compile-only", type=Path, metavar="FILE", help="write the compiled pipeline there, run nothing"
+        "--compile-only", type=Path, metavar="FILE", help="write the compiled pipeline into FILE, run nothing"
     )
     parser.add_argument(
-        "--cluster", type=Path, metavar="FILE", help="the cluster's own settings, YAML (memory, claims, tolerations …)"
+        "--cluster",
+        type=Path,
+        metavar="FILE",
+        help="the cluster's settings as YAML (memory, claims, tolerations …)",
     )
-    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="e.g. train.num_epochs=2")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="section.field=value",
+        help="fields that replace the spec's, e.g. train.num_epochs=2",
+    )
     return parser
 
 
@@ -124,7 +139,7 @@ def _positive(text: str) -> int:
 
 
 def spec_path(name: str) -> Path:
-    """The file of a spec given as a path or as a name in pipelines/specs; SpecError lists the names."""
+    """The file of a spec, given as a path or as a name in pipelines/specs. Raises SpecError, which lists the names."""
     for candidate in (Path(name), SPECS / name, SPECS / f"{name}.yaml"):
         if candidate.is_file():
             return candidate
@@ -133,7 +148,7 @@ def spec_path(name: str) -> Path:
 
 
 def _runner(asked: str) -> str:
-    """process, docker or kfp; auto is the cluster where one is named, else containers where their images are ready."""
+    """process, docker or kfp; auto is kfp if a cluster is named, else docker if the images are ready, else process."""
     if asked != "auto":
         return asked
     if os.environ.get("KFP_ENDPOINT"):
@@ -142,7 +157,7 @@ def _runner(asked: str) -> str:
 
 
 def _require_data(spec: Experiment) -> None:
-    """The data set's folders are there, or the validate stage can draw or fetch them."""
+    """Raises DatasetError if a folder of the data set is missing that the validate stage cannot draw or fetch."""
     if not (spec.dataset.synthetic or spec.dataset.source):
         require_folders(
             train=spec.dataset.train_dataset_dir,
@@ -161,7 +176,7 @@ def _compile_only(path: Path, spec: Experiment, cluster: Path | None) -> int:
 
 def _run(spec: Experiment, path: Path, *, jobs: int, in_containers: bool) -> int:
     from pipelines.cluster.preparation import resources_of  # noqa: PLC0415 - loads kfp
-    from pipelines.reid_pipeline import compile_pipeline  # noqa: PLC0415 - loads kfp
+    from pipelines.compilation import compile_pipeline  # noqa: PLC0415 - loads kfp
 
     started = time.monotonic()
     if in_containers:
@@ -169,7 +184,7 @@ def _run(spec: Experiment, path: Path, *, jobs: int, in_containers: bool) -> int
     key_to_environment(spec.encryption_key)
     store = Store(Path(spec.results_dir))
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or TRACKING_URI
-    with sole_runner(store.root) as lock:
+    with locked(store.root, user="a pipeline run") as lock:
         how = f"containers of {images.REID}" if in_containers else "processes of this machine"
         print(f"spec {shown(path)}, results in {shown(store.results_dir)}, stages as {how}", flush=True)
         close_killed_runs(store.results_dir / "runs")
@@ -194,7 +209,7 @@ def _containers(spec: Experiment, store: Store, tracking_uri: str, lock: int) ->
 
 
 def _mlflow_command(tracking_uri: str) -> str:
-    """What opens the runs in a browser: a command for a database, the address itself for a server."""
+    """How to open the runs in a browser: a command if the store is a database, the address itself if it is a server."""
     if tracking_uri == TRACKING_URI:
         return "make mlflow-ui"
     database = tracking_uri.startswith(("sqlite:", "postgresql", "mysql"))

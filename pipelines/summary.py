@@ -1,6 +1,6 @@
-"""The end of a run, for people: every stage, the figures before and after training, and where everything lies.
+"""The summary at the end of a run: every stage, the figures before and after training, and the paths of the results.
 
-Fits 80 columns and more; piped into a file it is plain text. Figures come from what the stages wrote, cached or new.
+It fits into 80 columns; in a file it is plain text. The figures are those that the stages wrote, in this run or before.
 """
 
 import shlex
@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
-from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.display import duration
-from pipelines.local.scheduler import CACHED, CONTINUED, FAILED, NOT_RUN, RAN, RunReport, TaskReport, shown
+from pipelines.local.run_report import CACHED, CONTINUED, FAILED, NOT_RUN, RAN, RunReport, TaskReport, shown
+from reid.console.progress import duration
+from reid.console.tables import rich_console, table
 
 COLOURS = {RAN: "green", CONTINUED: "green", CACHED: "cyan", FAILED: "bold red", NOT_RUN: "dim"}
 RANKINGS = {
@@ -26,7 +25,7 @@ RANKINGS = {
 }
 FIGURES = {"mAP": "mAP", "rank-1": "rank1", "rank-5": "rank5", "rank-10": "rank10"}
 OPENER = "open" if sys.platform == "darwin" else "xdg-open"
-PLACES = [
+RESULTS = [
     ("report", "evaluate", "report.html", f"{OPENER} {{}}"),
     ("data set report", "validate", "report.html", f"{OPENER} {{}}"),
     ("training report", "train", "report.html", f"{OPENER} {{}}"),
@@ -35,12 +34,12 @@ PLACES = [
     ("ONNX", "export", "model.onnx", "ls -lh {}"),
     ("engine", "gen_trt_engine", "engine", "ls -lh {}"),
 ]
-"""What, the stage that made it, its name there, and the command that opens it."""
+"""What it is, the stage that made it, its name in the stage's folder, and the command that opens it."""
 
 
 def print_summary(report: RunReport, *, results_dir: Path, mlflow: str, stream: TextIO) -> None:
-    """Writes the closing summary of a run to the stream; `mlflow` opens its MLflow runs."""
-    console = Console(file=stream, highlight=False, markup=False, emoji=False)
+    """Writes the closing summary of a run to the stream; `mlflow` is how to open its MLflow runs."""
+    console = rich_console(stream)
     console.print()
     console.print(_stages(report.tasks))
     figures = {stage: task.outputs.metrics for stage, task in report.tasks.items()}
@@ -48,7 +47,7 @@ def print_summary(report: RunReport, *, results_dir: Path, mlflow: str, stream: 
     if "mAP" in figures.get("evaluate", {}):
         console.print(retrieval_table(figures["evaluate"]))
         console.print()
-    for rows in (_deployment(report.tasks, figures), _places(report.tasks, results_dir, mlflow)):
+    for rows in (_deployment(report.tasks, figures), _results(report.tasks, results_dir, mlflow)):
         width = max((len(what) for what, _ in rows), default=0)
         for what, text in rows:
             console.print(f"{what:<{width}}  {text}", soft_wrap=True)
@@ -57,20 +56,19 @@ def print_summary(report: RunReport, *, results_dir: Path, mlflow: str, stream: 
 
 
 def _stages(tasks: Mapping[str, TaskReport]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("stage", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("figures", overflow="fold")
+    rows = table("stage")
+    rows.add_column("state", no_wrap=True)
+    rows.add_column("time", justify="right", no_wrap=True)
+    rows.add_column("figures", overflow="fold")
     for stage, task in tasks.items():
         time = duration(task.seconds) if task.state not in {CACHED, NOT_RUN} else ""
         state = Text(task.state, style=COLOURS.get(task.state, "yellow"))
-        table.add_row(stage, state, time, Text(_key_figures(task)))
-    return table
+        rows.add_row(stage, state, time, Text(_key_figures(task)))
+    return rows
 
 
 def _key_figures(task: TaskReport) -> str:
-    """The stage's most important sentence; its first figures where it has none."""
+    """The stage's most important sentence; its first figures if it has none."""
     if task.outputs.lines:
         return task.outputs.lines[0]
     return ", ".join(f"{name} {value:.4g}" for name, value in list(task.outputs.metrics.items())[:3])
@@ -78,15 +76,12 @@ def _key_figures(task: TaskReport) -> str:
 
 def retrieval_table(metrics: Mapping[str, float]) -> Table:
     """Percentages before and after training, plain and re-ranked."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("retrieval, %", no_wrap=True)
-    for heading in FIGURES:
-        table.add_column(heading, justify="right", no_wrap=True)
+    rows = table("retrieval, %", *FIGURES)
     for name, prefix in RANKINGS.items():
         if f"{prefix}mAP" in metrics:
             row = [metrics.get(prefix + metric) for metric in FIGURES.values()]
-            table.add_row(name, *("" if value is None else f"{100 * value:.1f}" for value in row))
-    return table
+            rows.add_row(name, *("" if value is None else f"{100 * value:.1f}" for value in row))
+    return rows
 
 
 def _deployment(tasks: Mapping[str, TaskReport], figures: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str]]:
@@ -103,11 +98,11 @@ def _deployment(tasks: Mapping[str, TaskReport], figures: Mapping[str, Mapping[s
     return rows
 
 
-def _places(tasks: Mapping[str, TaskReport], results_dir: Path, mlflow: str) -> list[tuple[str, str]]:
-    """Where things are and the command that opens each; what this run did not make or take is left out."""
+def _results(tasks: Mapping[str, TaskReport], results_dir: Path, mlflow: str) -> list[tuple[str, str]]:
+    """What this run made or took from the cache, each with the command that opens it."""
     latest = results_dir / "latest"
     rows = []
-    for what, stage, name, command in PLACES:
+    for what, stage, name, command in RESULTS:
         task = tasks.get(stage)
         path = latest / stage / name
         if task and task.outputs.artifacts and path.exists():

@@ -1,10 +1,10 @@
-"""The command `reid`, also as `python -m reid`. It is on guard before anything is loaded: Ctrl-C may come at once."""
+"""The command `reid`, also as `python -m reid`. It handles Ctrl-C from its first instant, before anything is loaded."""
 
 import sys
 
 
 def main() -> int:
-    """reid.cli.commands's main, and its exit status for Ctrl-C while that is still loading."""
+    """Runs reid.cli.commands.main; returns its exit status, also for Ctrl-C while that module is still loading."""
     try:
         from reid.cli.commands import main as command
 

@@ -1,18 +1,18 @@
-"""The errors of this project: one tree, so that a caller can catch what is the user's to mend.
+"""The errors of this project: one tree, so that a caller can catch everything that the user can correct.
 
-A ReidError says where, what was found and what was wanted. The command lines print it without a traceback and exit
-with status 2.
+The text of a ReidError says where the error is, what was found and what was wanted. The command lines print it without
+a traceback and exit with status 2.
 """
 
 
 class ReidError(Exception):
-    """Something the user can mend; its text is all that the user is shown."""
+    """Something that the user can correct; its text is all that the user is shown."""
 
     exit_status = 2
 
 
 class SpecError(ReidError):
-    """The experiment spec is wrong: unknown key, wrong type, out of range, or fields that contradict each other."""
+    """The experiment spec is wrong: an unknown key, a wrong type, a value out of range, or fields that contradict."""
 
 
 class DatasetError(ReidError):
@@ -20,7 +20,7 @@ class DatasetError(ReidError):
 
 
 class UnreadableImage(DatasetError):
-    """An image that cannot be decoded."""
+    """An image cannot be decoded."""
 
 
 class ArtifactError(ReidError):
@@ -28,11 +28,15 @@ class ArtifactError(ReidError):
 
 
 class KeyRefused(ArtifactError):
-    """An encrypted file, and no key or another one; or the file was changed, which cannot be told apart."""
+    """An encrypted file was opened without a key or with a wrong one, or it was changed: these cannot be told apart."""
+
+
+class FolderInUse(ReidError):
+    """Another process is using the results folder."""
 
 
 class TrainingError(ReidError):
-    """Training cannot go on: the loss is not finite, or another run holds the results folder."""
+    """Training cannot continue: the loss is not finite, or the results folder holds a training with other settings."""
 
 
 class TrackingError(ReidError):

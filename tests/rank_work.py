@@ -14,7 +14,7 @@ from torch import nn
 
 from reid.contract import Contract
 from reid.data.module import TrainingData
-from reid.distributed.devices import Device, share_the_cpu
+from reid.distributed.devices import ComputePlan, share_the_cpu
 from reid.distributed.ranks import Ranks
 from reid.errors import ArtifactError
 from reid.model.embedder import build_embedder
@@ -130,7 +130,7 @@ def train_some_steps(*, folder: str, sampler: str, ranks: Ranks) -> None:
         module,
         data,
         callbacks=[seen],
-        device=Device(devices, "32-true"),
+        plan=ComputePlan(devices, "32-true"),
         checkpoints=DurableCheckpoints(),
         epochs=3,
         start=None,

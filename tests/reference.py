@@ -1,4 +1,4 @@
-"""The papers' formulas of retrieval as slow loops over dense arrays: what reid.retrieval is held to.
+"""The papers' formulas of retrieval as slow loops over dense arrays; tests compare reid.retrieval with them.
 
 Q queries, G gallery images, N = Q + G, D values a vector. Equal distances are ordered by index everywhere.
 """
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class ReferenceScores(NamedTuple):
-    """As reid.retrieval.metrics.Scores."""
+    """The same fields as reid.retrieval.metrics.Scores."""
 
     mAP: float  # noqa: N815
     cmc: NDArray[np.float64]
@@ -89,7 +89,7 @@ def match_rates(
     gallery_person: NDArray,
     gallery_camera: NDArray,
 ) -> tuple[float, float]:
-    """Shares of the same-person and of the different-person pairs that lie within the threshold."""
+    """The shares of same-person and of different-person pairs within the threshold."""
     same = query_person[:, None] == gallery_person[None, :]
     counts = (gallery_person >= 0)[None, :] & (query_person > 0)[:, None]
     counts &= ~(same & (query_camera[:, None] == gallery_camera[None, :]))
@@ -133,7 +133,7 @@ def k_reciprocal_distance(
 
 
 def _reciprocal(order: NDArray, image: int, count: int) -> NDArray:
-    """R(image, count): those of the first `count` neighbours of the image that have it among theirs."""
+    """R(image, count): the images among its first `count` neighbours that have it among theirs."""
     forward = order[image, :count]
     backward = order[forward, :count]
     return forward[np.where(backward == image)[0]]

@@ -1,4 +1,4 @@
-"""TAO's and SOLIDER's Swin Transformer written out after mmcv's, by its names; slow."""
+"""TAO's and SOLIDER's Swin Transformer as slow loops, written after mmcv's and with its names."""
 
 from collections.abc import Mapping, Sequence
 

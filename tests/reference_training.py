@@ -1,4 +1,4 @@
-"""The formulas of training and of TAO's networks as slow loops, from the papers; tests hold ours against them."""
+"""The papers' formulas of training, and TAO's networks, as slow loops; tests compare reid's with them."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
-"""Kubeflow Pipelines' API (v2beta1), the few calls that a run takes, over the client that is generated from it.
+"""The calls of Kubeflow Pipelines' API (v2beta1) that a run needs, by the client that is generated from the API.
 
-`kfp.Client` is passed over on purpose: it mixes in settings of the user's home folder, warns at every use, cannot name
-an MLflow experiment to KFP's plugin, and waits for ever for a run that was cancelled.
+`kfp.Client` is not used on purpose: it mixes in settings of the user's home folder, warns at every use, cannot give an
+MLflow experiment to KFP's plugin, and waits for ever for a run that was cancelled.
 """
 
 import json
@@ -22,37 +22,37 @@ FILES = {
     "KFP_CA_CERT": "the certificate (PEM) of the authority that signed the endpoint's",
     "KFP_TOKEN_FILE": "a file that holds a token",
 }
-"""Variables that name files, and what is wanted there."""
+"""Variables that name files -> what the file has to hold."""
 ITS_API = "the address of its API (v2beta1) in KFP_ENDPOINT"
 READY = f"{ITS_API}, and its server up"
 
 
 class Unreachable(PipelineError):
-    """Nobody answers at the endpoint, or only with an error of its own; asking again may help."""
+    """The endpoint does not answer, or answers with a server error; asking again may help."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a cluster's API is and how to be let in. The environment is the way in: secrets stay out of `ps`."""
+    """Where a cluster's API is, and the credentials for it, from the environment: `ps` does not show them there."""
 
     url: str
     ui_url: str = ""
-    """Where people look at runs; "": url."""
+    """The address of the web pages; "": the same as url."""
     namespace: str = ""
-    """Of a multi-user installation."""
+    """The namespace, on a multi-user installation."""
     service_account: str = ""
-    """The stages' own; "": KFP's default."""
+    """The service account of the stages; "": KFP's default."""
     token: str = ""
     token_file: str = ""
-    """Read anew for each call, as its owner renews it."""
+    """A file that holds the token; it is read for each call, for tokens are renewed."""
     cookies: str = ""
     ca_cert: str = ""
     mlflow_plugin: bool = False
-    """Whether KFP's MLflow plugin is on there."""
+    """Whether KFP's MLflow plugin is on."""
 
     @classmethod
     def from_environment(cls) -> "Endpoint":
-        """KFP_ENDPOINT and the KFP_… beside it; PipelineError where it is not set or no address."""
+        """Reads KFP_ENDPOINT and the other KFP_… variables. Raises PipelineError if it is not set or no address."""
         url = os.environ.get("KFP_ENDPOINT", "")
         if not url.startswith(("http://", "https://")):
             raise PipelineError(f"KFP_ENDPOINT: found {url!r}\n  want: the address of Kubeflow Pipelines, https://…")
@@ -78,7 +78,7 @@ class Endpoint:
 
 
 class Cluster:
-    """Kubeflow Pipelines behind an endpoint. Every call raises PipelineError; Unreachable where a repeat may help."""
+    """Kubeflow Pipelines behind an endpoint. Every call raises PipelineError, Unreachable if a repeat may help."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         import kfp_server_api as api  # noqa: PLC0415 - half a second
@@ -86,7 +86,7 @@ class Cluster:
         self.endpoint, self._api = endpoint, api
         settings = api.Configuration(host=endpoint.url)
         settings.ssl_ca_cert = endpoint.ca_cert or None
-        settings.retries = False  # one try a call; who follows a run decides
+        settings.retries = False  # one try a call; the caller decides whether to repeat it
         if endpoint.token or endpoint.token_file:
             settings.api_key_prefix["authorization"] = "Bearer"
             settings.api_key["authorization"] = endpoint.token or "read at each call"
@@ -129,7 +129,7 @@ class Cluster:
         except urllib3.exceptions.HTTPError as error:
             raise Unreachable(f"KFP at {url}: does not answer: {error}\n  want: {READY}") from error
         except (ValueError, TypeError, AttributeError) as error:
-            if isinstance(error.__context__, self._api.ApiException):  # the client stumbles over one without a body
+            if isinstance(error.__context__, self._api.ApiException):  # the client fails on an answer without a body
                 raise PipelineError(f"KFP at {url}: {error.__context__.reason}\n  want: {ITS_API}") from error
             raise PipelineError(
                 f"KFP at {url}: answers, but not as Kubeflow Pipelines does ({str(error).splitlines()[0]})\n"
@@ -137,7 +137,7 @@ class Cluster:
             ) from error
 
     def pipeline(self, name: str, *, description: str) -> str:
-        """The id of the pipeline of this name, made where there is none."""
+        """The id of the pipeline of this name, which is made if there is none."""
         with self._calling():
             try:
                 found = self._pipelines.pipeline_service_get_pipeline_by_name(
@@ -151,7 +151,7 @@ class Cluster:
             return str(found.pipeline_id)
 
     def version(self, pipeline_id: str, name: str, file: Path) -> str:
-        """The id of the version of this name; the file is uploaded where there is none."""
+        """The id of the version of this name; the file is uploaded if there is none."""
         token = ""
         with self._calling():
             while True:
@@ -170,7 +170,7 @@ class Cluster:
             return str(made.pipeline_version_id)
 
     def experiment(self, name: str) -> str:
-        """The id of the experiment of this name, made where there is none."""
+        """The id of the experiment of this name, which is made if there is none."""
         wanted = {"predicates": [{"operation": EQUALS, "key": "display_name", "stringValue": name}]}
         with self._calling():
             page = self._experiments.experiment_service_list_experiments(
@@ -192,7 +192,7 @@ class Cluster:
         parameters: Mapping[str, Any],
         mlflow_experiment: str,
     ) -> str:
-        """Starts a run of a version; its id."""
+        """Starts a run of a version and returns its id."""
         plugins = {"mlflow": {"experiment_name": mlflow_experiment}} if self.endpoint.mlflow_plugin else None
         body = self._api.V2beta1Run(
             display_name=name,
@@ -214,7 +214,7 @@ class Cluster:
 
 
 def _message(body: Any) -> str:
-    """What the API says about its error, on a line."""
+    """What the API says about its error, on one line."""
     try:
         said = json.loads(body)
         return f": {said['message'] if isinstance(said, dict) else said}".splitlines()[0]

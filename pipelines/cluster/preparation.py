@@ -124,7 +124,7 @@ def asks_for_encryption(spec: Experiment) -> bool:
 def compile_for_cluster(path: Path, spec: Experiment, *, cluster_file: Path | None) -> Resources:
     """Writes the compiled pipeline that a cluster runs, without KFP's cache if an image is not named by digest."""
     from components.images import REID, TENSORRT  # noqa: PLC0415 - read from the environment now
-    from pipelines.reid_pipeline import compile_pipeline  # noqa: PLC0415 - loads kfp
+    from pipelines.compilation import compile_pipeline  # noqa: PLC0415 - loads kfp
 
     pinned = named_by_digest(REID, TENSORRT)
     if not pinned:

@@ -1,9 +1,9 @@
 """Where results lie and when they may be used again.
 
 `<results_dir>/pipeline/<stage>/<key>/` holds one task's outputs, its log.txt and executor_output.json; a finished
-one has task.json too, which makes it a cached result. Without task.json it is an attempt that was cut short: the
-next run with the same key goes on in it. Nothing is ever deleted here but the outputs of a task that is never cached:
-damaged outputs, and a task.json that is no record, are moved to set-aside-<time>/ in their folder.
+one has task.json too, which makes it a cached result. Without task.json it is an interrupted attempt, which
+the next run with the same key resumes. Only the outputs of a task that is never cached are deleted here: damaged
+outputs, and a task.json that is no record, are moved to set-aside-<time>/ in their folder.
 
 A key is a hash of what decides a result: component, input values, content of the input artifacts, code. Content
 counts, not time: a file that was copied or touched is the same file.
@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,9 +22,11 @@ from typing import Any
 from pipelines.ir import Task, Value
 from pipelines.local.result_record import FINISHED, Made, NoRecordError, Record, Stamp, read_record, record_of
 from pipelines.local.task_files import EXECUTOR_OUTPUT, LOG, Artifact, Outputs
+from reid.files.hashes import files_sha256
+from reid.files.writing import replace_link, write_text
 
 NO_RESULT = {LOG, "mlflow.json", "mlflow.jsonl"}
-"""Files of an attempt that are not what it made."""
+"""Files of an attempt that are no outputs."""
 ASIDE = "set-aside-"
 
 
@@ -43,12 +45,12 @@ class Result:
 class Prepared:
     """A folder that is ready for an attempt."""
 
-    goes_on: bool
-    """Whether the attempt goes on with what an interrupted one left."""
+    resumes: bool
+    """Whether the attempt resumes an interrupted one, of which something is left."""
     aside: Path | None
-    """Where that is kept which was in the way."""
+    """The folder to which what was in the way was moved."""
     objection: str
-    """What was wrong with a task.json that is no record; empty where it was one, or where there was none."""
+    """What was wrong with a task.json that is no record; empty if it was one, or if there was none."""
 
 
 def key_parts(
@@ -73,42 +75,30 @@ def _sha256(text: str) -> str:
 
 
 def stamps(path: Path) -> list[Stamp]:
-    """Every file of an artifact, sorted; empty where it is missing, one entry named "." for a single file."""
+    """Every file of an artifact, sorted; empty if it is missing, one entry named "." if it is a single file."""
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     return [_stamp(path, file.relative_to(path).as_posix()) for file in files]
 
 
 def _stamp(path: Path, name: str) -> Stamp:
-    status = _file(path, name).stat()
+    status = (path / name).stat()
     return name, status.st_size, status.st_mtime_ns
-
-
-def _file(path: Path, name: str) -> Path:
-    return path if name == "." else path / name
 
 
 def content_digest(path: Path) -> str:
     """SHA-256 over the names and contents of an artifact's files."""
-    return _digest_of(path, [name for name, _, _ in stamps(path)])
-
-
-def _digest_of(path: Path, names: Iterable[str]) -> str:
-    total = hashlib.sha256()
-    for name in names:
-        with _file(path, name).open("rb") as stream:
-            total.update(f"{name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
+    return files_sha256(path, [name for name, _, _ in stamps(path)])
 
 
 def _is_whole(path: Path, made: Made) -> bool:
-    """Whether every recorded file is as it was written: size and time are compared, where they differ the content.
+    """Whether every recorded file is as it was written: size and time are compared and, if they differ, the content.
 
     A file that no stage wrote is no damage.
     """
     names = [name for name, _, _ in made.files]
-    if not all(_file(path, name).is_file() for name in names):
+    if not all((path / name).is_file() for name in names):
         return False
-    return [_stamp(path, name) for name in names] == made.files or _digest_of(path, names) == made.digest
+    return [_stamp(path, name) for name in names] == made.files or files_sha256(path, names) == made.digest
 
 
 class Store:
@@ -123,7 +113,7 @@ class Store:
         return self.root / stage / key
 
     def look_up(self, folder: Path, task: Task) -> Result | None:
-        """The task's finished result in this folder; None where there is none, or where a file is gone or differs."""
+        """The task's finished result in this folder; None if there is none, or if a file is missing or differs."""
         try:
             record = record_of(task, folder)
         except NoRecordError:
@@ -139,7 +129,7 @@ class Store:
     def prepare(self, folder: Path, task: Task, *, afresh: bool) -> Prepared:
         """Makes the folder ready for an attempt.
 
-        Of a finished result only the damaged outputs are moved aside; where it is to be made `afresh`, all are removed.
+        The damaged outputs of a finished result are moved aside; if it is to be made `afresh`, all are removed.
         A task.json that is no record is moved aside, and nothing that it names is touched.
         """
         objection, in_the_way = "", []
@@ -165,7 +155,7 @@ class Store:
         return Prepared(left_over and record is None and not afresh, aside, objection)
 
     def finish(self, folder: Path, *, outputs: Outputs, parts: Mapping[str, str], seconds: float) -> Result:
-        """Seals a finished task: digests of its outputs are taken, task.json is written last."""
+        """Records a finished task: computes the digests of its outputs and writes task.json last."""
         digests = {name: content_digest(artifact.path) for name, artifact in outputs.artifacts.items()}
         artifacts = {
             name: Made(
@@ -182,7 +172,7 @@ class Store:
         return Result(folder, outputs, digests, seconds)
 
     def why_not_cached(self, stage: str, parts: Mapping[str, str]) -> str:
-        """Why the stage's latest finished result won't do: "changed: spec, code"; empty where there is none."""
+        """Why the stage's latest finished result won't do: "changed: spec, code"; empty if there is none."""
         try:
             record = read_record(self.results_dir / "latest" / stage)
         except NoRecordError:
@@ -195,12 +185,7 @@ class Store:
 
     def point_latest(self, stage: str, folder: Path) -> None:
         """Makes `<results_dir>/latest/<stage>` lead to this folder."""
-        link = self.results_dir / "latest" / stage
-        link.parent.mkdir(parents=True, exist_ok=True)
-        fresh = link.with_name(f".{stage}.partial")
-        fresh.unlink(missing_ok=True)
-        fresh.symlink_to(os.path.relpath(folder, link.parent), target_is_directory=True)
-        fresh.replace(link)
+        replace_link(self.results_dir / "latest" / stage, folder)
 
 
 def _remove(path: Path) -> None:
@@ -211,7 +196,7 @@ def _remove(path: Path) -> None:
 
 
 def _set_aside(folder: Path, names: Sequence[str]) -> Path | None:
-    """Moves what is there of these into a new folder beside them; None where nothing is there."""
+    """Moves those of these files that exist into a new folder beside them; None if none exists."""
     there = [name for name in names if os.path.lexists(folder / name)]
     if not there:
         return None
@@ -224,7 +209,4 @@ def _set_aside(folder: Path, names: Sequence[str]) -> Path | None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes the file in one step: readers see the old content or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")

@@ -1,7 +1,7 @@
 """Which code a stage can reach, as one hash: a cached result is only as good as the code that made it.
 
-The import closure is read from the source (nothing is run): every import statement counts, those inside functions
-too. An edit counts at once, committed or not.
+The imports are read from the source, without running it: every import statement counts, also those inside functions,
+except those under `if TYPE_CHECKING:`, which are never run. An edit counts at once, committed or not.
 """
 
 import ast
@@ -9,6 +9,8 @@ import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+
+from reid.files.hashes import file_sha256, files_sha256
 
 ENTRY_MODULE = "components.entry"
 PACKAGES = ("reid", "components")
@@ -29,8 +31,8 @@ def stage_code(root: Path, stage: str) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of one file; of nothing where it is missing."""
-    return hashlib.sha256(path.read_bytes() if path.exists() else b"").hexdigest()
+    """SHA-256 of one file; that of an empty file if it is missing."""
+    return file_sha256(path) if path.exists() else hashlib.sha256(b"").hexdigest()
 
 
 def closure(root: Path, modules: Iterable[str]) -> list[Path]:
@@ -52,8 +54,8 @@ def _files(root: Path, module: str) -> Iterator[Path]:
     """The module's own file and the __init__.py of each package above it; nothing for a name that is no module."""
     parts = module.split(".")
     for depth in range(1, len(parts) + 1):
-        place = root.joinpath(*parts[:depth])
-        for candidate in (place / "__init__.py", place.with_suffix(".py")):
+        path = root.joinpath(*parts[:depth])
+        for candidate in (path / "__init__.py", path.with_suffix(".py")):
             if candidate.is_file():
                 yield candidate
 
@@ -66,7 +68,7 @@ def _package(root: Path, file: Path) -> str:
 @functools.cache
 def _imports(source: bytes, package: str) -> tuple[str, ...]:
     names: list[str] = []
-    for node in ast.walk(ast.parse(source)):
+    for node in _nodes_that_run(ast.parse(source)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -77,6 +79,17 @@ def _imports(source: bytes, package: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _nodes_that_run(node: ast.AST) -> Iterator[ast.AST]:
+    """The node and all nodes below it, less the bodies of `if TYPE_CHECKING:`."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
+            for otherwise in child.orelse:
+                yield from _nodes_that_run(otherwise)
+        else:
+            yield from _nodes_that_run(child)
+
+
 def _data_files(package: Path) -> list[Path]:
     files = (path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     return sorted(path for path in files if path.suffix not in {".py", ".pyc"})
@@ -84,7 +97,4 @@ def _data_files(package: Path) -> list[Path]:
 
 def hash_files(root: Path, files: Iterable[Path]) -> str:
     """SHA-256 over the names below `root` and the contents of these files, in this order."""
-    total = hashlib.sha256()
-    for file in files:
-        total.update(f"{file.relative_to(root).as_posix()}\0{file_hash(file)}\n".encode())
-    return total.hexdigest()
+    return files_sha256(root, [file.relative_to(root).as_posix() for file in files])

@@ -1,5 +1,7 @@
-"""Tasks of the compiled pipeline as containers of this machine: each is one `docker run`, under the guard that a
-process has too, so that logs, progress, signals and exit statuses are the same.
+"""Tasks of the compiled pipeline as containers of this machine.
+
+Each is one `docker run` under the same guard as a process, so that logs, progress, signals and exit statuses are the
+same.
 """
 
 import json
@@ -25,7 +27,7 @@ PASSED_ON = (
     *("HF_TOKEN", "HF_ENDPOINT", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "GOMP_SPINCOUNT"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
 )
-"""What of this environment a task gets, by prefix; by name on the command line, for values can be secret."""
+"""Prefixes of the variables that a task gets; only their names are on the command line, for values can be secret."""
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 DOCKER_UNITS = {"Ki": "k", "Mi": "m", "Gi": "g"}
 """Kubernetes' binary units, as Docker writes them."""
@@ -54,8 +56,8 @@ class Containers:
             docker("rm", "--force", container)
 
     def identity(self, task: Task) -> dict[str, str]:
-        """What decides a result besides the inputs: the image, with the code and all that is installed; for an engine
-        the GPUs.
+        """What decides a result besides the inputs: the image, which holds the code and every package, and for an
+        engine the GPUs.
         """
         parts = {"image": self._image(task)}
         if task.stage == engine_builders.STAGE:

@@ -1,4 +1,4 @@
-"""Docker as its command line shows it: what the daemon is, and which images it has."""
+"""Docker, by its command line: what the daemon can do, and which images it has."""
 
 import json
 import shutil
@@ -11,15 +11,15 @@ from reid.errors import PipelineError
 ANSWER_S = 20.0
 WITHOUT = "RUNNER=process needs no containers"
 GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
-"""What the driver shows on Linux, and under Windows' Linux."""
+"""Devices that the driver makes on Linux, and on Linux under Windows."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """The daemon that answers."""
+    """What the Docker daemon can do."""
 
     rootless: bool
-    """Root inside a container is the user outside: files belong to the right one without --user."""
+    """Root inside a container is the user outside, so files belong to the right user without --user."""
     selinux: bool
     gpus: bool
     """Containers can be given the GPUs of this machine."""
@@ -34,7 +34,7 @@ class DockerFailed(PipelineError):
 
 
 def docker(*arguments: str, timeout_s: float | None = ANSWER_S) -> str:
-    """What `docker ARGUMENTS…` prints; DockerFailed where it fails, PipelineError where there is no Docker."""
+    """What `docker ARGUMENTS…` prints. Raises DockerFailed if it fails, PipelineError if there is no Docker."""
     command = f"docker {' '.join(arguments[:2])}"
     try:
         done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=timeout_s, check=False)
@@ -48,10 +48,10 @@ def docker(*arguments: str, timeout_s: float | None = ANSWER_S) -> str:
 
 
 def engine() -> Engine:
-    """The daemon; PipelineError where none answers."""
+    """What the daemon can do. Raises PipelineError if no daemon answers."""
     try:
         info = json.loads(docker("info", "--format", "{{json .}}"))
-        trouble = next(iter(info.get("ServerErrors") or []), "")  # older clients end well and say it here
+        trouble = next(iter(info.get("ServerErrors") or []), "")  # older clients exit with 0 and list the error here
     except DockerFailed as error:
         trouble = error.said
     if trouble:
@@ -69,7 +69,7 @@ def engine() -> Engine:
 
 
 def image_id(name: str) -> str | None:
-    """The id of an image that is here, sha256:…; None where it is not."""
+    """The id of an image on this machine, sha256:…; None if it is not here."""
     try:
         return docker("image", "inspect", "--format", "{{.Id}}", name)
     except DockerFailed as error:
@@ -79,5 +79,5 @@ def image_id(name: str) -> str | None:
 
 
 def image_label(name: str, label: str) -> str:
-    """A label of an image that is here; empty where it has no such label."""
+    """A label of an image on this machine; empty if it has no such label."""
     return docker("image", "inspect", "--format", f'{{{{index .Config.Labels "{label}"}}}}', name)

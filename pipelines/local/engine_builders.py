@@ -1,6 +1,6 @@
-"""What decides, besides its inputs and code, which engine gen_trt_engine makes: TensorRT and the GPUs that are here.
+"""What decides, besides inputs and code, which engine gen_trt_engine builds: TensorRT and this machine's GPUs.
 
-Part of that stage's cache key: after `pip install tensorrt`, or where a GPU appears, its result is made anew.
+Both are part of the stage's cache key: after `pip install tensorrt`, or with another GPU, the engine is built again.
 """
 
 import importlib.metadata

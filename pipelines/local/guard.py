@@ -1,10 +1,9 @@
-"""Starts one command and outlives nobody: `python guard.py [--container NAME] COMMAND…`, with standard input a pipe
-that the runner holds open.
+"""Starts one command and ends it if the runner dies: `python guard.py [--container NAME] COMMAND…`.
 
-When the runner dies, however it dies, the pipe closes and the whole process group of the command is killed: no
-orphan goes on using the GPU or writing into a results folder that the next run has taken over. A container is no member
-of that group; where the command is `docker run --name NAME`, the container of that name ends with it too. Standard
-library only; works wherever pipes and process groups do.
+Standard input is a pipe that the runner holds open. When the runner dies, in whatever way, the pipe closes and the
+whole process group of the command is killed: no orphan continues to use the GPU, or to write into a results folder that
+the next run uses. A container is no member of that group; if the command is `docker run --name NAME`, the container of
+that name is removed, too. Standard library only.
 """
 
 import os
@@ -29,7 +28,7 @@ def remove(container: str | None) -> None:
             stderr=subprocess.DEVNULL,
             timeout=REMOVE_TIMEOUT_S,
             check=False,
-            start_new_session=True,  # it is to end what this group has begun, not to end with it
+            start_new_session=True,  # so that it is not killed with this process group
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         sys.stderr.write(f"container {container} may still be there: {error}\n")
@@ -44,8 +43,8 @@ def kill_group_at_end_of(stream: int, container: str | None) -> None:
 
 
 def main() -> int:
-    """The command's exit status; 128 + n where signal n ended it."""
-    # Handlers, for SIG_IGN would be inherited. The command gets the runner's signals itself, as a member of the group.
+    """Runs the command; returns its exit status, 128 + n if signal n ended it."""
+    # Handlers, because SIG_IGN would be inherited. The command is in this process group and gets the signals itself.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     command, container = sys.argv[1:], None
@@ -59,7 +58,7 @@ def main() -> int:
     threading.Thread(target=kill_group_at_end_of, args=(sys.stdin.fileno(), container), daemon=True).start()
     status = task.wait()
     if status:
-        remove(container)  # docker's client may have died, and not what it watched
+        remove(container)  # the docker client may have died without its container
     return status if status >= 0 else 128 - status
 
 

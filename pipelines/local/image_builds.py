@@ -24,10 +24,10 @@ from reid.errors import PipelineError, ReidError
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = "reid.source"
-"""Label: a hash of all that went into an image from this repository."""
+"""Name of the label that holds the hash of the files that went into an image from this repository."""
 INDEX = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST")
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
-"""What a build needs where PyPI is not reached directly: settings of pip, and Docker's own build arguments."""
+"""What a build needs if PyPI is not reached directly: settings of pip, and Docker's own build arguments."""
 CERTIFICATES = ROOT / "build" / "ca-certificates.crt"
 """Certificates that pip is to trust in the build; git ignores the folder."""
 IMAGES = {"torch": images.REID, "tensorrt": images.TENSORRT}
@@ -35,7 +35,7 @@ VARIABLES = {"torch": "REID_IMAGE", "tensorrt": "REID_TRT_IMAGE"}
 
 
 def source_hash(image: str) -> str:
-    """A hash of the files that the image is made of."""
+    """The hash of the files that the image is built from."""
     files = [path for path in (ROOT / "reid").rglob("*") if path.is_file() and path.suffix != ".pyc"]
     names = ("Dockerfile", "__init__.py", "entry.py", "packages.py", f"{image}.packages")
     files += [ROOT / "requirements.lock", *(ROOT / "components" / name for name in names)]
@@ -43,7 +43,7 @@ def source_hash(image: str) -> str:
 
 
 def state(image: str) -> str:
-    """ "ready", "missing", or "old": built from other code. One that REID_IMAGE names is not ours to judge."""
+    """ "ready", "missing", or "old": built from other code. An image that REID_IMAGE names is never called old."""
     name = IMAGES[image]
     if image_id(name) is None:
         return "missing"
@@ -62,7 +62,7 @@ def all_ready() -> bool:
 
 
 def ensure() -> None:
-    """Makes both images ready: builds ours where missing or old, pulls one that a variable names."""
+    """Makes both images ready: builds this project's if it is missing or old, pulls one that a variable names."""
     engine()
     for image, name in IMAGES.items():
         found = state(image)
@@ -80,7 +80,7 @@ def _pull(name: str, variable: str) -> None:
     except PipelineError as error:
         raise PipelineError(
             f"{variable}={name}: no such image here, and {error}\n"
-            f"  want: an image that is here or can be pulled; without {variable} ours is built"
+            f"  want: an image that is here or can be pulled; without {variable} the project's own is built"
         ) from None
 
 
@@ -106,7 +106,7 @@ def build(image: str) -> None:
 
 
 def _take_certificates() -> None:
-    """Gives the build the certificates that PIP_CERT names here; a path of this machine would mean nothing in there."""
+    """Copies the certificates that PIP_CERT names to where the build finds them: it cannot see other paths."""
     named = os.environ.get("PIP_CERT")
     if named:
         CERTIFICATES.parent.mkdir(exist_ok=True)
@@ -131,7 +131,7 @@ def push(registry: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 2 the user's to mend."""
+    """Runs one command; returns the exit status: 0 done, 2 an error that the user can correct."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.local.image_builds", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("build", help="build both images")

@@ -1,7 +1,7 @@
 """Tasks of the compiled pipeline as processes of this machine.
 
-A process group each, so that a signal reaches all it started; output goes straight into its log file, from which the
-runner reads how far it is. Containers take this one's place in `containers.py`: `identity` says what decides a result
+Each is a process group, so that a signal reaches everything that it started; its output goes into its log file, from
+which the runner reads how far it is. `Containers` has the same two methods: `identity` says what decides a result
 besides the inputs, `start` starts a task.
 """
 
@@ -26,7 +26,7 @@ GUARD = Path(__file__).with_name("guard.py")
 PROGRESS = "progress: "
 LAST_WORDS_BYTES = 64 * 1024
 GRACE_S = {signal.SIGINT: 20.0, signal.SIGTERM: 5.0, signal.SIGKILL: 0.0}
-"""What a task gets when the run is interrupted, one after the other, and how long each is given."""
+"""Signals that a task gets, one after the other, when the run is interrupted -> how long each is given."""
 POLL_S = 0.05
 
 
@@ -49,7 +49,7 @@ class Running:
         return self.process.poll()
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to the task and all it started; SIGKILL is the guard's to give, which knows of containers."""
+        """Sends a signal to the task and all it started. SIGKILL is left to the guard, which also ends a container."""
         if self.process.poll() is not None:
             return
         if number is signal.SIGKILL and self.process.stdin:
@@ -58,12 +58,12 @@ class Running:
             os.killpg(self.process.pid, number)
 
     def close(self) -> None:
-        """Ends what an ended task may have left behind in its group."""
+        """Kills what an ended task may have left behind in its process group."""
         if self.process.stdin:
             self.process.stdin.close()
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):  # macOS says the second of a group of zombies
+        except (ProcessLookupError, PermissionError):  # macOS raises the second for a group of zombies
             return
 
     def progress(self) -> list[str]:
@@ -77,7 +77,7 @@ class Running:
         return [text.removeprefix(PROGRESS) for text in texts if text.startswith(PROGRESS)]
 
     def last_words(self, lines: int) -> list[str]:
-        """The last lines that this attempt logged, progress left out."""
+        """The last lines that this attempt logged, without progress."""
         with self.log.open("rb") as stream:
             stream.seek(max(self.log_start, stream.seek(0, os.SEEK_END) - LAST_WORDS_BYTES))
             texts = stream.read().decode("utf-8", "replace").splitlines()
@@ -85,7 +85,7 @@ class Running:
 
 
 def stop(running: Sequence[Running], *, at_once: Callable[[], bool]) -> None:
-    """Ends these tasks and waits for them: SIGINT, SIGTERM, SIGKILL, one after the other or `at_once`."""
+    """Ends these tasks and waits for them: by SIGINT, SIGTERM and SIGKILL, without the waits between if `at_once`."""
     for number, grace_s in GRACE_S.items():
         for task in running:
             task.signal(number)
@@ -128,19 +128,19 @@ class Processes:
     """Runs tasks with this Python, from the repository at `root`."""
 
     def __init__(self, root: Path, *, keep_open: Sequence[int] = ()) -> None:
-        """The file descriptors `keep_open` stay open until the last task is gone, even where the runner was killed."""
+        """The file descriptors `keep_open` stay open until the last task has ended, even if the runner was killed."""
         self.root = root
         self.keep_open = tuple(keep_open)
 
     def identity(self, task: Task) -> dict[str, str]:
-        """What decides a result besides the inputs: the code in reach, what is installed; for an engine the GPUs."""
+        """What decides a result besides the inputs: the stage's code, the packages, and for an engine the GPUs."""
         stage = code_hash.stage_of(task.command)
         python = ".".join(platform.python_version_tuple()[:2])
         lock = code_hash.file_hash(self.root / "requirements.lock")
         parts = {"code": code_hash.stage_code(self.root, stage) if stage else "", "packages": f"{python} {lock}"}
         if stage == engine_builders.STAGE:
             parts |= {"tensorrt": engine_builders.installed_tensorrt(), "gpus": engine_builders.gpus_here()}
-        # whether, not by which key: a hash of a weak key can be guessed
+        # only whether there is a key: a weak key could be guessed from its hash
         return parts | ({"encryption": "on"} if encryption_key() else {})
 
     def start(
@@ -166,11 +166,11 @@ class Processes:
         return {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(path),
-            "PYTHONSAFEPATH": "1",  # a folder `components` where the user stands must not hide ours
+            "PYTHONSAFEPATH": "1",  # a folder `components` in the working folder must not hide this project's
             "PYTHONUNBUFFERED": "1",
             "MLFLOW_DISABLE_TELEMETRY": "true",
-            # OpenMP's threads wait for each other actively for long; on a shared machine that costs up to two thirds of
-            # a training's speed. 2000 turns cost nothing on an idle one (427 and 404 images/s, one run of each).
+            # OpenMP's threads spin for long while they wait for each other; on a shared machine that costs up to two
+            # thirds of a training's speed. 2000 turns cost nothing on an idle one (427 and 404 images/s, one run each).
             "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "2000"),
             "NUMBA_CACHE_DIR": os.environ.get("NUMBA_CACHE_DIR", str(self.root / ".cache" / "numba")),
             **task.environment,

@@ -1,6 +1,6 @@
-"""task.json: what a finished task left, as the store remembers it.
+"""task.json: the record of a finished task.
 
-It decides which files are used again, moved and deleted, so it is read as strictly as a stranger's file: a path in it
+It decides which files are used again, moved and deleted, so it is checked like a file of unknown origin: a path in it
 is the name of something in the result's own folder, or the file is no record at all.
 """
 
@@ -14,7 +14,7 @@ from pipelines.ir import Task, Value
 
 FINISHED = "task.json"
 Stamp = tuple[str, int, int]
-"""A file's name under its artifact ("." where that is the file), size in bytes, time of change in nanoseconds."""
+"""A file's name under its artifact ("." if the artifact is a file), size in bytes, time of change in nanoseconds."""
 NUMBER = (int, float)
 KINDS: dict[str, type | tuple[type, ...]] = {
     "STRING": str,
@@ -28,7 +28,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 
 
 class NoRecordError(ValueError):
-    """What task.json says that no finished task has left; the text names the field."""
+    """task.json is not the record of a finished task; the text names the field."""
 
 
 def _plain(name: str) -> str:
@@ -71,7 +71,7 @@ class Record(BaseModel):
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record in this folder; None where there is none. Raises NoRecordError for a file that is no record."""
+    """The record in this folder; None if there is none. Raises NoRecordError if the file is no record."""
     try:
         return Record.model_validate_json((folder / FINISHED).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -80,13 +80,13 @@ def read_record(folder: Path) -> Record | None:
         raise NoRecordError(f"cannot be read: {error.strerror}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(step) for step in first["loc"])
+        field = ".".join(str(step) for step in first["loc"])
         what = first["msg"].removeprefix("Value error, ")
-        raise NoRecordError(f"{where}: {what}" if where else what) from None
+        raise NoRecordError(f"{field}: {what}" if field else what) from None
 
 
 def record_of(task: Task, folder: Path) -> Record | None:
-    """As `read_record`; a record of other outputs than this task's, or of some outside the folder, is none either."""
+    """As `read_record`, and raises NoRecordError if the record has other outputs than this task, or some elsewhere."""
     record = read_record(folder)
     if record is not None:
         _compare_names("artifacts", record.artifacts.keys(), task.output_artifacts.keys())
@@ -99,10 +99,10 @@ def record_of(task: Task, folder: Path) -> Record | None:
     return record
 
 
-def _compare_names(where: str, found: Any, wanted: Any) -> None:
+def _compare_names(field: str, found: Any, wanted: Any) -> None:
     if set(found) != set(wanted):
-        told = [", ".join(sorted(names)) or "nothing" for names in (found, wanted)]
-        raise NoRecordError(f"{where}: found {told[0]}, want {told[1]}")
+        lists = [", ".join(sorted(names)) or "nothing" for names in (found, wanted)]
+        raise NoRecordError(f"{field}: found {lists[0]}, want {lists[1]}")
 
 
 def _check(name: str, made: Made, schema: str, folder: Path) -> None:

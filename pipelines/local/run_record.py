@@ -1,67 +1,15 @@
-"""One run at a time in a results folder, and a record of each: `<results_dir>/runs/<time>.json`.
+"""A record of each run: `<results_dir>/runs/<time>.json`.
 
-The record says which stages ran, how they ended, how long they took and which MLflow runs are theirs. A run that was
-killed could not say so: the next one does it for it.
+The record says which stages ran, how they ended, how long they took and which MLflow runs are theirs. The record of a
+run that was killed is completed by the next run.
 """
 
-import fcntl
 import json
-import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from pipelines.local.cache import write_json
-from reid.errors import PipelineError
-from reid.files.processes import is_alive
-
-WAIT_FOR_LOCK_S = 3.0  # a runner that was killed a moment ago: its guards still hold the lock while they end its tasks
-
-
-@contextmanager
-def sole_runner(root: Path) -> Iterator[int]:
-    """Holds `<root>/lock` and gives its file descriptor; PipelineError names the runner that has it."""
-    path = root / "lock"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise PipelineError(f"{path}: cannot be written: {error.strerror}\n  want: a results_dir that can") from None
-    try:
-        _take(descriptor, path)
-        holder = {"pid": os.getpid(), "started": datetime.now().isoformat(" ", "seconds")}
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _take(descriptor: int, path: Path) -> None:
-    give_up_at = time.monotonic() + WAIT_FOR_LOCK_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            holder = _holder(descriptor)
-            if time.monotonic() > give_up_at or (holder and is_alive(holder["pid"])):
-                raise PipelineError(
-                    f"{path}: another run is using this results folder\n"
-                    f"  found: process {holder.get('pid', '?')}, started {holder.get('started', '?')}\n"
-                    "  want:  wait until it ends, stop it, or choose another results_dir"
-                ) from None
-        time.sleep(0.05)
-
-
-def _holder(descriptor: int) -> dict[str, Any]:
-    try:
-        return json.loads(os.pread(descriptor, 4096, 0))  # type: ignore[no-any-return]
-    except ValueError:
-        return {}
 
 
 class RunRecord:
@@ -92,13 +40,17 @@ class RunRecord:
 def close_killed_runs(folder: Path) -> None:
     """Marks earlier runs that never ended as killed.
 
-    To be called by the sole runner, before it writes its own record: then whatever says "running" is dead.
+    To be called by the holder of the folder's lock, before it writes its own record: every run that is recorded as
+    running is dead then. A file that is no record of a run stays as it is.
     """
     for path in sorted(folder.glob("*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["state"] == "running":
-            content["state"] = "killed"
-            for facts in content["stages"].values():
-                if facts["state"] == "running":
-                    facts["state"] = "killed"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            runs = [content, *content["stages"].values()]
+            running = [facts for facts in runs if facts["state"] == "running"]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            continue
+        for facts in running:
+            facts["state"] = "killed"
+        if content in running:
             write_json(path, content)

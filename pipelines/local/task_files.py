@@ -1,7 +1,7 @@
-"""A task's inputs and outputs as the files that KFP's launcher, kfp.local and we agree on.
+"""A task's inputs and outputs as files, in the formats of KFP's launcher and of kfp.local.
 
-Written before a task: its executor input, the JSON that replaces `{{$}}`. Read after it: the executor output JSON
-and one file per output parameter, as strictly as the cluster's launcher reads them.
+Before a task, its executor input is made, the JSON that replaces `{{$}}`. After it, the executor output JSON and one
+file per output parameter are read, as strictly as the cluster's launcher reads them.
 """
 
 import json
@@ -31,7 +31,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Everything that a task gave: values and files."""
+    """Everything that a task has written: values and files."""
 
     parameters: dict[str, Value]
     artifacts: dict[str, Artifact]
@@ -44,12 +44,12 @@ class Outputs:
 
     @property
     def lines(self) -> list[str]:
-        """The sentences for the closing summary."""
+        """The sentences of the closing summary."""
         return [line for artifact in self.artifacts.values() for line in artifact.metadata.get("lines", [])]
 
 
 def artifact_path(folder: Path, name: str, schema: str, file_names: Mapping[str, str]) -> Path:
-    """Where an output artifact goes; a suffix for the eyes of a browser only: on a cluster there is none."""
+    """The path of an output artifact. The suffix is for browsers; on a cluster there is none."""
     return folder / file_names.get(name, name + SUFFIXES.get(schema, ""))
 
 
@@ -90,7 +90,7 @@ def _listed(name: str, path: Path, schema: str, metadata: Mapping[str, Any]) -> 
 
 
 def read_outputs(task: Task, folder: Path, file_names: Mapping[str, str]) -> Outputs:
-    """What a task that ended well has written; PipelineError where it declares an output and doesn't give it."""
+    """What a task that ended well has written. Raises PipelineError if it did not write an output that it declares."""
     written = _read_executor_output(folder / EXECUTOR_OUTPUT)
     parameters = {
         name: _output_parameter(task, name, kind, written, folder / "parameters" / name)
@@ -109,7 +109,7 @@ def read_outputs(task: Task, folder: Path, file_names: Mapping[str, str]) -> Out
 
 
 def _read_executor_output(path: Path) -> dict[str, Any]:
-    """The parsed file; empty where a container wrote none. The cluster's parser refuses all but its two fields."""
+    """The parsed file; empty if a container wrote none. The cluster's parser refuses other fields than its two."""
     if not path.exists():
         return {"parameterValues": {}, "artifacts": {}}
     try:

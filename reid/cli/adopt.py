@@ -1,21 +1,20 @@
-"""The command `reid adopt`: another project's trained file, as one that the tasks take.
+"""The command `reid adopt`: makes a file that the tasks read of another project's trained file.
 
 reid adopt model_epoch_119.tlt -e spec.yaml
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from reid.console.view import show_outcome
+from reid.console.tables import Closing
 
 
 def add_adopt(parser: argparse.ArgumentParser) -> None:
-    """Gives the parser its description, its arguments (but the spec's) and its action."""
+    """Adds the description, the arguments except the spec, and the action to the parser."""
     parser.description = (
-        "adopt: makes a checkpoint that the tasks take of one of TAO, reid-strong-baseline, SOLIDER-REID, fast-reid or "
-        "torchreid; puts how its images are prepared into an ONNX file of TAO. The spec has to describe the network "
-        "and its images; every tensor of the embedding has to fit."
+        "adopt: reads a checkpoint of TAO, reid-strong-baseline, SOLIDER-REID, fast-reid or torchreid and writes one "
+        "that the tasks read; writes how images are prepared into an ONNX file of TAO. The spec has to describe the "
+        "network and its images; every tensor of the embedding has to fit."
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="the checkpoint (tensors only, never code), or .onnx")
     output_help = "default: <name>.adopted.pth, or .onnx, beside FILE"
@@ -23,10 +22,10 @@ def add_adopt(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(action=_adopt)
 
 
-def _adopt(options: argparse.Namespace) -> None:
+def _adopt(options: argparse.Namespace) -> Closing:
     from reid.spec import load_spec
     from reid.stages.adopt import adopt, adopted_name
 
     spec = load_spec(options.spec, overrides=options.overrides)
     outcome = adopt(spec, file=options.file, output=options.output or adopted_name(options.file))
-    show_outcome(sys.stdout, "adopt", outcome.metrics, outcome.lines)
+    return Closing("adopt", outcome.metrics, outcome.lines)

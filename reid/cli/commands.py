@@ -1,4 +1,4 @@
-"""The command `reid`: every task of a spec by itself, the spec in words, and the drawing of data sets.
+"""The command `reid`: every task of a spec by itself, explanations of the spec, and drawn data sets.
 
     reid train -e market.yaml train.num_epochs=2
     reid spec --explain train.optim
@@ -20,18 +20,19 @@ from pathlib import Path
 from reid import __version__
 from reid.cli.adopt import add_adopt
 from reid.cli.serving import add_client, add_start_server, add_triton_options
-from reid.console.view import show_outcome, shown_on
+from reid.console.tables import Closing, show_closing
+from reid.console.view import shown_on
 from reid.errors import ReidError, SpecError
 
 TASKS = {
-    "validate": "check the data set; writes a manifest and a findings report",
-    "train": "train the network; continues an interrupted training",
-    "evaluate": "mAP, CMC and mINP, plain and re-ranked; plots and an HTML report",
-    "inference": "embeddings of every query and gallery image, as JSON",
-    "export": "ONNX that carries its preprocessing contract; checked against torch",
-    "gen_trt_engine": "a TensorRT engine from the ONNX, with a build record",
-    "triton": "a model repository for Triton Inference Server, of the ONNX or the engine",
-    "start_client": "a sample of persons through a Triton server: mAP, CMC plot, matches sheet",
+    "validate": "check the data set; write a manifest and a findings report",
+    "train": "train the network, or continue an interrupted training",
+    "evaluate": "measure mAP, CMC and mINP, plain and re-ranked; draw plots and write an HTML report",
+    "inference": "write the embeddings of every query and gallery image, as JSON",
+    "export": "write an ONNX file with its preprocessing contract; check it against torch",
+    "gen_trt_engine": "build a TensorRT engine from the ONNX file; write a build record",
+    "triton": "write a model repository for Triton Inference Server, from the ONNX file or the engine",
+    "start_client": "send a sample of persons to a Triton server; mAP, CMC plot, matches sheet",
 }
 DRAWN = (
     *("train_persons", "test_persons", "cameras", "images_per_camera", "distractors", "junk"),
@@ -42,7 +43,7 @@ INTERRUPTED = 130
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose help may end with lines that are made only when somebody asks for them."""
+    """A parser whose help may end with lines that are made only when the help is asked for."""
 
     more_help: Callable[[], str] | None = None
 
@@ -52,11 +53,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line; returns the exit status (0 done, 1 a fault of ours, 2 the user's to mend, 130 Ctrl-C)."""
+    """Runs one command; returns the exit status: 0 done, 1 a bug, 2 an error that the user can correct, 130 Ctrl-C."""
     options = _parsed(arguments)
     try:
         with shown_on(sys.stderr):
-            options.action(options)
+            closing: Closing | None = options.action(options)
+        if closing:
+            show_closing(sys.stdout, closing)
         return 0
     except ReidError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -69,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except Exception:
         traceback.print_exc()
-        print("error: this is a fault of reid, not of yours", file=sys.stderr)
+        print("error: this is a bug in reid, not a mistake of yours", file=sys.stderr)
         return 1
 
 
@@ -104,12 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_spec(command, required=True)
     add_start_server(command)
     command.more_help = _help_on("start_server")
-    command = commands.add_parser("adopt", help="another project's checkpoint or ONNX file, as one that the tasks take")
+    command = commands.add_parser("adopt", help="convert another project's checkpoint or ONNX file for the tasks")
     add_adopt(command)
     _add_spec(command, required=True)
     command.more_help = _help_on("adopt")
-    add_client(commands.add_parser("client", help="embeddings of two folders of images from a Triton server"))
-    _add_spec_command(commands.add_parser("spec", help="the spec's fields in words; a blank spec; check one"))
+    add_client(commands.add_parser("client", help="get the embeddings of two folders of images from a Triton server"))
+    _add_spec_command(commands.add_parser("spec", help="explain the spec's fields, print a blank spec, check a spec"))
     _add_dataset_commands(commands.add_parser("dataset", help="draw a data set, or look at one"))
     return parser
 
@@ -122,7 +125,11 @@ def _add_spec(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 def _add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="section.field=value", help="overrides, e.g. train.num_epochs=2"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="section.field=value",
+        help="fields that replace those of the spec, e.g. train.num_epochs=2",
     )
 
 
@@ -147,10 +154,14 @@ def _columns() -> int:
 def _add_spec_command(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--explain", nargs="?", const="", metavar="NAME", help="a section or field, e.g. train.optim; without: all"
+        "--explain",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="explain a section or field, e.g. train.optim; or all",
     )
-    what.add_argument("--blank", action="store_true", help="print a spec of every field at its default, with comments")
-    what.add_argument("--check", metavar="SPEC", help="load a spec and say all that is wrong with it")
+    what.add_argument("--blank", action="store_true", help="print a spec with every default, and comments")
+    what.add_argument("--check", metavar="SPEC", help="load a spec and print everything that is wrong with it")
     _add_overrides(parser)
     parser.set_defaults(action=_spec)
 
@@ -158,17 +169,17 @@ def _add_spec_command(parser: argparse.ArgumentParser) -> None:
 def _add_dataset_commands(parser: Parser) -> None:
     commands = parser.add_subparsers(required=True, metavar="ACTION")
     synth = commands.add_parser("synth", help="draw a data set in Market-1501's layout")
-    synth.add_argument("root", type=Path, help="folder to make")
+    synth.add_argument("root", type=Path, help="folder that is made")
     for name in DRAWN:
         synth.add_argument(f"--{name.replace('_', '-')}", type=int, default=argparse.SUPPRESS, metavar="N")
-    synth.add_argument("--workers", type=int, default=0, metavar="N", help="processes; 0: one per core")
+    synth.add_argument("--workers", type=int, default=0, metavar="N", help="number of processes; 0: one per core")
     synth.set_defaults(action=_synth)
     synth.more_help = _drawn_help
-    sheet = commands.add_parser("sheet", help="a contact sheet: a row a person, a column a camera")
+    sheet = commands.add_parser("sheet", help="draw a sheet: a row for each person, a column for each camera")
     sheet.add_argument("root", type=Path, help="folder of a data set in Market-1501's layout")
-    sheet.add_argument("output", type=Path, help="picture to write, .png or .jpg")
+    sheet.add_argument("output", type=Path, help="picture that is written, .png or .jpg")
     sheet.add_argument("--persons", type=int, default=8)
-    sheet.add_argument("--file-name", default="market1501", metavar="PATTERN", help="for dataset.file_name")
+    sheet.add_argument("--file-name", default="market1501", metavar="PATTERN", help="in place of dataset.file_name")
     sheet.add_argument("--seed", type=int, default=0)
     sheet.set_defaults(action=_sheet)
 
@@ -177,7 +188,7 @@ def _drawn_help() -> str:
     from reid.spec.explain import listed
 
     fields = listed([f"dataset.synthetic.{name}" for name in DRAWN], width=_columns())
-    return f"the figures are those of the spec, with their defaults:\n\n{fields}"
+    return f"the numbers are the spec's fields, with their defaults:\n\n{fields}"
 
 
 def _synth(options: argparse.Namespace) -> None:
@@ -190,7 +201,7 @@ def _synth(options: argparse.Namespace) -> None:
     drawn = ensure_market(
         options.root, **settings.model_dump(exclude={"root"}), workers=options.workers or os.cpu_count() or 1
     )
-    print(f"{options.root}: {'drawn' if drawn else 'was there already, with these settings'}")
+    print(f"{options.root}: {'drawn' if drawn else 'exists already, with these settings'}")
 
 
 def _sheet(options: argparse.Namespace) -> None:
@@ -207,7 +218,7 @@ def _sheet(options: argparse.Namespace) -> None:
 
 def _spec(options: argparse.Namespace) -> None:
     if options.overrides and not options.check:
-        raise SpecError(f"{options.overrides[0]}: overrides go with --check only")
+        raise SpecError(f"{options.overrides[0]}: fields can be replaced with --check only")
     if options.check:
         from reid.spec import load_spec
 
@@ -215,20 +226,21 @@ def _spec(options: argparse.Namespace) -> None:
         from reid.stages.validate import require_weights
 
         require_weights(spec.model.backbone)
-        print(f"{options.check}: nothing to object to")
+        print(f"{options.check}: no errors")
         return
     from reid.spec.explain import blank, explain
 
     print(blank() if options.blank else explain(options.explain, width=_columns()), end="")
 
 
-def _run_task(options: argparse.Namespace) -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # docker stop, a scheduler: as on Ctrl-C
+def _run_task(options: argparse.Namespace) -> Closing:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # docker stop and schedulers send it: handled as Ctrl-C
     from reid.spec import load_spec
 
     spec = load_spec(options.spec, overrides=options.overrides)
-    from reid.cli.tasks import results_folder, run_task
+    from reid.cli.task_files import results_folder
+    from reid.cli.tasks import run_task
 
     outcome = run_task(options.task, spec)
     lines = [*outcome.lines, f"results: {results_folder(spec, options.task)}"]
-    show_outcome(sys.stdout, options.task, outcome.metrics, lines)
+    return Closing(options.task, outcome.metrics, lines)

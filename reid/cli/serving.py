@@ -8,31 +8,29 @@ The client takes the arguments of the one in TAO's Triton sample:
 
 import argparse
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from reid.console.view import show_outcome
+from reid.console.tables import Closing
 from reid.errors import SpecError
 
 IN_FLIGHT = 20
 """Requests at a time with --async, as TAO's client."""
 PROTOCOLS = ("http", "https", "grpc")
 MEANINGLESS = {"model"}
-"""A word that stands after -m's value in the line of TAO's documentation."""
+"""A word that follows the value of -m in the command of TAO's documentation; it is ignored."""
 
 
-def add_triton_options(parser: argparse.ArgumentParser, run_task: Callable[[argparse.Namespace], None]) -> None:
-    """`reid triton --model FILE --output FOLDER` does without a spec."""
-    parser.add_argument("--model", metavar="FILE", help="for triton.model_file")
-    parser.add_argument("--output", metavar="FOLDER", help="for triton.model_repository")
+def add_triton_options(parser: argparse.ArgumentParser, run_task: Callable[[argparse.Namespace], Closing]) -> None:
+    """Adds --model and --output to `reid triton`, which needs no spec if both are given."""
+    parser.add_argument("--model", metavar="FILE", help="in place of triton.model_file")
+    parser.add_argument("--output", metavar="FOLDER", help="in place of triton.model_repository")
 
-    def act(options: argparse.Namespace) -> None:
+    def act(options: argparse.Namespace) -> Closing:
         given = {"model_file": options.model, "model_repository": options.output}
         options.overrides += [f"triton.{name}={value}" for name, value in given.items() if value]
         if options.spec:
-            run_task(options)
-            return
+            return run_task(options)
         if not all(given.values()):
             raise SpecError("reid triton: want -e SPEC, or --model FILE and --output FOLDER")
         from reid.spec import load_spec
@@ -41,23 +39,24 @@ def add_triton_options(parser: argparse.ArgumentParser, run_task: Callable[[argp
 
         spec = load_spec(overrides=options.overrides)
         outcome = triton(spec, model=Path(options.model), repository=Path(options.output), run=StageRun.none())
-        show_outcome(sys.stdout, "triton", outcome.metrics, outcome.lines)
+        return Closing("triton", outcome.metrics, outcome.lines)
 
     parser.set_defaults(action=act)
 
 
 def add_start_server(parser: argparse.ArgumentParser) -> None:
-    """Gives the parser its description and action."""
+    """Adds the description and the action to the parser."""
     parser.description = (
-        "start_server: writes the model repository (export and engine first, where they lack) and starts Triton on it: "
-        "a tritonserver on the PATH, else docker with triton.server_image. Runs until Ctrl-C."
+        "start_server: writes the model repository (after the export and the engine, if they are missing) and starts "
+        "Triton on it: a tritonserver on the PATH, else docker with triton.server_image. Runs until Ctrl-C."
     )
     parser.set_defaults(action=_start_server)
 
 
 def _start_server(options: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    from reid.cli.tasks import make_servable, model_repository
+    from reid.cli.task_files import model_repository
+    from reid.cli.tasks import make_servable
     from reid.deploy.triton_server import serve, server_command
     from reid.spec import load_spec
 
@@ -74,24 +73,26 @@ def _start_server(options: argparse.Namespace) -> None:
 
 
 def add_client(parser: argparse.ArgumentParser) -> None:
-    """Gives the parser the client's arguments and its action."""
+    """Adds the client's arguments and its action to the parser."""
     parser.description = (
         "client: sends the images of two folders to a Triton server and writes OUTPUT_DIR/results.json: the rows of "
-        "`reid inference`. How to prepare an image is asked of the server."
+        "`reid inference`. The server says how an image has to be prepared."
     )
     parser.add_argument("query_dir", type=Path, help="folder of the query images, .jpg, .jpeg or .png")
     parser.add_argument("--test_dir", type=Path, required=True, help="folder of the gallery images")
     parser.add_argument("-m", "--model-name", required=True, metavar="NAME", help="e.g. re_identification_tao")
     parser.add_argument("-x", "--model-version", default="", metavar="N", help="default: the latest")
-    parser.add_argument("-b", "--batch-size", type=_count, default=1, metavar="N", help="images of a request (1)")
-    parser.add_argument("--mode", choices=["Re_identification"], default="Re_identification", help="the only one here")
+    parser.add_argument("-b", "--batch-size", type=_count, default=1, metavar="N", help="images per request (1)")
+    parser.add_argument(
+        "--mode", choices=["Re_identification"], default="Re_identification", help="the only one there is"
+    )
     parser.add_argument(
         "-i",
         "--protocol",
         type=str.lower,
         choices=PROTOCOLS,
         default="http",
-        help="http and https both speak HTTP, as in TAO's client; TLS is for the url to ask",
+        help="http and https both speak HTTP, as in TAO's client; for TLS give an https:// url",
     )
     parser.add_argument(
         "-u",
@@ -100,10 +101,14 @@ def add_client(parser: argparse.ArgumentParser) -> None:
         help="host:port, or https://host:port for TLS (default localhost:8000; Triton's gRPC port is 8001)",
     )
     parser.add_argument("-a", "--async", dest="in_flight", action="store_const", const=IN_FLIGHT, default=1,
-                        help=f"{IN_FLIGHT} requests at a time, not one")  # fmt: skip
-    parser.add_argument("--output_path", type=Path, required=True, metavar="OUTPUT_DIR", help="for results.json")
+                        help=f"send {IN_FLIGHT} requests at a time, not one")  # fmt: skip
+    parser.add_argument("--output_path", type=Path, required=True, metavar="OUTPUT_DIR", help="folder for results.json")
     parser.add_argument(
-        "--patience", type=float, default=60.0, metavar="SECONDS", help="wait for a server that is away (60)"
+        "--patience",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="how long to wait for a server that does not answer (default 60)",
     )
     parser.set_defaults(action=_client, meaningless=MEANINGLESS)
 
@@ -115,7 +120,7 @@ def _count(text: str) -> int:
     return count
 
 
-def _client(options: argparse.Namespace) -> None:
+def _client(options: argparse.Namespace) -> Closing:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     from reid.deploy.triton_client import TritonModel
     from reid.deploy.triton_connection import Server
@@ -125,4 +130,4 @@ def _client(options: argparse.Namespace) -> None:
     model = TritonModel(server, batch_size=options.batch_size, in_flight=options.in_flight, patience_s=options.patience)
     with model:
         outcome = client(model, query=options.query_dir, gallery=options.test_dir, output=options.output_path)
-    show_outcome(sys.stdout, "client", outcome.metrics, outcome.lines)
+    return Closing("client", outcome.metrics, outcome.lines)

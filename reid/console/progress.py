@@ -1,7 +1,7 @@
-"""Progress of long work as human lines: how far, how fast, how long still.
+"""Progress of long work as lines that a person reads: how far, how fast, how much time is left.
 
-Lines go to the logger "reid.progress", at most one per interval. A runner or a command line decides how to show them:
-it may rewrite one terminal line, or print them plainly where the output is no terminal.
+The lines go to the logger "reid.progress", at most one per interval. The command line and the runner decide how to show
+them (see reid.console.live).
 """
 
 import logging
@@ -14,8 +14,10 @@ INTERVAL_S = 1.0
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 8s, 2m05s, 1h03m."""
-    whole = max(0, round(seconds))
+    """Seconds as a person writes them: 0.4s, 8s, 2m05s, 1h03m."""
+    if seconds < 1:
+        return f"{max(0.0, seconds):.1f}s"
+    whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
     if whole < 3600:
@@ -24,12 +26,12 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """A counter that says from time to time where it stands."""
+    """A counter that logs from time to time how far the work is."""
 
     def __init__(self, what: str, total: int, unit: str = "images", *, already_done: int = 0) -> None:
         self.what, self.total, self.unit = what, total, unit
         self._already_done = already_done
-        self._started = self._spoke = time.monotonic()
+        self._started = self._logged = time.monotonic()
 
     def __enter__(self) -> "Progress":
         return self
@@ -41,11 +43,11 @@ class Progress:
             logger.info("%s: %d %s in %s", self.what, self.total, self.unit, duration(time.monotonic() - self._started))
 
     def update(self, done: int, **figures: float | str) -> None:
-        """`done` of the total are done; figures are shown beside it (loss=4.2)."""
+        """Logs that `done` of the total are done, with figures beside it (loss=4.2), if the interval has passed."""
         now = time.monotonic()
-        if now - self._spoke < INTERVAL_S:
+        if now - self._logged < INTERVAL_S:
             return
-        self._spoke = now
+        self._logged = now
         rate = max(done - self._already_done, 1) / (now - self._started)
         shown = "".join(
             f" · {name} {value:.4g}" if isinstance(value, float) else f" · {name} {value}"
@@ -53,5 +55,13 @@ class Progress:
         )
         left = duration((self.total - done) / rate)
         logger.info(
-            "%s: %d/%d %s%s · %.0f %s/s · %s left", self.what, done, self.total, self.unit, shown, rate, self.unit, left
+            "%s: %d/%d %s%s · %.0f %s/s · %s left",
+            self.what,
+            done,
+            self.total,
+            self.unit,
+            shown,
+            rate,
+            self.unit,
+            left,
         )

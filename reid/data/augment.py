@@ -1,7 +1,8 @@
 """Training augmentation of whole batches: pad-and-crop, flip, random erasing; normalised as the contract says.
 
-In two steps. `draw` takes all chance from a generator and gives a plan, a few numbers an image; `augment` carries a
-plan out and is exact. So a batch is the same whichever process or rank makes it, and after a resume.
+It has two steps. `draw` takes all random numbers from a generator and returns a plan, a few numbers for each image;
+`augment` carries out a plan and has nothing random in it. So a batch is the same whichever process makes it, and after
+a resume.
 
 Shapes: B images, H height, W width, C channels.
 """
@@ -31,15 +32,15 @@ class Plan:
     mirror: NDArray[np.bool_]
     """(B,)"""
     erased: NDArray[np.int64]
-    """(B, 4) top, left, height, width of the erased box; height 0: none."""
+    """(B, 4) top, left, height, width of the erased box; a height of 0 means none."""
 
     def rows(self, rows: slice) -> "Plan":
-        """The plan of some of the images."""
+        """The part of the plan that belongs to some of the images."""
         return Plan(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 def step_rng(*, seed: int, epoch: int, step: int) -> np.random.Generator:
-    """The generator of one global batch, whatever ran before it."""
+    """The random generator of one global batch, which does not depend on what ran before it."""
     return np.random.default_rng([seed, epoch, STREAM, step])
 
 
@@ -53,11 +54,11 @@ def draw(
     flip_probability: float,
     erasing_probability: float,
 ) -> Plan:
-    """A plan for `count` images: padding pixels on each side then a random crop, a mirror, a random box.
+    """A plan for `count` images: a crop at random after padding, a flip by chance, a random erased box by chance.
 
-    The box: Zhong et al., AAAI 2020, arXiv:1708.04896, algorithm 1: area 0.02-0.4 of the image, aspect 0.3-3.33, drawn
-    again until it fits (an image whose hundred tries all fail stays whole). Shifting before mirroring has the same
-    distribution as after.
+    The box follows Zhong et al., AAAI 2020, arXiv:1708.04896, algorithm 1: area 0.02-0.4 of the image, aspect
+    0.3-3.33, drawn again until it fits (if all hundred tries fail, nothing is erased). Shifting before mirroring has
+    the same distribution as after.
     """
     shift = rng.integers(-padding, padding, (count, 2), endpoint=True)
     mirror = rng.random(count) < flip_probability
@@ -91,7 +92,7 @@ def augment(pixels: NDArray[np.uint8], plan: Plan, *, mean: tuple[float, ...], s
 def normalize(pixels: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """pixels (B, H, W, C) uint8 -> (B, C, H, W) float32: (x / 255 - mean) / std, in channels-last memory."""
     count, height, width, channels = pixels.shape
-    # a row of W x C numbers at a time: three channels alone would be too short a loop
+    # one row of W x C numbers at a time, because a loop over three channels would be too short to be fast
     scale, offset = _row_of_factors(mean, std, width, pixels.device)
     flat = pixels.reshape(count, height, width * channels).float().mul_(scale).add_(offset)
     return flat.view(count, height, width, channels).permute(0, 3, 1, 2)
@@ -101,15 +102,15 @@ def normalize(pixels: Tensor, *, mean: tuple[float, ...], std: tuple[float, ...]
 def _row_of_factors(
     mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """(W * C,) each, kept on the device: sending them there in every step would make it wait."""
-    with torch.inference_mode(mode=False):  # a training uses them too
+    """Scale and offset, (W * C,) each, kept on the device: to send them in every step would make the device wait."""
+    with torch.inference_mode(mode=False):  # cached, and a training must be able to use them too
         scale, offset = (torch.from_numpy(values).repeat(width).to(device) for values in scale_and_offset(mean, std))
     return scale, offset
 
 
 @functools.lru_cache(maxsize=16)
 def erased_value(mean: tuple[float, ...], device: torch.device) -> Tensor:
-    """(C, 1, 1): what erased boxes hold."""
+    """(C, 1, 1): the value of erased boxes."""
     with torch.inference_mode(mode=False):
         return torch.tensor(mean, device=device)[:, None, None]
 
@@ -119,7 +120,7 @@ def _shifted(pixels: NDArray[np.uint8], shift: NDArray[np.int64]) -> Tensor:
     height, width = pixels.shape[1:3]
     moved = np.zeros_like(pixels)
     for target, source, (down, right) in zip(moved, pixels, shift.tolist()):
-        if abs(down) < height and abs(right) < width:  # else nothing is left of it
+        if abs(down) < height and abs(right) < width:  # else the whole image is moved out
             target[max(down, 0) : height + down, max(right, 0) : width + right] = source[
                 max(-down, 0) : height - down, max(-right, 0) : width - right
             ]
@@ -127,6 +128,7 @@ def _shifted(pixels: NDArray[np.uint8], shift: NDArray[np.int64]) -> Tensor:
 
 
 def _mirrored(images: Tensor, mirror: NDArray[np.bool_]) -> Tensor:
-    for row in np.flatnonzero(mirror).tolist():  # one by one, in the processor's cache: 4 times as fast as all at once
+    # one by one they stay in the processor's cache, which is 4 times as fast as all at once
+    for row in np.flatnonzero(mirror).tolist():
         images[row].copy_(images[row].flip(1))
     return images

@@ -1,4 +1,4 @@
-"""A manifest of the folders that one task reads, without the checks of the validate stage: the others may be absent."""
+"""The manifest of the folders that one task reads, without the validate stage's checks; other folders may be absent."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ class Folder:
 def manifest_of(
     folders: Mapping[str, Folder], *, needed: Sequence[str], names: FileNames, index_file: Path
 ) -> Manifest:
-    """The manifest of the splits train, query and gallery; those not needed are empty where they are not there.
+    """The manifest of the splits train, query and gallery; one that is not needed is empty if its folder is missing.
 
-    Where all three are there its fingerprint is the validate stage's, so that the decoded images are found again.
-    DatasetError, with all that is wrong, where a needed folder is missing or empty, or an image in it misnamed or
-    unreadable.
+    If all three folders are there, the fingerprint is the validate stage's, so that the decoded images are found again.
+    Raises DatasetError, with all that is wrong, if a needed folder is missing or empty, or an image in it is misnamed
+    or unreadable.
     """
     paths = {name: folder.path for name, folder in folders.items()}
     fields = {name: folder.field for name, folder in folders.items()}
     missing = dict(missing_folders(fields, **paths))
     absent = [f"\n  {name}: {missing[name]}" for name in needed if name in missing]
     if absent:
-        ours = names.pattern == MARKET1501.pattern and all(fields[name] == SPEC_FIELDS[name] for name in needed)
-        advice = f"\n{HOW_TO_GET}" if ours else ""
+        market = names.pattern == MARKET1501.pattern and all(fields[name] == SPEC_FIELDS[name] for name in needed)
+        advice = f"\n{HOW_TO_GET}" if market else ""
         raise DatasetError(
             f"the images are not there: {len(absent)} of {counted(len(needed), 'folder')} missing"
             f"{''.join(absent)}{advice}"

@@ -1,5 +1,6 @@
-"""The training augmentation as a few kernels over the whole batch, for GPUs: what `reid.data.augment` does image by
-image, from the same plans and to the same bits.
+"""The training augmentation as a few kernels over the whole batch, for GPUs.
+
+It carries out the same plans as `reid.data.augment`, which works image by image, and gives the same bits.
 
 Shapes: N images of the data set, B of the batch, H height, W width, C channels.
 """
@@ -14,7 +15,7 @@ from reid.data.augment import Plan, erased_value, normalize
 
 
 def packed(plan: Plan) -> Tensor:
-    """A plan of B images as one tensor (B, 7) int64, to be sent to a device in one piece."""
+    """A plan of B images as one tensor (B, 7) int64, which one copy sends to a device."""
     shift, mirror, erased = astuple(plan)
     return torch.from_numpy(np.concatenate([shift, mirror[:, None], erased], axis=1).astype(np.int64))
 

@@ -1,6 +1,6 @@
 """Checks of a data set: what would break a run (error), spoil its figures (warning), or is good to know (note).
 
-Every check runs, and all findings are told at once; nothing here raises for what is wrong with the data.
+Every check runs, and all findings are reported together; no check raises because of what is wrong with the data.
 """
 
 from collections import Counter, defaultdict
@@ -12,22 +12,22 @@ from reid.data.findings import EXAMPLES, Finding, SplitSurvey, Surveys, counted
 from reid.data.market1501 import DISTRACTOR, JUNK, PersonImage
 
 MIN_WIDTH, MIN_HEIGHT = 16, 32
-"""Pixels; below either an image tells a network next to nothing."""
+"""Pixels; an image that is smaller in either tells a network next to nothing."""
 MIN_ASPECT, MAX_ASPECT = 1.0, 6.0
-"""Height over width of a standing person's box, generously."""
+"""Height over width of a standing person's box, with a wide margin."""
 FORMAT_OF_ENDING = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 SEVERITY_ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
-def examine(surveys: Surveys, *, num_classes: int | None, told: Iterable[Finding] = ()) -> list[Finding]:
-    """All findings of the splits train, query and gallery, and those told already, errors first.
+def examine(surveys: Surveys, *, num_classes: int | None, found_before: Iterable[Finding] = ()) -> list[Finding]:
+    """All findings about the splits train, query and gallery, with those `found_before`, errors first.
 
-    num_classes: the spec's; None: the training persons are counted, not compared with it.
+    num_classes: the spec's number of training persons; None if they are counted and not compared.
     """
     findings = [finding for check in SPLIT_CHECKS for survey in surveys.values() for finding in check(survey)]
     findings += [finding for check in CHECKS for finding in check(surveys)]
     findings += _num_classes(surveys["train"], num_classes)
-    findings += told
+    findings += found_before
     return sorted(findings, key=lambda finding: SEVERITY_ORDER[finding.severity])
 
 
@@ -61,7 +61,8 @@ def _strays(survey: SplitSurvey) -> Iterator[Finding]:
     strays = survey.listing.strays
     if strays:
         message = (
-            f"{survey.name}: {counted(len(strays), 'stray')} beside the images; left out, and folders not looked into"
+            f"{survey.name}: {counted(len(strays), 'stray')} beside the images; they are left out, and folders are not "
+            "searched"
         )
         yield survey.finding("warning", "stray file", message, strays)
 
@@ -102,7 +103,7 @@ def _formats(survey: SplitSurvey) -> Iterator[Finding]:
 def _junk_and_distractors(survey: SplitSurvey) -> Iterator[Finding]:
     for person, word, use in (
         (JUNK, "junk", "evaluation leaves them out"),
-        (DISTRACTOR, "distractor", "they stay in the gallery as nobody's"),
+        (DISTRACTOR, "distractor", "they stay in the gallery and match nobody"),
     ):
         files = [image.file for image in survey.images if image.person == person]
         if not files:
@@ -112,7 +113,8 @@ def _junk_and_distractors(survey: SplitSurvey) -> Iterator[Finding]:
             yield survey.finding("note", f"{word} images", message, files)
         else:
             message = (
-                f"{survey.name}: {counted(len(files), f'{word} image')} (person {person}); of no use here, left out"
+                f"{survey.name}: {counted(len(files), f'{word} image')} (person {person}); they are of no use here and "
+                "left out"
             )
             yield survey.finding("warning", f"{word} images", message, files)
 
@@ -140,15 +142,15 @@ def _num_classes(train: SplitSurvey, num_classes: int | None) -> Iterator[Findin
 
 
 def _persons_in_train_and_test(surveys: Surveys) -> Iterator[Finding]:
-    shown = {  # name -> person -> a file, a readable one where there is one
+    shown = {  # name -> person -> a file, a readable one if there is one
         name: _first_of_each_person(survey.images) | _first_of_each_person(survey.readable)
         for name, survey in surveys.items()
     }
     both = sorted(set(shown["train"]) & (set(shown["query"]) | set(shown["gallery"])))
     if both:
         message = (
-            f"{counted(len(both), 'person')} of train also in query or gallery: the network would be tested on whom "
-            "it has learnt (were train and test numbered apart, both from 1? then renumber one)"
+            f"{counted(len(both), 'person')} of train also in query or gallery: the network would be tested on "
+            "persons that it has learnt (if train and test were numbered separately, both from 1: renumber one)"
         )
         first = {person: next(s for s in ("gallery", "query") if person in shown[s]) for person in both[:EXAMPLES]}
         examples = tuple(
@@ -188,7 +190,7 @@ def _unmatched_queries(surveys: Surveys) -> Iterator[Finding]:
     if len(absent) + len(lonely) == len(asked):
         message = "query: no image has a match under another camera in the gallery; nothing could be scored"
         if lonely:
-            message += "; where there is one camera only, or cameras are unknown: dataset.cameras=none"
+            message += "; if there is one camera only, or cameras are unknown, set dataset.cameras=none"
         yield Finding("error", "nothing to score", message, len(asked))
 
 

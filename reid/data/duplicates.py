@@ -8,7 +8,10 @@ from reid.data.market1501 import DISTRACTOR, PersonImage
 
 
 def duplicates(surveys: Surveys) -> Iterator[Finding]:
-    """Pictures that are there more than once, byte for byte, by the splits that they are in."""
+    """Findings about pictures that are there more than once, byte for byte: one for each combination of splits.
+
+    Test images in training come first, then copies across other splits, then copies within one split.
+    """
     copies: dict[str, list[tuple[str, PersonImage]]] = defaultdict(list)  # sha256 -> (split, image)
     for name, survey in surveys.items():
         for image in survey.readable:
@@ -21,9 +24,9 @@ def duplicates(surveys: Surveys) -> Iterator[Finding]:
         groups.items(), key=lambda entry: (len(entry[0]) == 1, entry[0][0] != "train", entry[0])
     ):
         message = _where_duplicated(splits, counted(len(sets), "picture"))
-        torn = sum(len({image.person for _, image in same}) > 1 for same in sets)
-        if torn:
-            message += f"; {torn:,} of them under different persons"
+        differing = sum(len({image.person for _, image in same}) > 1 for same in sets)
+        if differing:
+            message += f"; {differing:,} of them under different persons"
         found = sum(_finds_itself(same) for same in sets)
         if found:
             message += f"; {found:,} of them a query that will find itself: scores will be too good"
@@ -38,7 +41,7 @@ def duplicates(surveys: Surveys) -> Iterator[Finding]:
 
 
 def _finds_itself(same: list[tuple[str, PersonImage]]) -> bool:
-    """Whether a query's copy in the gallery is its match, and not left out as a view of the query's own camera."""
+    """Whether a query's copy in the gallery counts as its match: same person, and another camera by its name."""
     queries, gallery = ([image for name, image in same if name == split] for split in ("query", "gallery"))
     return any(_is_match(one, other) for one in queries for other in gallery)
 
@@ -48,7 +51,10 @@ def _is_match(query: PersonImage, image: PersonImage) -> bool:
 
 
 def queries_by_name_in_gallery(surveys: Surveys) -> Iterator[Finding]:
-    """Queries that would be matches of themselves, where cameras are unknown; exact duplicates are told above."""
+    """A finding about queries that would be their own matches because cameras are unknown.
+
+    It looks for equal file names with other bytes; pictures with equal bytes are found by `duplicates`.
+    """
     query, gallery = surveys["query"], surveys["gallery"]
     there = {image.file: image for image in gallery.images}
     files = [

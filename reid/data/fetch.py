@@ -1,9 +1,7 @@
-"""A data set from its archive: downloaded where it is not here, checked, and unpacked whole or not at all."""
+"""A data set from its archive: downloaded if it is not here, checked, and unpacked completely or not at all."""
 
-import hashlib
 import json
 import logging
-import shutil
 import time
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
@@ -14,6 +12,9 @@ from urllib.request import Request, urlopen
 from reid.console.progress import Progress
 from reid.data.unpack import unpack
 from reid.errors import DatasetError
+from reid.files.hashes import file_sha256
+from reid.files.locks import made_in_turn
+from reid.files.room import require_room
 
 logger = logging.getLogger(__name__)
 
@@ -21,22 +22,29 @@ STAMP = "source.json"
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 60.0
 ATTEMPTS = 6
-"""In a row that bring no byte; after that the download is given up, and what there is of it kept for the next run."""
+"""Attempts in a row that bring no byte before the download is given up; its bytes are kept for the next run."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
-"""Between attempts; doubled each time."""
+"""Seconds between attempts, from the first wait to the longest; each wait is twice the one before."""
 PASSING = {408, 425, 429}
-"""HTTP statuses, besides the server's own (500 and above), after which another attempt may go well."""
+"""HTTP statuses after which another attempt may succeed, besides server errors (500 and above)."""
 
 
 def ensure_fetched(root: Path, *, url: str | None, archive: Path | None, sha256: str | None) -> bool:
-    """Unpacks the data set into the folder `root` where that is absent, from a local archive or a URL; whether it did.
+    """Unpacks the data set into the folder `root` if that is absent, from a local archive or a URL; returns whether.
 
-    A folder that was laid out by hand is left as it is. DatasetError where the archive cannot be had, is not the one
-    with this SHA-256, is no Market-1501 or not safe to unpack, or where `root` was unpacked from another one.
+    A folder that was laid out by hand is left as it is. Raises DatasetError if the archive cannot be read or
+    downloaded, has another SHA-256, is no Market-1501 or not safe to unpack, or if `root` came from another archive.
     """
-    if root.exists():
-        _check_stamp(root, sha256)
-        return False
+    if not root.exists():
+        with made_in_turn(root):
+            if not root.exists():
+                _fetch(root, url=url, archive=archive, sha256=sha256)
+                return True
+    _check_stamp(root, sha256)
+    return False
+
+
+def _fetch(root: Path, *, url: str | None, archive: Path | None, sha256: str | None) -> None:
     zip_file = archive or root.with_name(f"{root.name}.zip")
     if archive is None:
         assert url is not None and sha256 is not None
@@ -46,55 +54,50 @@ def ensure_fetched(root: Path, *, url: str | None, archive: Path | None, sha256:
         if not zip_file.is_file():
             found = "a folder" if zip_file.is_dir() else "no such file"
             raise DatasetError(f"{zip_file}: {found}\n  want:  the data set's zip file in dataset.source.zip")
-        digest = sha256_of(zip_file)
+        digest = file_sha256(zip_file)
         if sha256 is not None and digest != sha256.lower():
-            raise DatasetError(_another(zip_file, digest, sha256))
+            raise DatasetError(_wrong_archive(zip_file, digest, sha256))
     unpack(zip_file, root, stamp={STAMP: json.dumps({"sha256": digest, "url": url}) + "\n"})
     if archive is None:
         zip_file.unlink()
-    return True
 
 
 def download(url: str, target: Path, *, sha256: str) -> None:
-    """The file at `url` as `target`; a broken download goes on where it stopped, also one of an earlier run.
+    """Downloads `url` to `target`; a broken download is resumed, also one of an earlier run.
 
-    DatasetError where it cannot be had, or is not the one with this SHA-256.
+    Raises DatasetError if it cannot be downloaded or has another SHA-256.
     """
-    if target.is_file() and sha256_of(target) == sha256.lower():
+    if target.is_file() and file_sha256(target) == sha256.lower():
         return
     partial = target.with_name(f"{target.name}.partial")
     continued = partial.exists()
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
-        _patiently(url, partial)
-        digest = sha256_of(partial)
+        _download_with_retries(url, partial)
+        digest = file_sha256(partial)
         if digest != sha256.lower() and continued:
-            logger.warning("%s: what was there of it belongs to another file; downloading anew", target)
+            logger.warning("%s: the partial download belongs to another file; downloading it again", target)
             partial.unlink()
-            _patiently(url, partial)
-            digest = sha256_of(partial)
+            _download_with_retries(url, partial)
+            digest = file_sha256(partial)
         if digest != sha256.lower():
             with partial.open("rb") as file:
                 page = file.read(512).lstrip().lower().startswith((b"<!doctype html", b"<html"))
             partial.unlink()
             raise DatasetError(
-                _another(url, digest, sha256)
-                + ("\n  what came is a web page: the address of the file itself is wanted" if page else "")
+                _wrong_archive(url, digest, sha256)
+                + ("\n  what came is a web page\n  want:  the address of the file itself" if page else "")
             )
         partial.replace(target)
     except OSError as error:
         raise DatasetError(f"{target}: cannot be written\n  found: {error.strerror or error}") from error
 
 
-def sha256_of(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _another(where: str | Path, found: str, wanted: str) -> str:
+def _wrong_archive(source: str | Path, found: str, wanted: str) -> str:
     return (
-        f"{where}: not the wanted archive: another SHA-256\n  found: {found}\n  want:  {wanted} (dataset.source.sha256)"
+        f"{source}: not the wanted archive: another SHA-256\n"
+        f"  found: {found}\n"
+        f"  want:  {wanted} (dataset.source.sha256)"
     )
 
 
@@ -110,8 +113,8 @@ def _check_stamp(root: Path, sha256: str | None) -> None:
         )
 
 
-def _patiently(url: str, partial: Path) -> None:
-    """Downloads into `partial`, in as many attempts as it takes; as long as bytes come there is no end to patience."""
+def _download_with_retries(url: str, partial: Path) -> None:
+    """Downloads into `partial`, attempt after attempt; it gives up only after ATTEMPTS in a row that bring no byte."""
     failed = 0
     while True:
         before = _size(partial)
@@ -119,7 +122,7 @@ def _patiently(url: str, partial: Path) -> None:
             return _attempt(url, partial)
         except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
             if isinstance(error, HTTPError):
-                if error.code == 416 and before:  # nothing after what is there: whole, or too long
+                if error.code == 416 and before:  # there are no more bytes: the file is complete, or too long
                     return None
                 if error.code < 500 and error.code not in PASSING:
                     raise DatasetError(f"{url}: cannot be downloaded: HTTP {error.code} {error.reason}") from error
@@ -127,32 +130,32 @@ def _patiently(url: str, partial: Path) -> None:
             if failed == ATTEMPTS:
                 raise DatasetError(
                     f"{url}: cannot be downloaded: {ATTEMPTS} attempts in a row brought nothing\n  found: {error}\n"
-                    f"  {_size(partial):,} bytes are kept in {partial}; the next run goes on from there"
+                    f"  {_size(partial):,} bytes are kept in {partial}; the next run resumes from there"
                 ) from error
             wait_s = min(FIRST_WAIT_S * 2 ** max(failed - 1, 0), LONGEST_WAIT_S)
-            logger.warning("%s: %s; going on from byte %d in %.2g s", url, error, _size(partial), wait_s)
+            logger.warning("%s: %s; resuming from byte %d in %.2g s", url, error, _size(partial), wait_s)
             time.sleep(wait_s)
 
 
 def _attempt(url: str, partial: Path) -> None:
-    """One connection; ConnectionError where it ends before the file does."""
+    """One connection. Raises ConnectionError if it ends before the file does."""
     start = _size(partial)
     request = Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    with urlopen(request, timeout=TIMEOUT_S) as response:  # the spec lets http and https through only
-        going_on = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-        if not going_on:
+    with urlopen(request, timeout=TIMEOUT_S) as response:  # the spec allows http and https only
+        resumes = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+        if not resumes:
             start = 0
         total = _total(response.headers, start)
-        with partial.open("ab" if going_on else "wb") as file:
+        with partial.open("ab" if resumes else "wb") as file:
             if total is not None:
-                _require_room(partial, total - start)
+                require_room(partial, total - start, purpose="for the download")
             done = start + _copied(response, file, partial, start=start, total=total)
     if total is not None and done < total:
         raise ConnectionError(f"the connection broke after {done:,} of {total:,} bytes")
 
 
 def _copied(response: IO[bytes], file: IO[bytes], partial: Path, *, start: int, total: int | None) -> int:
-    """Bytes that came."""
+    """Copies the response to the file; returns the number of bytes that came."""
     done, what = 0, f"downloading {partial.name.removesuffix('.partial')}"
     with Progress(what, (total or 0) >> 20, unit="MiB", already_done=start >> 20) as progress:
         while chunk := response.read(CHUNK_BYTES):
@@ -164,18 +167,9 @@ def _copied(response: IO[bytes], file: IO[bytes], partial: Path, *, start: int, 
 
 
 def _total(headers: HTTPMessage, start: int) -> int | None:
-    """Bytes of the whole file, where the server says so."""
+    """Bytes of the whole file; None if the server does not say."""
     length = headers.get("Content-Length")
     return start + int(length) if length and length.isdigit() else None
-
-
-def _require_room(partial: Path, wanted_bytes: int) -> None:
-    free_bytes = shutil.disk_usage(partial.parent).free
-    if free_bytes < wanted_bytes:
-        raise DatasetError(
-            f"{partial}: no room for the download\n  found: {free_bytes >> 20:,} MiB free\n"
-            f"  want:  {wanted_bytes >> 20:,} MiB"
-        )
 
 
 def _size(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Reads every image of a data set once, and remembers by path, size and times what it saw: hash, picture size and mode.
+"""Reads every image of a data set once, and keeps its hash, picture size and mode in an index by path, size and times.
 
 A second look at an unchanged data set stats the files and opens none. A file whose size, modification or change time
 differs is read again; so is every file that could not be read.
@@ -32,22 +32,22 @@ BATCH = 256
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What one look at a file told. Unreadable: `error` says why, and the picture's own fields are empty."""
+    """What is known of a file after one look. If it is unreadable, `error` says why and the other fields are empty."""
 
     sha256: str
-    """Of the bytes, "" where they cannot be had."""
+    """SHA-256 of the bytes, "" if they cannot be read."""
     bytes: int
     width: int = 0
     height: int = 0
     mode: str = ""
     """PIL's mode: RGB, L, P, RGBA, ..."""
     format: str = ""
-    """What the bytes are, whatever the name's ending: JPEG, PNG, ..."""
+    """The format of the bytes, whatever the name's ending: JPEG, PNG, ..."""
     error: str = ""
 
 
 def read_image(path: Path) -> ImageFacts:
-    """The facts of one file; it is really decoded. Never raises for what is wrong with the file."""
+    """The facts of one file, which is decoded completely. It never raises because of what is wrong with the file."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for ever
             return ImageFacts("", 0, error="not a regular file")
@@ -70,7 +70,7 @@ def read_image(path: Path) -> ImageFacts:
 def read_images(files: Mapping[str, Sequence[Path]], *, index_file: Path) -> dict[Path, ImageFacts]:
     """Facts of all files, given by split; only what the index does not know is opened.
 
-    The index is rewritten if anything changed; where it cannot be, that is a warning: it only saves time.
+    The index is rewritten if anything changed. If it cannot be written that is a warning, for it only saves time.
     """
     known = _load(index_file)
     # stamped before it is read: a file changed meanwhile is read again next time
@@ -90,7 +90,7 @@ def read_images(files: Mapping[str, Sequence[Path]], *, index_file: Path) -> dic
 
 
 def fingerprint(files: Mapping[str, Iterable[tuple[str, ImageFacts]]]) -> str:
-    """sha256 over every split's name, file names and contents; where the folders lie does not count."""
+    """sha256 over every split's name, file names and contents; the place of the folders does not count."""
     digest = hashlib.sha256()
     for split, images in sorted(files.items()):
         for name, facts in sorted(images, key=lambda entry: entry[0]):
@@ -112,7 +112,7 @@ Stamp = tuple[int, int, int]
 
 
 def _stamp(path: Path) -> Stamp | None:
-    """Size, modification and change time in ns; the latter betrays a file replaced under its old modification time."""
+    """Size, modification and change time in ns; the last reveals a file replaced under its old modification time."""
     try:
         seen = path.stat()
     except OSError:

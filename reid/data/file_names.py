@@ -1,6 +1,6 @@
-"""How a file's name tells person and camera: a pattern known by its name, or a regular expression of the user's own.
+"""Person and camera from a file's name: by a known pattern, or by a regular expression of the user's own.
 
-A pattern has to match the whole stem, the name less its ending. Its groups `person` and `camera` give whole numbers;
+A pattern has to match the whole name without its ending. Its groups `person` and `camera` give whole numbers;
 person -1 is junk and person 0 a distractor whatever the pattern.
 """
 
@@ -8,9 +8,9 @@ import re
 from dataclasses import dataclass, replace
 
 PERSON, CAMERA = re.compile(r"-1|\d{1,18}", re.ASCII), re.compile(r"\d{1,9}", re.ASCII)
-"""The numbers that a manifest holds."""
+"""The numbers that a manifest can hold."""
 UNKNOWN_CAMERA = {"train": 1, "query": 1, "gallery": 2}
-"""Split -> the camera of all its images where cameras are unknown: no match is passed over as the query's own view."""
+"""Split -> the camera of all its images if cameras are unknown; they differ, so that every match counts."""
 
 
 @dataclass(frozen=True)
@@ -19,23 +19,23 @@ class FileNames:
 
     pattern: re.Pattern[str]
     wanted: str
-    """What a name should be, after "2 of 3 images are not"."""
+    """How images should be named; it completes the sentence "2 of 3 images are not ..."."""
     cameras: bool = True
-    """Whether names tell cameras."""
+    """Whether the names contain cameras."""
 
     def read(self, name: str, *, unknown_camera: int) -> tuple[int, int] | None:
-        """Person and camera of a file name; None where the pattern does not match, or a group is no whole number."""
+        """Person and camera of a file name; None if the pattern does not match or a group is no whole number."""
         found = self.pattern.fullmatch(name.rpartition(".")[0])
         if found is None:
             return None
-        told = found.groupdict("")
-        person, camera = told.get("person", "0"), str(unknown_camera)
-        camera = told.get("camera", camera) if self.cameras else camera
+        groups = found.groupdict("")
+        person, camera = groups.get("person", "0"), str(unknown_camera)
+        camera = groups.get("camera", camera) if self.cameras else camera
         return (int(person), int(camera)) if PERSON.fullmatch(person) and CAMERA.fullmatch(camera) else None
 
     @property
     def without_cameras(self) -> str:
-        """Why cameras are unknown, and what follows; "" where they are known."""
+        """One sentence: why cameras are unknown and what follows; "" if they are known."""
         if self.cameras:
             return ""
         why = "dataset.cameras is none" if "camera" in self.pattern.groupindex else "dataset.file_name has no camera"
@@ -55,14 +55,14 @@ DUKEMTMC = FileNames(
     "named as DukeMTMC-reID names them; want PPPP_cC_fFFFFFFF.jpg, e.g. 0001_c2_f0046182.jpg, or set dataset.file_name",
 )
 ANY = FileNames(re.compile(r"(?s:.*)"), "")
-"""For what asks neither for persons nor for cameras: each image is nobody's."""
+"""For tasks that need neither persons nor cameras: every image belongs to nobody."""
 KNOWN = {"market1501": MARKET1501, "dukemtmc": DUKEMTMC}
 
 
 def file_names(pattern: str, *, cameras: str) -> FileNames:
-    """The names of dataset.file_name; cameras: dataset.cameras, where none leaves a group `camera` unread.
+    """The file names that dataset.file_name describes; cameras: dataset.cameras, "none" ignores a group `camera`.
 
-    Raises ValueError, with what is wanted, where the pattern is no regular expression or lacks the group `person`.
+    Raises ValueError, with what is wanted, if the pattern is no regular expression or lacks the group `person`.
     """
     names = KNOWN.get(pattern) or _own(pattern)
     return replace(names, cameras=names.cameras and cameras != "none")

@@ -20,11 +20,11 @@ logger = logging.getLogger(__name__)
 Severity = Literal["error", "warning", "note"]
 
 EXAMPLES = 8
-"""Culprits kept with a finding."""
+"""Number of files or sentences kept with a finding as examples."""
 SAMPLES = 14
-"""Images of a split shown in the report."""
+"""Number of images of a split that the report shows."""
 FIRST_NAMES = 3
-"""File names told where none is as wanted."""
+"""Number of file names quoted if no name is as wanted."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class SplitSummary:
     junk: int
     distractors: int
     images_per_person: tuple[int, ...]
-    """Of each person, ascending."""
+    """Number of images of each person, ascending."""
     images_per_camera: dict[int, int]
     sizes: dict[tuple[int, int], int]
     """(width, height) in pixels -> images, commonest first."""
@@ -64,7 +64,7 @@ class SplitSummary:
 
     @property
     def median_images(self) -> float:
-        """Median of images per person, 0 where there is nobody."""
+        """Median of images per person, 0 if there is no person."""
         return float(statistics.median(self.images_per_person)) if self.images_per_person else 0.0
 
 
@@ -86,19 +86,19 @@ class SplitSurvey:
 
     @property
     def readable(self) -> list[PersonImage]:
-        """Well named and decodable."""
+        """The well-named images that can be decoded."""
         return [image for image in self.images if not self.facts[image.file].error]
 
     @property
     def misnamed(self) -> str:
-        """How many images have other names than wanted, and which are wanted; "" where none has."""
+        """How many images have other names than wanted, and which are wanted; "" if all names are as wanted."""
         bad, images = self.listing.misnamed, len(self.listing.files)
         if bad and len(bad) == images:
             return f"none of {counted(images, 'image')} is {self.names.wanted}; found {', '.join(bad[:FIRST_NAMES])}"
         return f"{len(bad)} of {images} images are not {self.names.wanted}" if bad else ""
 
     def without_unreadable(self) -> "tuple[SplitSurvey, list[Finding]]":
-        """The survey as if images that cannot be decoded were not there, and a warning that counts them."""
+        """The survey without the images that cannot be decoded, and a warning that counts them."""
         bad = [image.file for image in self.images if self.facts[image.file].error]
         if not bad:
             return self, []
@@ -148,18 +148,21 @@ def survey_folders(
 
 
 def fingerprint_of(surveys: Surveys) -> str:
-    """The data set's: of all names and bytes, and of what the names tell where they are not read as Market-1501's."""
+    """The data set's fingerprint: SHA-256 over all names and bytes.
+
+    If the names do not follow Market-1501, persons and cameras count too, for they depend on the pattern.
+    """
     of_files = fingerprint(
         {name: [(file, split.facts[file]) for file in split.listing.files] for name, split in surveys.items()}
     )
     if all(split.names == MARKET1501 for split in surveys.values()):
         return of_files
-    told = [[name, image.file, image.person, image.camera] for name, s in surveys.items() for image in s.images]
-    return hashlib.sha256(json.dumps([of_files, told]).encode()).hexdigest()
+    read = [[name, image.file, image.person, image.camera] for name, s in surveys.items() for image in s.images]
+    return hashlib.sha256(json.dumps([of_files, read]).encode()).hexdigest()
 
 
 def summarize(survey: SplitSurvey) -> SplitSummary:
-    """Figures of one split, of its well-named images."""
+    """The figures of one split, counted over its well-named images."""
     per_person = Counter(image.person for image in survey.images)
     sizes = Counter((survey.facts[image.file].width, survey.facts[image.file].height) for image in survey.readable)
     junk, distractors = per_person.pop(JUNK, 0), per_person.pop(DISTRACTOR, 0)
@@ -209,7 +212,7 @@ class Examination:
 
     @property
     def verdict(self) -> str:
-        """One sentence: may a run go on?"""
+        """One sentence: may a run use the data set?"""
         errors, warnings = counted(self.count("error"), "error"), counted(self.count("warning"), "warning")
         if self.count("error"):
             return f"Not usable yet: {errors}, {warnings}."
@@ -217,5 +220,5 @@ class Examination:
 
 
 def counted(count: int, noun: str) -> str:
-    """1 image, 2 images."""
+    """A number and its noun: 1 image, 2 images."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -1,10 +1,11 @@
-"""A data set as Market-1501 lies on disk: its three folders, and the manifest that later stages read.
+"""A data set in the layout of Market-1501: its three folders, and the manifest that later stages read.
 
 Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015. A name reads PPPP_cCsS_FFFFFF_NN.jpg: person,
-camera, sequence, frame, box; other grammars are in `file_names.py`. Person -1 is junk (a bad detection: neither right
+camera, sequence, frame, box; other patterns are in `file_names.py`. Person -1 is junk (a bad detection: neither right
 nor wrong, evaluation drops it), 0000 a distractor (nobody: always wrong).
 
-Imports neither torch nor PIL, and numpy only for the arrays: a missing data set is told before anything heavy loads.
+Imports neither torch nor PIL, and numpy only for the arrays: a missing data set is reported before anything
+heavy loads.
 """
 
 import json
@@ -54,7 +55,7 @@ class PersonImage:
     person: int
     """-1 junk, 0 distractor, otherwise the person's number."""
     camera: int
-    """1 for a query and 2 for a gallery image where cameras are unknown."""
+    """1 for a query and 2 for a gallery image if cameras are unknown."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,11 @@ class Split:
         return [self.root / image.file for image in self.images]
 
     def without_junk(self) -> "Split":
-        """The split less its junk (person -1); distractors stay. What evaluation ranks."""
+        """The split without its junk (person -1) but with distractors: the images that evaluation ranks."""
         return self._only(lambda image: image.person != JUNK)
 
     def of_persons(self) -> "Split":
-        """The split less junk and distractors (person > 0). What training learns from."""
+        """The split without junk and distractors (person > 0): the images that training learns from."""
         return self._only(lambda image: image.person > DISTRACTOR)
 
     def of(self, persons: Collection[int]) -> "Split":
@@ -104,15 +105,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies in a split's folder, by name alone: nothing has been opened."""
+    """The contents of a split's folder, sorted out by name alone: no file has been opened."""
 
     root: Path
     split: Split
-    """The images whose names follow the grammar."""
+    """The images whose names match the pattern."""
     misnamed: tuple[str, ...]
-    """Images (by their ending) whose names do not."""
+    """Images (by their ending) whose names do not match."""
     strays: tuple[str, ...]
-    """Everything that is no image: Thumbs.db, folders (a trailing slash)."""
+    """Everything that is no image: Thumbs.db, folders (with a trailing slash)."""
 
     @property
     def files(self) -> list[str]:
@@ -121,7 +122,7 @@ class Listing:
 
 
 def list_folder(root: Path, *, names: FileNames = MARKET1501, unknown_camera: int = 1) -> Listing:
-    """The listing of one folder, not of folders below it; DatasetError where it cannot be listed."""
+    """The listing of one folder, without the folders below it. Raises DatasetError if it cannot be listed."""
     images: list[PersonImage] = []
     misnamed: list[str] = []
     strays: list[str] = []
@@ -133,8 +134,8 @@ def list_folder(root: Path, *, names: FileNames = MARKET1501, unknown_camera: in
     for name, is_folder in found:
         if is_folder or not name.lower().endswith(IMAGE_ENDINGS):
             strays.append(f"{name}/" if is_folder else name)
-        elif told := names.read(name, unknown_camera=unknown_camera):
-            images.append(PersonImage(name, *told))
+        elif who := names.read(name, unknown_camera=unknown_camera):
+            images.append(PersonImage(name, *who))
         else:
             misnamed.append(name)
     return Listing(root, Split(root, tuple(images)), tuple(misnamed), tuple(strays))
@@ -143,7 +144,7 @@ def list_folder(root: Path, *, names: FileNames = MARKET1501, unknown_camera: in
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself: listed as a file, and told as unreadable when it is opened
+    except OSError:  # a link to itself: listed as a file, and reported as unreadable when it is opened
         return False
 
 
@@ -155,7 +156,10 @@ def missing_folders(
     query: str | Path | None,
     gallery: str | Path | None,
 ) -> list[tuple[str, str]]:
-    """(split, what is wrong) of every folder that is not set, not there, or no folder; fields name them."""
+    """(split, what is wrong) of every folder that is not set, not there, or no folder.
+
+    fields: split -> the field of the spec that names its folder, for the messages.
+    """
     missing = []
     for split, folder in (("train", train), ("query", query), ("gallery", gallery)):
         field = fields[split]
@@ -169,7 +173,7 @@ def missing_folders(
 
 
 def require_folders(*, train: str | Path | None, query: str | Path | None, gallery: str | Path | None) -> None:
-    """DatasetError unless all three folders are there: which is not, and how to get and lay out Market-1501."""
+    """Raises DatasetError unless all three folders are there; it says which are not and how to get Market-1501."""
     missing = missing_folders(train=train, query=query, gallery=gallery)
     if missing:
         lines = "".join(f"\n  {split}: {what}" for split, what in missing)
@@ -187,7 +191,7 @@ class Manifest:
     """Junk included."""
 
     def save(self, path: Path) -> None:
-        """Writes JSON, the same bytes for the same data set; parents are made."""
+        """Writes JSON, the same bytes for the same data set; missing folders above the file are created."""
         splits = {name: _split_to_json(getattr(self, name)) for name in SPEC_FIELDS}
         body = json.dumps({"fingerprint": self.fingerprint, **splits}, ensure_ascii=True, separators=(",", ":"))
         with replacing(path) as partial:
@@ -195,7 +199,7 @@ class Manifest:
 
     @classmethod
     def load(cls, path: Path) -> "Manifest":
-        """The manifest read back; ArtifactError where it is missing or no manifest."""
+        """The manifest in a file. Raises ArtifactError if it is missing or no manifest."""
         try:
             body = json.loads(path.read_text(encoding="ascii"))
             splits = {name: _split_from_json(body[name]) for name in SPEC_FIELDS}

@@ -1,8 +1,8 @@
 """The training batches for Lightning: decoded images (a memory map) in, augmented normalised batches out.
 
 No JPEG is touched here and, for a data set that fits in memory, no worker process is needed: one core augments about
-9,000 images/s at 256 x 128. Workers pay where pages must come from a disk: `loader_processes` decides. A GPU augments
-for itself: it holds all images where they fit, and is told which ones and how; else it gets their bytes.
+9,000 images/s at 256 x 128. Workers pay if pages must come from a disk: `loader_processes` decides. A GPU augments its
+own images: if all images fit into its memory it holds them and is sent their indices, else it is sent their bytes.
 """
 
 import logging
@@ -26,29 +26,29 @@ from reid.data.sampler import EpochSteps, Indices, Step, rank_columns
 logger = logging.getLogger(__name__)
 
 MEMORY_SHARE = 0.5
-"""Of this machine's memory: decoded images below it stay in the page cache."""
+"""Share of this machine's memory; decoded images that take less stay in the page cache."""
 RESIDENT_SHARE = 0.25
-"""Of a GPU's free memory: decoded images below it stay there."""
+"""Share of a GPU's free memory; decoded images that take less stay on the GPU."""
 
 
 class Batch(NamedTuple):
-    """One rank's part of a training batch."""
+    """One process's part of a training batch (the part of its rank)."""
 
     images: Tensor
     """(B, C, H, W) float32, normalised."""
     label: Tensor
     """(B,) int64, the row of the classifier."""
     step: Step
-    """Where in the training it stands, and the images of all ranks: (global batch,) places in the training split."""
+    """The epoch and the step, and the images of all ranks: (global batch,) indices into the training split."""
 
 
 class Parcel(NamedTuple):
-    """What a device needs to make its part of a batch itself."""
+    """What a device needs in order to augment its part of a batch itself."""
 
     pixels: Tensor
-    """(B, H, W, C) uint8; empty where the device holds all images."""
+    """(B, H, W, C) uint8; empty if the device holds all images."""
     row: Tensor
-    """(B,) int64, places in the training split."""
+    """(B,) int64, indices into the training split."""
     plan: Tensor
     """(B, 7) int64, see reid.data.device_augment."""
     label: Tensor
@@ -56,7 +56,7 @@ class Parcel(NamedTuple):
 
 
 class AugmentedImages(Dataset[Batch]):
-    """The decoded training images; asked for a step of an epoch, gives this rank's part of that step's batch."""
+    """The decoded training images; its items are this rank's parts of the batches, by step of an epoch."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class AugmentedImages(Dataset[Batch]):
         seed: int,
         plan: Callable[[np.random.Generator, int], Plan],
     ) -> None:
-        """pixels (N, H, W, C), label (N,); columns: the part of a global batch that is this rank's."""
+        """pixels (N, H, W, C), label (N,); columns: this rank's part of a global batch."""
         self.pixels, self.label, self.contract = pixels, label, contract
         self.columns, self.seed, self.plan = columns, seed, plan
 
@@ -82,18 +82,18 @@ class AugmentedImages(Dataset[Batch]):
         return Batch(images, torch.from_numpy(self.label[own]), wanted)
 
     def _drawn(self, wanted: Step) -> tuple[Indices, Plan]:
-        """This rank's images, and what happens to them; drawn for all ranks, then cut."""
+        """This rank's images and their augmentation, which is drawn for all ranks and then cut."""
         rng = step_rng(seed=self.seed, epoch=wanted.epoch, step=wanted.step)
         return wanted.indices[self.columns], self.plan(rng, len(wanted.indices)).rows(self.columns)
 
 
 class Parcels(AugmentedImages):
-    """The same batches, to be made on a device; with the images' bytes, or where it holds them all without."""
+    """The same batches, to be augmented on a device; `with_pixels` is false if the device holds all images."""
 
     with_pixels = True
 
     def __getitem__(self, wanted: Step) -> Parcel:  # type: ignore[override]
-        """This rank's part of a step's batch, not yet made."""
+        """What a device makes this rank's part of a step's batch of."""
         own, plan = self._drawn(wanted)
         pixels = torch.from_numpy(self.pixels[own if self.with_pixels else own[:0]])
         return Parcel(pixels, torch.from_numpy(own), packed(plan), torch.from_numpy(self.label[own]), wanted)
@@ -119,7 +119,7 @@ class TrainingData(pl.LightningDataModule):
         channels_last: bool = True,
     ) -> None:
         """pixels (N, H, W, C) uint8; label (N,) int64 classifier rows; num_instances: K, None for plain shuffling;
-        on_device: the device of the training augments; channels_last: how the images lie in its memory.
+        on_device: whether the training's device augments; channels_last: the memory layout of the batches.
         """
         super().__init__()
         self._begin = (0, 0)
@@ -137,7 +137,7 @@ class TrainingData(pl.LightningDataModule):
         )
 
     def steps(self) -> EpochSteps:
-        """The order of the images; its `len` is the number of steps of every epoch."""
+        """The steps of every epoch in their order; `len` is their number."""
         return EpochSteps(self.label, batch_size=self.batch_size, num_instances=self.num_instances, seed=self.seed)
 
     def begin_at(self, epoch: int, step: int) -> None:
@@ -145,7 +145,7 @@ class TrainingData(pl.LightningDataModule):
         self._begin = (epoch, step)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """The loader of the epoch that Lightning is at; the first one may begin in the middle."""
+        """The loader of Lightning's current epoch; the first one may begin in the middle of an epoch."""
         world_size, rank, epoch, pin = 1, 0, 0, False
         if self.trainer is not None:
             world_size, rank = self.trainer.world_size, self.trainer.global_rank
@@ -157,10 +157,11 @@ class TrainingData(pl.LightningDataModule):
         kind = Parcels if self._on_device else AugmentedImages
         images = kind(self.pixels, self.label, contract=self.contract, columns=columns, seed=self.seed, plan=self.plan)
         if isinstance(images, Parcels) and self.trainer is not None:
-            images.with_pixels = not self._settled_on(self.trainer.strategy.root_device)
+            images.with_pixels = not self._holds_all_images(self.trainer.strategy.root_device)
         steps = self.steps()
         first = self._begin[1] if epoch == self._begin[0] else 0
-        # of an epoch that only lacks its end the last batch is given once more, and not trained on: none would end fit
+        # if only the end of an epoch is missing, its last batch is given again and not trained on: an empty loader
+        # would end fit
         steps.begin_at(epoch, min(first, len(steps) - 1))
         return DataLoader(
             images,
@@ -172,7 +173,7 @@ class TrainingData(pl.LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: Batch | Parcel, dataloader_idx: int) -> Batch:
-        """Lightning calls it with what has arrived on the device: makes a batch of a parcel there."""
+        """The batch of what has arrived on the device; a parcel is augmented here. Lightning calls this."""
         if isinstance(batch, Batch):
             images = batch.images
         else:
@@ -180,8 +181,8 @@ class TrainingData(pl.LightningDataModule):
             images = augment_batch(pixels, batch.plan, mean=self.contract.mean, std=self.contract.std)
         return Batch(images if self._channels_last else images.contiguous(), batch.label, batch.step)
 
-    def _settled_on(self, device: torch.device) -> bool:
-        """Whether the device holds all images; a GPU does where they take little of its free memory."""
+    def _holds_all_images(self, device: torch.device) -> bool:
+        """Whether the device holds all images; a GPU loads them if they take little of its free memory."""
         if device.type != "cuda":
             return False
         if not len(self._resident) and self.pixels.nbytes <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
@@ -191,7 +192,7 @@ class TrainingData(pl.LightningDataModule):
 
 
 def loader_processes(size_bytes: int, *, asked: int) -> int:
-    """How many loader processes to use for decoded images of this size: none where they fit in half of the memory."""
+    """How many loader processes to use for decoded images of this size: 0 if they fit in half of the memory."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size_bytes <= MEMORY_SHARE * memory_bytes:
         if asked > 1:

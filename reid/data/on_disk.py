@@ -1,4 +1,4 @@
-"""Images decoded when they are asked for, where they are needed once and no store is worth its disk.
+"""Images that are decoded when they are asked for: for images that are needed only once, a store would waste disk.
 
 Shapes: N images, B asked for, H height, W width, C channels (3 = RGB, 1 = grey).
 """
@@ -15,7 +15,7 @@ from reid.data.store import decode
 
 
 class ImagesOnDisk:
-    """Reads like the store of a split: (N, H, W, C), rows chosen by an array of numbers."""
+    """The images of a split, indexed as a store (N, H, W, C) is: by an array of row numbers."""
 
     def __init__(self, split: Split, *, height: int, width: int, channels: int) -> None:
         self._paths, self._size = split.paths, {"height": height, "width": width, "channels": channels}
@@ -25,6 +25,6 @@ class ImagesOnDisk:
         return len(self._paths)
 
     def __getitem__(self, rows: Iterable[int], /) -> NDArray[np.uint8]:
-        """(B, H, W, C) uint8; DatasetError where an image cannot be read."""
+        """(B, H, W, C) uint8. Raises DatasetError if an image cannot be read."""
         # PIL decodes and resizes without the interpreter lock
         return np.stack(list(self._pool.map(lambda row: decode(self._paths[row], **self._size), rows)))

@@ -27,11 +27,11 @@ def identity_batches(person: Indices, *, batch_size: int, num_instances: int, se
 
     Every image is seen at least once an epoch. Persons are cut into groups of K images; a short group is filled with
     other images of the same person. S is as small as that allows: groups / P, or the groups of the largest person.
-    Each batch takes a person with the probability (groups left) / (batches left), by systematic sampling: then nobody
-    is left over at the end, whatever the sizes. (The usual sampler for Hermans et al. 2017 drops what does not fill a
-    group, and the last persons of an epoch.)
+    Each batch takes a person with the probability (groups left) / (batches left), by systematic sampling: then no
+    group is left over at the end, whatever the sizes. (The usual sampler for Hermans et al. 2017 drops the images that
+    do not fill a group, and the last persons of an epoch.)
 
-    Raises SpecError where K does not divide B, DatasetError where there are fewer than P persons.
+    Raises SpecError if K does not divide B, DatasetError if there are fewer than P persons.
     """
     rng = np.random.default_rng([seed, epoch, STREAM])
     names, owner = np.unique(person, return_inverse=True)
@@ -59,7 +59,7 @@ def identity_steps(person: Indices, *, batch_size: int, num_instances: int) -> i
 
 
 def shuffled_batches(count: int, *, batch_size: int, seed: int, epoch: int) -> Indices:
-    """(S, B) image indices, plainly shuffled: every image once, and the last batch filled with images of the first."""
+    """(S, B) image indices, shuffled: every image once, and the last batch filled up with images of the first."""
     rng = np.random.default_rng([seed, epoch, STREAM])
     steps = -(-count // batch_size)
     return np.resize(rng.permutation(count), (steps, batch_size)).astype(np.int64)
@@ -68,7 +68,7 @@ def shuffled_batches(count: int, *, batch_size: int, seed: int, epoch: int) -> I
 def rank_columns(*, batch_size: int, num_instances: int, world_size: int, rank: int) -> slice:
     """The columns of the (S, B) batches that belong to a rank: consecutive, whole persons, equally many on each rank.
 
-    Raises SpecError, with the nearest sizes that would do, where the persons of a batch do not divide among the ranks.
+    Raises SpecError, with the nearest possible sizes, if the persons of a batch do not divide among the ranks.
     """
     unit = world_size * num_instances
     if batch_size % unit:
@@ -84,7 +84,7 @@ def rank_columns(*, batch_size: int, num_instances: int, world_size: int, rank: 
 
 
 class Step(NamedTuple):
-    """One batch to be read: where in the training it stands, and the images of the global batch (B,)."""
+    """One batch to be read: its epoch and step (from 0), and the images of the global batch (B,)."""
 
     epoch: int
     step: int
@@ -104,7 +104,7 @@ class EpochSteps(Sampler[Step]):
         self.epoch, self.first = epoch, step
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iteration gives the batches of this epoch (from 0); all of them, if it is not the one begun at."""
+        """The next iteration gives the batches of this epoch (from 0), all unless `begin_at` has named the same one."""
         if epoch != self.epoch:
             self.begin_at(epoch, 0)
 
@@ -142,7 +142,7 @@ def _steps(groups: Indices, persons_per_batch: int) -> int:
 
 
 def _groups(images: Indices, count: int, size: int, rng: np.random.Generator) -> Indices:
-    """(count, size) images of one person: all of them, then some again; none twice in a group if there are enough."""
+    """(count, size) images of one person: all, then some again; a group repeats none if there are enough images."""
     shuffled = rng.permutation(images)
     whole = len(images) // size
     groups = np.empty((count, size), np.int64)

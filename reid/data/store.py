@@ -1,15 +1,13 @@
 """The decode-once store: every image of a split, resized, as one uint8 memory map on disk.
 
-Built at first use, under a name made of the data set's fingerprint, the size and the split's files; reused by every
-later epoch, stage and run.
+It is built at first use, under a name that depends on the data set's fingerprint, the size and the split's files, and
+reused by every later epoch, stage and run.
 Shapes: N images, H height, W width, C channels (3 = RGB, 1 = grey).
 """
 
-import fcntl
 import hashlib
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,20 +21,23 @@ from reid.console.progress import Progress
 from reid.data.file_index import read_image
 from reid.data.market1501 import Split
 from reid.errors import ArtifactError, UnreadableImage
+from reid.files.locks import LOCK, in_turn
+from reid.files.room import require_room
 from reid.files.writing import replacing
 
 logger = logging.getLogger(__name__)
 
 BLOCK_BYTES = 1 << 25
-"""Decoded together before they are written."""
+"""Bytes of images that are decoded together before they are written."""
 MODE = {3: "RGB", 1: "L"}
 
 
 def open_store(split: Split, *, height: int, width: int, channels: int, folder: Path, key: str) -> NDArray[np.uint8]:
     """A read-only memory map (N, H, W, C) uint8; row i is the split's image i, resized bilinearly (PIL's, antialiased).
 
-    key: the data set's fingerprint. Of several processes that ask at once one decodes and the others wait.
-    UnreadableImage where one cannot be decoded, ArtifactError where the store cannot be written; nothing is left then.
+    key: the data set's fingerprint. If several processes ask at once, one decodes and the others wait.
+    Raises UnreadableImage if an image cannot be decoded, ArtifactError if the store cannot be written; no part of a
+    store is left behind then.
     """
     shape = (len(split), height, width, channels)
     if not len(split):
@@ -45,7 +46,7 @@ def open_store(split: Split, *, height: int, width: int, channels: int, folder: 
     store = _opened(path, shape)
     if store is None:
         with _only_one_builder(folder):
-            store = _opened(path, shape)  # the one we waited for may have built it
+            store = _opened(path, shape)  # the process that held the lock may have built it
             if store is None:
                 _build(path, split, shape)
                 store = _opened(path, shape)
@@ -55,7 +56,7 @@ def open_store(split: Split, *, height: int, width: int, channels: int, folder: 
 
 
 def _name(split: Split, *, height: int, width: int, channels: int, key: str) -> str:
-    """The file's name; a split less its junk is another split."""
+    """The file's name; a split without its junk has another name than the whole split."""
     digest = hashlib.sha256(key.encode())
     for image in split.images:
         digest.update(f"\n{image.file}".encode())
@@ -63,7 +64,7 @@ def _name(split: Split, *, height: int, width: int, channels: int, key: str) -> 
 
 
 def _opened(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
-    """The store if it is there and whole."""
+    """The store; None if it is not there or damaged."""
     try:
         store: NDArray[np.uint8] = np.lib.format.open_memmap(path, mode="r")  # type: ignore[no-untyped-call]
     except FileNotFoundError:
@@ -81,29 +82,26 @@ def _opened(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
 
 @contextmanager
 def _only_one_builder(folder: Path) -> Iterator[None]:
-    """Holds the folder's lock; the system frees it when a holder dies."""
-    lock = folder / ".lock"
+    """Holds the folder's lock; the system releases it if the process dies."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with lock.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                logger.info("%s: another process is decoding images into it; waiting", folder)
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with in_turn(folder, work="decoding images into it"):
             yield
     except OSError as error:
         raise ArtifactError(
-            f"{lock}: the store of decoded images cannot be locked\n  found: {error.strerror or error}\n"
+            f"{folder / LOCK}: the store of decoded images cannot be locked\n  found: {error.strerror or error}\n"
             "  want: a folder on a local disk that can be written; set dataset.store_dir"
         ) from None
 
 
 def _build(path: Path, split: Split, shape: tuple[int, int, int, int]) -> None:
-    """Writes the .npy block by block as a plain file: a full disk fails a write, but kills who writes a memory map."""
+    """Writes the .npy block by block as a plain file.
+
+    A full disk makes a write fail, but it kills a process that writes to a memory map.
+    """
     images, height, width, channels = shape
     image_bytes = height * width * channels
-    _require_room(path, images * image_bytes)
+    advice = "free some, or set dataset.store_dir to another disk"
+    require_room(path, images * image_bytes, purpose="for the store of decoded images", advice=advice)
     rows = max(1, BLOCK_BYTES // image_bytes)
     block = np.empty((min(rows, images), height, width, channels), np.uint8)
     paths = split.paths
@@ -126,26 +124,16 @@ def _build(path: Path, split: Split, shape: tuple[int, int, int, int]) -> None:
             file.write(block[: len(part)].data)
             progress.update(start + len(part))
         file.flush()
-        os.fsync(file.fileno())  # a network disk tells only now that it is full
+        os.fsync(file.fileno())  # a network disk reports only now that it is full
     logger.info("%s: %d images of %d x %d, %.0f MiB", path, images, width, height, path.stat().st_size / 2**20)
 
 
-def _require_room(path: Path, wanted_bytes: int) -> None:
-    free_bytes = shutil.disk_usage(path.parent).free
-    if free_bytes < wanted_bytes:
-        raise ArtifactError(
-            f"{path}: no room for the store of decoded images\n"
-            f"  found: {free_bytes / 2**20:,.0f} MiB free\n  want: {wanted_bytes / 2**20:,.0f} MiB; "
-            "free some, or set dataset.store_dir to another disk"
-        )
-
-
 def decode(path: Path, *, height: int, width: int, channels: int) -> NDArray[np.uint8]:
-    """One image (H, W, C), resized bilinearly; DatasetError where it cannot be read."""
+    """One image (H, W, C), resized bilinearly. Raises UnreadableImage if it cannot be read."""
     try:
         with Image.open(path) as image:
             converted = image.convert(MODE[channels])
-    except Exception as error:  # decoders raise anything on damaged bytes; all of it is told
+    except Exception as error:  # decoders raise anything on damaged bytes
         what = read_image(path).error or error  # in the words of the validate stage
         raise UnreadableImage(f"{path}: cannot be read: {what}; has it changed since the validate stage?") from error
     if converted.size != (width, height):

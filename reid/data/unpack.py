@@ -1,7 +1,7 @@
-"""Market-1501 out of its zip file: the images of its three folders and nothing else, wherever in the zip they lie.
+"""Unpacks Market-1501 from its zip file: the images of its three folders only, wherever in the zip they lie.
 
-An archive is somebody else's: no name in it decides where a file is written, no link is followed, and nothing grows
-beyond what the disk holds or what an image can be.
+An archive is not trusted: no name in it decides where a file is written, no link is followed, and no member may be
+larger than the free disk space or than an image can be.
 """
 
 import shutil
@@ -14,24 +14,25 @@ from zipfile import BadZipFile, ZipFile, ZipInfo
 from reid.console.progress import Progress
 from reid.data.market1501 import IMAGE_ENDINGS
 from reid.errors import DatasetError
+from reid.files.room import require_room
 
 FOLDERS = ("bounding_box_train", "bounding_box_test", "query")
 LARGEST_IMAGE_BYTES = 64 << 20
 LARGEST_RATIO = 100
-"""Of an image's bytes to those it takes in the archive: JPEG and PNG are compressed already, a bomb is not."""
+"""Largest ratio of an image's bytes to its bytes in the archive: JPEG and PNG hardly shrink, a zip bomb does."""
 
 
 def unpack(archive: Path, root: Path, *, stamp: Mapping[str, str]) -> None:
     """Writes the three folders below `root`, whole or not at all, and the texts of `stamp` (name -> text) beside them.
 
-    DatasetError where the file is no zip or damaged, lacks a folder, has two data sets, or is not safe to unpack.
+    Raises DatasetError if the file is no zip or damaged, lacks a folder, has two data sets, or is not safe to unpack.
     """
     partial = root.with_name(f"{root.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with ZipFile(archive) as file:
             chosen = _chosen(archive, file.infolist())
-            _require_room(archive, root, sum(info.file_size for info in chosen.values()))
+            require_room(root, sum(info.file_size for info in chosen.values()), purpose=f"to unpack {archive}")
             for folder in FOLDERS:
                 (partial / folder).mkdir(parents=True)
             with Progress(f"unpacking {archive.name}", len(chosen)) as progress:
@@ -51,7 +52,7 @@ def unpack(archive: Path, root: Path, *, stamp: Mapping[str, str]) -> None:
 
 
 def _chosen(archive: Path, members: list[ZipInfo]) -> dict[str, ZipInfo]:
-    """<folder>/<file> -> member, of every image in the three folders."""
+    """{"FOLDER/FILE": member} of every image in the three folders."""
     chosen: dict[str, ZipInfo] = {}
     above = set()
     for info in members:
@@ -77,7 +78,7 @@ def _chosen(archive: Path, members: list[ZipInfo]) -> dict[str, ZipInfo]:
 
 
 def _escapes(info: ZipInfo) -> bool:
-    """A path upwards or from the root, or a link: what is written never follows them, but no honest archive has any."""
+    """Whether a member is a link, or has a path upwards or from the root: a sound archive has none of these."""
     parts = PurePosixPath(info.filename.replace("\\", "/")).parts
     upwards = ".." in parts or parts[:1] == ("/",) or any(":" in part for part in parts[:1])
     return upwards or stat.S_ISLNK(info.external_attr >> 16)
@@ -88,16 +89,6 @@ def _refuse_bomb(archive: Path, info: ZipInfo) -> None:
         raise DatasetError(
             f"{archive}: not safe to unpack: {info.filename!r} grows from {info.compress_size:,} to "
             f"{info.file_size:,} bytes"
-        )
-
-
-def _require_room(archive: Path, root: Path, wanted_bytes: int) -> None:
-    root.parent.mkdir(parents=True, exist_ok=True)
-    free_bytes = shutil.disk_usage(root.parent).free
-    if free_bytes < wanted_bytes:
-        raise DatasetError(
-            f"{root}: no room to unpack {archive}\n  found: {free_bytes >> 20:,} MiB free\n"
-            f"  want:  {wanted_bytes >> 20:,} MiB"
         )
 
 

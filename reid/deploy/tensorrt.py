@@ -1,10 +1,9 @@
-"""A TensorRT engine from the exported ONNX, by whichever of NVIDIA's two packages can build here.
+"""Builds a TensorRT engine from the exported ONNX, with whichever of NVIDIA's two packages can build on this machine.
 
-Networks are strongly typed in both, so that the types are the ONNX file's: FP16 is a converted file (`half.py`) with a
-float32 input and output.
+Networks are strongly typed in both packages: an engine computes in the types of the ONNX file. So an FP16 engine is
+built from a converted file (`half.py`) with a float32 input and output.
 """
 
-import hashlib
 import logging
 import time
 from collections.abc import Sequence
@@ -17,9 +16,10 @@ from reid.deploy.build_record import RUNNABLE, BuildRecord, Profile
 from reid.deploy.gpu import use_gpu
 from reid.deploy.half import to_half
 from reid.deploy.onnx import INPUT, data_type_of, read_onnx
-from reid.deploy.tensorrt_packages import Package, find_package, find_targets, sm_name, the_log
+from reid.deploy.tensorrt_packages import Package, find_package, find_targets, sm_name, tensorrt_log
 from reid.errors import ArtifactError, MissingDependency, SpecError
 from reid.files.encryption import is_encrypted, write_model
+from reid.files.hashes import file_sha256
 from reid.files.secrets import encryption_key
 from reid.files.writing import replacing
 
@@ -38,16 +38,17 @@ def build_engine(
     gpu_id: int,
     verbose: bool,
 ) -> BuildRecord:
-    """Build `engine` from a file that `reid export` wrote, in data_type "FP32" or "FP16", and say how.
+    """Builds `engine` from a file that `reid export` wrote, in data_type "FP32" or "FP16"; returns the record.
 
-    An engine of an encrypted ONNX is encrypted with the same key. Where nothing on this machine can build one the
-    record says why and `engine` is not written. Raises ArtifactError where the ONNX is damaged, in FP16 where FP32 is
-    asked for, or TensorRT refuses it; SpecError for INT8, a target the package does not know, a GPU that is not there.
+    An engine of an encrypted ONNX is encrypted with the same key. If nothing on this machine can build one, the record
+    says why and `engine` is not written. Raises ArtifactError if the ONNX is damaged, if it is in FP16 although FP32 is
+    asked for, or if TensorRT refuses it; SpecError for INT8, for a target the package does not know, and for a GPU that
+    is not there.
     """
     model, contract = _read_for(data_type, onnx)
     encrypted = is_encrypted(onnx)
     record: dict[str, Any] = {
-        "onnx_sha256": hashlib.sha256(onnx.read_bytes()).hexdigest(),
+        "onnx_sha256": file_sha256(onnx),
         "contract": asdict(contract),
         "data_type": data_type,
         "profile": profile,
@@ -60,9 +61,8 @@ def build_engine(
     except MissingDependency as error:
         return BuildRecord(built=False, reason=str(error), measured="not run: not built", **record)
     started = time.monotonic()
-    content = (model if data_type_of(model) == data_type else to_half(model)).SerializeToString()
     serialized, tf32 = _build(
-        content,
+        (model if data_type_of(model) == data_type else to_half(model)).SerializeToString(),
         onnx=onnx,
         package=package,
         contract=contract,
@@ -73,24 +73,27 @@ def build_engine(
         verbose=verbose,
     )
     write_model(engine, serialized, key=encryption_key() if encrypted else None)
-    return BuildRecord(
-        built=True,
-        reason=None,
-        package=package.name,
-        version=package.trt.__version__,
-        targets=targets,
-        gpu=package.gpu.name if package.gpu and not package.is_rtx else None,
-        tf32=tf32 if data_type == "FP32" else None,
-        seconds=round(time.monotonic() - started, 3),
-        engine_bytes=engine.stat().st_size,
-        engine_sha256=hashlib.sha256(engine.read_bytes()).hexdigest(),
-        measured=_why_not_run(package, targets),
-        **record,
-    )
+    record |= {"tf32": tf32 if data_type == "FP32" else None, "seconds": round(time.monotonic() - started, 3)}
+    return BuildRecord(built=True, reason=None, **record, **_built_by(package, targets), **_size_and_hash(engine))
+
+
+def _built_by(package: Package, targets: list[str]) -> dict[str, Any]:
+    """The entries of the record that say what built the engine, and for which GPUs."""
+    return {
+        "package": package.name,
+        "version": package.trt.__version__,
+        "targets": targets,
+        "gpu": package.gpu.name if package.gpu and not package.is_rtx else None,
+        "measured": _why_not_run(package, targets),
+    }
+
+
+def _size_and_hash(engine: Path) -> dict[str, Any]:
+    return {"engine_bytes": engine.stat().st_size, "engine_sha256": file_sha256(engine)}
 
 
 def _read_for(data_type: str, onnx: Path) -> tuple[Any, Contract]:
-    """The network and its contract; raises where no engine in this data type can be made of it."""
+    """The network and its contract; raises if no engine in this data type can be built from it."""
     if data_type not in ("FP32", "FP16"):
         raise SpecError(
             f"gen_trt_engine.tensorrt.data_type: {data_type}: not built here, since an INT8 engine needs calibration "
@@ -106,7 +109,7 @@ def _read_for(data_type: str, onnx: Path) -> tuple[Any, Contract]:
 
 
 def _why_not_run(package: Package, targets: Sequence[str]) -> str:
-    """Why this machine cannot run the engine, or that nobody has."""
+    """Why this machine cannot run the engine, or RUNNABLE if it can."""
     if package.gpu is None:
         return "not run: no GPU"
     if package.gpu.compute_capability not in targets:
@@ -118,9 +121,9 @@ def _why_not_run(package: Package, targets: Sequence[str]) -> str:
 
 
 def trtexec_line(onnx: Path, contract: Contract, *, data_type: str = "FP32") -> str:
-    """The command that builds an engine by hand, for batches of 1 to 16 and tuned for 4, as TAO's page.
+    """The command that builds an engine by hand, for batches of 1 to 16 and tuned for 4, as TAO's documentation does.
 
-    TensorRT 10 takes the types of an FP16 file only when told; TensorRT 11 always does.
+    TensorRT 10 keeps the types of an FP16 file only with --stronglyTyped; TensorRT 11 always does.
     """
     size = f"x{contract.channels}x{contract.height}x{contract.width}"
     shapes = " ".join(f"--{name}Shapes={INPUT}:{batch}{size}" for name, batch in (("min", 1), ("opt", 4), ("max", 16)))
@@ -140,9 +143,9 @@ def _build(
     timing_cache: Path | None,
     verbose: bool,
 ) -> tuple[bytes, bool]:
-    """The serialized engine, and whether TF32 was allowed; ArtifactError with TensorRT's messages where it fails."""
+    """The serialized engine, and whether TF32 was allowed; raises ArtifactError with TensorRT's messages."""
     trt = package.trt
-    log = the_log(trt)
+    log = tensorrt_log(trt)
     log.verbose = verbose
     log.errors.clear()
     builder = trt.Builder(log)
@@ -175,7 +178,7 @@ def _build(
 
 
 def _load_timings(package: Package, config: Any, path: Path) -> None:
-    """Hand the kernel timings of an earlier build to this one."""
+    """Gives the kernel timings of an earlier build to this one."""
     if package.is_rtx:
         logger.warning(
             "gen_trt_engine.timing_cache: TensorRT-RTX times no kernels while it builds; %s is not used", path

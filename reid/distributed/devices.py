@@ -1,8 +1,12 @@
-"""Which GPUs, or how many processes on the CPU, a task runs on, and how a training uses them."""
+"""Which GPUs, or how many processes on the CPU, a task runs on, and how a training uses them.
+
+A device is a string as torch names it: "cpu", or "cuda:0" for the first GPU.
+"""
 
 import importlib.util
 import logging
 import os
+import re
 import shutil
 import sysconfig
 from collections.abc import Sequence
@@ -13,9 +17,26 @@ from reid.errors import SpecError
 
 logger = logging.getLogger(__name__)
 
+AUTO, CPU = "auto", "cpu"
+
+
+def first_device() -> str:
+    """The first GPU of this machine that torch sees, else the CPU."""
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else CPU
+
+
+def gpu_number(device: str) -> int:
+    """The number of a GPU that torch names cuda:<number>; SpecError if the device is no such name."""
+    found = re.fullmatch(r"cuda:(\d+)", device)
+    if not found:
+        raise SpecError(f"device: {device} is no device\n  want: auto, cpu, or a GPU as cuda:0")
+    return int(found[1])
+
 
 def choose_gpus(num_gpus: int, gpu_ids: Sequence[int]) -> tuple[int, ...]:
-    """The GPUs that both fields together ask for: the one with more wins; chosen ids are kept, free ones added."""
+    """The GPUs that both fields together ask for, ascending: those of gpu_ids, and free ones up to num_gpus."""
     chosen = list(dict.fromkeys(gpu_ids))
     free = (gpu for gpu in range(num_gpus + len(chosen)) if gpu not in chosen)
     while len(chosen) < num_gpus:
@@ -24,9 +45,10 @@ def choose_gpus(num_gpus: int, gpu_ids: Sequence[int]) -> tuple[int, ...]:
 
 
 def choose_devices(section: str, *, num_gpus: int, gpu_ids: Sequence[int], cpu_processes: int) -> tuple[str, ...]:
-    """A device for each rank, as torch names it; `section` of the spec asks for them.
+    """The device of each rank, as the spec's `section` asks for it.
 
-    Without any GPU on this machine: the CPU, for cpu_processes ranks. SpecError where a wanted GPU is not there.
+    If this machine has no GPU, that is the CPU for each of cpu_processes ranks. Raises SpecError if a wanted GPU is not
+    there.
     """
     import torch
 
@@ -46,47 +68,52 @@ def choose_devices(section: str, *, num_gpus: int, gpu_ids: Sequence[int], cpu_p
 
 
 def share_the_cpu(devices: Sequence[str]) -> None:
-    """Gives this process its part of the CPU, where several ranks compute on it; more threads than cores crawl."""
+    """Gives this process its share of the cores if several ranks compute on the CPU.
+
+    More threads than cores would be many times slower.
+    """
     import torch
 
-    if len(devices) > 1 and devices[0] == "cpu":
+    if len(devices) > 1 and devices[0] == CPU:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // len(devices)))
 
 
 @dataclass(frozen=True)
-class Device:
-    """Where and how a training runs."""
+class ComputePlan:
+    """The devices that a training runs on, and how it uses them."""
 
-    names: tuple[str, ...]
-    """A device for each rank: cuda:<n>, or cpu."""
+    devices: tuple[str, ...]
+    """The device of each rank."""
     precision: str
-    """As Lightning names it: 32-true or bf16-mixed."""
+    """Lightning's name of the precision: 32-true or bf16-mixed."""
     channels_last: bool = True
+    """Whether images lie in memory pixel by pixel (N, H, W, C), not channel by channel."""
     compiled: bool = False
+    """Whether torch.compile compiles the network."""
     augments: bool = False
-    """Whether it augments the training images."""
+    """Whether training images are augmented on the devices, not by the CPU."""
 
     @property
     def ranks(self) -> int:
-        """Processes that train together."""
-        return len(self.names)
+        """How many processes train together."""
+        return len(self.devices)
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the ranks are GPUs."""
-        return self.names[0] != "cpu"
+        """Whether the ranks compute on GPUs."""
+        return self.devices[0] != CPU
 
 
 BF16_SINCE = (8, 0)
-"""Compute capability of the first GPUs with bf16: Ampere."""
+"""The compute capability from which on GPUs compute in bf16: that of Ampere."""
 LONG_IMAGES = 400_000
-"""On a GPU, images from which on a training wins back the minute or two that torch.compile takes; on a CPU it wins
-nothing over channels_last (ResNet-50: 9.8 images/s to 10.0).
+"""A training on a GPU must see so many images to win back the minute or two that torch.compile takes. On a CPU that
+wins nothing over channels_last (ResNet-50: 9.8 images/s to 10.0).
 """
 
 
-def choose_device(
-    names: tuple[str, ...],
+def plan_training(
+    devices: tuple[str, ...],
     *,
     precision: str,
     channels_last: str,
@@ -94,49 +121,50 @@ def choose_device(
     augment_on: str,
     convolutional: bool,
     images: int,
-) -> Device:
-    """How these devices are used; each choice is auto, or what it is to be. Named in the log.
+) -> ComputePlan:
+    """The plan for these devices, which is logged too; each choice is auto or a fixed value, as in the spec.
 
-    images: to be trained on in all, epoch after epoch.
+    images: how many the training sees in all, over all epochs.
     """
     import torch
 
-    on_gpu = names[0] != "cpu"
-    halved = precision == "bf16" or (precision == "auto" and on_gpu and _has_bf16(names))
-    device = Device(
-        names,
+    on_gpu = devices[0] != CPU
+    halved = precision == "bf16" or (precision == "auto" and on_gpu and _has_bf16(devices))
+    plan = ComputePlan(
+        devices,
         "bf16-mixed" if halved else "32-true",
         channels_last=channels_last == "on" or (channels_last == "auto" and convolutional),
-        compiled=compiled(compile, on_gpu=on_gpu, images=images, ranks=len(names)),
+        compiled=compiled(compile, on_gpu=on_gpu, images=images, ranks=len(devices)),
         augments=augment_on == "device" or (augment_on == "auto" and on_gpu),
     )
     if on_gpu:
-        shown = ", ".join(f"GPU {name.removeprefix('cuda:')} ({torch.cuda.get_device_name(name)})" for name in names)
+        shown = ", ".join(f"GPU {gpu_number(name)} ({torch.cuda.get_device_name(name)})" for name in devices)
     else:
         shown = f"the CPU, {torch.get_num_threads()} threads"
-        shown += f" in each of {device.ranks} processes" if device.ranks > 1 else ""
+        shown += f" in each of {plan.ranks} processes" if plan.ranks > 1 else ""
     logger.info(
         "training on %s, precision %s, %s, %s; images augmented on the %s",
         shown,
-        device.precision,
-        "channels last" if device.channels_last else "channels first",
-        "compiled" if device.compiled else "not compiled",
-        "device" if device.augments else "CPU",
+        plan.precision,
+        "channels last" if plan.channels_last else "channels first",
+        "compiled" if plan.compiled else "not compiled",
+        "device" if plan.augments else "CPU",
     )
-    return device
+    return plan
 
 
-def _has_bf16(names: Sequence[str]) -> bool:
-    """Whether every one of these GPUs computes in bf16 itself: a T4 and older ones emulate it, slower than float32."""
+def _has_bf16(devices: Sequence[str]) -> bool:
+    """Whether all these GPUs compute in bf16 natively: a T4 and older ones emulate it, slower than float32."""
     import torch
 
-    return all(torch.cuda.get_device_capability(name) >= BF16_SINCE for name in names)
+    return all(torch.cuda.get_device_capability(name) >= BF16_SINCE for name in devices)
 
 
 def compiled(asked: str, *, on_gpu: bool, images: int, ranks: int) -> bool:
-    """Whether the network is compiled for so many images: as asked, or by itself where it pays; else a line why not.
+    """Whether the network is compiled for so many images: as asked, or with auto if it pays. Logs what is missing.
 
-    Not by itself for several ranks: SyncBatchNorm cuts the network into some fifty graphs (pytorch issue 161302).
+    With auto several ranks do not compile: SyncBatchNorm cuts the network into some fifty graphs (pytorch issue
+    161302).
     """
     if asked == "off" or (asked == "auto" and not (on_gpu and ranks == 1 and images >= LONG_IMAGES)):
         return False

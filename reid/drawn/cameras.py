@@ -1,4 +1,4 @@
-"""Cameras: the place each looks at, from where, in what light, and its sensor's own colours, tone, blur and noise.
+"""Cameras: the place that each looks at, its direction and light, and its sensor's colours, tone, blur and noise.
 
 Legend: H, W are the height and width of one image in pixels; pictures are float32 (H, W, 3), RGB, 0 to 255.
 """
@@ -18,18 +18,18 @@ Picture = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Camera:
-    """One camera's own look: where it stands, its light and its sensor."""
+    """One camera: its place, its direction, its light and its sensor."""
 
     place: NDArray[np.uint8]
-    """The surroundings (about 1.35 H, 6 W, 3), of which an image shows a window."""
+    """The surroundings, about (1.35 H, 6 W, 3); an image shows a window of them."""
     yaw: float
-    """The direction in which most persons walk before it; radians, 0 towards the camera."""
+    """The direction in which most persons walk in front of it; radians, 0 towards the camera."""
     yaw_spread: float
     pitch: float
     light: float
-    """Where the light comes from: -1 left, 1 right."""
+    """The side from which the light comes: -1 left, 1 right."""
     colour: NDArray[np.float32]
-    """White balance and crosstalk of the sensor's colours, (3, 3): its red, green, blue from the scene's."""
+    """White balance and crosstalk of the sensor, (3, 3): multiplies the scene's red, green and blue."""
     gain: float
     gamma: float
     saturation: float
@@ -37,12 +37,12 @@ class Camera:
     blur_px: float
     noise: float
     coarse: float
-    """By how much the sensor's pixels are larger than the image's: 1 or more."""
+    """Size of the sensor's pixels as a multiple of the image's: 1 or more."""
     quality: int
 
 
 def set_up_camera(rng: np.random.Generator, *, index: int, cameras: int, height: int, width: int) -> Camera:
-    """Camera `index` (from 0) of so many; each has its own direction, place and sensor."""
+    """Camera `index` (from 0) of `cameras`; each has its own direction, place and sensor."""
     return Camera(
         place=draw_place(rng, kind=index, height=height, width=width),
         yaw=math.tau * index / cameras + rng.normal(0, 0.3),
@@ -94,7 +94,7 @@ def _sensor_colour(rng: np.random.Generator) -> Picture:
 
 
 def _daylight(rng: np.random.Generator, height: int, width: int) -> Picture:
-    """The light (H, W, 3) on a scene: sun or cloud, warmer or cooler, at times with the edge of a building's shadow."""
+    """The light (H, W, 3) on a scene: sun or cloud, warm or cool, sometimes with the edge of a building's shadow."""
     warmth = rng.normal(0, 0.035)
     level = rng.uniform(0.8, 1.2) * np.array([1 + warmth, 1.0, 1 - warmth])
     across = np.linspace(rng.uniform(0.85, 1.15), rng.uniform(0.85, 1.15), width)

@@ -1,7 +1,11 @@
-"""A drawn data set in Market-1501's layout: walking people under cameras that differ, the same for the same seed.
+"""The door of the drawn data set: walking people under cameras that differ, in Market-1501's layout.
 
-Every person, distractor and junk image has random numbers of its own (a child of the seed), so the images do not depend
-on how many processes draw them.
+- `draw_market` draws a data set into a new folder
+- `ensure_market` draws it if its folder is absent, and else checks that the folder was drawn with equal parameters
+- `contact_sheet` writes a picture of some persons of any Market-1501 tree
+
+The same parameters, the seed among them, give the same images. Every person, distractor and junk image has random
+numbers of its own (a child of the seed), so the images do not depend on how many processes draw them.
 """
 
 import json
@@ -16,25 +20,22 @@ from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageDraw
-
 from reid.console.progress import Progress
-from reid.data.file_names import MARKET1501, FileNames
-from reid.data.market1501 import list_folder
 from reid.drawn.cameras import Camera, set_up_camera
+from reid.drawn.contact_sheet import contact_sheet
 from reid.drawn.looks import dress
 from reid.drawn.photograph import photograph
 from reid.drawn.plan import GALLERY, QUERY, TRAIN, Branch, Parameters, Subject, plan, random_numbers
 from reid.errors import DatasetError
+from reid.files.locks import made_in_turn
+
+__all__ = ["contact_sheet", "draw_market", "ensure_market"]
 
 STAMP = "synthetic.json"
 DRAWING = 1
-"""To be raised with every change that alters the images of an unchanged spec."""
+"""Version of the drawing; raise it with every change that alters the images of an unchanged spec."""
 SUBJECTS_AT_ONCE = 8
-"""Handed to a process together."""
-SHEET_WIDTH_PX = 128
-"""Of an image on the contact sheet."""
+"""Number of subjects that are sent to a process together."""
 
 
 def draw_market(
@@ -58,10 +59,10 @@ def draw_market(
     `distractors` (0000: persons seen once) and `junk` (-1: badly cropped) are numbers of gallery images. The folder
     appears under its name when it is complete; width and height are those of an image in pixels.
 
-    Raises DatasetError where the folder exists already or cannot be written, or with fewer than two cameras.
+    Raises DatasetError if the folder exists already or cannot be written, or if there are fewer than two cameras.
     """
     if root.exists():
-        raise DatasetError(f"{root}: is there already; a data set is drawn into a new folder only")
+        raise DatasetError(f"{root}: exists already; a data set is drawn into a new folder only")
     if cameras < 2:
         raise DatasetError(
             f"{root}: cannot draw a data set with cameras = {cameras}: every query needs a match under a second camera"
@@ -79,7 +80,7 @@ def draw_market(
     subjects = plan(parameters)
     done = 0
     with Progress("drawing the data set", sum(len(subject.shots) for subject in subjects)) as progress:
-        for drawn in _each(partial(draw_subject, parameters, partial_root), subjects, workers=workers):
+        for drawn in _in_processes(partial(draw_subject, parameters, partial_root), subjects, workers=workers):
             done += drawn
             progress.update(done)
     (partial_root / STAMP).write_text(json.dumps(_stamp(parameters), indent=2) + "\n", encoding="utf-8")
@@ -87,14 +88,16 @@ def draw_market(
 
 
 def ensure_market(root: Path, *, workers: int, **parameters: int) -> bool:
-    """Draws the data set of `draw_market` where `root` is absent; whether it did.
+    """Draws the data set of `draw_market` if `root` is absent; returns whether it did.
 
     A folder that was drawn with equal parameters is left as it is, whatever was done to its images since. Raises
-    DatasetError where the folder was drawn with other parameters, or not by this project.
+    DatasetError if the folder was drawn with other parameters, or not by this project.
     """
     if not root.exists():
-        draw_market(root, workers=workers, **parameters)
-        return True
+        with made_in_turn(root):
+            if not root.exists():
+                draw_market(root, workers=workers, **parameters)
+                return True
     wanted, found = _stamp(Parameters(**parameters)), _read_stamp(root)
     differing = [name for name in wanted if found.get(name) != wanted[name]]
     if differing:
@@ -112,7 +115,7 @@ def _read_stamp(root: Path) -> dict[str, int]:
         found = json.loads(stamp.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DatasetError(
-            f"{root}: is there already, but was not drawn by this project: {STAMP} is not in it\n"
+            f"{root}: exists already, but was not drawn by this project: {STAMP} is not in it\n"
             "  do: name another folder in dataset.synthetic.root; to use this one, name its three folders in\n"
             "      dataset.train_dataset_dir, test_dataset_dir and query_dataset_dir, and set dataset.synthetic to null"
         ) from None
@@ -131,7 +134,7 @@ def _stamp(parameters: Parameters) -> dict[str, int]:
 
 
 def draw_subject(parameters: Parameters, root: Path, subject: Subject) -> int:
-    """Draws all images of a subject under `root`; their number."""
+    """Draws all images of a subject below `root`; returns their number."""
     rng = random_numbers(parameters.seed, subject.branch, subject.index, 1)
     looks = set_up_cameras(parameters.seed, parameters.cameras, parameters.height, parameters.width)
     person = dress(rng)
@@ -155,19 +158,19 @@ def set_up_cameras(seed: int, cameras: int, height: int, width: int) -> tuple[Ca
     )
 
 
-def _each(draw: Callable[[Subject], int], subjects: Sequence[Subject], *, workers: int) -> Iterator[int]:
-    """draw(subject) of each subject, in order, in this process or in `workers` others; a small set needs no others."""
+def _in_processes(draw: Callable[[Subject], int], subjects: Sequence[Subject], *, workers: int) -> Iterator[int]:
+    """draw(subject) of each subject, in order: in `workers` processes, or in this one if the set is small."""
     if min(workers, len(subjects) // SUBJECTS_AT_ONCE) <= 1:
         yield from map(draw, subjects)
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_serve_the_parent_only)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_follow_the_parent)
     try:
         yield from pool.map(draw, subjects, chunksize=SUBJECTS_AT_ONCE)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _serve_the_parent_only() -> None:
+def _follow_the_parent() -> None:
     """Leaves Ctrl-C to the parent, and ends this process when the parent is gone, even by kill -9."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -178,43 +181,3 @@ def _serve_the_parent_only() -> None:
             os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-
-
-def contact_sheet(root: Path, output: Path, *, names: FileNames = MARKET1501, persons: int = 8, seed: int = 0) -> None:
-    """Writes a picture of some persons of a Market-1501 tree, chosen at random: a row a person, a column a camera.
-
-    A cell is empty where the camera did not see the person; where names tell no cameras there is one column. Raises
-    DatasetError where there are no persons.
-    """
-    seen: dict[int, dict[int, list[Path]]] = {}
-    misnamed: list[str] = []
-    for split in (TRAIN, GALLERY):
-        listing = list_folder(root / split, names=names)
-        misnamed += listing.misnamed
-        for image in listing.split.images:
-            if image.person > 0:
-                seen.setdefault(image.person, {}).setdefault(image.camera, []).append(root / split / image.file)
-    if not seen:
-        other = f"; {len(misnamed)} images are not {names.wanted} (here --file-name)" if misnamed else ""
-        raise DatasetError(f"{root}: no images of persons in {TRAIN} and {GALLERY}{other}")
-    rng = np.random.default_rng(seed)
-    chosen = sorted(int(person) for person in rng.permutation(sorted(seen))[:persons])
-    cameras = sorted({camera for views in seen.values() for camera in views})
-    with Image.open(seen[chosen[0]][min(seen[chosen[0]])][0]) as first:
-        width, height = SHEET_WIDTH_PX, round(SHEET_WIDTH_PX * first.height / first.width)
-    step_x, step_y, left, top = width + 8, height + 8, 60, 30
-    sheet = Image.new("RGB", (left + len(cameras) * step_x, top + len(chosen) * step_y), (250, 250, 250))
-    label = partial(ImageDraw.Draw(sheet).text, fill=(40, 40, 40), anchor="mm", font_size=16)
-    for column, camera in enumerate(cameras):
-        label((left + column * step_x + width / 2, top / 2), f"camera {camera}" if names.cameras else "any camera")
-    for row, person in enumerate(chosen):
-        label((left / 2, top + row * step_y + height / 2), f"{person:04d}")
-        for column, camera in enumerate(cameras):
-            views = seen[person].get(camera)
-            cell = Image.new("RGB", (width, height), (232, 232, 232))
-            if views:
-                with Image.open(views[rng.integers(len(views))]) as picture:
-                    cell = picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-            sheet.paste(cell, (left + column * step_x, top + row * step_y))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(output)

@@ -1,4 +1,4 @@
-"""Walking people: the figure drawn from a look (what stays of a person) and a pose (what changes from image to image).
+"""Walking people: a figure is drawn from a look, which a person keeps, and a pose, which changes between images.
 
 Lengths are statures (1 = the person's height), in the frame of `solids.py`.
 """
@@ -17,16 +17,16 @@ ANKLE_Z, HIP_Z, WAIST_Z, SHOULDER_Z, HEAD_Z = 0.045, 0.525, 0.60, 0.80, 0.925
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """What changes from image to image: the direction and the step."""
+    """The direction and the step of a person, which change from image to image. Angles are in radians."""
 
     yaw: float
     """0 towards the camera, pi / 2 to the right of the picture."""
     phase: float
-    """Of the gait, 0 to 2 pi."""
+    """Phase of the gait, 0 to 2 pi."""
     stride: float
     """The largest angle of the thigh."""
     bend: float
-    """Of the elbows."""
+    """The bend of the elbows."""
 
 
 def draw_figure(

@@ -1,4 +1,4 @@
-"""What stays of a person under every camera: build, skin, hair, clothes and bag."""
+"""The appearance that a person keeps under every camera: build, skin, hair, clothes and bag."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ HATS = ("none", "none", "none", "none", "cap", "beanie")
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What stays of a person under every camera: build, hair, clothes, bag."""
+    """The appearance that a person keeps under every camera."""
 
     skin: Colour
     hair: Colour
@@ -53,11 +53,11 @@ class Look:
     girth: float
     shoulders: float
     stature: float
-    """Height as a part of the average."""
+    """Height as a multiple of the average."""
 
 
 def dress(rng: np.random.Generator) -> Look:
-    """A person drawn at random."""
+    """A person chosen at random."""
 
     def one_of(colours: tuple[Colour, ...], hue: float = 5.0) -> Colour:
         return _vary(colours[rng.integers(len(colours))], rng, hue=hue)
@@ -95,7 +95,7 @@ def _vary(colour: Colour, rng: np.random.Generator, *, hue: float) -> Colour:
 
 
 def apart(colour: Colour, other: Colour) -> Colour:
-    """The colour, or a darker or lighter one where it would be lost beside the other."""
+    """The colour, or a darker or lighter one if it is too similar to the other."""
     if sum(abs(a - b) for a, b in zip(colour, other)) > 120:
         return colour
     return shade(colour, 0.35) if sum(colour) > 330 else (225, 222, 215)

@@ -1,4 +1,4 @@
-"""One image: a person placed before a camera, with shadow, passers-by and things in the way, in a detector's crop.
+"""One image: a person in front of a camera, with shadow, passers-by and things in the way, in a detector's crop.
 
 Legend: H, W are the height and width of one image in pixels; pictures are float32 (H, W, 3), RGB, 0 to 255.
 """
@@ -20,7 +20,7 @@ SUPERSAMPLING = 3
 def photograph(
     camera: Camera, person: Look, rng: np.random.Generator, *, height: int, width: int, spoiled: bool
 ) -> Image.Image:
-    """A detector's crop (W x H) of a person who passes the camera; spoiled: the box is far off, or holds nobody."""
+    """A detector's crop (W x H) of a person who passes the camera; spoiled: the box is misplaced or contains nobody."""
     picture = view(camera, rng, height=height, width=width)
     framing = _spoiled_box if spoiled else _usual_box
     foot, stature_px = framing(rng, height, width)

@@ -1,4 +1,4 @@
-"""Places that cameras look at: a ground, a backdrop and what stands about.
+"""Places that cameras look at: a ground, a backdrop and things that stand on the ground.
 
 Legend: H, W are the height and width of one image in pixels.
 """
@@ -36,7 +36,7 @@ THINGS: tuple[Colour, ...] = ((46, 48, 54), (124, 44, 42), (54, 78, 118), (178, 
 
 @dataclass(frozen=True, slots=True)
 class Easel:
-    """A picture in the making."""
+    """A picture that is being drawn."""
 
     draw: ImageDraw.ImageDraw
     rng: np.random.Generator
@@ -77,7 +77,7 @@ def cloudy(rng: np.random.Generator, height: int, width: int, strength: float) -
 
 
 def muted(colours: tuple[Colour, ...], index: int, rng: np.random.Generator) -> Colour:
-    """The colour at index, round about, a little changed."""
+    """The colour at index (which wraps around), slightly changed."""
     red, green, blue = (int(v) for v in np.clip(np.array(colours[index % len(colours)]) + rng.normal(0, 7, 3), 0, 255))
     return red, green, blue
 

@@ -1,4 +1,4 @@
-"""What a drawn data set consists of: who is seen by which camera, how often, and the name of every image."""
+"""The plan of a drawn data set: which camera sees which person how often, and the name of every image."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -8,11 +8,11 @@ import numpy as np
 TRAIN, GALLERY, QUERY = "bounding_box_train", "bounding_box_test", "query"
 
 QUERY_CHANCE = 0.4
-"""Of a further query image of a test person, under each camera after the first."""
+"""Probability of a further query image of a test person, under each camera after the first."""
 
 
 class Branch(IntEnum):
-    """Branches of the seed: what random numbers are for."""
+    """Branches of the seed: each purpose has random numbers of its own."""
 
     CAMERA = 0
     PERSON = 1
@@ -22,7 +22,7 @@ class Branch(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """All that a drawn set depends on; the stamp holds them."""
+    """All parameters that decide a drawn data set; its stamp file holds them."""
 
     train_persons: int
     test_persons: int
@@ -45,7 +45,7 @@ class Shot:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A person and all images of it; a distractor or a junk image is a subject of one image."""
+    """A person and all images of that person; a distractor or a junk image is a subject with one image."""
 
     branch: Branch
     index: int
@@ -53,7 +53,7 @@ class Subject:
 
 
 def plan(parameters: Parameters) -> list[Subject]:
-    """Every image of the data set, by subject; nothing is drawn yet."""
+    """All images of the data set, by subject; nothing is drawn yet."""
     persons = range(1, parameters.train_persons + parameters.test_persons + 1)
     subjects = [_plan_person(parameters, person) for person in persons]
     for branch, name, count in (
@@ -88,5 +88,5 @@ def _plan_person(parameters: Parameters, person: int) -> Subject:
 
 
 def random_numbers(seed: int, *branch: int) -> np.random.Generator:
-    """Those of one branch of the seed, independent of all others."""
+    """The random generator of one branch of the seed, independent of all other branches."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=branch))

@@ -17,7 +17,7 @@ Colour = tuple[int, int, int]
 
 AZIMUTH_STEP = math.radians(12)
 RIM = 0.70
-"""How dark the side away from the light is, as a part of the colour."""
+"""Brightness of the side away from the light, as a share of the colour's."""
 
 
 def shade(colour: Colour, factor: float) -> Colour:
@@ -45,7 +45,7 @@ class Trunk:
     rings: tuple[Ring, ...]
 
     def at(self, z: float) -> Ring:
-        """The ring at height z, between its neighbours; the end ring beyond the ends."""
+        """The ring at height z, interpolated; beyond the ends it is the end ring."""
         if z <= self.rings[0].z:
             return self.rings[0]
         for low, high in zip(self.rings, self.rings[1:]):
@@ -78,7 +78,7 @@ class Painter:
         self._solids: list[tuple[float, int, Callable[[ImageDraw.ImageDraw], None]]] = []
 
     def pixel(self, point: Point) -> Pixel:
-        """Where the point is in the picture."""
+        """The pixel at which the point appears in the picture."""
         x, y, z = point
         right, ahead = x * self.cos_yaw + y * self.sin_yaw, y * self.cos_yaw - x * self.sin_yaw
         up = z * self.cos_pitch - ahead * self.sin_pitch

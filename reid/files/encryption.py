@@ -1,4 +1,4 @@
-"""Model files encrypted at rest, authenticated: a wrong key and a changed byte are told from good data.
+"""Model files encrypted on the disk and authenticated: a wrong key or a changed byte is noticed.
 
 Layout: the magic, the scrypt salt (16 bytes), a nonce prefix (7 bytes), then chunks of AES-256-GCM, each with the nonce
 prefix | counter (4 bytes) | last (1 byte): the STREAM construction (Hoang et al., CRYPTO 2015), so that chunks can be
@@ -25,7 +25,7 @@ CHUNK_BYTES = 1 << 20
 
 
 def is_encrypted(path: Path) -> bool:
-    """Whether the file begins as one that `encrypt` wrote."""
+    """Whether the file begins like one that `encrypt` wrote."""
     with path.open("rb") as stream:
         return stream.read(len(MAGIC)) == MAGIC
 
@@ -42,8 +42,8 @@ def encrypt(source: IO[bytes], target: IO[bytes], key: str) -> None:
 def decrypt(path: Path, key: str | None) -> io.BytesIO:
     """The plain content of an encrypted file.
 
-    KeyRefused where no key is given, or where the key is wrong or the file was changed or cut (which cannot be told
-    apart, by design).
+    Raises KeyRefused if no key is given, if the key is wrong, or if the file was changed or cut; by design the last
+    two cannot be told apart.
     """
     if not key:
         raise KeyRefused(f"{path}: encrypted, and no key is given\n  want: encryption_key, or {KEY_ENVIRONMENT} set")
@@ -66,7 +66,7 @@ def decrypt(path: Path, key: str | None) -> io.BytesIO:
 
 
 def write_model(path: Path, content: bytes, *, key: str | None) -> None:
-    """Writes a model file whole or not at all, encrypted where there is a key: nothing plain is ever on the disk."""
+    """Writes a model file whole or not at all, encrypted if there is a key: nothing plain is ever on the disk."""
     with replacing(path) as partial, partial.open("wb") as stream:
         if key is None:
             stream.write(content)
@@ -75,7 +75,7 @@ def write_model(path: Path, content: bytes, *, key: str | None) -> None:
 
 
 def read_model(path: Path) -> bytes:
-    """A model file's plain content, decrypted in memory with this process's key where it is encrypted."""
+    """A model file's plain content, decrypted in memory with this process's key if it is encrypted."""
     return decrypt(path, encryption_key()).getvalue() if is_encrypted(path) else path.read_bytes()
 
 
@@ -84,7 +84,7 @@ def _cipher(key: str, salt: bytes) -> AESGCM:
 
 
 def _numbered(stream: IO[bytes], size: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(nonce, chunk) of a stream; the nonce says the chunk's number and whether it is the last. At least one chunk."""
+    """Yields (nonce, chunk), at least once; the nonce holds the chunk's number and whether it is the last."""
     chunk, number = stream.read(size), 0
     while True:
         following = stream.read(size)

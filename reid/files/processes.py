@@ -4,7 +4,7 @@ import os
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this number runs, whoever's it is."""
+    """Whether a process with this number runs, under any user."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,7 +1,16 @@
-"""Writing a file so that a reader sees the old one or the whole new one, never a part."""
+"""Writing a file so that a reader sees the old one or the whole new one, never a part.
+
+Every writer has a temporary file of its own beside the target, so that two at once do not tear each other: the last to
+finish wins. The writer holds a lock on it, which the system frees however the process ends; a temporary file that
+nobody holds was left by a killed process, and the next writer of the same target removes it. (A process number would
+not tell: another container or machine that writes into the same folder has numbers of its own.)
+"""
 
 import errno
+import fcntl
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,32 +21,78 @@ from reid.errors import ArtifactError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to: renamed to `path` when the block ends well, removed when not.
+    """A temporary file beside `path` to write to: renamed to `path` if the block ends well, removed if it does not.
 
-    Folders above it are made. The temporary name is always the same: what a killed attempt left, the next overwrites.
-    ArtifactError where the system refuses to write: no room, no right, a folder or a device in the way.
+    The folders above `path` are made. Raises ArtifactError if the system refuses to write: no room, no right, a folder
+    or a device in the way.
     """
-    partial = path.with_name(path.name + ".partial")
     try:
         if path.exists() and not path.is_file():
             code = errno.EISDIR if path.is_dir() else errno.EEXIST
             raise OSError(code, os.strerror(code) if path.is_dir() else "a device or a pipe")
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(path)
+        _remove_abandoned(path)
+        with _temporary_file(path) as partial:
+            yield partial
+            partial.replace(path)
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be written\n  found: {error.strerror or error}") from error
+
+
+@contextmanager
+def _temporary_file(path: Path) -> Iterator[Path]:
+    """A new file beside `path`, locked while the block runs and removed after it unless it was renamed."""
+    while True:
+        partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        with suppress(OSError):  # a file system without locks: then an abandoned file stays
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if partial.exists():  # else another writer took it for abandoned before it was locked
+            break
+        os.close(descriptor)
+    try:
+        yield partial
     finally:
-        if partial.exists():
-            partial.unlink()
+        partial.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Removes the temporary files of `path` that no living process holds."""
+    name = re.compile(re.escape(path.name) + r"(\.[0-9a-f]{8})?\.partial")
+    for entry in os.scandir(path.parent):
+        if name.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            with suppress(OSError):  # it is held, or gone already
+                descriptor = os.open(entry.path, os.O_RDWR)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    Path(entry.path).unlink()
+                finally:
+                    os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes the text as UTF-8, as `replacing` does."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def replace_link(link: Path, target: Path) -> None:
+    """Makes `link` a symbolic link to `target`, relative to the link's folder, in one step."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    fresh = link.with_name(f"{link.name}.{secrets.token_hex(4)}.partial")
+    try:
+        fresh.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
+        fresh.replace(link)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def require_writable(path: str | Path | None) -> None:
-    """ArtifactError at once, and not after hours of work, where `replacing` could not write a file; None is no file."""
+    """Raises ArtifactError now, and not after hours of work, if `replacing` could not write this file; None is fine."""
     if path is None:
         return
-    with suppress(_Tried), replacing(Path(path)) as partial:
-        partial.touch()
+    with suppress(_Tried), replacing(Path(path)):
         raise _Tried
 
 
@@ -46,7 +101,7 @@ class _Tried(Exception):
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy one file, replacing `target` in one step; nothing happens where both are the same file."""
+    """Copies one file, replacing `target` in one step; does nothing if both are the same file."""
     if target.exists() and target.samefile(source):
         return
     with replacing(target) as partial:

@@ -1,137 +1,38 @@
-"""Checkpoints: reading any of them without running code from it, and this project's own back into a network.
+"""This project's checkpoints: writing a network as one, and reading it back.
 
-One of ours is Lightning's dict (`state_dict` with the network under "model.") with an entry `reid` that says how to
-build the network, what its input is, and which persons its classifier knows.
+A checkpoint is Lightning's dict (`state_dict` with the network under "model.") with an entry `reid` that says how to
+build the network, what its input is, and which persons its classifier knows. `safe_files.py` reads the file itself.
 
 Shapes: B images, C channels, H height, W width, D width of the embedding.
 """
 
-import builtins
 import inspect
-import io
 import json
-import os
-import pickle
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from reid.contract import Contract
 from reid.embeddings import OfPixels
 from reid.errors import ArtifactError
-from reid.files.encryption import decrypt, encrypt, is_encrypted
-from reid.files.secrets import encryption_key
+from reid.files.writing import replacing
 from reid.model.backbones import is_convolutional
 from reid.model.embedder import Embedder, build_embedder
 from reid.model.of_pixels import of_pixels
+from reid.model.safe_files import read_file, write_file
 
 FORMAT = 1
 PREFIX = "model."
-"""The LightningModule's attribute that holds the network."""
+"""The beginning of the network's tensor names: the LightningModule keeps it as `model`."""
 
 ADDED_SETTINGS = {"stem_pool": "padded"}
-"""Settings of the network that older checkpoints lack: what it was then."""
-
-PLAIN: dict[str, Callable[..., Any]] = {
-    f"builtins.{name}": getattr(builtins, name)
-    for name in ("bool", "dict", "float", "int", "list", "set", "str", "tuple")
-}
-PLAIN["collections.defaultdict"] = lambda *_factory: {}  # torch fills plain dicts only
-"""Beside what torch allows: types whose construction does nothing else."""
-
-INERT_PACKAGES = (
-    *("lightning", "nvidia_tao_core", "nvidia_tao_pytorch", "omegaconf", "pytorch_lightning", "yacs"),
-    *("argparse", "numpy", "pathlib", "typing"),
-)
-"""Their objects ride along in checkpoints (the spec, the trainer's state) and are of no use here."""
-
-
-class Inert:
-    """Stands in for an object of INERT_PACKAGES: takes what the file gives, does nothing."""
-
-    def __new__(cls, *_args: object, **_kwargs: object) -> "Inert":
-        return super().__new__(cls)
-
-    def __init__(self, *_args: object, **_kwargs: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-def read_file(path: Path) -> Any:
-    """What a .safetensors file or one of torch.save holds, tensors on the CPU, without running any code from it.
-
-    Objects of Lightning, OmegaConf and TAO that lie beside the tensors become `Inert`. Raises ArtifactError where
-    the file is missing, damaged, no checkpoint, or needs code to be read.
-    """
-    if not path.is_file():
-        raise ArtifactError(f"{path}: no such file\n  want: a checkpoint (.pth, .tlt, .safetensors)")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ArtifactError(f"{path}: damaged: not readable as safetensors ({error})") from None
-    source = decrypt(path, encryption_key()) if is_encrypted(path) else io.BytesIO(path.read_bytes())
-    head = source.getvalue()[:8]
-    if not head.startswith((b"PK", b"\x80")):
-        raise ArtifactError(
-            f"{path}: not a checkpoint: it begins with {head!r}\n  want: a file of torch.save or .safetensors"
-        )
-    try:
-        with _allowances(path, source, zipped=head.startswith(b"PK")):
-            return torch.load(source, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ArtifactError(
-            f"{path}: needs code to be read, or is damaged ({_reason(error)})\n  want: tensors only"
-        ) from None
-    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError) as error:
-        raise ArtifactError(f"{path}: damaged or cut short ({_reason(error)})\n  want: a whole checkpoint") from None
-
-
-def write_file(content: Any, stream: IO[bytes]) -> None:
-    """Writes what `read_file` reads: torch.save's format, encrypted where this process has an encryption key."""
-    plain, key = io.BytesIO(), encryption_key()
-    torch.save(content, plain)  # to memory first: on a full disk torch raises an error that does not say so
-    if key is None:
-        stream.write(plain.getbuffer())
-    else:
-        plain.seek(0)
-        encrypt(plain, stream, key)
-
-
-@contextmanager
-def _allowances(path: Path, source: IO[bytes], *, zipped: bool) -> Iterator[None]:
-    """Within it torch.load also takes PLAIN types and makes INERT_PACKAGES' objects Inert; ArtifactError for others."""
-    wanted = torch.serialization.get_unsafe_globals_in_checkpoint(source) if zipped else []
-    code = sorted(name for name in wanted if name not in PLAIN and name.partition(".")[0] not in INERT_PACKAGES)
-    if code:
-        raise ArtifactError(
-            f"{path}: needs code to be read, which may do anything: {', '.join(code[:3])} ({len(code)} in all)\n"
-            f"  want: tensors only, e.g. saved again by torch.save(model.state_dict(), ...)"
-        )
-    stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-        (PLAIN.get(name, Inert), name) for name in wanted
-    ]
-    with torch.serialization.safe_globals(stand_ins):
-        source.seek(0)
-        yield
-
-
-def _reason(error: BaseException) -> str:
-    """The reason in an error of torch, without the advice around it to load the file with its code."""
-    reason = str(error).rpartition("WeightsUnpickler error: ")[2]
-    lines = [line for line in reason.splitlines() if line.strip() and not line.startswith("Weights only load failed")]
-    return lines[0].strip()[:160] if lines else type(error).__name__
+"""Settings that older checkpoints lack, and their values at that time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,9 +42,9 @@ class LoadedModel:
     network: Embedder
     contract: Contract
     settings: dict[str, Any]
-    """build_embedder's keyword values."""
+    """The keyword values of build_embedder."""
     persons: tuple[int, ...]
-    """Person ids in the order of the classifier's rows."""
+    """The persons in the order of the classifier's rows."""
 
     def embed(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """images (B, C, H, W) from contract.preprocess -> embeddings (B, D); ArtifactError for another shape."""
@@ -158,7 +59,7 @@ class LoadedModel:
         return embedding
 
     def of_pixels(self) -> OfPixels:
-        """The same for decoded images, which its device prepares."""
+        """The network for decoded images, which its device prepares."""
         return of_pixels(
             self.network,
             contract=self.contract,
@@ -189,17 +90,14 @@ def save_model(path: Path, network: Embedder, *, contract: Contract, persons: Se
     """Writes a checkpoint without a trainer's state, whole or not at all; `load_model` reads it."""
     state = {PREFIX + name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
     entry = reid_entry(model=network.settings, contract=contract, persons=persons)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as stream:
+    with replacing(path) as partial, partial.open("wb") as stream:
         write_file({"state_dict": state, "reid": entry}, stream)
-    partial.replace(path)
 
 
 def load_model(path: Path, device: str = "cpu") -> LoadedModel:
-    """The network of one of this project's checkpoints, every tensor of it loaded, in eval mode on `device`.
+    """The network of one of this project's checkpoints, with all tensors loaded, in eval mode on `device`.
 
-    The file says how to build it. Raises ArtifactError where it is missing, damaged or not this project's.
+    The checkpoint says how to build it. Raises ArtifactError if it is missing, damaged or not this project's.
     """
     checkpoint = read_file(path)
     if not isinstance(checkpoint, dict) or not {"reid", "state_dict"} <= set(checkpoint):
@@ -234,7 +132,7 @@ def load_model(path: Path, device: str = "cpu") -> LoadedModel:
 
 
 def _settings(path: Path, entry: Any) -> dict[str, Any]:
-    """build_embedder's keyword values out of the entry `reid`, checked."""
+    """The keyword values of build_embedder in the entry `reid`, checked."""
     if not isinstance(entry, dict) or entry.get("format") != FORMAT:
         found = entry.get("format") if isinstance(entry, dict) else type(entry).__name__
         raise ArtifactError(f"{path}: a checkpoint of format {found}\n  want: format {FORMAT}")
@@ -252,7 +150,7 @@ def _settings(path: Path, entry: Any) -> dict[str, Any]:
 
 
 def _load_strictly(path: Path, network: nn.Module, state: dict[str, Tensor]) -> None:
-    """Every tensor of the network from its namesake of the same shape; ArtifactError with the first that is not."""
+    """Loads every tensor of the network from the one of its name; raises ArtifactError if names or shapes differ."""
     plain_names = {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}  # torch.compile's prefix
     found = {name.removeprefix(PREFIX): tensor for name, tensor in plain_names.items() if name.startswith(PREFIX)}
     wanted = network.state_dict()

@@ -16,7 +16,7 @@ from reid.model.backbones import build_backbone, feature_map, is_swin
 
 
 class Embedder(nn.Module):
-    """A backbone with the head of person re-identification; `build_embedder` makes it.
+    """A backbone with the head of person re-identification; `build_embedder` builds it.
 
     Its parts are base, reduction, bottleneck (the BNNeck) and classifier; `settings` are the values that
     build_embedder takes.
@@ -27,7 +27,6 @@ class Embedder(nn.Module):
         base: nn.Module,
         *,
         reduction: nn.Module,
-        embedding_size: int,
         neck: str,
         neck_feat: str,
         with_flip_feature: bool,
@@ -39,13 +38,14 @@ class Embedder(nn.Module):
         self.base = base
         self.reduction = reduction
         self.bottleneck: nn.Module = nn.Identity()
+        own_width = int(base.num_features)  # type: ignore[arg-type]
+        self.embedding_size = reduction.out_features if isinstance(reduction, nn.Linear) else own_width
         self.dropout = nn.Dropout(dropout_rate)
-        self.classifier = nn.Linear(embedding_size, num_classes, bias=not neck)
+        self.classifier = nn.Linear(self.embedding_size, num_classes, bias=not neck)
         if neck:
-            self.bottleneck = nn.BatchNorm1d(embedding_size)
+            self.bottleneck = nn.BatchNorm1d(self.embedding_size)
             self.bottleneck.bias.requires_grad_(False)
             nn.init.normal_(self.classifier.weight, std=0.001)
-        self.embedding_size = embedding_size
         self.num_classes = num_classes
         self.neck_feat = neck_feat
         self.with_flip_feature = with_flip_feature
@@ -87,7 +87,7 @@ class Embedder(nn.Module):
 
 
 def _in_float32(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
-    """The head, where a training runs in bf16: it costs next to nothing, and losses must tell distances apart."""
+    """Computes the head in float32 in a bf16 training too: that costs little, and losses need exact distances."""
     kind = values.device.type
     if not torch.is_autocast_enabled(kind):
         return function(values)
@@ -118,14 +118,11 @@ def build_embedder(
 ) -> Embedder:
     """The network of a spec's model section, with random weights.
 
-    `stem_relu` is resolved already: weights.resolve_stem_relu turns the spec's auto into True or False. A Swin
-    reduces to `feat_dim` only with `reduce_feat_dim`, as in TAO; any other backbone where `feat_dim` is not its own
-    width. Raises SpecError for an unknown backbone, neck or neck_feat.
+    `stem_relu`: weights.resolve_stem_relu has turned the spec's auto into True or False. `feat_dim`, `reduce_feat_dim`:
+    see `_reduction`. Raises SpecError for an unknown backbone, neck or neck_feat.
     """
     settings = dict(locals())
-    for field, found, wanted in (("neck", neck, ("bnneck", "")), ("neck_feat", neck_feat, ("after", "before"))):
-        if found not in wanted:
-            raise SpecError(f"model.{field}: found {found!r}\n  want: {' or '.join(map(repr, wanted))}")
+    _check_neck(neck, neck_feat)
     base = build_backbone(
         backbone,
         last_stride=last_stride,
@@ -139,12 +136,9 @@ def build_embedder(
         att_drop_rate=att_drop_rate,
         semantic_weight=semantic_weight,
     )
-    reduction = _reduction(base, feat_dim=feat_dim, reduce_feat_dim=reduce_feat_dim)
-    own_width = int(base.num_features)  # type: ignore[arg-type]
     return Embedder(
         base,
-        reduction=reduction,
-        embedding_size=reduction.out_features if isinstance(reduction, nn.Linear) else own_width,
+        reduction=_reduction(base, feat_dim=feat_dim, reduce_feat_dim=reduce_feat_dim),
         neck=neck,
         neck_feat=neck_feat,
         with_flip_feature=with_flip_feature,
@@ -154,8 +148,17 @@ def build_embedder(
     )
 
 
+def _check_neck(neck: str, neck_feat: str) -> None:
+    for field, found, wanted in (("neck", neck, ("bnneck", "")), ("neck_feat", neck_feat, ("after", "before"))):
+        if found not in wanted:
+            raise SpecError(f"model.{field}: found {found!r}\n  want: {' or '.join(map(repr, wanted))}")
+
+
 def _reduction(base: nn.Module, *, feat_dim: int | None, reduce_feat_dim: bool) -> nn.Module:
-    """From the backbone's width to feat_dim, as TAO has it: without a bias behind Swin, with one elsewhere."""
+    """The layer from the backbone's width to feat_dim, as in TAO; an identity if nothing is to be reduced.
+
+    A Swin is reduced only with reduce_feat_dim, and without a bias; any other backbone if feat_dim is not its width.
+    """
     own_width = int(base.num_features)  # type: ignore[arg-type]
     if feat_dim is None or feat_dim == own_width:
         return nn.Identity()

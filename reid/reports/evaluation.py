@@ -1,23 +1,28 @@
-"""The evaluate stage's HTML report: what training and re-ranking gave, matches to look at, a distance to trust."""
+"""The evaluate stage's HTML report: what training and re-ranking gained, matches to look at, a distance to trust."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reid.reports import html as report
 from reid.reports import plots
-from reid.reports.html import Thumbnails, Tile
+from reid.reports.blocks import Table, Tile
+from reid.reports.match_grid import SIZE, match_grid
 from reid.reports.matches import MatchRow
-from reid.scoring import KINDS, Curve, PairHistogram, RocRow, ThresholdRow
+from reid.reports.page import render
+from reid.reports.thumbnails import Thumbnails
+from reid.scoring.curves import KINDS, Curve
+from reid.scoring.verification import PairHistogram, RocRow, ThresholdRow
 
 SAMPLED_BUDGET_BYTES = 950_000
 HARDEST_BUDGET_BYTES = 450_000
-"""Of thumbnails; the whole page stays under 2 MB, which Kubeflow's page shows."""
+"""Bytes of thumbnails; the whole page stays under 2 MB, which Kubeflow's user interface still shows."""
 HARDEST_RANKS = 8
 CHARTED = ("best F1", "1 % let in", "0.1 % let in")
-"""Thresholds that stand in the chart; all are in the table."""
+"""Names of the thresholds that the chart shows; the table shows all."""
 SAMPLED_RANKS = 10
+TABLE_RANKS = (1, 5, 10, 20, 50)
+"""CMC ranks that have a column, as far as the curve reaches."""
 CHART_INCHES = (5.6, 4.0)
-"""Smaller than on their own, so that the text is as large as the page's."""
+"""Smaller than a chart in a file of its own, so that its text is as large as the page's."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,12 @@ class Evaluation:
     subtitle: str
     curves: Sequence[Curve]
     headline: str
-    """"reranked" or "plain": which of the curves counts."""
+    """"reranked" or "plain": the curve that counts."""
     sampled: Sequence[MatchRow]
     sampled_note: str
     hardest: Sequence[MatchRow]
     pairs: PairHistogram | None
-    """None where no pair can be judged; then there are no thresholds either."""
+    """None if no pair can be judged; then there are no thresholds either."""
     thresholds: Sequence[ThresholdRow]
     roc: Sequence[RocRow]
     settings: Sequence[tuple[str, str]]
@@ -40,30 +45,21 @@ class Evaluation:
 
 def evaluation_page(evaluation: Evaluation) -> str:
     """The whole HTML document."""
-    sampled, hardest = Thumbnails(SAMPLED_BUDGET_BYTES), Thumbnails(HARDEST_BUDGET_BYTES)
-    ranking = KINDS[evaluation.headline].removeprefix("trained, ")
-    return report.page(
-        "Evaluation",
+    sampled = Thumbnails(SAMPLED_BUDGET_BYTES, **SIZE)
+    hardest = Thumbnails(HARDEST_BUDGET_BYTES, **SIZE)
+    return render(
+        "evaluation",
         subtitle=evaluation.subtitle,
-        blocks=[
-            report.tiles(_tiles(evaluation)),
-            report.section("Figures", report.pair(_chart(evaluation), _figures(evaluation))),
-            report.section(
-                f"Sampled matches, {ranking}",
-                report.card(report.match_grid(evaluation.sampled, sampled, ranks=SAMPLED_RANKS)),
-                note=f"{evaluation.sampled_note} Under an image: distance and camera. Point at an image to see more.",
-            ),
-            report.section(
-                "Hardest queries",
-                report.card(
-                    report.match_grid(evaluation.hardest, hardest, ranks=HARDEST_RANKS, first_right=True),
-                ),
-                note="Lowest average precision, with the first right image at the end, wherever it ranks. "
-                "Look here for wrong labels, bad crops and clothes that two persons share.",
-            ),
-            _verification(evaluation),
-            report.section("Settings", report.card(report.settings(evaluation.settings))),
-        ],
+        tiles=_tiles(evaluation),
+        cmc_chart=_cmc_chart(evaluation),
+        rankings=_rankings(evaluation),
+        ranking=KINDS[evaluation.headline].removeprefix("trained, "),
+        sampled=match_grid(evaluation.sampled, sampled, ranks=SAMPLED_RANKS),
+        sampled_note=evaluation.sampled_note,
+        hardest=match_grid(evaluation.hardest, hardest, ranks=HARDEST_RANKS, first_right=True),
+        distance_chart=_distance_chart(evaluation),
+        thresholds=_thresholds(evaluation),
+        settings=evaluation.settings,
     )
 
 
@@ -82,16 +78,17 @@ def _tiles(evaluation: Evaluation) -> list[Tile]:
     ]
 
 
-def _chart(evaluation: Evaluation) -> str:
+def _cmc_chart(evaluation: Evaluation) -> str:
     figure = plots.cmc_curve(evaluation.curves)
     figure.set_size_inches(CHART_INCHES)
-    return report.card(plots.inline_svg(figure, salt="cmc"))
+    return plots.inline_svg(figure, salt="cmc")
 
 
-def _figures(evaluation: Evaluation) -> str:
+def _rankings(evaluation: Evaluation) -> Table:
+    """A row for each ranking, in percent."""
     order = [curve for kind in KINDS for curve in evaluation.curves if curve.kind == kind]
     longest = len(order[0].cmc)
-    ranks = [rank for rank in (1, 5, 10, 20, 50) if rank <= longest]
+    ranks = [rank for rank in TABLE_RANKS if rank <= longest]
     rows = [
         [
             curve.name,
@@ -100,30 +97,21 @@ def _figures(evaluation: Evaluation) -> str:
         for curve in order
     ]
     main = next(number for number, curve in enumerate(order) if curve.kind == evaluation.headline)
-    head = ["ranking", "mAP", *(f"rank-{rank}" for rank in ranks), "mINP"]
-    legend = (
-        '<p class="soft">In percent; bold is the headline (re_ranking.re_ranking). mAP: mean average precision. '
-        "Rank-k: queries with a right image among the first k. mINP: right images over the rank of the last of them; "
-        "100 means that no wrong image stands before it.</p>"
-    )
-    return report.card(report.table(head, rows, main=main), legend)
+    return Table(["ranking", "mAP", *(f"rank-{rank}" for rank in ranks), "mINP"], rows, main=main)
 
 
-def _verification(evaluation: Evaluation) -> str:
+def _distance_chart(evaluation: Evaluation) -> str | None:
+    """None if no pair can be judged."""
     if evaluation.pairs is None:
-        return ""
+        return None
     named = {row.name: row.distance for row in evaluation.thresholds if row.name in CHARTED}
     figure = plots.distance_histogram(evaluation.pairs, named)
     figure.set_size_inches(CHART_INCHES)
-    return report.section(
-        "Which distance means the same person?",
-        report.pair(report.card(plots.inline_svg(figure, salt="distances")), _thresholds(evaluation)),
-        note="Pairs of a query and a gallery image of another camera or person, by the plain distance: a re-ranked "
-        "distance depends on the whole gallery and cannot judge one pair.",
-    )
+    return plots.inline_svg(figure, salt="distances")
 
 
-def _thresholds(evaluation: Evaluation) -> str:
+def _thresholds(evaluation: Evaluation) -> Table:
+    """A row for each threshold, shares in percent."""
     rows = [
         [
             row.name,
@@ -135,10 +123,4 @@ def _thresholds(evaluation: Evaluation) -> str:
         ]
         for row in evaluation.thresholds
     ]
-    head = ["aim", "distance \u2264", "cosine \u2265", "found", "let in", "precision"]
-    legend = (
-        '<p class="soft">Distance: squared Euclidean of normalised embeddings, 2 - 2 cosine. In percent: found, pairs '
-        "of the same person within it; let in, pairs of different persons within it; precision, right ones of all "
-        "within it. The first two carry over to other galleries of this kind; precision falls as the gallery grows.</p>"
-    )
-    return report.card(report.table(head, rows), legend)
+    return Table(["aim", "distance \u2264", "cosine \u2265", "found", "let in", "precision"], rows)

@@ -1,6 +1,6 @@
 """The findings of a data set as JSON and Markdown; the HTML page is in `findings_page.py`.
 
-No times and no machine's names are written: the same data set gives the same bytes.
+They contain no times and no names of machines: the same data set gives the same bytes.
 """
 
 import json
@@ -8,13 +8,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from reid.data.findings import Examination, SplitSummary, counted
+from reid.reports.page import printable
 
 SIZES_SHOWN = 5
-"""Image sizes named in a table; the rest are counted."""
+"""Number of image sizes that a table names; the others are counted."""
 
 
 def to_json(examination: Examination) -> str:
-    """verdict, fingerprint, counts by severity, splits: {name: figures}, findings: [...]."""
+    """JSON with the verdict, the fingerprint, counts by severity, splits {name: figures} and findings [...]."""
     body = {
         "verdict": examination.verdict,
         "fingerprint": examination.fingerprint,
@@ -59,7 +60,7 @@ SPLIT_COLUMNS = ("split", "images", "persons", "cameras", "images per person", "
 
 
 def split_row(summary: SplitSummary) -> tuple[str, ...]:
-    """A split's line under SPLIT_COLUMNS."""
+    """A split's row in a table with the columns SPLIT_COLUMNS."""
     per_person = summary.images_per_person
     spread = f"{per_person[0]} / {summary.median_images:g} / {per_person[-1]}" if per_person else "-"
     return (
@@ -75,7 +76,7 @@ def split_row(summary: SplitSummary) -> tuple[str, ...]:
 
 
 def shown_sizes(summary: SplitSummary) -> str:
-    """The commonest sizes with their counts: "64 x 128 (1,200), 2 more"."""
+    """The most frequent sizes with their counts: "64 x 128 (1,200), 2 more"."""
     if not summary.sizes:
         return "-"
     if len(summary.sizes) == 1:
@@ -87,7 +88,10 @@ def shown_sizes(summary: SplitSummary) -> str:
 
 
 def to_markdown(examination: Examination) -> str:
-    """The verdict, the splits' table (images per person as min / median / max) and the findings' table."""
+    """Markdown with the verdict, a table of the splits (images per person: min / median / max) and one of the findings.
+
+    Bytes of file names that are not valid UTF-8 are shown as \\udcXX, for the text is UTF-8.
+    """
     lines = ["# Data set", "", examination.verdict, "", f"Fingerprint `{examination.fingerprint}`", ""]
     lines += _table(SPLIT_COLUMNS, map(split_row, examination.splits))
     lines += ["", "Images per person: min / median / max.", ""]
@@ -100,7 +104,7 @@ def to_markdown(examination: Examination) -> str:
             ),
         )
         lines.append("")
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a ranking looks like for single queries: which queries to show, and their nearest gallery images.
+"""Queries that show what a ranking looks like, with their nearest gallery images.
 
 Shapes: Q queries.
 """
@@ -21,16 +21,16 @@ BEST, HARDEST, RANDOM = "best", "hardest", "random"
 
 @dataclass(frozen=True)
 class Match:
-    """One gallery image at one rank of a query."""
+    """One gallery image at its place in the ranking of a query."""
 
     path: str
     person: int
     camera: int
     rank: int
-    """From 1."""
+    """Place in the ranking, from 1."""
     distance: float
     correct: bool
-    """Same person as the query."""
+    """Whether it shows the query's person."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,20 @@ class MatchRow:
     person: int
     camera: int
     reason: str
-    """Why it is shown: best, hardest or random."""
+    """Why the query is shown: best, hardest or random."""
     average_precision: float
     first_match: Match
-    """The first right image, wherever it ranks."""
+    """The first right image, at whatever place of the ranking."""
     matches: tuple[Match, ...]
-    """Ranks 1 to R."""
+    """The places 1 to R of the ranking."""
 
 
 def choose_queries(
     average_precision: NDArray[np.floating], *, count: int, rng: np.random.Generator
 ) -> list[tuple[int, str]]:
-    """average_precision (Q,), nan where nothing can match -> at most `count` (query, reason), each query once.
+    """At most `count` pairs (query, reason), each query once; average_precision (Q,) is nan if a query has no match.
 
-    A third best, a third random, the rest hardest: best first, hardest last. Of equal queries the lot decides.
+    A third is best, a third random, the rest hardest: best first, hardest last. Chance decides among equal queries.
     """
     valid = np.flatnonzero(np.isfinite(average_precision))
     count = min(count, len(valid))
@@ -85,7 +85,10 @@ def match_rows(
     gallery: Embeddings,
     ranks: int,
 ) -> list[MatchRow]:
-    """The rows of chosen (query, reason), each of which has a match, with `ranks` of the ranks that `nearest` holds."""
+    """The rows of the chosen pairs (query, reason), each with the first `ranks` places that `nearest` holds.
+
+    Every chosen query must have a match.
+    """
     return [
         _match_row(query, reason, nearest, scores, queries=queries, gallery=gallery, ranks=ranks)
         for query, reason in chosen

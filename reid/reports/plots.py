@@ -1,7 +1,7 @@
 """Charts: CMC curves, training curves, distances of pairs. The sheet of sampled matches is in sheet.py.
 
-Each returns a matplotlib Figure; `save` writes it, `inline_svg` gives it to an HTML page. No pyplot: no display and no
-global state. The colour-blind can tell the colours apart.
+Each function returns a matplotlib Figure; `save` writes it to a file, `inline_svg` returns it for an HTML page. No
+pyplot is used, so no display and no global state. Colour-blind people can tell the colours apart.
 """
 
 import io
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reid.files.writing import replacing
-from reid.scoring import Curve, PairHistogram
+from reid.scoring.curves import Curve
+from reid.scoring.verification import PairHistogram
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,11 +31,11 @@ STYLES = {
     "untrained_reranked": (GREY, "--"),
     "untrained": (GREY, "-"),
 }
-"""Kind of ranking -> its colour and line, everywhere."""
+"""Kind of ranking -> its colour and line style."""
 
 
 def save(figure: "Figure", *outputs: Path) -> None:
-    """Write a figure to .png, .svg or .pdf files; the same figure gives the same bytes."""
+    """Writes a figure to .png, .svg or .pdf files; the same figure gives the same bytes."""
     import matplotlib
 
     largest = max(figure.get_size_inches())
@@ -61,7 +62,7 @@ def inline_svg(figure: "Figure", *, salt: str) -> str:
 
 
 def cmc_curve(curves: Sequence[Curve]) -> "Figure":
-    """Share of queries whose person is found by each rank, one line for each ranking."""
+    """Share of queries with a right image at each CMC rank or before, one line for each ranking."""
     figure, (axes,) = _figure(width=7.2, height=4.4, panels=1)
     lowest = 1.0
     for curve in sorted(curves, key=lambda one: list(STYLES).index(one.kind)):
@@ -88,7 +89,7 @@ def _rank_ticks(longest: int) -> list[int]:
 
 
 def training_figure(history: Sequence[Mapping[str, Any]]) -> "Figure":
-    """Rows of history.json -> panels over epochs done (untrained is 0): loss, mAP with rank-1, learning rate."""
+    """Panels over epochs done (0: untrained): loss, mAP with rank-1, learning rate; from the rows of history.json."""
     from matplotlib.ticker import MaxNLocator
 
     figure, (loss, accuracy, rate) = _figure(width=11.5, height=3.4, panels=3)
@@ -112,7 +113,7 @@ def training_figure(history: Sequence[Mapping[str, Any]]) -> "Figure":
 
 
 def training_curves(history: Sequence[Mapping[str, Any]], output: Path) -> None:
-    """Write training_figure to a .png, .svg or .pdf file."""
+    """Writes training_figure to a .png, .svg or .pdf file."""
     save(training_figure(history), output)
 
 
@@ -130,7 +131,7 @@ def _line(
 
 
 def distance_histogram(pairs: PairHistogram, thresholds: Mapping[str, float]) -> "Figure":
-    """Distances of genuine and impostor pairs, each as shares of its own kind, with named thresholds."""
+    """Histograms of the distances of genuine and impostor pairs, in percent of each kind, with named thresholds."""
     figure, (axes,) = _figure(width=7.2, height=4.0, panels=1)
     top = 0.0
     for counts, colour, name in (
@@ -155,7 +156,7 @@ def distance_histogram(pairs: PairHistogram, thresholds: Mapping[str, float]) ->
 
 
 def _flag(axes: "Axes", text: str, value: float, height: float, *, end: float) -> None:
-    """An upright line at `value` with its name at the top, on the side where there is room."""
+    """Draws an upright line at `value` with its name at the top, on the side that has room."""
     to_the_right = value < 0.6 * end
     axes.plot([value, value], [0, height], color=INK, lw=1.1, ls=(0, (4, 2)))
     axes.annotate(

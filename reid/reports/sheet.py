@@ -1,4 +1,4 @@
-"""The sheet of sampled matches as a figure: a row a query, its nearest gallery images by rank.
+"""The sheet of sampled matches as a figure: one row for each query, with its nearest gallery images.
 
 Lengths are in inches, y downward, on one axes that fills the figure.
 """
@@ -23,13 +23,15 @@ IMAGE = (0.62, 1.24)
 STEP_X, STEP_Y = 0.80, 1.66
 LEFT, BOTTOM, RIGHT_MARGIN = 1.25, 0.15, 0.15
 LINE, CHARACTER = 0.2, 0.07
-"""Height of a line and width of a character of the note."""
+"""Height of a line and width of a character of the note, in inches."""
 QUERY_GAP = 0.22
 THUMBNAIL = (128, 256)
 
 
 def matches_sheet(rows: Sequence[MatchRow], *, title: str, note: str) -> "Figure":
-    """Queries (blue frame) and their top ranks: green frame and a tick where right, red and a cross where wrong."""
+    """Queries (blue frame) with their nearest images: right ones have a green frame and a tick, wrong ones a red frame
+    and a cross.
+    """
     from matplotlib.figure import Figure
 
     ranks = max(len(row.matches) for row in rows)
@@ -119,6 +121,6 @@ def _legend(axes: "Axes", *, y: float) -> None:
 
 
 def thumbnail(path: str) -> NDArray[np.uint8]:
-    """An image file -> pixels (256, 128, 3), whatever its size was."""
+    """The pixels (256, 128, 3) of an image file, resized."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB").resize(THUMBNAIL, Image.Resampling.BILINEAR))

@@ -1,10 +1,10 @@
-"""The train stage's HTML report: what training gave, its curves, the weights it began with, its settings."""
+"""The train stage's HTML report: what training gained, its curves, the weights it began with, and its settings."""
 
 from collections.abc import Mapping, Sequence
 
-from reid.reports import html as report
 from reid.reports import plots
-from reid.reports.html import Tile
+from reid.reports.blocks import Table, Tile
+from reid.reports.page import render
 
 COLUMNS = {
     "train_loss": ("loss", "{:.3f}", 1.0),
@@ -17,7 +17,7 @@ COLUMNS = {
     "rank10": ("rank-10, %", "{:.1f}", 100.0),
     "mINP": ("mINP, %", "{:.1f}", 100.0),
 }
-"""Of a row of the history -> heading, format and factor of the table."""
+"""Key of a row of the history -> heading, format and factor of its column."""
 
 
 def training_page(
@@ -28,17 +28,20 @@ def training_page(
     weights: Sequence[str],
     settings: Sequence[tuple[str, str]],
 ) -> str:
-    """The whole HTML document. history: rows from the untrained network on; best: the one of the best checkpoint."""
-    blocks = [
-        report.tiles(_tiles(history[0], best)),
-        report.section("Curves", report.card(plots.inline_svg(plots.training_figure(history), salt="training"))),
-        report.section(
-            "Epochs", report.card(_table(history, best)), note="Ranked plainly; the evaluate stage re-ranks as well."
-        ),
-        report.section("Weights at the start", report.card(report.settings(_weights(weights)))),
-        report.section("Settings", report.card(report.settings(settings))),
-    ]
-    return report.page("Training", subtitle=subtitle, blocks=blocks)
+    """The whole HTML document.
+
+    history: one row for each epoch, the untrained network first; best: the row of the best checkpoint;
+    weights: the weights report's lines ("name: value"), none if training began with random weights.
+    """
+    return render(
+        "training",
+        subtitle=subtitle,
+        tiles=_tiles(history[0], best),
+        curves=plots.inline_svg(plots.training_figure(history), salt="training"),
+        epochs=_epochs(history, best),
+        weights=_weights(weights),
+        settings=settings,
+    )
 
 
 def _tiles(untrained: Mapping[str, float], best: Mapping[str, float]) -> list[Tile]:
@@ -56,7 +59,7 @@ def _tiles(untrained: Mapping[str, float], best: Mapping[str, float]) -> list[Ti
     ]
 
 
-def _table(history: Sequence[Mapping[str, float]], best: Mapping[str, float]) -> str:
+def _epochs(history: Sequence[Mapping[str, float]], best: Mapping[str, float]) -> Table:
     rows = [
         [
             "untrained" if row["epoch"] < 0 else f"{int(row['epoch']) + 1}",
@@ -65,10 +68,9 @@ def _table(history: Sequence[Mapping[str, float]], best: Mapping[str, float]) ->
         for row in history
     ]
     main = next((number for number, row in enumerate(history) if row["epoch"] == best.get("epoch")), None)
-    return report.table(["epochs done", *(heading for heading, _, _ in COLUMNS.values())], rows, main=main)
+    return Table(["epochs done", *(heading for heading, _, _ in COLUMNS.values())], rows, main=main)
 
 
 def _weights(lines: Sequence[str]) -> list[tuple[str, str]]:
-    """The weights report's lines ("name: value") as names and values."""
     parted = [line.strip().partition(": ") for line in lines] or [("random", "", "no weights were loaded")]
     return [(name, value) for name, _, value in parted]

@@ -1,4 +1,9 @@
-"""Kernels of the nearest-neighbour search: the best so far of every vector, and their exact order at the end.
+"""Kernels of the nearest-neighbour search: the best candidates so far of every vector, in the end in exact order.
+
+The idea: every vector has a short sorted list of its C most similar vectors so far, and a bar, the lowest similarity in
+that list. After the first tiles nearly all similarities are below the bar. So a chunk of them is first compared with
+the bars without a branch, which vectorises, and only a chunk that holds something new is read one by one. Float32 gets
+the candidates nearly in order; at the end those that are closer than its rounding are compared again in float64.
 
 N vectors of length 1, D values each, C candidates kept a vector, K neighbours wanted. Similarity is the cosine.
 """
@@ -14,24 +19,24 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 
 CHUNK = 64
-"""Similarities looked at together; few chunks hold a new candidate."""
+"""Number of similarities that are compared together; few chunks hold a new candidate."""
 
 
 class Candidates(NamedTuple):
-    """What a range of n vectors has seen so far."""
+    """The best candidates so far of a range of n vectors."""
 
     similarity: Floats
     """(n, C), falling along a row."""
     vector: Ints
-    """(n, C), whose similarities these are."""
+    """(n, C): index of the vector that each similarity belongs to."""
     bar: Floats
-    """(n,): a vector not more similar than this is not among the C best."""
+    """(n,): only a vector that is more similar than this is among the C best."""
     lowest: Floats
     """(n,): similarity to the farthest vector."""
 
     @classmethod
     def none(cls, total: int, kept: int) -> "Candidates":
-        """Nothing seen yet, for `total` vectors of which `kept` candidates are kept."""
+        """Empty lists of `kept` candidates for each of `total` vectors."""
         return cls(
             np.full((total, kept), -np.inf, np.float32),
             np.full((total, kept), -1, np.int32),
@@ -54,7 +59,7 @@ class Neighbours(NamedTuple):
     farthest: Floats
     """(N,): squared distance to the farthest of all vectors."""
     crowded: NDArray[np.bool_]
-    """(N,): more near-ties than float32 could sort out, so that the vector was compared with all others again."""
+    """(N,): whether float32 could not resolve the near-ties, so that the vector was compared with all others again."""
 
     @classmethod
     def empty(cls, total: int, count: int) -> "Neighbours":
@@ -85,7 +90,7 @@ def _insert(best: Candidates, row: int, similarity: np.float32, index: int) -> N
 
 @compiled()
 def _any_news(similarity: Floats, low: np.float32, bar: np.float32, column_low: Floats, column_bar: Floats) -> bool:
-    """Whether a chunk holds a candidate or a new lowest for its row or a column; no branch, so that it vectorises."""
+    """Whether a chunk holds a candidate or a new lowest for its row or a column; without branches it vectorises."""
     news = np.int32(0)
     for at in range(len(similarity)):
         value = similarity[at]
@@ -95,7 +100,7 @@ def _any_news(similarity: Floats, low: np.float32, bar: np.float32, column_low: 
 
 @compiled()
 def scan(similarity: Floats, rows: Candidates, columns: Candidates, first_row: int, first_column: int) -> None:
-    """similarity (n, m) between the vectors of `rows` and those of `columns`: adds what is new to both."""
+    """Adds similarity (n, m) between the vectors of `rows` and those of `columns` to the candidates of both."""
     for row in range(similarity.shape[0]):
         for begin in range(0, similarity.shape[1], CHUNK):
             chunk = similarity[row, begin : begin + CHUNK]
@@ -114,12 +119,12 @@ def scan(similarity: Floats, rows: Candidates, columns: Candidates, first_row: i
 
 @compiled()
 def scan_diagonal(similarity: Floats, rows: Candidates, first_row: int) -> None:
-    """similarity (n, n) of vectors among themselves: adds what is new to the rows only, as pairs come twice."""
+    """Adds similarity (n, n) of vectors among themselves to the rows only, as every pair comes twice."""
     kept, width = rows.similarity.shape[1], 16
     highs, best = np.empty(similarity.shape[1] // width, np.float32), np.empty(kept, np.float32)
     for row in range(similarity.shape[0]):
         if len(highs) >= kept:
-            # `kept` groups reach the kept-th highest of their highs: a bar before the first insertion
+            # at least `kept` values reach the kept-th highest of the groups' highs: a bar before the first insertion
             for group in range(len(highs)):
                 highs[group] = similarity[row, width * group]
                 for column in range(width * group + 1, width * (group + 1)):
@@ -134,7 +139,7 @@ def scan_diagonal(similarity: Floats, rows: Candidates, first_row: int) -> None:
 
 @compiled()
 def _high(values: Floats, best: Floats) -> np.float32:
-    """The lowest of the len(best) highest values, which are left in best."""
+    """The lowest of the len(best) highest values, which are written to best."""
     for at in range(len(best)):
         best[at] = -np.inf
     for value in values:
@@ -149,7 +154,7 @@ def _high(values: Floats, best: Floats) -> np.float32:
 
 @compiled(SUM_IN_ANY_ORDER)
 def squared_distance(one: Floats, other: Floats) -> float:
-    """Squared Euclidean distance of two vectors, in float64: equal for equal vectors, zero of a vector to itself."""
+    """Squared Euclidean distance of two vectors, in float64; equal for equal vectors, zero from a vector to itself."""
     total = 0.0
     for at in range(len(one)):
         gap = np.float64(one[at]) - np.float64(other[at])
@@ -162,7 +167,7 @@ def order_exactly(vectors: Floats, best: Candidates, first_row: int, margin: flo
     """Candidates (n, C) of the vectors from `first_row` on -> found (n, K), by rising distance, equal ones by index.
 
     Two candidates whose similarities differ by no more than `margin` are in an unknown order: their distances are
-    computed again in float64. A row is crowded where that may hold for vectors that are no longer candidates.
+    computed again in float64. A row is crowded if that may also be true of vectors that are no longer candidates.
     """
     kept, count = best.similarity.shape[1], found.nearest.shape[1]
     exact, who = np.empty(kept, np.float64), np.empty(kept, np.int32)
@@ -195,9 +200,9 @@ def order_exactly(vectors: Floats, best: Candidates, first_row: int, margin: flo
 
 @compiled()
 def search_rows(vectors: Floats, rows: NDArray[np.int64], similarity: Floats, margin: float, found: Neighbours) -> None:
-    """The neighbours of some rows among all vectors, into those rows of found (N, K).
+    """Writes the neighbours of some rows among all vectors to those rows of found (N, K).
 
-    similarity (n, N) float32 of these rows: only what is within `margin` of the K-th is compared in float64.
+    similarity (n, N) float32 belongs to these rows: only vectors within `margin` of the K-th are compared in float64.
     """
     count = found.nearest.shape[1]
     exact, who, highest = np.empty(count, np.float64), np.empty(count, np.int32), np.empty(count, np.float32)

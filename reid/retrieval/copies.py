@@ -1,7 +1,9 @@
-"""Images that are in a gallery twice: equal vectors, whose distances must be equal for ties to go by index.
+"""Equal vectors in a gallery, because an image is in it twice: their distances must be equal, so that ties go by index.
 
-A matrix product does not promise that. Which lanes of the processor sum a column depends on its place, so that equal
-columns may come out a rounding apart, on one machine and not on the next. N vectors, D values each.
+A matrix product does not promise that. Which lanes of the processor sum a column depends on the column's place, so the
+results of equal columns may differ by a rounding, on one machine and not on the next. The remedy: find the vectors that
+equal an earlier one, by a cheap hash first and a strong one for those that share it, and give their columns the values
+of the first. N vectors, D values each.
 """
 
 from hashlib import blake2b
@@ -14,14 +16,14 @@ from reid.retrieval.protocol import Integers
 
 
 class Copies(NamedTuple):
-    """Vectors that equal one of lower index, and the first that each equals."""
+    """The vectors that equal one of lower index (`later`), and the first vector that each equals (`first`)."""
 
     later: Integers
     first: Integers
 
     @classmethod
     def among(cls, vectors: NDArray[np.float32]) -> "Copies":
-        """Those among vectors (N, D); -0 equals 0. One pass over the vectors where all differ."""
+        """The copies among vectors (N, D); -0 equals 0. If all vectors differ this is one pass over them."""
         rng = np.random.default_rng(0)
         # an even weight drops a word's highest bit, the sign
         weights = rng.integers(1 << 31, size=vectors.shape[1], dtype=np.uint32) * np.uint32(2)
@@ -41,7 +43,7 @@ class Copies(NamedTuple):
         return cls(*np.array(pairs, np.int64).reshape(-1, 2).T)
 
     def equalise(self, columns: NDArray[np.float32]) -> None:
-        """columns (n, N): each later copy's becomes that of the first, in place."""
+        """Sets in columns (n, N) the column of each later copy to that of the first, in place."""
         if self.later.size:
             columns[:, self.later] = columns[:, self.first]
 

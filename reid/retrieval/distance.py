@@ -9,14 +9,14 @@ from reid.errors import ArtifactError
 from reid.retrieval.copies import Copies
 
 BLOCK_BYTES = 64 << 20
-"""A streamed block of distances is about this big."""
+"""Approximate size of a streamed block of distances."""
 
 
 def l2_normalize(vectors: NDArray[np.floating], *, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-    """vectors (N, D) -> (N, D) float32, every row scaled to Euclidean length 1; written to `out` where that is given.
+    """vectors (N, D) -> (N, D) float32, every row scaled to Euclidean length 1; written to `out` if that is given.
 
-    Raises ArtifactError where a row is not finite or all zeros: such an embedding has no direction, and no distance
-    means anything.
+    Raises ArtifactError if a row is not finite or all zeros: such an embedding has no direction, and its distances
+    mean nothing.
     """
     length = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
     bad = np.flatnonzero(~(np.isfinite(length) & (length > 0)))

@@ -1,10 +1,10 @@
 """Exact nearest neighbours of every vector among all, without an (N, N) array. N vectors, D values each, K neighbours.
 
-Similarities come in float32 tiles of the upper triangle; a tile is read once, for the best of its rows and of its
-columns. Float32 cannot tell near-ties apart, so where two candidates are closer than its rounding, their distances are
-computed again in float64 and equal ones are ordered by index: the neighbours are those of a stable sort of exact
-distances, whatever the BLAS, the tiles or the number of threads, as long as no product is off by more than
-`near_tie_margin` allows for: more than was seen of any kind of values, not a bound that was proven.
+Similarities are computed in float32 tiles of the upper triangle; a tile is read once, for the best of its rows and of
+its columns. Float32 cannot tell near-ties apart. So if two candidates are closer than its rounding, their distances are
+computed again in float64, and equal ones are ordered by index. The neighbours are therefore those of a stable sort of
+exact distances, whatever the BLAS, the tiles or the number of threads, as long as no product is off by more than
+`near_tie_margin` allows for. That margin is more than was ever measured, but it is not a proven bound.
 
 The same on the device of a tensor: tensors/knn.py.
 """
@@ -26,25 +26,25 @@ from reid.retrieval.parallel import in_order, row_ranges, thread_count, worker_p
 logger = logging.getLogger(__name__)
 
 TILE = 1024
-"""Rows and columns of a tile: it stays in the cache between the product and the scan."""
+"""Rows and columns of a tile, which stays in the cache between the product and the scan."""
 SPARE = 7
-"""Candidates kept beyond K, so that near-ties at the K-th place rarely cost a search of the whole row."""
+"""Candidates kept beyond K, so that near-ties at the K-th place seldom cost a search of the whole row."""
 LENGTH_TOLERANCE = 5e-7
 ROUNDING = 5 * 2.0**-24
 """How far a float32 sum of products is off, at most, over the square root of their number. Random values stay below a
 fifth of it; vectors of few distinct values, whose errors have one sign, reached 3.1 of the 5 with BLAS's kernels for
 AVX (256 values) and 4.7 with those for SSE (512 values)."""
 AGAIN_BYTES = 32 << 20
-"""Similarities of vectors that are searched again, for each thread."""
+"""Bytes of similarities of vectors that are searched again, for each thread."""
 
 TileHook = Callable[[int, int, NDArray[np.float32]], None]
 
 
 def nearest_neighbours(vectors: NDArray[np.float32], *, count: int, on_tile: TileHook | None = None) -> Neighbours:
-    """vectors (N, D) of length 1 -> the `count` nearest of each among all N, or all of them where count > N.
+    """vectors (N, D) of length 1 -> the `count` nearest of each among all N, or all of them if count > N.
 
     on_tile(first row, first column, similarity tile) is called for every tile of the upper triangle, from several
-    threads at once. Raises ValueError where a vector's length is not 1.
+    threads at once. Raises ValueError if a vector's length is not 1.
     """
     check_lengths(vectors)
     vectors = np.ascontiguousarray(vectors, np.float32)
@@ -72,12 +72,15 @@ def check_lengths(vectors: NDArray[np.float32]) -> None:
 
 
 def near_tie_margin(width: int) -> float:
-    """Float32 similarities of vectors of `width` values are in an unknown order where they differ by no more."""
+    """The difference up to which the order of two float32 similarities of vectors of `width` values is unknown."""
     return 2 * (ROUNDING * (4 + math.sqrt(width)) + LENGTH_TOLERANCE)
 
 
 def _tile_order(strips: int) -> Iterator[tuple[int, int]]:
-    """Every pair of strips once: the diagonal, for early bars, then its parallels, so that few tiles share a strip."""
+    """Every pair of strips once: the diagonal, which sets the bars early, then its parallels.
+
+    Along a parallel few tiles share a strip, so threads seldom wait for each other's locks.
+    """
     for offset in range(strips // 2 + 1):
         for strip in range(strips):
             other = (strip + offset) % strips
@@ -137,7 +140,7 @@ def _settle(pool: ThreadPoolExecutor, vectors: NDArray[np.float32], best: Candid
 def _search_again(
     pool: ThreadPoolExecutor, vectors: NDArray[np.float32], rows: NDArray[np.int64], margin: float, found: Neighbours
 ) -> None:
-    """Compares the vectors at `rows` (n,) with all others. No forecast reckons with it: it depends on the data."""
+    """Compares the vectors at `rows` (n,) with all others. No forecast includes it, as it depends on the data."""
     logger.info("%d of %d vectors have near-ties beyond float32: searched again", rows.size, len(vectors))
     size = min(max(1, AGAIN_BYTES // (4 * len(vectors))), 64)
 

@@ -1,6 +1,9 @@
-"""Scores of a ranking: CMC, mAP and mINP, without sorting the gallery. Q queries, G gallery images, R ranks (from 1).
+"""Scores of a ranking: CMC, mAP and mINP, without sorting the gallery. Q queries, G gallery images, R CMC ranks.
 
-Equally distant images rank by their index. Who counts as a match and who is ignored: protocol.py.
+The idea: the scores depend only on the places of a query's matches in its ranking. The place of a match is 1 plus the
+number of images that are nearer, which one pass over the distances counts. A query has few matches, so counting is
+cheaper than sorting. Equally distant images rank by their index. protocol.py says which images match and which are
+ignored.
 """
 
 from dataclasses import dataclass
@@ -17,9 +20,9 @@ from reid.retrieval.protocol import Floats, Integers, Protocol, market_protocol,
 __all__ = ["Scorer", "Scores", "distance_rows", "euclidean_squared", "evaluate", "l2_normalize"]
 
 ROWS = 64
-"""Queries a thread takes at a time, at most."""
+"""Largest number of queries that a thread works on at a time."""
 BLOCK = 4096
-"""Distances that stay in the first-level cache while every match is counted against them."""
+"""Number of distances that stay in the first-level cache while every match is compared with them."""
 HIGHEST = np.finfo(np.float32).max
 
 
@@ -32,11 +35,11 @@ class Scores:
     """(R,): share of queries with a match among the first 1..R."""
     mINP: float  # noqa: N815
     average_precision: NDArray[np.float64]
-    """(Q,), nan where a query has no match."""
+    """(Q,), nan for a query without a match."""
     inverse_negative_penalty: NDArray[np.float64]
-    """(Q,): matches over the rank of the last one, nan where a query has no match."""
+    """(Q,): number of matches over the place of the last one in the ranking, nan for a query without a match."""
     first_match_rank: Integers
-    """(Q,), 0 where a query has no match."""
+    """(Q,): place of the first match in the ranking (from 1), 0 for a query without a match."""
     valid_queries: int
     """Queries that have a match in the gallery."""
 
@@ -50,12 +53,12 @@ def evaluate(
     gallery_camera: Integers,
     max_rank: int,
 ) -> Scores:
-    """distance (Q, G), persons and cameras (Q,) and (G,) -> Scores, with a CMC of `max_rank` ranks.
+    """distance (Q, G), persons and cameras (Q,) and (G,) -> Scores, with a CMC up to rank `max_rank`.
 
-    Average precision is the mean, over a query's matches, of the precision at the match's rank, with no
+    Average precision is the mean, over a query's matches, of the precision at the match's place, with no
     interpolation (Zheng et al., ICCV 2015); mINP is that of Ye et al., TPAMI 2021, arXiv:2001.04193, sec. 4.2. A
-    query without a match from another camera counts in none of the means. Raises DatasetError where no query has
-    one, ValueError on a distance that is not finite.
+    query without a match from another camera counts in none of the means. Raises DatasetError if no query has
+    one, ValueError if a distance is not finite.
     """
     protocol = market_protocol(
         query_person=query_person,
@@ -69,13 +72,13 @@ def evaluate(
 
 
 class PerQuery(NamedTuple):
-    """(Q,) each; what a kernel fills in."""
+    """The results of each query, (Q,) arrays that a kernel fills in."""
 
     average_precision: NDArray[np.float64]
     inverse_negative_penalty: NDArray[np.float64]
     first_match_rank: Integers
     scored: NDArray[np.bool_]
-    """False where a distance is not finite, or none has come yet."""
+    """False if a distance is not finite, or if the query has not been added yet."""
 
 
 class Scorer:
@@ -104,7 +107,7 @@ class Scorer:
             )
 
     def scores(self) -> Scores:
-        """The scores of all queries. DatasetError where none has a match, ValueError where one was never added."""
+        """The scores of all queries. Raises DatasetError if none has a match, ValueError if one was never added."""
         values = self._per_query
         if not values.scored.all():
             raise ValueError(f"{(~values.scored).sum()} of {len(values.scored)} queries have no distances yet")
@@ -142,7 +145,10 @@ def _as_near(distance: Floats, value: np.float32) -> int:
 
 @compiled()
 def _ranks(row: Floats, matches: Integers, ranks: Integers) -> None:
-    """The ranks of row[matches] in row, rising: 1 and those that are nearer, or as near with a lower index."""
+    """Writes the places of row[matches] in the ranking of row, rising, to ranks.
+
+    A place is 1 plus the number of images that are nearer, or as near with a lower index.
+    """
     for at in range(len(ranks)):
         ranks[at] = 1
     for begin in range(0, len(row), BLOCK):

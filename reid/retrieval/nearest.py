@@ -1,7 +1,7 @@
-"""The top of every query's ranking. Q queries, G gallery images, R ranks kept (from 1).
+"""The top of every query's ranking. Q queries, G gallery images, R places of the ranking kept (from 1).
 
-What the metric ignores is left out here too (protocol.py), and equally distant images rank by their index, so that a
-rank shown is the rank that was counted.
+Images that the metric ignores are left out here too (protocol.py), and equally distant images rank by their index, so
+that the place that is shown is the place that the metric counted.
 """
 
 from typing import NamedTuple
@@ -12,20 +12,20 @@ from reid.retrieval.parallel import compiled, run_all, shares, worker_pool
 from reid.retrieval.protocol import Floats, Integers, Protocol
 
 ROWS = 64
-"""Queries a thread takes at a time, at most."""
+"""Largest number of queries that a thread works on at a time."""
 
 
 class Nearest(NamedTuple):
-    """The nearest gallery images of each query, and its first match, wherever that ranks."""
+    """The nearest gallery images of each query, and its first match at whatever place of the ranking."""
 
     image: Integers
     """(Q, R): gallery indices, nearest first; -1 beyond the last."""
     distance: Floats
     """(Q, R); inf beyond the last."""
     first_match: Integers
-    """(Q,): gallery index of the nearest match, -1 where a query has none."""
+    """(Q,): gallery index of the nearest match, -1 for a query without one."""
     first_match_distance: Floats
-    """(Q,); inf where a query has none."""
+    """(Q,); inf for a query without a match."""
 
 
 class NearestFinder:
@@ -42,7 +42,7 @@ class NearestFinder:
         )
 
     def add(self, first_query: int, distance: Floats) -> None:
-        """Finds those of the queries from `first_query` on, by finite distance (rows, G)."""
+        """Finds the nearest images of the queries from `first_query` on, by finite distance (rows, G)."""
         distance, protocol = self._protocol.block(distance, first_query)
         part = slice(first_query, first_query + len(distance))
         found = Nearest(*(values[part] for values in self.found))  # type: ignore[arg-type]

@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 
 AUTO, CPU = "auto", "cpu"
 FREE_SHARE = 0.9
-"""Of a GPU's free memory: what may be used."""
+"""The share of a GPU's free memory that may be used."""
 
 
 def require_device(device: str) -> None:
-    """SpecError where `device` (auto, cpu, or cuda:0 and so on) is a GPU that this machine does not have."""
+    """Raises SpecError if `device` (auto, cpu, or a GPU as cuda:0) is a GPU that this machine does not have."""
     if device in (AUTO, CPU):
         return
     import torch
@@ -36,19 +36,27 @@ def require_device(device: str) -> None:
 
 
 def both_rows(
-    vectors: NDArray[np.float32], *, queries: int, k1: int, k2: int, lambda_value: float, device: str, own: str
+    vectors: NDArray[np.float32],
+    *,
+    queries: int,
+    k1: int,
+    k2: int,
+    lambda_value: float,
+    device: str,
+    evaluate_device: str,
 ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
     """The blocks of reid.retrieval.rerank.both_rows: (first query, (rows, G) plain, (rows, G) re-ranked), float32.
 
-    device: cpu, a GPU as cuda:0, or auto: that is `own`, unless it is a GPU without room, at the start or before the
-    first block comes. SpecError where the memory of a GPU that was asked for runs out.
+    device: cpu, a GPU as cuda:0, or auto: `evaluate_device`, unless that is a GPU whose memory does not suffice, as
+    estimated at the start or as seen before the first block. Raises SpecError if the memory of a GPU that `device`
+    names runs out.
     """
     gallery = len(vectors) - queries
-    place = chosen_device(device, own, queries, gallery, width=vectors.shape[1], k1=k1, k2=k2)
-    if place != CPU:
+    chosen = chosen_device(device, evaluate_device, queries, gallery, width=vectors.shape[1], k1=k1, k2=k2)
+    if chosen != CPU:
         came = False
         try:
-            for block in _of_tensors(place, vectors, queries=queries, k1=k1, k2=k2, lambda_value=lambda_value):
+            for block in _of_tensors(chosen, vectors, queries=queries, k1=k1, k2=k2, lambda_value=lambda_value):
                 came = True
                 yield block
             return
@@ -56,35 +64,37 @@ def both_rows(
             if device != AUTO or came:
                 raise
             why = str(error.__cause__).splitlines()[0]
-            logger.warning("re-ranking: the memory of %s does not suffice (%s); on the CPU instead", place, why)
+            logger.warning("re-ranking: the memory of %s does not suffice (%s); on the CPU instead", chosen, why)
     yield from on_cpu.both_rows(vectors, queries=queries, k1=k1, k2=k2, lambda_value=lambda_value)
 
 
-def chosen_device(device: str, own: str, queries: int, gallery: int, *, width: int, k1: int, k2: int) -> str:
-    """`device` with auto resolved, for so many vectors; a GPU, or why it is none, is named in the log."""
-    place = own if device == AUTO else device
-    if place == CPU:
+def chosen_device(
+    device: str, evaluate_device: str, queries: int, gallery: int, *, width: int, k1: int, k2: int
+) -> str:
+    """`device`, or if it is auto, the device for so many vectors. Logs which GPU, or why none, is used."""
+    chosen = evaluate_device if device == AUTO else device
+    if chosen == CPU:
         return CPU
     import torch
 
     from reid.retrieval.tensors.rerank import memory_bytes
 
     wanted = memory_bytes(queries, gallery, width=width, k1=k1, k2=k2)
-    # what torch holds and does not use is taken in the driver's eyes and free in ours
-    unused = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
-    room = FREE_SHARE * (torch.cuda.mem_get_info(place)[0] + unused)
+    # memory that torch holds and does not use is free for us, although the driver counts it as taken
+    unused = torch.cuda.memory_reserved(chosen) - torch.cuda.memory_allocated(chosen)
+    room = FREE_SHARE * (torch.cuda.mem_get_info(chosen)[0] + unused)
     if device == AUTO and wanted > room:
-        logger.info("re-ranking: it may take %.1f GB, and %s has room for %.1f", wanted / 1e9, place, room / 1e9)
+        logger.info("re-ranking: it may take %.1f GB, and %s has room for %.1f", wanted / 1e9, chosen, room / 1e9)
         return CPU
     logger.info(
         "re-ranking %d queries against %d gallery images on %s (%s): at most %.1f GB of its memory",
-        queries, gallery, place, torch.cuda.get_device_name(place), wanted / 1e9,
+        queries, gallery, chosen, torch.cuda.get_device_name(chosen), wanted / 1e9,
     )  # fmt: skip
-    return place
+    return chosen
 
 
 def _of_tensors(
-    place: str, vectors: NDArray[np.float32], *, queries: int, k1: int, k2: int, lambda_value: float
+    device: str, vectors: NDArray[np.float32], *, queries: int, k1: int, k2: int, lambda_value: float
 ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
     import torch
 
@@ -93,7 +103,7 @@ def _of_tensors(
     began = time.perf_counter()
     host: list[torch.Tensor] = []
     try:
-        moved = torch.from_numpy(np.ascontiguousarray(vectors, np.float32)).to(place)
+        moved = torch.from_numpy(np.ascontiguousarray(vectors, np.float32)).to(device)
         for first, *block in blocks_of_tensors(moved, queries=queries, k1=k1, k2=k2, lambda_value=lambda_value):
             # page-locked, for the speed of the copies; the first block is the largest
             host = host or [torch.empty(part.shape, pin_memory=part.is_cuda) for part in block]
@@ -101,7 +111,7 @@ def _of_tensors(
             yield first, plain, final
     except torch.OutOfMemoryError as error:
         raise SpecError(
-            f"re_ranking.device: the memory of {place} does not suffice\n"
+            f"re_ranking.device: the memory of {device} does not suffice\n"
             f"  found: {str(error).splitlines()[0]}\n  want:  re_ranking.device=cpu"
         ) from error
-    logger.info("re-ranked on %s in %s, scoring included", place, duration(time.perf_counter() - began))
+    logger.info("re-ranked on %s in %s, scoring included", device, duration(time.perf_counter() - began))

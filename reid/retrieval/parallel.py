@@ -1,8 +1,8 @@
 """Compiled kernels and the threads they run on.
 
-A kernel is a serial loop over a range of rows that lets go of the interpreter lock. Where the ranges could change a
-result they are cut by size, never by the number of threads, so that it does not depend on the machine. BLAS gets one
-thread inside a pool: two sets of threads on the same cores cost more than they give.
+A kernel is a serial loop over a range of rows that releases the interpreter lock. If the ranges could change a result
+they are cut by size, never by the number of threads, so that the result does not depend on the machine. BLAS gets one
+thread inside a pool: two sets of threads on the same cores cost more than they gain.
 """
 
 import logging
@@ -30,8 +30,8 @@ SUM_IN_ANY_ORDER = frozenset({"reassoc", "contract"})
 def compiled(fastmath: frozenset[str] = frozenset()) -> Callable[[Kernel], Kernel]:
     """A decorator: machine code at the first call, kept on disk for the next process.
 
-    numba keeps it in NUMBA_CACHE_DIR, else beside the source, else in the user's cache folder. Where none of them
-    can be written it raises at the decoration; here the kernel is then compiled anew by each process.
+    numba keeps it in NUMBA_CACHE_DIR, else beside the source, else in the user's cache folder. If none of them can be
+    written numba raises at the decoration; then each process compiles the kernel again.
     """
 
     def decorate(function: Kernel) -> Kernel:
@@ -39,7 +39,7 @@ def compiled(fastmath: frozenset[str] = frozenset()) -> Callable[[Kernel], Kerne
         try:
             kernel = numba.njit(cache=True, **options)(function)
         except RuntimeError:
-            _say_once(
+            _warn_once(
                 "compiled code cannot be kept, every process compiles again: set NUMBA_CACHE_DIR to a writable folder"
             )
             kernel = numba.njit(**options)(function)
@@ -49,7 +49,7 @@ def compiled(fastmath: frozenset[str] = frozenset()) -> Callable[[Kernel], Kerne
 
 
 def thread_count() -> int:
-    """Threads to run kernels on: OMP_NUM_THREADS where it is set, else the processors this process may use."""
+    """Number of threads for kernels: OMP_NUM_THREADS if it is set, else the processors that this process may use."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdigit() and int(asked) > 0:
         return int(asked)
@@ -64,13 +64,13 @@ def row_ranges(rows: int, *, size: int) -> list[tuple[int, int]]:
 
 
 def shares(rows: int, *, most: int) -> list[tuple[int, int]]:
-    """`row_ranges` of at most `most` rows that keep every thread busy; for kernels whose rows know no others."""
+    """`row_ranges` of at most `most` rows that keep every thread busy; for kernels whose rows are independent."""
     return row_ranges(rows, size=max(1, min(most, rows // (2 * thread_count()))))
 
 
 @contextmanager
 def worker_pool() -> Iterator[ThreadPoolExecutor]:
-    """Threads for kernels and matrix products, BLAS held to one each; an error or Ctrl-C drops what is queued."""
+    """Threads for kernels and matrix products, each with one BLAS thread; an error or Ctrl-C drops queued work."""
     with _controller().limit(limits=1, user_api="blas"):
         pool = ThreadPoolExecutor(thread_count(), thread_name_prefix="retrieval")
         try:
@@ -82,7 +82,7 @@ def worker_pool() -> Iterator[ThreadPoolExecutor]:
 def in_order(pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """function(item) for every item, one after the other in the items' order; only a few are queued or kept at a time.
 
-    Like every generator it does nothing until its results are taken: `run_all` is for functions without one.
+    Like every generator it does nothing until its results are taken: `run_all` is for functions without a result.
     """
     queued: deque[Future[Result]] = deque()
     for item in items:
@@ -94,7 +94,7 @@ def in_order(pool: ThreadPoolExecutor, function: Callable[[Item], Result], items
 
 
 def run_all(pool: ThreadPoolExecutor, function: Callable[[Item], None], items: Iterable[Item]) -> None:
-    """function(item) for every item, to the end of the last."""
+    """Calls function(item) for every item and waits for all."""
     for _ in in_order(pool, function, items):
         pass
 
@@ -105,5 +105,5 @@ def _controller() -> ThreadpoolController:
 
 
 @cache
-def _say_once(text: str) -> None:
+def _warn_once(text: str) -> None:
     logger.warning(text)

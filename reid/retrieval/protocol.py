@@ -1,4 +1,4 @@
-"""Who is a match for which query, and who is ignored. Q queries, G gallery images.
+"""Which gallery images match a query, and which are ignored. Q queries, G gallery images.
 
 The protocol of Market-1501 (Zheng et al., ICCV 2015): a query ignores the gallery images of its own person from its
 own camera, and all junk (person < 0). Distractors (person 0) belong to nobody and stay.
@@ -14,7 +14,7 @@ Integers = NDArray[np.int64]
 
 
 class Protocol(NamedTuple):
-    """Persons and cameras of queries and gallery, and where to find a query's person; kernels read it."""
+    """Persons and cameras of queries and gallery, with an index of the gallery by person; kernels read it."""
 
     query_person: Integers
     query_camera: Integers
@@ -30,7 +30,7 @@ class Protocol(NamedTuple):
     def block(self, distance: Floats, first: int) -> tuple[Floats, "Protocol"]:
         """distance (rows, G) of the queries from `first` on -> the same, C-contiguous float32, and their protocol.
 
-        Raises ValueError where the shape cannot be that.
+        Raises ValueError if the shape does not fit.
         """
         queries, gallery = len(self.query_person), len(self.gallery_person)
         if distance.ndim != 2 or distance.shape[1] != gallery or first + len(distance) > queries:
@@ -49,7 +49,7 @@ class Protocol(NamedTuple):
 def market_protocol(
     *, query_person: Integers, query_camera: Integers, gallery_person: Integers, gallery_camera: Integers
 ) -> Protocol:
-    """Persons and cameras (Q,) and (G,) -> Protocol. Raises ValueError where persons and cameras differ in number."""
+    """Persons and cameras (Q,) and (G,) -> Protocol. Raises ValueError if persons and cameras differ in number."""
     query_person, query_camera = _integers(query_person), _integers(query_camera)
     gallery_person, gallery_camera = _integers(gallery_person), _integers(gallery_camera)
     if query_person.shape != query_camera.shape or gallery_person.shape != gallery_camera.shape:
@@ -68,7 +68,7 @@ def market_protocol(
         junk=np.flatnonzero(gallery_person < 0),
         by_person=by_person,
         begin=begin,
-        end=np.where(query_person > 0, end, begin),  # nobody has no images
+        end=np.where(query_person > 0, end, begin),  # persons 0 and below have no matches
     )
 
 

@@ -14,18 +14,19 @@ from numpy.typing import NDArray
 from reid.console.progress import Progress, duration
 from reid.retrieval.copies import Copies
 from reid.retrieval.distance import query_blocks
-from reid.retrieval.jaccard import Encoded, blend, encode, expand, invert
+from reid.retrieval.encoding import encode, expand
+from reid.retrieval.jaccard import Encoded, blend, invert
 from reid.retrieval.knn import AGAIN_BYTES, SPARE, TILE, TileHook, nearest_neighbours
 from reid.retrieval.parallel import run_all, shares, thread_count, worker_pool
 
 logger = logging.getLogger(__name__)
 
 ROWS = 64
-"""Queries a thread takes at a time, at most."""
+"""Largest number of queries that a thread works on at a time."""
 KEPT_BYTES = 512 << 20
-"""Cosines between queries and gallery of at most so many bytes are kept from the search; more are computed twice."""
+"""If the cosines between queries and gallery take at most so many bytes they are kept, else computed twice."""
 SCAN_COST = 60
-"""Multiplications that take as long as looking at one similarity; fitted to galleries of 30,000 to 300,000, 256-d."""
+"""Multiplications that take as long as the scan of one similarity; fitted to galleries of 30,000 to 300,000, 256-d."""
 CELL_COST = 1200
 """Multiplications that take as long as blending and scoring one distance; fitted to the same."""
 
@@ -35,11 +36,11 @@ class Forecast:
     """What a re-ranking will cost on this machine."""
 
     memory_bytes: int
-    """At most, with the vectors of length 1 and without the embeddings that they were made from."""
+    """The most that is used, with the vectors of length 1, without the embeddings that they were computed from."""
     seconds: float
-    """Roughly."""
+    """An estimate."""
     product_seconds: float
-    """Of these, for the matrix product alone: no exact search can be faster."""
+    """The part for the matrix product alone: no exact search can be faster."""
 
 
 def both_rows(
@@ -52,12 +53,12 @@ def both_rows(
 
     As in the authors' code the original distance is squared Euclidean, over the greatest from the same query to any of
     the N images, and neighbours are sought among all N. Equally near ones are ordered by index, queries before the
-    gallery; gallery images of equal vectors and equal neighbourhoods are equally distant, to the bit. Where all N
+    gallery; gallery images of equal vectors and equal neighbourhoods are equally distant, to the bit. If all N
     images are one point the original distance counts as 0.
 
-    Within 1e-6 of the formula in float64 where embeddings spread. The original distance is a float32 product over that
-    greatest distance, so the error grows as one over it: embeddings that nearly collapse have fewer right digits.
-    Raises ValueError on vectors not of length 1 and on parameters out of range.
+    The error is within 1e-6 of the formula in float64 if embeddings are spread out. The original distance is a float32
+    product over that greatest distance, so the error grows as one over it: embeddings that nearly collapse have fewer
+    right digits. Raises ValueError if a vector is not of length 1 or a parameter is out of range.
     """
     check_arguments(vectors.shape, queries=queries, k1=k1, k2=k2, lambda_value=lambda_value)
     vectors = np.ascontiguousarray(vectors, np.float32)
@@ -86,7 +87,7 @@ def _fits(queries: int, gallery: int) -> bool:
 
 
 def _keeper(kept: NDArray[np.float32]) -> TileHook:
-    """What copies the part of a tile that lies between queries and gallery to kept (Q, G)."""
+    """A hook that copies the part of a tile that lies between queries and gallery to kept (Q, G)."""
     queries = len(kept)
 
     def keep(top: int, left: int, cosine: NDArray[np.float32]) -> None:
@@ -99,12 +100,12 @@ def _keeper(kept: NDArray[np.float32]) -> TileHook:
 
 
 def forecast(queries: int, gallery: int, *, width: int, k1: int, k2: int) -> Forecast:
-    """What `both_rows` of `queries` and `gallery` vectors of `width` values will take.
+    """The memory and time that `both_rows` of `queries` and `gallery` vectors of `width` values will take.
 
-    The size of the encodings depends on the data: k1 + 1 entries a row before query expansion and k2 times that
-    after it are reckoned, which real sets stay below. The time is that of the matrix product at the rate measured
-    now, with SCAN_COST more of its multiplications a pair and CELL_COST for each of the (Q, G) distances, scored too.
-    Near-ties beyond float32, which are searched again, are not in it: nobody knows them beforehand.
+    The size of the encodings depends on the data: this counts k1 + 1 entries a row before query
+    expansion and k2 times as many after it, which real sets stay below. The time is that of the matrix product at the
+    rate measured now, plus SCAN_COST multiplications for each pair and CELL_COST for each of the (Q, G) distances,
+    scoring included. Near-ties beyond float32, which are searched again, are not counted: they are not known before.
     """
     total = queries + gallery
     neighbours = (min(k1 + 1 + SPARE, total) + min(max(k1, k2) + 1, total)) * 8 * total
@@ -120,7 +121,7 @@ def forecast(queries: int, gallery: int, *, width: int, k1: int, k2: int) -> For
 
 
 def _multiplications_per_second(width: int) -> float:
-    """Of matrix products on all threads: the best of several, as a neighbour may take a processor for one."""
+    """The rate of matrix products on all threads: the best of several, as another process may slow one down."""
     some = np.ones((TILE // 2, width), np.float32)
     taken = []
     with worker_pool():

@@ -1,5 +1,9 @@
 """Verification: do two images show one person? Every query against every gallery image, at every threshold.
 
+The idea: a market of 3,368 queries and 15,913 gallery images has 54 million pairs, too many to sort. The range of
+distances is cut into BINS equal steps, and same-person and different-person pairs are counted in each step. The running
+sums of both counts are the receiver operating curve, exact but for the width of one step.
+
 Q queries, G gallery images, T thresholds. Pairs that the ranking protocol ignores are left out: an image of the query's
 own person from its own camera, and junk.
 """
@@ -15,15 +19,15 @@ from reid.retrieval.parallel import compiled, in_order, shares, worker_pool
 from reid.retrieval.protocol import Floats, Integers, Protocol, market_protocol
 
 BINS = 1 << 17
-"""Thresholds told apart: the range of distances in equal steps, so that pairs are counted and never sorted."""
+"""Number of equal steps into which the range of distances is cut."""
 FALSE_MATCH_RATES = (1e-2, 1e-3, 1e-4)
 ROWS = 128
-"""Queries a thread takes at a time, at most."""
+"""Largest number of queries that a thread works on at a time."""
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """What a threshold does: a pair at most `threshold` apart is taken for one person."""
+    """The effect of a threshold: a pair at most `threshold` apart is accepted as one person."""
 
     threshold: float
     true_match_rate: float
@@ -37,13 +41,13 @@ class Verification:
     """The receiver operating curve over T thresholds and the points of interest on it."""
 
     thresholds: NDArray[np.float64]
-    """(T,), rising; the first accepts nothing. Right to one step, 1 / 131,072 of the range of distances."""
+    """(T,), rising; the first accepts nothing. Exact to one step, 1 / 131,072 of the range of distances."""
     true_match_rate: NDArray[np.float64]
     """(T,)."""
     false_match_rate: NDArray[np.float64]
     """(T,)."""
     equal_error_rate: float
-    """Where as large a share of different-person pairs is accepted as of same-person pairs refused."""
+    """The rate at which the share of accepted different-person pairs equals that of refused same-person pairs."""
     equal_error_threshold: float
     at_false_match_rate: dict[float, OperatingPoint]
     """For 1e-2, 1e-3 and 1e-4: the highest threshold that accepts no larger a share of different-person pairs."""
@@ -63,7 +67,7 @@ def verification(
 ) -> Verification:
     """distance (Q, G), persons and cameras (Q,) and (G,) -> Verification.
 
-    Raises DatasetError where no pair is of one person, or none of two; ValueError on a distance that is not finite.
+    Raises DatasetError if no pair is of one person or none is of two, ValueError if a distance is not finite.
     """
     low, high = float(distance.min()), float(distance.max())
     if not np.isfinite(low) or not np.isfinite(high):
@@ -94,7 +98,7 @@ class _Bins(NamedTuple):
 class PairCounter:
     """`verification` for distances that come in blocks of queries.
 
-    They lie in low..high: 0..4 for squared Euclidean ones, 0..1 for re-ranked ones.
+    All distances must lie in low..high: 0..4 for squared Euclidean ones, 0..1 for re-ranked ones.
     """
 
     def __init__(self, protocol: Protocol, *, low: float, high: float) -> None:
@@ -106,7 +110,7 @@ class PairCounter:
         return _Bins(self._low, 1 / self._step, np.zeros(BINS, np.int64), np.zeros(BINS, np.int64))
 
     def add(self, first_query: int, distance: Floats) -> None:
-        """Counts the pairs of distance (rows, G) of the queries from `first_query` on."""
+        """Counts the pairs in distance (rows, G), whose rows are the queries from `first_query` on."""
         distance, protocol = self._protocol.block(distance, first_query)
 
         def count(rows: tuple[int, int]) -> _Bins:
@@ -162,7 +166,7 @@ def _curve(thresholds: NDArray[np.float64], accepted: Integers, wrong: Integers)
 def _equal_error(
     thresholds: NDArray[np.float64], true_match_rate: NDArray[np.float64], false_match_rate: NDArray[np.float64]
 ) -> tuple[float, float]:
-    """(rate, threshold) where false matches meet false non-matches, on the straight line between two thresholds."""
+    """(rate, threshold) at which false matches equal false non-matches, interpolated between two thresholds."""
     excess = false_match_rate - (1 - true_match_rate)  # from -1 to 1, rising
     after = int(np.argmax(excess >= 0))
     share = -excess[after - 1] / (excess[after] - excess[after - 1])

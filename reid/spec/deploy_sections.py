@@ -33,7 +33,7 @@ class Export(Section):
     checkpoint: Annotated[ReadFile | None, FINDS_ONNX, Replaced("the model comes from the stage train")] = None
     """Checkpoint to export; null: the best of the task train."""
     onnx_file: Annotated[WrittenFile | None, FINDS_ONNX] = None
-    """ONNX file to write; null: beside the checkpoint."""
+    """ONNX file to write; null: <checkpoint>.onnx, or reid_model.onnx, in the results folder of the task."""
     gpu_id: Annotated[GpuId, WithoutEffect("the network is exported and compared on the CPU")] = 0
     """A field of TAO's; the export runs on the CPU."""
     opset: Annotated[int, Field(ge=FIRST_OPSET, le=LAST_OPSET)] = 18
@@ -52,7 +52,7 @@ class Export(Section):
     """Most of the rank-1 on these images that the ONNX may lose, as a fraction."""
     overwrite: bool = False
     """Whether an existing ONNX file is replaced."""
-    results_dir: Annotated[ResultsFolder | None, ReadAloneBy("export")] = None
+    results_dir: Annotated[ResultsFolder | None, ReadAloneBy("export", "gen_trt_engine", "triton")] = None
     """Folder of the task's files; null: <results_dir>/export."""
 
 

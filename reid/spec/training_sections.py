@@ -83,9 +83,7 @@ class Train(Section):
     """Epochs between validations; the untrained network is always validated too."""
     resume_training_checkpoint_path: ReadFile | None = None
     """Checkpoint to resume from; it wins over the latest one in the results folder."""
-    results_dir: Annotated[
-        ResultsFolder | None, ReadAloneBy("train", "evaluate", "inference", "export", "gen_trt_engine", "triton")
-    ] = None
+    results_dir: Annotated[ResultsFolder | None, ReadAloneBy("train", "evaluate", "inference", "export")] = None
     """Folder of the task's files; null: <results_dir>/train."""
     clip_grad_norm: Annotated[NotNegative, DecidesTraining()] = 0.0
     """Largest L2 norm of the gradient; 0: no clipping."""

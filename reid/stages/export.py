@@ -1,44 +1,48 @@
 """The export stage: the network as one ONNX file, and proof on real images that nothing was lost."""
 
-import hashlib
 import json
 import logging
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reid.data.market1501 import Manifest
 from reid.deploy.comparison import BATCH_SIZE, Comparison, Limits, Retrieval, compare, embed_sample
 from reid.deploy.half import to_half
 from reid.deploy.onnx import OnnxModel, read_onnx
 from reid.deploy.onnx_export import export_onnx
+from reid.deploy.opening import find_checkpoint
 from reid.deploy.parity import Parity
 from reid.deploy.sample import Sample, open_sample
 from reid.deploy.tensorrt import trtexec_line
 from reid.errors import ArtifactError, SpecError
+from reid.files.hashes import file_sha256
 from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
 from reid.files.writing import copy_file, replacing
 from reid.reports.comparison import comparison_page
 from reid.spec import Experiment
 from reid.spec.deploy_sections import Export
 from reid.stages.agreement import require_agreement
-from reid.stages.inference import find_checkpoint
 from reid.stages.outcome import Outcome
 from reid.tracking.stage_run import StageRun
+
+if TYPE_CHECKING:
+    from reid.model.checkpoint import LoadedModel
 
 logger = logging.getLogger(__name__)
 
 WORST = "_worst.html"
-"""What the page of a failed comparison is called, after the parity file."""
+"""The end of the name of a failed comparison's page; the parity file's name stands before it."""
 
 
 def export(spec: Experiment, *, dataset: Path, model: Path, onnx: Path, parity: Path, run: StageRun) -> Outcome:
     """Writes `model` (a checkpoint or a model directory) as ONNX to `onnx`, and how close the two are to `parity`.
 
-    A file at `onnx` is replaced, and only by one that passed: where it breaks a limit of spec.export the new file stays
-    beside it, with ".candidate" to its name, ArtifactError names the worst images and a page beside `parity` shows
-    them. spec.export.onnx_file, where it is another file, gets a copy; one that is there stays unless overwrite is set.
+    A file at `onnx` is replaced only by one that passed. If the new file breaks a limit of spec.export, it stays beside
+    `onnx` with ".candidate" added to its name, an HTML page beside `parity` shows the worst images, and ArtifactError
+    is raised. If spec.export.onnx_file is another file, it gets a copy; an existing one is kept unless overwrite is
+    set.
     """
     from reid.model.checkpoint import load_model
 
@@ -58,43 +62,58 @@ def export(spec: Experiment, *, dataset: Path, model: Path, onnx: Path, parity: 
         data_type=section.data_type,
         key=key,
     )
-    reference = embed_sample(loaded.embed, sample, contract=loaded.contract, what="torch")
-    found = compare(reference, OnnxModel(candidate), sample, contract=loaded.contract, what="ONNX Runtime")
+    found, fp16 = _compared(loaded, candidate, sample, data_type=section.data_type)
     limits = Limits(section.min_cosine, section.max_mAP_drop, section.max_rank1_drop)
     objections = found.objections(limits, section="export")
     report = {"passed": not objections, **asdict(limits), **_report(section, found, sample, candidate)}
     report |= {
         "checkpoint": checkpoint.name,
-        "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "checkpoint_sha256": file_sha256(checkpoint),
         "encrypted": key is not None,
+        **fp16,
     }
-    if section.data_type == "FP32":  # what an FP16 engine of this file may be expected to give
-        half = OnnxModel(content=to_half(read_onnx(candidate)[0]).SerializeToString())
-        fp16 = compare(reference, half, sample, contract=loaded.contract, what="ONNX Runtime, FP16")
-        report["fp16"] = {**_figures(fp16.parity), "onnx_retrieval": _ranked(fp16.candidate)}
     with replacing(parity) as partial:
         partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     run.log_artifact(parity)
-    page = parity.with_name(parity.stem + WORST)
-    page.unlink(missing_ok=True)
-    if objections:
-        with replacing(page) as partial:
-            partial.write_text(comparison_page(found, model=str(candidate), objections=objections), encoding="utf-8")
-        run.log_artifact(page)
-        raise ArtifactError(_failure(objections, found, candidate=candidate, page=page))
+    _refuse_failure(found, objections, candidate=candidate, page=parity.with_name(parity.stem + WORST), run=run)
     candidate.replace(onnx)
     if section.onnx_file:
         _copy(onnx, Path(section.onnx_file), overwrite=section.overwrite)
-    by_hand = trtexec_line(onnx, loaded.contract, data_type=section.data_type)
     if key is None:
+        by_hand = trtexec_line(onnx, loaded.contract, data_type=section.data_type)
         logger.info("to build an engine by hand: %s", by_hand)
     else:
         logger.info("%s is encrypted: trtexec cannot read it, gen_trt_engine can", onnx)
     return _outcome(report, onnx)
 
 
+def _compared(
+    loaded: "LoadedModel", onnx: Path, sample: Sample, *, data_type: str
+) -> tuple[Comparison, dict[str, dict[str, Any]]]:
+    """The ONNX compared with the checkpoint, and for an FP32 file the report's entry of what FP16 would give."""
+    contract = loaded.contract
+    reference = embed_sample(loaded.embed, sample, contract=contract, what="torch")
+    found = compare(reference, OnnxModel(onnx), sample, contract=contract, what="ONNX Runtime")
+    if data_type != "FP32":
+        return found, {}
+    half = OnnxModel(content=to_half(read_onnx(onnx)[0]).SerializeToString())
+    fp16 = compare(reference, half, sample, contract=contract, what="ONNX Runtime, FP16")
+    return found, {"fp16": {**_figures(fp16.parity), "onnx_retrieval": _ranked(fp16.candidate)}}
+
+
+def _refuse_failure(found: Comparison, objections: list[str], *, candidate: Path, page: Path, run: StageRun) -> None:
+    """Raises ArtifactError, with a page that shows the worst images, if there is an objection to the ONNX."""
+    page.unlink(missing_ok=True)
+    if not objections:
+        return
+    with replacing(page) as partial:
+        partial.write_text(comparison_page(found, model=str(candidate), objections=objections), encoding="utf-8")
+    run.log_artifact(page)
+    raise ArtifactError(_failure(objections, found, candidate=candidate, page=page))
+
+
 def _key(section: Export) -> str | None:
-    """The key to encrypt the ONNX with, where the spec asks for that; SpecError where there is none."""
+    """The key to encrypt the ONNX with, if the spec asks for that; raises SpecError if no key is given."""
     if not section.encrypted:
         return None
     key = encryption_key()
@@ -106,7 +125,7 @@ def _key(section: Export) -> str | None:
 
 
 def _copy(onnx: Path, target: Path, *, overwrite: bool) -> None:
-    """Puts the ONNX where the spec wants it too; hours of training are not to fail for a file that is there."""
+    """Copies the ONNX to export.onnx_file. A file that is there only costs a warning: hours of training lie behind."""
     if target.exists() and target.samefile(onnx):
         return
     if target.exists() and not overwrite:
@@ -121,7 +140,7 @@ def _copy(onnx: Path, target: Path, *, overwrite: bool) -> None:
 
 
 def _report(section: Export, found: Comparison, sample: Sample, onnx: Path) -> dict[str, Any]:
-    """parity.json, less the verdict."""
+    """The figures of parity.json, without the verdict."""
     return {
         **_figures(found.parity),
         "images": len(sample),
@@ -133,7 +152,7 @@ def _report(section: Export, found: Comparison, sample: Sample, onnx: Path) -> d
         "worst": [{"file": path, "cosine": cosine} for path, cosine in found.worst()],
         "data_type": section.data_type,
         "opset": section.opset,
-        "onnx_sha256": hashlib.sha256(onnx.read_bytes()).hexdigest(),
+        "onnx_sha256": file_sha256(onnx),
         "torch": version("torch"),
         "onnxruntime": version("onnxruntime"),
     }

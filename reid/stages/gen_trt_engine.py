@@ -1,6 +1,7 @@
-"""The gen_trt_engine stage: a TensorRT engine from the exported ONNX, or a plain word why there is none.
+"""The gen_trt_engine stage: a TensorRT engine from the exported ONNX, or a record of why there is none.
 
-Where this machine has a GPU that the engine is for, it is run: speed per batch, and the parity gate on query images.
+If this machine has a GPU that the engine is for, it is run: its speed is measured for each batch size, and its
+embeddings of query images are compared with the ONNX's.
 """
 
 import dataclasses
@@ -29,18 +30,18 @@ ENGINE, CANDIDATE, WORST = "model.engine", "model.engine.candidate", "parity_wor
 IMAGES = 128
 """Query images on which the engine is compared with the ONNX."""
 SECONDS = 1.0
-"""For which each batch size is timed."""
+"""How long each batch size is timed."""
 
 
 def gen_trt_engine(
     spec: Experiment, *, onnx: Path, engine: Path, run: StageRun, dataset: Path | None = None
 ) -> Outcome:
-    """Builds `engine`/model.engine from `onnx` and writes `engine`/build.json, which says how; returns built.
+    """Builds `engine`/model.engine from `onnx`, and writes to `engine`/build.json how, or why not.
 
-    Where this machine has nothing to build with the stage ends well, with build.json alone. A bad ONNX or an impossible
-    spec raises (see build_engine), and so does an engine whose embeddings of `dataset`'s query images are not the
-    ONNX's: it stays as model.engine.candidate. spec.gen_trt_engine.trt_engine, where set, gets a copy of the engine
-    with its record beside it.
+    If this machine has nothing to build with, the stage ends well, with build.json alone. A bad ONNX or an impossible
+    spec raises (see build_engine). If the engine's embeddings of `dataset`'s query images are not the ONNX's, it stays
+    as model.engine.candidate and ArtifactError is raised. If spec.gen_trt_engine.trt_engine is set, it gets a copy of
+    the engine, with the build record beside it.
     """
     section = spec.gen_trt_engine
     options = section.tensorrt
@@ -62,13 +63,7 @@ def gen_trt_engine(
     with replacing(engine / RECORD) as partial:
         partial.write_text(record.to_json(), encoding="utf-8")
     run.log_artifact(engine / RECORD)
-    if record.parity and not record.parity["passed"]:
-        page = engine / WORST
-        run.log_artifact(page)
-        raise ArtifactError(
-            f"engine parity: the engine does not give the ONNX's embeddings: {record.parity['objections'][0]}\n"
-            f"  shown: {page}\n  the engine that failed: {engine / CANDIDATE}"
-        )
+    _refuse_failure(record, engine, run)
     if record.built:
         (engine / CANDIDATE).replace(engine / ENGINE)
     if record.built and section.trt_engine:
@@ -78,8 +73,19 @@ def gen_trt_engine(
     return _outcome(record)
 
 
+def _refuse_failure(record: BuildRecord, engine: Path, run: StageRun) -> None:
+    """Raises ArtifactError if the engine was run and its embeddings are not the ONNX's."""
+    if record.parity and not record.parity["passed"]:
+        page = engine / WORST
+        run.log_artifact(page)
+        raise ArtifactError(
+            f"engine parity: the engine does not give the ONNX's embeddings: {record.parity['objections'][0]}\n"
+            f"  shown: {page}\n  the engine that failed: {engine / CANDIDATE}"
+        )
+
+
 def _run(spec: Experiment, record: BuildRecord, *, onnx: Path, engine: Path, dataset: Path | None) -> BuildRecord:
-    """The record with what this machine's GPU gave: speed, and parity on query images where there are any."""
+    """The record with what was measured on this machine's GPU: speed, and parity if there are query images."""
     model = EngineModel(engine / CANDIDATE, gpu_id=spec.gen_trt_engine.gpu_id, record=record)
     speed = measure_speed(model, batch_sizes(record.profile), contract=model.contract, seconds=SECONDS)
     record = dataclasses.replace(
@@ -106,7 +112,7 @@ def _run(spec: Experiment, record: BuildRecord, *, onnx: Path, engine: Path, dat
 
 
 def batch_sizes(profile: Profile) -> list[int]:
-    """The powers of two that the profile takes, and its own three sizes."""
+    """The batch sizes to time: the powers of two that the profile takes, and its own three sizes."""
     own = {profile.min_batch_size, profile.opt_batch_size, profile.max_batch_size}
     powers = {2**power for power in range(profile.max_batch_size.bit_length())}
     return sorted(own | {size for size in powers if size >= profile.min_batch_size})

@@ -4,15 +4,21 @@ import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reid.contract import Contract
 from reid.errors import ArtifactError
+from reid.files.hashes import file_sha256
 from reid.files.lineage import code_sha256
 from reid.spec import Experiment
 from reid.spec.slices import stage_slice
 from reid.stages.outcome import Outcome
 from reid.tracking.stage_run import StageRun
+
+if TYPE_CHECKING:
+    from reid.tracking.registry import Candidate
+
+NO_SERVER = "no MLflow server is named (MLFLOW_TRACKING_URI)"
 
 
 def register(
@@ -27,47 +33,32 @@ def register(
     registration: Path,
     run: StageRun,
 ) -> Outcome:
-    """Registers the ONNX with its figures and lineage; writes what was done to `registration` as JSON.
+    """Registers the ONNX with its figures and lineage, and writes what was done to `registration` as JSON.
 
-    Without an MLflow server nothing is registered, and the file says so.
+    If no MLflow server is named, nothing is registered, and the file says so.
     """
     registration.parent.mkdir(parents=True, exist_ok=True)
     figures, parity_figures, build = _read(results / "metrics.json"), _read(parity), _read(engine / "build.json")
     if not run.active:
-        record: dict[str, Any] = {"registered": False, "reason": "no MLflow server is named (MLFLOW_TRACKING_URI)"}
-        registration.write_text(json.dumps(record, indent=2) + "\n")
-        return Outcome({"registered": 0.0}, lines=[f"not registered: {record['reason']}"])
+        _write(registration, {"registered": False, "reason": NO_SERVER})
+        return Outcome({"registered": 0.0}, lines=[f"not registered: {NO_SERVER}"])
 
-    from reid.deploy.onnx import read_onnx
-    from reid.files.encryption import is_encrypted
-    from reid.tracking.registry import Candidate, register_model
+    from reid.tracking.registry import register_model
 
-    exported, contract = read_onnx(onnx)
-    onnx_sha256 = hashlib.sha256(onnx.read_bytes()).hexdigest()
+    candidate = _candidate(
+        onnx,
+        fingerprint=fingerprint,
+        figures=figures,
+        objection=_objection(parity_figures, build, file_sha256(onnx), spec.export.min_cosine),
+    )
     spec_text = stage_slice(spec, "register")
-    lineage = {
-        "code_sha256": code_sha256(),
-        "spec_sha256": hashlib.sha256(spec_text.encode()).hexdigest(),
-        "onnx_sha256": onnx_sha256,
-        "checkpoint": f"{model}/{parity_figures['checkpoint']}",
-        "checkpoint_sha256": parity_figures["checkpoint_sha256"],
-    }
-    built = f"{build['package']} {build['version']}" if build["built"] else f"not built: {build['reason']}"
+    lineage = _lineage(spec_text, model=model, parity=parity_figures, onnx=onnx)
     done = register_model(
         run,
         name=spec.mlflow.registered_model,
-        candidate=Candidate(
-            onnx=onnx,
-            model=exported,
-            encrypted=is_encrypted(onnx),
-            contract=contract,
-            fingerprint=fingerprint,
-            figure="reranked_mAP" if figures["headline"] == "reranked" else "mAP",
-            figures={name: float(figures[name]) for name in ("mAP", "reranked_mAP")},
-            objection=_objection(parity_figures, build, onnx_sha256, spec.export.min_cosine),
-        ),
-        tags={"headline": str(figures["headline"]), "engine": built, **lineage},
-        card=_card(figures, parity_figures, contract, build, {"data fingerprint": fingerprint, **lineage}),
+        candidate=candidate,
+        tags={"headline": str(figures["headline"]), "engine": _engine_tag(build), **lineage},
+        card=_card(figures, parity_figures, candidate.contract, build, {"data fingerprint": fingerprint, **lineage}),
         files={
             "spec.yaml": spec_text,
             "metrics.json": json.dumps(figures, indent=2),
@@ -75,11 +66,45 @@ def register(
             "build.json": json.dumps(build, indent=2),
         },
     )
-    registration.write_text(json.dumps({"registered": True, **asdict(done)}, indent=2) + "\n")
+    _write(registration, {"registered": True, **asdict(done)})
     return Outcome(
         {"registered": 1.0, "model_version": float(done.version)},
         lines=[f"{done.name} version {done.version} is {done.alias}: {done.reason}"],
     )
+
+
+def _candidate(onnx: Path, *, fingerprint: str, figures: dict[str, Any], objection: str | None) -> "Candidate":
+    """The ONNX and its figures as the registry takes them."""
+    from reid.deploy.onnx import read_onnx
+    from reid.files.encryption import is_encrypted
+    from reid.tracking.registry import Candidate
+
+    exported, contract = read_onnx(onnx)
+    return Candidate(
+        onnx=onnx,
+        model=exported,
+        encrypted=is_encrypted(onnx),
+        contract=contract,
+        fingerprint=fingerprint,
+        figure="reranked_mAP" if figures["headline"] == "reranked" else "mAP",
+        figures={name: float(figures[name]) for name in ("mAP", "reranked_mAP")},
+        objection=objection,
+    )
+
+
+def _lineage(spec_text: str, *, model: Path, parity: dict[str, Any], onnx: Path) -> dict[str, str]:
+    """The code, the spec, the checkpoint and the ONNX that the model comes from, as hashes."""
+    return {
+        "code_sha256": code_sha256(),
+        "spec_sha256": hashlib.sha256(spec_text.encode()).hexdigest(),
+        "onnx_sha256": file_sha256(onnx),
+        "checkpoint": f"{model}/{parity['checkpoint']}",
+        "checkpoint_sha256": parity["checkpoint_sha256"],
+    }
+
+
+def _write(registration: Path, record: dict[str, Any]) -> None:
+    registration.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -95,7 +120,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _objection(parity: dict[str, Any], build: dict[str, Any], onnx_sha256: str, min_cosine: float) -> str | None:
-    """Why the ONNX, or the engine built from it, is not proved to be the trained network; None: it is."""
+    """Why the ONNX, or the engine built from it, is not proved to be the trained network; None if it is."""
     if parity["onnx_sha256"] != onnx_sha256:
         return "it was measured on another ONNX"
     if not parity["passed"]:
@@ -116,7 +141,7 @@ def _card(
     build: dict[str, Any],
     lineage: dict[str, str],
 ) -> str:
-    """The model card, Markdown."""
+    """The model card in Markdown."""
     rows = [
         ("mAP", "mAP"),
         ("rank-1", "rank1"),
@@ -140,12 +165,19 @@ def _card(
     )
 
 
+def _engine_tag(build: dict[str, Any]) -> str:
+    return f"{build['package']} {build['version']}" if build["built"] else f"not built: {build['reason']}"
+
+
 def _engine(build: dict[str, Any]) -> str:
+    """The engine in the words of the card."""
     if not build["built"]:
-        return f"not built: {build['reason']}"
+        return _engine_tag(build)
     targets = ", ".join(build.get("targets", []))
-    told = f"{build['package']} {build['version']}, {build.get('data_type', 'FP32')}, for {targets}"
+    engine = f"{build['package']} {build['version']}, {build.get('data_type', 'FP32')}, for {targets}"
     if not build.get("speed"):
-        return f"{told}; {build.get('measured', 'not run')}"
+        return f"{engine}; {build.get('measured', 'not run')}"
     last = build["speed"][-1]
-    return f"{told}; {build['measured']}: {last['images_per_second']:,.0f} images/s in batches of {last['batch_size']}"
+    return (
+        f"{engine}; {build['measured']}: {last['images_per_second']:,.0f} images/s in batches of {last['batch_size']}"
+    )

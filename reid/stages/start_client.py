@@ -1,6 +1,6 @@
-"""The start_client task: a sample of persons through a Triton server to mAP, CMC plot and matches sheet.
+"""The start_client task: mAP, CMC plot and matches sheet of a sample of persons, embedded by a Triton server.
 
-What TAO's end-to-end sample does after its server is up. Shapes: Q queries, G gallery images.
+TAO's end-to-end sample does the same after its server is up. Shapes: Q queries, G gallery images.
 """
 
 import json
@@ -9,17 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from reid.data.market1501 import JUNK, Manifest, Split
+from reid.data.market1501 import Manifest, Split
 from reid.deploy.triton_client import TritonModel
 from reid.deploy.triton_connection import Server
-from reid.embeddings import Embeddings, write_json
+from reid.embeddings import write_json
 from reid.errors import DatasetError
 from reid.files.writing import replacing
 from reid.reports import plots
 from reid.reports.matches import choose_queries, match_rows
 from reid.reports.sheet import matches_sheet
 from reid.retrieval.on_device import CPU, require_device
-from reid.scoring import KINDS, Scored, advice_without_match, has_match, score
+from reid.scoring.curves import KINDS
+from reid.scoring.matches import advice_without_match, has_match
+from reid.scoring.ranking import Scored, score
 from reid.spec import Experiment
 from reid.stages.client import RESULTS, ask
 from reid.stages.outcome import Outcome
@@ -28,14 +30,14 @@ from reid.tracking.stage_run import StageRun
 logger = logging.getLogger(__name__)
 
 IN_FLIGHT = 20
-"""Requests at a time, as TAO's client with --async."""
+"""Requests at a time, as many as TAO's client sends with --async."""
 
 
 def start_client(spec: Experiment, *, dataset: Path, results: Path, run: StageRun) -> Outcome:
     """Writes results.json, metrics.json, cmc_curve.png and sampled_matches.png of the sample into `results`.
 
-    The sample is drawn by spec.train.seed from the persons that a query can find in another camera. DatasetError where
-    there is none.
+    The sample is drawn by spec.train.seed from the persons that a query can find in another camera. Raises DatasetError
+    if there is none.
     """
     section, ranking = spec.triton, spec.re_ranking
     require_device(ranking.device)
@@ -51,8 +53,16 @@ def start_client(spec: Experiment, *, dataset: Path, results: Path, run: StageRu
     with model:
         parts = ask(model, {"query": query, "gallery": gallery})
     write_json(results / RESULTS, *parts.values())
-    settings = ranking.model_dump(include={"k1", "k2", "lambda_value", "max_rank", "device"})
-    scored = score(parts["query"], _without_junk(parts["gallery"]), **settings, own=CPU)
+    scored = score(
+        parts["query"],
+        parts["gallery"].without_junk(),
+        k1=ranking.k1,
+        k2=ranking.k2,
+        lambda_value=ranking.lambda_value,
+        max_rank=ranking.max_rank,
+        device=ranking.device,
+        evaluate_device=CPU,
+    )
     metrics = {
         **scored.plain.metrics(),
         **scored.reranked.metrics("reranked_"),
@@ -76,14 +86,14 @@ def start_client(spec: Experiment, *, dataset: Path, results: Path, run: StageRu
 
 
 def server_of(spec: Experiment) -> Server:
-    """The server that the spec names: triton.url, else the one that start_server starts on this machine."""
+    """The server of the spec: triton.url, else the one that start_server starts on this machine."""
     section = spec.triton
     port = section.grpc_port if section.protocol == "grpc" else section.http_port
     return Server(section.url or f"localhost:{port}", section.protocol, section.model_name, "")
 
 
 def sampled(query: Split, gallery: Split, *, persons: int | None, rng: np.random.Generator) -> tuple[Split, Split]:
-    """The queries and gallery images of at most `persons` persons that a query can find; with None, all images."""
+    """The queries and gallery images of at most `persons` persons that a query can find; all images with None."""
     found = np.unique(query.person[has_match(query, gallery)])
     if not len(found):
         raise DatasetError(
@@ -95,12 +105,6 @@ def sampled(query: Split, gallery: Split, *, persons: int | None, rng: np.random
     chosen = {int(person) for person in rng.choice(found, min(persons, len(found)), replace=False)}
     logger.info("a sample of %d of %d persons", len(chosen), len(found))
     return query.of(chosen), gallery.of(chosen)
-
-
-def _without_junk(gallery: Embeddings) -> Embeddings:
-    keep = gallery.person != JUNK
-    paths = [path for path, kept in zip(gallery.paths, keep) if kept]
-    return Embeddings(paths, gallery.person[keep], gallery.camera[keep], gallery.vectors[keep])
 
 
 def _draw(scored: Scored, results: Path, *, headline: str, ranks: int, rows: int, rng: np.random.Generator) -> None:

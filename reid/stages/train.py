@@ -1,6 +1,13 @@
-"""The train stage: the data set's manifest -> a model directory with checkpoints, curves and the untrained figures."""
+"""The train stage: from the data set's manifest to a model directory with checkpoints, curves and a report.
+
+If the model directory holds a training already, the stage resumes it from its newest checkpoint. That is only sound if
+everything that decides the result is as it was, so the deciding settings are stored in each checkpoint and compared. A
+checkpoint that the spec names may differ in them, as long as its network and optimizer fit: that is a wish to go on
+with other settings.
+"""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +28,27 @@ from reid.tracking.stage_run import StageRun
 from reid.training.fitting import train_on_devices
 from reid.training.history import Row, best_row, write_history
 from reid.training.recipe import refuse_other_network
+from reid.training.record import ignore_row
 from reid.training.resume import BEST, Start, bring_checkpoints, newest_checkpoint, read_training_checkpoint
 
 logger = logging.getLogger(__name__)
 
 
-def train(spec: Experiment, *, dataset: Path, model: Path, report: Path, run: StageRun) -> Outcome:
+def train(
+    spec: Experiment,
+    *,
+    dataset: Path,
+    model: Path,
+    report: Path,
+    run: StageRun,
+    epoch_ended: Callable[[Row], None] = ignore_row,
+) -> Outcome:
     """Trains the network of the spec; `model` becomes the model directory, `report` an HTML page.
 
-    Continues what is in `model` already; a finished training only returns its figures. Raises TrainingError where that
-    training had other settings, or a loss is not finite; ArtifactError where a checkpoint that the spec names is of
-    another network; KeyboardInterrupt where it is interrupted.
+    Resumes the training that is in `model` already; if that is finished, only its figures are returned. `epoch_ended`
+    is called with each new row of the history as soon as its epoch ends. Raises TrainingError if that training had
+    other settings or a loss is not finite, ArtifactError if a checkpoint that the spec names is of another network,
+    KeyboardInterrupt if the training is interrupted.
     """
     manifest = Manifest.load(dataset)
     settings = _settings(spec, manifest.fingerprint)
@@ -41,7 +58,14 @@ def train(spec: Experiment, *, dataset: Path, model: Path, report: Path, run: St
         history, weights = start.checkpoint["training"]["history"], start.checkpoint["training"]["weights"]
     else:
         history, weights = train_on_devices(
-            spec, manifest, settings=settings, dataset=dataset, model=model, start=start, run=run
+            spec,
+            manifest,
+            settings=settings,
+            dataset=dataset,
+            model=model,
+            start=start,
+            run=run,
+            epoch_ended=epoch_ended,
         )
     return _conclude(history, weights=weights, settings=settings, model=model, report=report, run=run)
 
@@ -53,10 +77,10 @@ def _settings(spec: Experiment, fingerprint: str) -> dict[str, Any]:
 
 
 def _starting_point(spec: Experiment, manifest: Manifest, model: Path, settings: dict[str, Any]) -> Start | None:
-    """The checkpoint to continue from, said in the log; None to begin.
+    """The checkpoint to resume from, which is logged; None to begin.
 
-    What a named one's folder has besides (the best checkpoint, the untrained embeddings) comes into `model`; where no
-    epoch is left to train, the checkpoint itself, too.
+    If the spec names a checkpoint in another folder, its best checkpoint and its untrained embeddings are copied to
+    `model`; if no epoch is left to train, the checkpoint itself too.
     """
     named = spec.train.resume_training_checkpoint_path
     start = read_training_checkpoint(Path(named)) if named else newest_checkpoint(model)
@@ -80,10 +104,10 @@ def _starting_point(spec: Experiment, manifest: Manifest, model: Path, settings:
 
 
 def _compare_settings(spec: Experiment, manifest: Manifest, settings: dict[str, Any], start: Start) -> None:
-    """TrainingError or ArtifactError where a checkpoint cannot be continued under the spec.
+    """Raises TrainingError or ArtifactError if the training of a checkpoint cannot be resumed under the spec.
 
-    A results folder's own latest goes on under equal settings only; one that the spec names under others too, where
-    they leave the network, the persons and the optimizer alone and there is an epoch left to train.
+    The newest checkpoint of the model directory needs equal settings. One that the spec names may have others, if the
+    network, the persons and the optimizer are the same and there is an epoch left to train.
     """
     named = spec.train.resume_training_checkpoint_path
     older = {f"model.{name}": value for name, value in ADDED_SETTINGS.items()}
@@ -95,8 +119,8 @@ def _compare_settings(spec: Experiment, manifest: Manifest, settings: dict[str, 
     if differing and not named:
         raise TrainingError(
             f"{start.path}: a training with other settings: {len(differing)} differ\n  first: {first}\n"
-            "  want: the settings of then; or another folder for the new ones; or, to go on from there with the\n"
-            f"  new ones, train.resume_training_checkpoint_path={start.path}"
+            "  want: the settings of then; or another folder for the new ones; or, to resume from there with\n"
+            f"  the new ones, train.resume_training_checkpoint_path={start.path}"
         )
     persons = np.unique(manifest.train.of_persons().person).tolist()
     refuse_other_network(spec, persons, start)
@@ -119,7 +143,7 @@ def _conclude(
     report: Path,
     run: StageRun,
 ) -> Outcome:
-    """Writes the curves and the report; the figures are those of the best checkpoint."""
+    """Writes the curves and the report; returns the figures of the best checkpoint."""
     write_history(model, history)
     curves = model / "training_curves.png"
     training_curves(history, curves)
@@ -149,7 +173,7 @@ def _conclude(
 
 
 def _metrics(history: list[Row], best: Row) -> dict[str, float]:
-    """best_epoch counts from 1, as the curves' axis; mAP and rank-k are those of the best checkpoint."""
+    """The stage's metrics: best_epoch counts from 1, as the curves' axis; mAP and rank-k are the best checkpoint's."""
     untrained, epochs = history[0], history[1:]
     images = sum(row["images_per_second"] * row["seconds"] for row in epochs)
     metrics = {

@@ -1,5 +1,6 @@
-"""validate: looks at every file of the data set before a GPU is booked, and cuts the spec into a slice per stage, which
-is handed out as the output parameter <stage>_spec.
+"""The validate stage: looks at every file of the data set before a GPU is booked.
+
+It also cuts the spec into a slice for each stage and hands them out as the output parameters <stage>_spec.
 """
 
 import os
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reid.data.doctor import examine
-from reid.data.file_names import MARKET1501, file_names
+from reid.data.file_names import MARKET1501, FileNames, file_names
 from reid.data.findings import Examination, Finding, counted, fingerprint_of, summarize, survey_folders
 from reid.data.market1501 import HOW_TO_GET, Manifest, missing_folders
 from reid.errors import DatasetError
@@ -28,9 +29,9 @@ def validate(
 ) -> Outcome:
     """Writes the manifest and the findings (HTML, Markdown, JSON), and hands out the fingerprint and the spec's slices.
 
-    Where `dataset.synthetic` or `dataset.source` is set the data set is drawn or fetched first, unless it is there.
-    DatasetError, with every error in it, where the data set has any: all four files are written before. SpecError,
-    before anything is done, for weights of the backbone that timm does not know.
+    If `dataset.synthetic` or `dataset.source` is set and the data set is absent, it is drawn or fetched first. Raises
+    DatasetError with all errors of the data set, after all four files are written; SpecError, before anything is done,
+    for weights of the backbone that timm does not know.
     """
     require_weights(spec.model.backbone)
     folders = {
@@ -42,17 +43,33 @@ def validate(
     missing = dict(missing_folders(**folders))
     names = file_names(spec.dataset.file_name, cameras=spec.dataset.cameras)
     surveys = survey_folders(folders, missing=missing, names=names, index_file=Path(spec.store_dir) / "index.json")
-    print_of_data = fingerprint_of(surveys)
+    data_fingerprint = fingerprint_of(surveys)
     skipped: list[Finding] = []
     if spec.dataset.corrupt_images == "skip":
         readable, skipped = surveys["train"].without_unreadable()
         surveys = {**surveys, "train": readable}
     examination = Examination(
-        print_of_data,
+        data_fingerprint,
         tuple(summarize(split) for split in surveys.values()),
-        tuple(examine(surveys, num_classes=spec.dataset.num_classes, told=skipped)),
+        tuple(examine(surveys, num_classes=spec.dataset.num_classes, found_before=skipped)),
     )
-    Manifest(print_of_data, **{name: split.listing.split for name, split in surveys.items()}).save(dataset)
+    Manifest(data_fingerprint, **{name: split.listing.split for name, split in surveys.items()}).save(dataset)
+    _write_findings(examination, report=report, summary=summary, findings=findings, run=run)
+    if examination.count("error"):
+        run.log_metrics(_metrics(examination))
+    _refuse_errors(examination, report=report, advice=_advice(spec, names) if missing else "")
+    train = spec.dataset.train_dataset_dir
+    run.log_dataset(Path(train).parent.name if train else "dataset", fingerprint=data_fingerprint, source=str(train))
+    slices: dict[str, str | int | float] = {f"{stage}_spec": stage_slice(spec, stage) for stage in STAGES[1:]}
+    return Outcome(
+        metrics=_metrics(examination) | {"skipped_images": float(sum(finding.count for finding in skipped))},
+        parameters={"fingerprint": data_fingerprint, **slices},
+        lines=to_lines(examination),
+    )
+
+
+def _write_findings(examination: Examination, *, report: Path, summary: Path, findings: Path, run: "StageRun") -> None:
+    """Writes the findings as an HTML page, as Markdown and as JSON, and logs the three files."""
     for path, text in (
         (report, to_html(examination)),
         (summary, to_markdown(examination)),
@@ -61,30 +78,23 @@ def validate(
         with replacing(path) as partial:
             partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names may be of any bytes
         run.log_artifact(path)
-    if examination.count("error"):
-        run.log_metrics(_metrics(examination))
-    advice = ""
-    if missing:
-        drawn, source = spec.dataset.synthetic, spec.dataset.source
-        advice = HOW_TO_GET if names.pattern == MARKET1501.pattern else ""
-        advice = f"remove {drawn.root} to have the data set drawn again" if drawn else advice
-        advice = f"remove {source.root} to have the data set fetched again" if source else advice
-    _refuse_errors(examination, report=report, advice=advice)
-    train = spec.dataset.train_dataset_dir
-    run.log_dataset(Path(train).parent.name if train else "dataset", fingerprint=print_of_data, source=str(train))
-    slices: dict[str, str | int | float] = {f"{stage}_spec": stage_slice(spec, stage) for stage in STAGES[1:]}
-    return Outcome(
-        metrics=_metrics(examination) | {"skipped_images": float(sum(finding.count for finding in skipped))},
-        parameters={"fingerprint": print_of_data, **slices},
-        lines=to_lines(examination),
-    )
+
+
+def _advice(spec: Experiment, names: FileNames) -> str:
+    """What to do about folders that are missing."""
+    drawn, source = spec.dataset.synthetic, spec.dataset.source
+    if source:
+        return f"remove {source.root} to have the data set fetched again"
+    if drawn:
+        return f"remove {drawn.root} to have the data set drawn again"
+    return HOW_TO_GET if names.pattern == MARKET1501.pattern else ""
 
 
 def require_weights(backbone: str) -> None:
-    """SpecError where timm does not know the weights behind the dot of a backbone's name.
+    """Raises SpecError if timm does not know the weights behind the dot of a backbone's name.
 
-    Only timm can say, and it takes three seconds to load: it is asked where there is a dot. The name before it was
-    checked with the spec.
+    Only timm can tell, and it takes three seconds to load, so it is asked only if there is a dot. The name before the
+    dot was checked with the spec.
     """
     if "." in backbone:
         from reid.model.backbones import timm_name
@@ -93,7 +103,7 @@ def require_weights(backbone: str) -> None:
 
 
 def ensure_made(spec: Experiment) -> None:
-    """Draws or fetches the data set where the spec asks for it and it is absent."""
+    """Draws or fetches the data set if the spec asks for that and it is absent."""
     source = spec.dataset.source
     if spec.dataset.synthetic:
         ensure_drawn(spec)
@@ -105,7 +115,7 @@ def ensure_made(spec: Experiment) -> None:
 
 
 def ensure_drawn(spec: Experiment) -> None:
-    """Draws the data set of dataset.synthetic where it is absent; one drawn with other figures is an error."""
+    """Draws the data set of dataset.synthetic if it is absent; raises if one drawn with other settings is there."""
     from reid.drawn.dataset import ensure_market
 
     settings = spec.dataset.synthetic

@@ -1,6 +1,12 @@
-"""A training on its devices: what every rank makes ready, and the steps that they do together."""
+"""A training on its devices: what every rank prepares, and the steps that all ranks do together.
+
+Rank 0 is the train stage's own process; `started` gives every further device a process that runs `train_worker`. All
+ranks prepare the same network and batches from the same spec and seed, so nothing but gradients, figures and wishes to
+stop travels between them. Only rank 0 writes files and logs to the run.
+"""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +19,7 @@ from reid.contract import Contract
 from reid.data.market1501 import Manifest, Split
 from reid.data.module import TrainingData
 from reid.data.sampler import rank_columns
-from reid.distributed.devices import Device, choose_device, choose_devices, share_the_cpu
+from reid.distributed.devices import ComputePlan, choose_devices, plan_training, share_the_cpu
 from reid.distributed.processes import started
 from reid.distributed.ranks import Ranks
 from reid.errors import DatasetError
@@ -24,16 +30,17 @@ from reid.spec import Experiment
 from reid.spec.network import contract_of
 from reid.spec.secret import open_values
 from reid.tracking.stage_run import StageRun
-from reid.training.callbacks import Record, StepMonitor
 from reid.training.history import Row
+from reid.training.monitor import StepMonitor
 from reid.training.recipe import (
     build_data,
     build_module,
     build_network,
-    readable,
+    build_validate,
+    readable_images,
     validation_of,
-    validator,
 )
+from reid.training.record import Record, ignore_row
 from reid.training.resume import LATEST, DurableCheckpoints, Start, read_training_checkpoint
 from reid.training.stopping import Stopping
 from reid.training.trainer import fit, seed_everything
@@ -51,67 +58,73 @@ def train_on_devices(
     model: Path,
     start: Start | None,
     run: StageRun,
+    epoch_ended: Callable[[Row], None] = ignore_row,
 ) -> tuple[list[Row], list[str]]:
-    """Trains, on all the devices that the spec asks for; returns the history and the weights report's lines."""
+    """Trains on all devices that the spec asks for; returns the history and the lines of the weights report.
+
+    `epoch_ended` is called with each new row of the history, in this process only.
+    """
     options = spec.train
-    names = choose_devices(
+    devices = choose_devices(
         "train", num_gpus=options.num_gpus, gpu_ids=options.gpu_ids, cpu_processes=options.cpu_processes
     )
-    share_the_cpu(names)
-    parts = _prepared(spec, manifest, start, names)
+    share_the_cpu(devices)
+    parts = _prepare(spec, manifest, start, devices)
     run.log_metrics({"skipped_images": len(manifest.train.of_persons()) - len(parts.images)})
     request = {
         "spec": open_values(spec),
         "dataset": str(dataset),
         "model": str(model),
         "start": str(start.path) if start else None,
-        "names": names,
+        "devices": devices,
     }
     try:
-        with started(len(names), "reid.training.fitting:train_worker", request) as ranks:
-            history = _fit(spec, parts, settings=settings, model=model, start=start, ranks=ranks, run=run)
+        with started(len(devices), "reid.training.fitting:train_worker", request) as ranks:
+            history = _fit(
+                spec, parts, settings=settings, model=model, start=start, ranks=ranks, run=run, epoch_ended=epoch_ended
+            )
     except KeyboardInterrupt:
         latest = model / LATEST
-        logger.warning("interrupted; the next run %s", f"continues from {latest}" if latest.exists() else "starts anew")
+        logger.warning("interrupted; the next run %s", f"resumes from {latest}" if latest.exists() else "starts anew")
         raise
     return history, parts.weights
 
 
 def train_worker(
-    *, spec: dict[str, Any], dataset: str, model: str, start: str | None, names: list[str], ranks: Ranks
+    *, spec: dict[str, Any], dataset: str, model: str, start: str | None, devices: list[str], ranks: Ranks
 ) -> None:
-    """What every rank but the first does of a training: the same steps, with its part of each batch; writes nothing."""
+    """The part of train_on_devices that every rank but the first does: the same steps, with its share of each batch."""
     experiment, manifest = Experiment.model_validate(spec), Manifest.load(Path(dataset))
-    going_on = read_training_checkpoint(Path(start)) if start else None
-    share_the_cpu(names)
-    parts = _prepared(experiment, manifest, going_on, tuple(names))
-    _fit(experiment, parts, settings={}, model=Path(model), start=going_on, ranks=ranks, run=StageRun.none())
+    resumed = read_training_checkpoint(Path(start)) if start else None
+    share_the_cpu(devices)
+    parts = _prepare(experiment, manifest, resumed, tuple(devices))
+    _fit(experiment, parts, settings={}, model=Path(model), start=resumed, ranks=ranks, run=StageRun.none())
 
 
 @dataclass(frozen=True)
-class Parts:
-    """All that a training is made of, before its first step."""
+class TrainingParts:
+    """What a training needs before its first step."""
 
-    device: Device
+    plan: ComputePlan
     images: Split
     persons: list[int]
     network: Embedder
     weights: list[str]
-    """Lines of the report on them."""
+    """The lines of the report on the network's first weights."""
     contract: Contract
     data: TrainingData
     validation: Validation
 
 
-def _prepared(spec: Experiment, manifest: Manifest, start: Start | None, names: tuple[str, ...]) -> Parts:
-    """The same on every rank: decoded images, the network and its first weights."""
-    images = readable(spec, manifest.train.of_persons(), manifest.fingerprint)
+def _prepare(spec: Experiment, manifest: Manifest, start: Start | None, devices: tuple[str, ...]) -> TrainingParts:
+    """Decoded images, the network and its first weights; the same on every rank."""
+    images = readable_images(spec, manifest.train.of_persons(), manifest.fingerprint)
     persons, label = np.unique(images.person, return_inverse=True)
     _check_persons(spec, images, len(persons))
     rank_columns(
         batch_size=spec.dataset.batch_size,
         num_instances=spec.dataset.num_instances if spec.dataset.sampler != "softmax" else 1,
-        world_size=len(names),
+        world_size=len(devices),
         rank=0,
     )
     torch.backends.cudnn.benchmark = spec.train.cudnn.benchmark
@@ -120,8 +133,8 @@ def _prepared(spec: Experiment, manifest: Manifest, start: Start | None, names: 
     seed_everything(spec.train.seed)
     network, weights = build_network(spec, persons.tolist(), start)
     contract = contract_of(spec, network.embedding_size)
-    device = choose_device(
-        names,
+    plan = plan_training(
+        devices,
         precision=spec.train.precision,
         channels_last=spec.train.channels_last,
         compile=spec.train.compile,
@@ -135,76 +148,81 @@ def _prepared(spec: Experiment, manifest: Manifest, start: Start | None, names: 
         label,
         contract=contract,
         fingerprint=manifest.fingerprint,
-        on_device=device.augments,
-        channels_last=device.channels_last,
+        on_device=plan.augments,
+        channels_last=plan.channels_last,
     )
     validation = validation_of(spec, manifest, contract)
-    return Parts(device, images, persons.tolist(), network, weights, contract, data, validation)
+    return TrainingParts(plan, images, persons.tolist(), network, weights, contract, data, validation)
 
 
 def _fit(
     spec: Experiment,
-    parts: Parts,
+    parts: TrainingParts,
     *,
     settings: dict[str, Any],
     model: Path,
     start: Start | None,
     ranks: Ranks,
     run: StageRun,
+    epoch_ended: Callable[[Row], None] = ignore_row,
 ) -> list[Row]:
     """Trains as one of the ranks; returns the history."""
-    options = spec.train
-    steps = StepMonitor(
-        model,
-        epochs=options.num_epochs,
-        steps=len(parts.data.steps()),
-        batch_size=spec.dataset.batch_size,
-        files=[image.file for image in parts.images.images],
-        ranks=ranks,
-        run=run,
-    )
-    before = start.checkpoint["training"] if start else {}
-    if start and start.step:
-        steps.restore(before["steps"])
 
     def save(trainer: pl.Trainer, epoch: int, steps_done: int) -> None:
         record.save_within(trainer, epoch, steps_done)
 
     checkpoints = DurableCheckpoints()
-    stopping = Stopping(ranks, save=save, every_minutes=options.checkpoint_minutes)
+    steps = _step_monitor(spec, parts, model=model, start=start, ranks=ranks, run=run)
+    stopping = Stopping(ranks, save=save, every_minutes=spec.train.checkpoint_minutes)
     record = Record(
         model,
         steps=steps,
-        validate=validator(
-            parts.validation,
-            model,
-            channels_last=parts.device.channels_last,
-            ranks=ranks,
-            check=stopping.check,
+        validate=build_validate(
+            parts.validation, model, channels_last=parts.plan.channels_last, ranks=ranks, check=stopping.check
         ),
-        epochs=options.num_epochs,
-        validation_interval=options.validation_interval,
-        checkpoint_interval=options.checkpoint_interval,
+        epochs=spec.train.num_epochs,
+        validation_interval=spec.train.validation_interval,
+        checkpoint_interval=spec.train.checkpoint_interval,
         reid=reid_entry(model=parts.network.settings, contract=parts.contract, persons=parts.persons),
         training={"settings": settings, "weights": parts.weights},
-        history=before.get("history", []),
+        history=start.checkpoint["training"].get("history", []) if start else [],
         checkpoints=checkpoints,
         run=run,
+        epoch_ended=epoch_ended,
     )
     fit(
         build_module(spec, parts.network),
         parts.data,
         callbacks=[steps, stopping, record],
-        device=parts.device,
+        plan=parts.plan,
         checkpoints=checkpoints,
-        epochs=options.num_epochs,
+        epochs=spec.train.num_epochs,
         start=start,
         folder=model,
     )
     return record.history
 
 
+def _step_monitor(
+    spec: Experiment, parts: TrainingParts, *, model: Path, start: Start | None, ranks: Ranks, run: StageRun
+) -> StepMonitor:
+    """The monitor of the training's steps, with what a checkpoint within an epoch knows of that epoch so far."""
+    steps = StepMonitor(
+        model,
+        epochs=spec.train.num_epochs,
+        steps=len(parts.data.steps()),
+        batch_size=spec.dataset.batch_size,
+        files=[image.file for image in parts.images.images],
+        ranks=ranks,
+        run=run,
+    )
+    if start and start.step:
+        steps.restore(start.checkpoint["training"]["steps"])
+    return steps
+
+
 def _check_persons(spec: Experiment, images: Split, persons: int) -> None:
+    """Raises DatasetError if the images are not of as many persons as the spec says."""
     wanted = spec.dataset.num_classes
     if wanted not in (None, persons):
         raise DatasetError(

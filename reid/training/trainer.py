@@ -1,4 +1,8 @@
-"""Running Lightning: on which device, in which precision, quietly, and stopping well."""
+"""Runs Lightning's Trainer: on the planned devices and precision, from a checkpoint if there is one, without its noise.
+
+Lightning cannot resume in the middle of an epoch without a data loader that saves its own state. So its loops only get
+to know the epoch and the count of steps; batches that were done already are skipped by their numbers.
+"""
 
 import logging
 import random
@@ -21,7 +25,7 @@ from torch import Tensor, nn
 
 from reid.contract import Contract
 from reid.data.module import TrainingData
-from reid.distributed.devices import Device
+from reid.distributed.devices import ComputePlan, gpu_number
 from reid.distributed.gathering import ranks
 from reid.embeddings import OfPixels
 from reid.model.of_pixels import of_pixels
@@ -32,7 +36,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def seed_everything(seed: int) -> None:
-    """Sets every global generator."""
+    """Seeds the global generators of Python, NumPy and torch."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -43,7 +47,7 @@ def fit(
     data: TrainingData,
     *,
     callbacks: list[Callback],
-    device: Device,
+    plan: ComputePlan,
     checkpoints: DurableCheckpoints,
     epochs: int,
     start: Start | None,
@@ -51,21 +55,21 @@ def fit(
 ) -> None:
     """Trains to the end, from a checkpoint or from the start; all ranks call it alike.
 
-    Raises KeyboardInterrupt where it was interrupted.
+    Raises KeyboardInterrupt if the training is interrupted.
     """
-    if device.on_gpu and device.ranks > 1:  # torch has none for the CPU
+    if plan.on_gpu and plan.ranks > 1:  # torch has no SyncBatchNorm for the CPU
         module.model = with_shared_statistics(module.model)
-    if device.channels_last:
+    if plan.channels_last:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if device.compiled:
-        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is, and torch says so
+    if plan.compiled:
+        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is; torch logs it
         module.model.compile()
     with _quiet():
         trainer = pl.Trainer(
-            accelerator="gpu" if device.on_gpu else "cpu",
-            devices=[int(name.removeprefix("cuda:")) for name in device.names] if device.on_gpu else device.ranks,
-            strategy=_together(module, device) if device.ranks > 1 else "auto",
-            precision=device.precision,  # type: ignore[arg-type]
+            accelerator="gpu" if plan.on_gpu else "cpu",
+            devices=[gpu_number(device) for device in plan.devices] if plan.on_gpu else plan.ranks,
+            strategy=_gradient_exchange(module, plan) if plan.ranks > 1 else "auto",
+            precision=plan.precision,  # type: ignore[arg-type]
             max_epochs=epochs,
             callbacks=callbacks,
             plugins=[checkpoints, LightningEnvironment()],
@@ -79,9 +83,9 @@ def fit(
             limit_val_batches=0,
             num_sanity_val_steps=0,
         )
-        _no_signal_but_ours(trainer)
+        _turn_off_lightnings_signals(trainer)
         if start:
-            _go_on(trainer, module, data, start)
+            _resume(trainer, module, data, start)
         try:
             trainer.fit(module, data)
         except (SystemExit, SIGTERMException):  # SystemExit is Lightning's answer to KeyboardInterrupt
@@ -91,37 +95,36 @@ def fit(
 
 
 def with_shared_statistics(network: Module) -> Module:
-    """The network with SyncBatchNorm for every batch normalisation, the same parameters in it."""
-    # timm's own way: torch's drops the activations that timm's BatchNormAct2d holds
+    """The network with every batch normalisation replaced by SyncBatchNorm; the parameters stay the same."""
+    # timm's function, since torch's drops the activations that timm's BatchNormAct2d holds
     converted: Module = convert_sync_batchnorm(network)
     return converted
 
 
-def _together(module: Training, device: Device) -> DDPStrategy:
-    """Gradients are summed while the backward pass goes on.
+def _gradient_exchange(module: Training, plan: ComputePlan) -> DDPStrategy:
+    """How the ranks average their gradients: while the backward pass still runs.
 
-    On GPUs SyncBatchNorm computes the same statistics on each; on the CPU they are rank 0's.
+    On GPUs SyncBatchNorm gives every rank the same statistics; on the CPU all ranks take rank 0's.
     """
     return DDPStrategy(
-        process_group_backend="nccl" if device.on_gpu else "gloo",
+        process_group_backend="nccl" if plan.on_gpu else "gloo",
         find_unused_parameters="cross_entropy" not in module.losses,  # the classifier is not used then
-        forward_sync_buffers=not device.on_gpu,
+        forward_sync_buffers=not plan.on_gpu,
         gradient_as_bucket_view=True,
     )
 
 
-def _no_signal_but_ours(trainer: pl.Trainer) -> None:
-    """Lightning sends a flag from GPU to GPU, and waits for it, in every step of several ranks;
-    reid.training.stopping agrees on the CPU instead, a step late, without anybody waiting.
+def _turn_off_lightnings_signals(trainer: pl.Trainer) -> None:
+    """Turns off a flag that Lightning sends from GPU to GPU in every step of several ranks, and waits for.
+
+    reid.training.stopping does its work without waiting.
     """
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
-def _go_on(trainer: pl.Trainer, module: Training, data: TrainingData, start: Start) -> None:
-    """Sets everything to where the checkpoint was written: not by Lightning's loops, whose place in the middle of an
-    epoch needs a loader with a state, but by the epoch and the step alone.
-    """
-    module.go_on_from(start.checkpoint, epoch=start.epochs_done, step=start.step)
+def _resume(trainer: pl.Trainer, module: Training, data: TrainingData, start: Start) -> None:
+    """Sets the module, the batches and Lightning's counters to the epoch and the step of the checkpoint."""
+    module.resume_from(start.checkpoint, epoch=start.epochs_done, step=start.step)
     data.begin_at(start.epochs_done, start.step)
     loop = trainer.fit_loop
     for progress in (loop.epoch_progress.current, loop.epoch_progress.total):
@@ -136,7 +139,7 @@ def network_of(trainer: pl.Trainer, module: Training, *, contract: Contract, cha
 
     def network(images: Tensor) -> Tensor:
         with trainer.precision_plugin.forward_context():
-            # not compiled: that would be done anew for every size of a last batch
+            # not compiled: each size of a last batch would be compiled anew
             embedding: Tensor = module.model.forward(images)  # type: ignore[assignment]
         return embedding
 
@@ -145,7 +148,7 @@ def network_of(trainer: pl.Trainer, module: Training, *, contract: Contract, cha
 
 @contextmanager
 def evaluating(module: Training) -> Iterator[None]:
-    """The network in evaluation mode, with rank 0's statistics on every rank, and back in training mode after."""
+    """Puts the network in evaluation mode, with rank 0's statistics on all ranks, and in training mode again after."""
     if ranks() > 1:
         for buffer in module.model.buffers():
             torch.distributed.broadcast(buffer, src=0)
@@ -158,7 +161,7 @@ def evaluating(module: Training) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's remarks that a user of this project cannot act on."""
+    """Silences remarks of Lightning that a user of this project cannot act on."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch")]
     levels = [one.level for one in loggers]
     for one in loggers:

@@ -20,7 +20,7 @@ import numpy as np
 from tests.bench.rows import Row, in_a_process, peak_gb, row, seconds
 
 if TYPE_CHECKING:
-    from reid.scoring import Scored
+    from reid.scoring.ranking import Scored
 
 MODULE = "tests.bench.bench_retrieval"
 MARKET = {"queries": 3368, "gallery": 15913, "width": 256}
@@ -109,7 +109,8 @@ def _scored(query: np.ndarray, gallery: np.ndarray, known: dict[str, np.ndarray]
     """All that `evaluate` does with embeddings, once only, as it takes minutes; compiled beforehand on a small one."""
     from reid.embeddings import Embeddings
     from reid.retrieval.rerank import forecast
-    from reid.scoring import pair_counter, score
+    from reid.scoring.ranking import score
+    from reid.scoring.verification import pair_counter
 
     def work(queries: int, images: int) -> "Scored":
         parts = [
@@ -118,7 +119,7 @@ def _scored(query: np.ndarray, gallery: np.ndarray, known: dict[str, np.ndarray]
             )
             for which, vectors, count in (("query", query, queries), ("gallery", gallery, images))
         ]
-        return score(*parts, **RERANKING, max_rank=50, device="cpu", own="cpu", pairs=pair_counter(*parts))
+        return score(*parts, **RERANKING, max_rank=50, device="cpu", evaluate_device="cpu", pairs=pair_counter(*parts))
 
     work(50, 500)
     parameters = {name: RERANKING[name] for name in ("k1", "k2")}

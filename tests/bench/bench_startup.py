@@ -34,13 +34,14 @@ mlflow: {{experiment: bench, registered_model: reid-bench}}
 KERNELS = """
 import numpy as np
 from reid.embeddings import Embeddings
-from reid.scoring import pair_counter, score
+from reid.scoring.ranking import score
+from reid.scoring.verification import pair_counter
 vectors = np.eye(9, dtype=np.float32)
 person, camera = np.array([1, 2, 3, 1, 2, 3, 1, 2, 3]), np.array([1, 1, 1, 2, 2, 2, 2, 2, 2])
 query, gallery = (Embeddings([""] * len(vectors[of]), person[of], camera[of], vectors[of])
                   for of in (slice(3), slice(3, None)))
 score(query, gallery, k1=3, k2=2, lambda_value=0.3, max_rank=5, pairs=pair_counter(query, gallery),
-      device="cpu", own="cpu")
+      device="cpu", evaluate_device="cpu")
 """
 """Runs every kernel once."""
 

@@ -59,7 +59,7 @@ def _re_ranking(width: int, gallery: int = MARKET["gallery"], device: str = "cud
     query, images, _ = draw(MARKET["queries"], gallery, width)
     vectors = np.concatenate([query, images])
     moved = torch.from_numpy(vectors).to(device)
-    on_gpu = {"device": device, "own": device}
+    on_gpu = {"device": device, "evaluate_device": device}
     found = {"s": seconds_on_gpu(lambda: deque(both_rows(moved, queries=len(query), **RERANKING), maxlen=0))}
     found["peak_gb"] = _peak_gb()
     copied = partial(to_the_host, vectors, queries=len(query), **RERANKING, **on_gpu)

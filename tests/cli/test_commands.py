@@ -19,7 +19,6 @@ from reid.spec import Experiment, load_spec
 from reid.spec.dataset_sections import Synthetic
 from reid.spec.fields import fields_of
 from reid.stages.outcome import Outcome
-from reid.tracking.stage_run import StageRun
 from tests.small_market import FOLDERS, write_market
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,10 +100,7 @@ def task(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Experiment], Ou
     """Puts a function in the place of the task train."""
 
     def put(function: Callable[[Experiment], Outcome]) -> None:
-        def run(spec: Experiment, _folder: Path, _run: StageRun) -> Outcome:
-            return function(spec)
-
-        monkeypatch.setitem(tasks.TASKS, "train", run)
+        monkeypatch.setitem(tasks.TASKS, "train", lambda task: function(task.spec))
 
     return put
 
@@ -174,7 +170,7 @@ def test_a_fault_of_ours_has_its_traceback_and_status_1(
     assert cli.main(["train", "-e", str(spec_file)]) == 1
     shown = capsys.readouterr().err
     assert "Traceback (most recent call last)" in shown
-    assert shown.endswith("ZeroDivisionError: of ours\nerror: this is a fault of reid, not of yours\n")
+    assert shown.endswith("ZeroDivisionError: of ours\nerror: this is a bug in reid, not a mistake of yours\n")
     last = (tmp_path / "r" / "train" / "status.json").read_text().splitlines()[-1]
     assert json.loads(last)["message"] == "ZeroDivisionError: of ours"
 
@@ -223,7 +219,7 @@ def test_a_blank_spec_is_printed_and_checks_out(tmp_path: Path, capsys: pytest.C
     file.write_text(capsys.readouterr().out)
     assert load_spec(file) == Experiment()
     assert cli.main(["spec", "--check", str(file)]) == 0
-    assert capsys.readouterr().out == f"{file}: nothing to object to\n"
+    assert capsys.readouterr().out == f"{file}: no errors\n"
 
 
 def test_taos_swin_sample_checks_out_and_its_dead_field_is_named(
@@ -233,7 +229,7 @@ def test_taos_swin_sample_checks_out_and_its_dead_field_is_named(
     file.write_text(TAO_SWIN_SAMPLE)
     assert cli.main(["spec", "--check", str(file)]) == 0
     shown = capsys.readouterr()
-    assert shown.out == f"{file}: nothing to object to\n"
+    assert shown.out == f"{file}: no errors\n"
     assert [line[9:] for line in shown.err.splitlines()] == [
         "warning: swin.yaml: model.no_margin has no effect: no effect in TAO either: the margin is always used"
     ]
@@ -253,7 +249,7 @@ def test_a_spec_that_is_wrong_is_told_whole(tmp_path: Path, capsys: pytest.Captu
         "error: model.backbone: timm/resnet50.no_such: Invalid pretrained tag (no_such) for resnet50.\n"
     )
     assert cli.main(["spec", "--blank", "re_ranking.k1=5"]) == 2
-    assert capsys.readouterr().err == "error: re_ranking.k1=5: overrides go with --check only\n"
+    assert capsys.readouterr().err == "error: re_ranking.k1=5: fields can be replaced with --check only\n"
 
 
 def test_the_figures_of_a_drawn_data_set_are_the_specs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -301,9 +297,9 @@ def test_ctrl_c_keeps_the_training_and_a_second_one_meanwhile_is_refused(tmp_pat
             second = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
             assert second.returncode == 2
             assert re.fullmatch(
-                rf"error: {tmp_path}/r/train: another task is using this results folder\n"
+                rf"error: {tmp_path}/r/train: another process is using this results folder\n"
                 rf"  found: train, process {first.pid} on \S+, since [\d: -]+\n"
-                r"  want:  wait until it ends, stop it, or choose another folder for train\n",
+                r"  want:  wait until it ends, stop it, or choose another folder with results_dir\n",
                 second.stderr,
             )
             first.send_signal(signal.SIGINT)

@@ -1,14 +1,13 @@
 """status.json: TAO's lines, with figures that are numbers and an end that says how it ended."""
 
 import json
-import logging
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reid.cli.status import StatusFile, epochs_reported, reported
+from reid.cli.status import StatusFile, reported
 from reid.errors import ArtifactError, DatasetError
 
 UNTRAINED = {"epoch": -1, "step": 0, "mAP": 0.1, "rank1": 0.05}
@@ -18,10 +17,6 @@ SECOND = {"epoch": 1, "step": 16, "train_loss": 1 / 3, "seconds": 100.0, "mAP": 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def write_history(path: Path, *rows: dict[str, float]) -> None:
-    path.write_text(json.dumps(rows), encoding="utf-8")
 
 
 def test_a_task_that_ends_well_says_started_and_success_with_figures_unrounded(tmp_path: Path) -> None:
@@ -98,14 +93,11 @@ def test_the_error_itself_is_raised_where_its_line_cannot_be_written(
     assert caplog.messages == [f"{path}: cannot be written\n  found: No such file or directory"]
 
 
-def test_a_row_of_the_history_is_a_line_as_soon_as_something_is_logged(tmp_path: Path) -> None:
-    history, status = tmp_path / "history.json", StatusFile(tmp_path / "status.json", "train")
-    with epochs_reported(status, history, epochs=4):
-        write_history(history, UNTRAINED, FIRST)
-        logging.getLogger("reid.training.callbacks").warning("epoch 1/4")
-        untrained, first = lines_of(status.path)
-        write_history(history, UNTRAINED, FIRST, SECOND)
-    second = lines_of(status.path)[2]
+def test_each_new_row_of_the_history_is_a_line(tmp_path: Path) -> None:
+    status = StatusFile(tmp_path / "status.json", "train")
+    for row in (UNTRAINED, FIRST, SECOND):
+        status.epoch_ended(row, epochs=4)
+    untrained, first, second = lines_of(status.path)
     assert untrained["message"] == "The untrained network was validated."
     assert untrained["kpi"] == {"mAP": 0.1, "rank1": 0.05, "cmc_rank_1": 0.05}
     assert "epoch" not in untrained
@@ -127,29 +119,9 @@ def test_a_row_of_the_history_is_a_line_as_soon_as_something_is_logged(tmp_path:
     assert second["kpi"] == {"train_loss": 1 / 3, "mAP": 2 / 3, "rank1": 0.7, "cmc_rank_1": 0.7}
 
 
-def test_a_resumed_training_tells_its_new_epochs_only(tmp_path: Path) -> None:
-    history, status = tmp_path / "history.json", StatusFile(tmp_path / "status.json", "train")
-    write_history(history, UNTRAINED, FIRST)
-    with epochs_reported(status, history, epochs=2):
-        write_history(history, UNTRAINED, FIRST, SECOND)
-    assert [line["epoch"] for line in lines_of(status.path)] == [1]
-
-
-def test_a_training_from_the_start_over_an_old_history_tells_all(tmp_path: Path) -> None:
-    history, status = tmp_path / "history.json", StatusFile(tmp_path / "status.json", "train")
-    write_history(history, UNTRAINED, FIRST, SECOND)
-    with epochs_reported(status, history, epochs=2):
-        write_history(history, UNTRAINED, FIRST | {"train_loss": 9.0})
-    assert [line.get("epoch") for line in lines_of(status.path)] == [None, 0]
-
-
-def test_the_epochs_before_a_failure_are_told_before_it(tmp_path: Path) -> None:
-    history, path = tmp_path / "history.json", tmp_path / "status.json"
-    with (
-        pytest.raises(KeyboardInterrupt),
-        reported(path, "train") as status,
-        epochs_reported(status, history, epochs=2),
-    ):
-        write_history(history, FIRST)
+def test_the_epochs_before_a_failure_are_reported_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    with pytest.raises(KeyboardInterrupt), reported(path, "train") as status:
+        status.epoch_ended(FIRST, epochs=2)
         raise KeyboardInterrupt
     assert [line["status"] for line in lines_of(path)] == ["STARTED", "RUNNING", "FAILURE"]

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from reid.cli.tasks import TASKS, results_folder, run_task
+from reid.cli.task_files import results_folder
+from reid.cli.tasks import TASKS, make_servable, run_task
 from reid.data.market1501 import Manifest
 from reid.drawn.dataset import draw_market
-from reid.errors import ArtifactError, DatasetError, ReidError, TrainingError
-from reid.files.locks import sole_task
+from reid.errors import ArtifactError, DatasetError, FolderInUse, ReidError
+from reid.files.locks import locked
 from reid.spec import Experiment, load_spec
 from reid.stages.outcome import Outcome
 
@@ -108,7 +109,8 @@ def test_every_task_runs_after_the_one_before_it(market: Path, trained: Path) ->
         last = status_of(trained / task)[-1]
         assert last["status"] == "SUCCESS", task
         assert outcome.metrics.items() <= last["kpi"].items(), task
-    assert (trained / "train" / "reid_model.onnx").exists()
+    assert (trained / "export" / "reid_model.onnx").exists()
+    assert list((trained / "train").glob("*.onnx")) == []
     assert (trained / "evaluate" / "sampled_matches.png").exists()
     assert len(json.loads((trained / "inference" / "inference.json").read_text())) == outcome_rows(trained)
     assert (trained / "gen_trt_engine" / "build.json").exists()
@@ -162,6 +164,38 @@ def test_an_onnx_file_that_is_there_is_not_replaced_unless_told(
     assert (tmp_path / "m.onnx").stat().st_size > 1000
 
 
+def test_an_export_writes_nothing_beside_the_checkpoint_of_another_folder(
+    market: Path, trained: Path, tmp_path: Path
+) -> None:
+    cached = tmp_path / "pipeline" / "train" / "key" / "model"
+    shutil.copytree(trained / "train", cached, ignore=shutil.ignore_patterns(".lock"))
+    before = sorted(path.name for path in cached.rglob("*"))
+    best = cached / "reid_model_best.pth"
+    store = f"dataset.store_dir={trained}/store"
+    spec = spec_of(market, tmp_path, store, f"export.checkpoint={best}")
+    run_task("export", spec)
+    assert sorted(path.name for path in cached.rglob("*")) == before
+    assert (tmp_path / "export" / "reid_model_best.onnx").stat().st_size > 1000
+    # another checkpoint of the same name: neither its file is replaced, nor the first's taken for it
+    other = tmp_path / "other" / "reid_model_best.pth"
+    other.parent.mkdir()
+    shutil.copy(trained / "train" / "model_epoch_000.pth", other)
+    other.write_bytes(other.read_bytes() + b" ")
+    spec = spec_of(market, tmp_path, store, f"export.checkpoint={other}")
+    onnx = tmp_path / "export" / "reid_model_best.onnx"
+    assert refusal(ArtifactError, "export", spec) == (
+        f"{onnx}: is there already; want another export.onnx_file, or export.overwrite=true"
+    )
+    wanted = (
+        f"{onnx}: not exported from {other}, as {tmp_path}/export/parity.json has it\n"
+        "  want: the task export again, with export.overwrite=true; or another export.results_dir"
+    )
+    assert refusal(ArtifactError, "gen_trt_engine", spec) == wanted
+    with pytest.raises(ArtifactError) as caught:
+        make_servable(spec)
+    assert str(caught.value) == wanted
+
+
 def test_export_says_which_images_it_lacks(spec: Callable[..., Experiment]) -> None:
     text = refusal(DatasetError, "export", spec("dataset.query_dataset_dir=null"))
     assert text.startswith(
@@ -176,7 +210,7 @@ def test_a_task_without_a_model_says_where_one_was_looked_for(market: Path, tmp_
             f"  want: a checkpoint in {task}.checkpoint, or the one that the task train leaves there"
         )
     assert refusal(ArtifactError, "gen_trt_engine", spec_of(market, tmp_path)) == (
-        f"{tmp_path}/train/reid_model.onnx: no such ONNX file\n"
+        f"{tmp_path}/export/reid_model.onnx: no such ONNX file\n"
         "  want: one in gen_trt_engine.onnx_file, or the one that the task export leaves there"
     )
 
@@ -289,9 +323,9 @@ def test_a_results_folder_below_a_file_is_refused(spec: Callable[..., Experiment
 def test_a_refused_second_training_leaves_the_firsts_files_alone(
     spec: Callable[..., Experiment], tmp_path: Path
 ) -> None:
-    with sole_task(tmp_path / "train", "train"):
-        text = refusal(TrainingError, "train", spec())
-    assert text.startswith(f"{tmp_path}/train: another task is using this results folder\n  found: train, process ")
+    with locked(tmp_path / "train", user="train"):
+        text = refusal(FolderInUse, "train", spec())
+    assert text.startswith(f"{tmp_path}/train: another process is using this results folder\n  found: train, process ")
     assert [path.name for path in (tmp_path / "train").iterdir()] == [".lock"]
 
 

@@ -2,12 +2,14 @@
 
 import io
 import logging
+import re
 
 import pytest
 
-from reid.console.view import Console, figure, fitted, show_outcome, shown_on
+from reid.console.view import LogView, shown_on
 
 ERASE = "\r\x1b[2K"
+CURSOR_SHOWN = "\x1b[?25h"
 
 
 class Terminal(io.StringIO):
@@ -20,6 +22,8 @@ class Terminal(io.StringIO):
 @pytest.fixture(autouse=True)
 def eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
 
 
 def record(text: str, name: str = "reid.progress", level: int = logging.INFO) -> logging.LogRecord:
@@ -28,19 +32,39 @@ def record(text: str, name: str = "reid.progress", level: int = logging.INFO) ->
 
 def test_progress_on_a_terminal_is_one_line_with_a_bar_rewritten_in_place() -> None:
     stream = Terminal()
-    console = Console(stream)
-    console.emit(record("training: 320/1280 images · epoch 1/4 · loss 3.5 · 160 images/s · 6s left"))
-    console.emit(record("training: 640/1280 images · epoch 2/4 · loss 3.5 · 160 images/s · 4s left"))
-    console.emit(record("epoch 2/4: loss 3.5", name="reid.training.callbacks"))
-    first, second, erased = stream.getvalue().split(ERASE)[1:]
-    assert first == "training  ██████░░░░░░░░░░░░░░░░░░  25 % · epoch 1/4 · 160 images/s · 6s left"
-    assert second == "training  ████████████░░░░░░░░░░░░  50 % · epoch 2/4 · 160 images/s · 4s left"
-    assert erased[8:] == " epoch 2/4: loss 3.5\n"
+    view = LogView(stream)
+    view.emit(record("training: 320/1280 images · epoch 1/4 · loss 3.5 · 160 images/s · 6s left"))
+    view.emit(record("training: 640/1280 images · epoch 2/4 · loss 3.5 · 160 images/s · 4s left"))
+    view.emit(record("epoch 2/4: loss 3.5", name="reid.training.record"))
+    first, second, erased = stream.getvalue().split(CURSOR_SHOWN)[1].split(ERASE)[0:3]
+    assert first == "training  ━━━           25 % · epoch 1/4 · loss 3.5 · 160 images/s · 6s left"
+    assert second == "training  ━━━━━━        50 % · epoch 2/4 · loss 3.5 · 160 images/s · 4s left"
+    assert re.fullmatch(r"\r\d\d:\d\d:\d\d epoch 2/4: loss 3.5\n", stream.getvalue().split(CURSOR_SHOWN)[-1])
+    assert erased == ""
+
+
+def test_other_work_takes_the_place_of_the_moving_line() -> None:
+    stream = Terminal()
+    view = LogView(stream)
+    view.emit(record("training: 320/1280 images · 160 images/s · 6s left"))
+    stream.seek(0)
+    stream.truncate()
+    view.emit(record("embedding query: 1/2 images · 160 images/s · 6s left"))
+    view.close()
+    assert "embedding query  ━━━━━━" in stream.getvalue()
+    assert stream.getvalue().endswith(CURSOR_SHOWN + "\r\x1b[1A" + "\x1b[2K")
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    stream = Terminal()
+    LogView(stream).emit(record("training: 320/1280 images · 160 images/s · 6s left"))
+    assert stream.getvalue()[8:] == " training: 320/1280 images · 160 images/s · 6s left\n"
 
 
 def test_progress_in_a_pipe_is_a_plain_line_every_ten_seconds_for_each_kind_of_work() -> None:
     now, stream = [100.0], io.StringIO()
-    console = Console(stream, clock=lambda: now[0])
+    view = LogView(stream, clock=lambda: now[0])
     for moment, text in (
         (100.0, "training: 1/9 images · 1 images/s · 8s left"),
         (101.0, "training: 2/9 images · 1 images/s · 7s left"),
@@ -48,7 +72,7 @@ def test_progress_in_a_pipe_is_a_plain_line_every_ten_seconds_for_each_kind_of_w
         (110.0, "training: 3/9 images · 1 images/s · 6s left"),
     ):
         now[0] = moment
-        console.emit(record(text))
+        view.emit(record(text))
     assert [line[9:] for line in stream.getvalue().splitlines()] == [
         "training: 1/9 images · 1 images/s · 8s left",
         "embedding query: 1/9 images · 1 images/s · 8s left",
@@ -58,15 +82,8 @@ def test_progress_in_a_pipe_is_a_plain_line_every_ten_seconds_for_each_kind_of_w
 
 def test_a_warning_says_that_it_is_one() -> None:
     stream = io.StringIO()
-    Console(stream).emit(record("train.optim.steps is read as train.optim.lr_steps", "reid.spec", logging.WARNING))
+    LogView(stream).emit(record("train.optim.steps is read as train.optim.lr_steps", "reid.spec", logging.WARNING))
     assert stream.getvalue()[8:] == " warning: train.optim.steps is read as train.optim.lr_steps\n"
-
-
-def test_a_line_that_is_too_long_loses_its_middle_and_keeps_the_time_left() -> None:
-    text = "training 50 % · epoch 2/4 · step 3/9 · loss 3.5 · 160 images/s · 4s left"
-    assert fitted(text, 40) == "training 50 % · 160 images/s · 4s left"
-    assert fitted(text, 20) == "training 50 % · 4s …"
-    assert fitted(text, 100) == text
 
 
 def test_all_of_ours_is_shown_and_of_others_warnings_only() -> None:
@@ -79,33 +96,3 @@ def test_all_of_ours_is_shown_and_of_others_warnings_only() -> None:
     logging.getLogger("reid.cli.tasks").warning("later")
     assert [line[9:] for line in stream.getvalue().splitlines()] == ["ours", "warning: their warning"]
     assert logging.getLogger("reid").level == before
-
-
-def test_the_table_in_a_pipe_is_plain_columns() -> None:
-    stream = io.StringIO()
-    show_outcome(stream, "evaluate", {"mAP": 0.71321, "queries": 3368.0, "seconds": 1.25}, ["plain: mAP 71.3"])
-    assert stream.getvalue() == (
-        "evaluate\n  mAP           71.32 %\n  queries         3,368\n  seconds          1.25\nplain: mAP 71.3\n"
-    )
-
-
-def test_the_table_on_a_terminal_has_a_frame() -> None:
-    stream = Terminal()
-    show_outcome(stream, "evaluate", {"mAP": 0.71321}, ["plain: mAP 71.3"])
-    assert "│ mAP    │ 71.32 % │" in stream.getvalue()
-    assert stream.getvalue().endswith("\nplain: mAP 71.3\n")
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "shown"),
-    [
-        ("untrained_reranked_rank1", 0.5, "50.00 %"),
-        ("best_mAP", 1.0, "100.00 %"),
-        ("best_epoch", 12.0, "12"),
-        ("gallery", 19732.0, "19,732"),
-        ("parity_max_abs", 5.3644e-07, "5.3644e-07"),
-        ("train_loss", 3.4955712, "3.49557"),
-    ],
-)
-def test_a_figure_is_shown_as_a_person_reads_it(name: str, value: float, shown: str) -> None:
-    assert figure(name, value) == shown

@@ -41,7 +41,7 @@ def refusal(folders: dict[str, Folder], tmp_path: Path, *needed: str) -> str:
     return str(caught.value)
 
 
-def test_it_is_the_validate_stages_manifest_where_all_folders_are_there(market: Path, tmp_path: Path) -> None:
+def test_it_is_the_validate_stages_manifest_if_all_folders_are_there(market: Path, tmp_path: Path) -> None:
     names = {"train_dataset_dir": "train", "query_dataset_dir": "query", "test_dataset_dir": "gallery"}
     spec = load_spec(
         text=f"results_dir: {tmp_path}/r\ndataset: {{num_classes: null}}",
@@ -108,14 +108,14 @@ def test_a_missing_folder_is_named_by_the_field_that_names_it(market: Path, tmp_
     )
 
 
-def test_where_the_data_set_is_missing_the_way_to_it_is_told(market: Path, tmp_path: Path) -> None:
+def test_if_the_data_set_is_missing_the_error_says_how_to_get_it(market: Path, tmp_path: Path) -> None:
     unset = folders(market, query=Folder(None, SPEC_FIELDS["query"]))
     assert refusal(unset, tmp_path, "query") == (
         f"the images are not there: 1 of 1 folder missing\n  query: dataset.query_dataset_dir is not set\n{HOW_TO_GET}"
     )
 
 
-def test_empty_misnamed_and_unreadable_are_told_at_once(market: Path, tmp_path: Path) -> None:
+def test_empty_misnamed_and_unreadable_are_reported_at_once(market: Path, tmp_path: Path) -> None:
     (market / "empty").mkdir()
     gallery = market / FOLDERS["gallery"]
     write_image(gallery / "someone.jpg")

@@ -25,7 +25,7 @@ def _examine(
     return examine(surveys, num_classes=num_classes)
 
 
-def _told(findings: list[Finding]) -> list[tuple[str, str, str, int]]:
+def _findings(findings: list[Finding]) -> list[tuple[str, str, str, int]]:
     """Errors and warnings, without what every data set has: its junk and distractors."""
     return [(f.severity, f.check, f.message, f.count) for f in findings if f.severity != "note"]
 
@@ -44,7 +44,7 @@ def test_a_good_data_set_has_two_notes_and_nothing_else(market: Path) -> None:
         Finding(
             "note",
             "distractor images",
-            "gallery: 1 distractor image (person 0); they stay in the gallery as nobody's",
+            "gallery: 1 distractor image (person 0); they stay in the gallery and match nobody",
             1,
             ("gallery/0000_c2s1_000001_01.jpg",),
             (root / "0000_c2s1_000001_01.jpg",),
@@ -87,8 +87,8 @@ def test_a_person_in_train_and_test_is_an_error(market: Path) -> None:
     assert finding == Finding(
         "error",
         "person in train and test",
-        "1 person of train also in query or gallery: the network would be tested on whom it has learnt "
-        "(were train and test numbered apart, both from 1? then renumber one)",
+        "1 person of train also in query or gallery: the network would be tested on persons that it has learnt "
+        "(if train and test were numbered separately, both from 1: renumber one)",
         1,
         ("person 5: train/0005_c1s1_000009_01.jpg and gallery/0005_c1s1_000001_01.jpg",),
         (
@@ -102,16 +102,26 @@ def test_junk_and_distractors_are_nobody_and_so_in_no_two_splits(market: Path) -
     for frame, split in enumerate(("train", "query")):
         write_image(market / FOLDERS[split] / f"0000_c1s1_{frame}_01.jpg")
         write_image(market / FOLDERS[split] / f"-1_c1s1_{frame}_02.jpg")
-    assert _told(_examine(market, num_classes=3)) == [
-        ("warning", "junk images", "train: 1 junk image (person -1); of no use here, left out", 1),
-        ("warning", "distractor images", "train: 1 distractor image (person 0); of no use here, left out", 1),
-        ("warning", "junk images", "query: 1 junk image (person -1); of no use here, left out", 1),
-        ("warning", "distractor images", "query: 1 distractor image (person 0); of no use here, left out", 1),
+    assert _findings(_examine(market, num_classes=3)) == [
+        ("warning", "junk images", "train: 1 junk image (person -1); they are of no use here and left out", 1),
+        (
+            "warning",
+            "distractor images",
+            "train: 1 distractor image (person 0); they are of no use here and left out",
+            1,
+        ),
+        ("warning", "junk images", "query: 1 junk image (person -1); they are of no use here and left out", 1),
+        (
+            "warning",
+            "distractor images",
+            "query: 1 distractor image (person 0); they are of no use here and left out",
+            1,
+        ),
     ]
 
 
 def test_a_num_classes_mismatch_names_both_numbers(market: Path) -> None:
-    assert _told(_examine(market, num_classes=751)) == [
+    assert _findings(_examine(market, num_classes=751)) == [
         (
             "error",
             "num_classes",
@@ -125,24 +135,31 @@ def test_a_num_classes_mismatch_names_both_numbers(market: Path) -> None:
 def test_an_empty_split_is_an_error(market: Path) -> None:
     for path in (market / "query").iterdir():
         path.unlink()
-    assert _told(_examine(market)) == [("error", "empty split", f"query: no image in {market}/query", 1)]
+    assert _findings(_examine(market)) == [("error", "empty split", f"query: no image in {market}/query", 1)]
 
 
 def test_a_missing_folder_is_an_error_and_the_rest_is_still_looked_at(market: Path) -> None:
     (market / "bounding_box_train" / "Thumbs.db").write_bytes(b"")
-    assert _told(_examine(market, missing={"query": "no such folder: q (dataset.query_dataset_dir)"})) == [
+    assert _findings(_examine(market, missing={"query": "no such folder: q (dataset.query_dataset_dir)"})) == [
         ("error", "missing folder", "query: no such folder: q (dataset.query_dataset_dir)", 1),
-        ("warning", "stray file", "train: 1 stray beside the images; left out, and folders not looked into", 1),
+        (
+            "warning",
+            "stray file",
+            "train: 1 stray beside the images; they are left out, and folders are not searched",
+            1,
+        ),
     ]
 
 
 def test_one_training_person_is_too_few(market: Path) -> None:
     for path in (market / "bounding_box_train").glob("000[23]*"):
         path.unlink()
-    assert _told(_examine(market)) == [("error", "too few persons", "train: 1 person; training compares at least 2", 1)]
+    assert _findings(_examine(market)) == [
+        ("error", "too few persons", "train: 1 person; training compares at least 2", 1)
+    ]
 
 
-def test_duplicates_are_told_by_where_they_lie_and_train_with_test_first(market: Path) -> None:
+def test_duplicates_are_reported_by_the_splits_they_are_in_and_train_with_test_first(market: Path) -> None:
     train, query, gallery = (market / FOLDERS[split] for split in ("train", "query", "gallery"))
     shutil.copy(train / "0001_c1s1_000001_01.jpg", gallery / "0004_c1s1_000008_01.jpg")
     shutil.copy(train / "0002_c1s1_000001_01.jpg", train / "0002_c1s1_000008_01.jpg")
@@ -168,11 +185,11 @@ def test_duplicates_are_told_by_where_they_lie_and_train_with_test_first(market:
 UNKNOWN = file_names("market1501", cameras="none")
 
 
-def test_where_cameras_are_unknown_that_is_a_note_and_one_camera_is_no_fault(market: Path) -> None:
+def test_unknown_cameras_are_a_note_and_one_camera_is_no_fault(market: Path) -> None:
     for path in market.glob("*/*_c2*"):
         path.rename(path.with_name(path.name.replace("_c2s1_00000", "_c1s1_00001")))
     findings = _examine(market, names=UNKNOWN)
-    assert _told(findings) == []
+    assert _findings(findings) == []
     assert [finding.message for finding in findings if finding.check == "unknown cameras"] == [
         "dataset.cameras is none: queries count as camera 1, gallery images as camera 2; "
         "every gallery image of a query's person is a match"
@@ -180,10 +197,10 @@ def test_where_cameras_are_unknown_that_is_a_note_and_one_camera_is_no_fault(mar
     assert "nothing to score" in {finding.check for finding in _examine(market)}
 
 
-def test_a_query_that_is_in_the_gallery_finds_itself_where_cameras_are_unknown(market: Path) -> None:
+def test_a_query_that_is_in_the_gallery_finds_itself_if_cameras_are_unknown(market: Path) -> None:
     shutil.copy(market / "query" / "0004_c1s1_000001_00.jpg", market / "bounding_box_test")
     write_image(market / "bounding_box_test" / "0005_c2s1_000001_00.jpg", size=(33, 64))  # the same, saved otherwise
-    assert _told(_examine(market, names=UNKNOWN)) == [
+    assert _findings(_examine(market, names=UNKNOWN)) == [
         (
             "warning",
             "exact duplicates",
@@ -199,11 +216,11 @@ def test_a_query_that_is_in_the_gallery_finds_itself_where_cameras_are_unknown(m
             1,
         ),
     ]
-    known = [(check, message) for _, check, message, _ in _told(_examine(market))]
+    known = [(check, message) for _, check, message, _ in _findings(_examine(market))]
     assert known == [("exact duplicates", "1 picture in both query and gallery, byte for byte")]
 
 
-def test_where_no_name_is_as_wanted_the_pattern_and_the_first_names_are_told(market: Path) -> None:
+def test_if_no_name_is_as_wanted_the_pattern_and_the_first_names_are_shown(market: Path) -> None:
     names = file_names(r"(?P<person>\d+)-(?P<camera>\d+)", cameras="file_name")
     (train, *_) = _examine(market, names=names)
     assert (train.check, train.message) == (
@@ -214,10 +231,10 @@ def test_where_no_name_is_as_wanted_the_pattern_and_the_first_names_are_told(mar
     )
 
 
-def test_queries_that_cannot_be_scored_are_told(market: Path) -> None:
+def test_queries_that_cannot_be_scored_are_reported(market: Path) -> None:
     write_image(market / "query" / "0006_c1s1_000001_00.jpg")
     (market / "bounding_box_test" / "0004_c2s1_000001_01.jpg").unlink()  # camera 1 is left: the query's own
-    assert _told(_examine(market)) == [
+    assert _findings(_examine(market)) == [
         (
             "warning",
             "query without its person",
@@ -236,12 +253,12 @@ def test_queries_that_cannot_be_scored_are_told(market: Path) -> None:
 def test_nothing_to_score_is_an_error(market: Path) -> None:
     for name in ("0004_c2s1_000001_01.jpg", "0005_c1s1_000001_01.jpg"):
         (market / "bounding_box_test" / name).unlink()
-    assert [told for told in _told(_examine(market)) if told[0] == "error"] == [
+    assert [one for one in _findings(_examine(market)) if one[0] == "error"] == [
         (
             "error",
             "nothing to score",
             "query: no image has a match under another camera in the gallery; nothing could be scored; "
-            "where there is one camera only, or cameras are unknown: dataset.cameras=none",
+            "if there is one camera only, or cameras are unknown, set dataset.cameras=none",
             2,
         )
     ]
@@ -249,7 +266,7 @@ def test_nothing_to_score_is_an_error(market: Path) -> None:
 
 def test_training_persons_of_one_camera_are_counted(market: Path) -> None:
     (market / "bounding_box_train" / "0003_c2s1_000001_01.jpg").unlink()
-    assert _told(_examine(market)) == [
+    assert _findings(_examine(market)) == [
         (
             "warning",
             "one camera",
@@ -262,7 +279,7 @@ def test_training_persons_of_one_camera_are_counted(market: Path) -> None:
 def test_small_and_misshapen_images_are_warned_about(market: Path) -> None:
     write_image(market / "query" / "0004_c1s1_000002_00.jpg", size=(15, 32))
     write_image(market / "query" / "0004_c1s1_000003_00.jpg", size=(64, 32))
-    assert _told(_examine(market)) == [
+    assert _findings(_examine(market)) == [
         ("warning", "small image", "query: 1 image smaller than 16 x 32 pixels", 1),
         (
             "warning",
@@ -278,14 +295,14 @@ def test_another_format_or_mode_is_only_a_note(market: Path) -> None:
     write_image(market / "query" / "0004_c1s1_000002_00.jpg", format="PNG")
     write_image(market / "query" / "0004_c1s1_000003_00.jpg", mode="L")
     findings = _examine(market)
-    assert _told(findings) == []
+    assert _findings(findings) == []
     assert [f.message for f in findings][:2] == [
         "query: 1 image of another format than the name ends in (first: PNG)",
         "query: 1 image converted when read (L 1)",
     ]
 
 
-def test_everything_is_told_at_once_errors_first(market: Path) -> None:
+def test_everything_is_reported_at_once_errors_first(market: Path) -> None:
     train = market / "bounding_box_train"
     (train / "0001_c1s1_000001_01.jpg").write_bytes(b"")
     write_image(train / "x.jpg")

@@ -42,7 +42,7 @@ def test_a_file_is_downloaded_and_not_a_second_time(server: ArchiveServer, tmp_p
     assert server.asked == [None]
 
 
-def test_a_broken_connection_goes_on_where_it_stopped(server: ArchiveServer, tmp_path: Path) -> None:
+def test_a_broken_download_resumes_at_the_byte_at_which_it_stopped(server: ArchiveServer, tmp_path: Path) -> None:
     server.breaks_after = [1000, 70000]
     download(server.url, tmp_path / "file.zip", sha256=SHA256)
     assert (tmp_path / "file.zip").read_bytes() == CONTENT
@@ -94,7 +94,7 @@ def test_a_wrong_checksum_is_refused_and_nothing_of_the_file_stays(server: Archi
 def test_a_web_page_in_the_place_of_the_file_is_named_as_one(server: ArchiveServer, tmp_path: Path) -> None:
     server.content = b"<!DOCTYPE html><title>Are you sure?</title>"
     assert refusal(server, tmp_path / "file.zip").endswith(
-        "\n  what came is a web page: the address of the file itself is wanted"
+        "\n  what came is a web page\n  want:  the address of the file itself"
     )
 
 
@@ -104,17 +104,19 @@ def test_a_missing_file_is_not_asked_for_again(server: ArchiveServer, tmp_path: 
     assert len(server.asked) == 1
 
 
-def test_patience_ends_where_nothing_comes_and_keeps_what_there_is(server: ArchiveServer, tmp_path: Path) -> None:
+def test_a_download_that_brings_nothing_is_given_up_and_its_bytes_are_kept(
+    server: ArchiveServer, tmp_path: Path
+) -> None:
     server.breaks_after = [1000] + [0] * 6
     assert refusal(server, tmp_path / "file.zip") == (
         f"{server.url}: cannot be downloaded: 6 attempts in a row brought nothing\n"
         "  found: the connection broke after 1,000 of 256,000 bytes\n"
-        f"  1,000 bytes are kept in {tmp_path}/file.zip.partial; the next run goes on from there"
+        f"  1,000 bytes are kept in {tmp_path}/file.zip.partial; the next run resumes from there"
     )
     assert (tmp_path / "file.zip.partial").read_bytes() == CONTENT[:1000]
 
 
-def test_a_host_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_host_that_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"6 attempts in a row brought nothing\n  found: .*refused"):
         download("http://127.0.0.1:1/file.zip", tmp_path / "file.zip", sha256=SHA256)
 
@@ -133,7 +135,7 @@ def test_a_data_set_is_fetched_unpacked_and_left_alone_after(tmp_path: Path) -> 
     assert [path.name for path in root.parent.iterdir()] == ["market"], "the zip is not kept"
 
 
-def test_a_local_archive_is_unpacked_where_it_is_and_checked_where_a_checksum_is_given(tmp_path: Path) -> None:
+def test_a_local_archive_stays_in_its_place_and_is_checked_if_a_checksum_is_given(tmp_path: Path) -> None:
     archive, root = zip_market(tmp_path / "market.zip"), tmp_path / "market"
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     with pytest.raises(DatasetError) as caught:

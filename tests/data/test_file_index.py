@@ -16,7 +16,7 @@ def test_an_image_tells_its_size_mode_and_format(tmp_path: Path) -> None:
     assert facts.bytes == (tmp_path / "a.jpg").stat().st_size
 
 
-def test_what_cannot_be_read_is_told_and_never_raised(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_reported_and_never_raised(tmp_path: Path) -> None:
     whole = write_image(tmp_path / "whole.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.jpg").write_bytes(b"")
@@ -39,7 +39,7 @@ def test_what_cannot_be_read_is_told_and_never_raised(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_the_right_to_read_it_is_told(tmp_path: Path) -> None:
+def test_a_file_without_the_right_to_read_it_is_reported(tmp_path: Path) -> None:
     write_image(tmp_path / "a.jpg").chmod(0)
     assert read_image(tmp_path / "a.jpg").error == "Permission denied"
 

@@ -47,13 +47,13 @@ def test_every_number_comes_back_from_a_name(person: int, camera: int, sequence:
     assert MARKET1501.read(name, unknown_camera=9) == (person, camera)
 
 
-def told(pattern: str, name: str, cameras: str = "file_name") -> tuple[int, int] | None:
+def read(pattern: str, name: str, cameras: str = "file_name") -> tuple[int, int] | None:
     return file_names(pattern, cameras=cameras).read(name, unknown_camera=9)
 
 
 def test_dukemtmc_is_known_by_its_name() -> None:
-    assert told("dukemtmc", "0001_c2_f0046182.jpg") == (1, 2)
-    assert told("dukemtmc", "0001_c2s1_000451_03.jpg") is None
+    assert read("dukemtmc", "0001_c2_f0046182.jpg") == (1, 2)
+    assert read("dukemtmc", "0001_c2s1_000451_03.jpg") is None
 
 
 @pytest.mark.parametrize(
@@ -71,14 +71,14 @@ def test_dukemtmc_is_known_by_its_name() -> None:
     ],
 )
 def test_an_own_pattern_matches_the_whole_stem_and_gives_whole_numbers(name: str, wanted: tuple[int, int]) -> None:
-    assert told(r"(?P<person>-?\w+?)-(?P<camera>[a-z0-9]+)([_.].*)?", name) == wanted
+    assert read(r"(?P<person>-?\w+?)-(?P<camera>[a-z0-9]+)([_.].*)?", name) == wanted
 
 
 def test_without_the_group_or_by_the_spec_the_camera_is_the_splits() -> None:
-    assert told(r"(?P<person>\d+)_.*", "7_c3.jpg") == (7, 9)
-    assert told("market1501", "0002_c1s1_000451_03.jpg", cameras="none") == (2, 9)
-    assert told(r"(?P<person>\d+)-(?P<camera>[a-z]+)", "7-north.jpg", cameras="none") == (7, 9)
-    assert told(r"(?P<person>\d+)(-(?P<camera>\d+))?", "7.jpg") is None  # a camera some names tell is not unknown
+    assert read(r"(?P<person>\d+)_.*", "7_c3.jpg") == (7, 9)
+    assert read("market1501", "0002_c1s1_000451_03.jpg", cameras="none") == (2, 9)
+    assert read(r"(?P<person>\d+)-(?P<camera>[a-z]+)", "7-north.jpg", cameras="none") == (7, 9)
+    assert read(r"(?P<person>\d+)(-(?P<camera>\d+))?", "7.jpg") is None  # a camera some names tell is not unknown
     after = (
         ": queries count as camera 1, gallery images as camera 2; every gallery image of a query's person is a match"
     )
@@ -90,7 +90,7 @@ def test_without_the_group_or_by_the_spec_the_camera_is_the_splits() -> None:
         assert file_names(pattern, cameras=cameras).without_cameras == why
 
 
-def test_where_nobody_asks_who_it_is_any_name_will_do() -> None:
+def test_if_nobody_asks_who_it_is_any_name_will_do() -> None:
     assert ANY.read("holiday\n.jpg", unknown_camera=1) == (0, 1)
     assert ANY.without_cameras == ""
 

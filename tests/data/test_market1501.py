@@ -52,7 +52,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
     assert str(error.value) == f"{tmp_path}/absent: the folder cannot be listed: No such file or directory"
 
 
-def test_a_split_gives_arrays_and_leaves_out_whom_it_is_told_to() -> None:
+def test_a_split_gives_arrays_and_leaves_out_whom_it_is_asked_to() -> None:
     split = Split(Path("/d"), (PersonImage("a", -1, 1), PersonImage("b", 0, 2), PersonImage("c", 7, 3)))
     assert split.person.dtype == split.camera.dtype == np.int64
     assert split.person.tolist() == [-1, 0, 7]
@@ -95,7 +95,7 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path) -> None:
         Manifest.load(path)
 
 
-def test_missing_folders_are_all_told_with_the_way_to_get_them(tmp_path: Path) -> None:
+def test_missing_folders_are_all_reported_with_the_way_to_get_them(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DatasetError) as error:
         require_folders(train=tmp_path / "absent", query=None, gallery=tmp_path / "file")
@@ -120,7 +120,7 @@ def test_folders_that_are_there_are_not_missing(tmp_path: Path) -> None:
     require_folders(train=tmp_path, query=str(tmp_path), gallery=tmp_path)
 
 
-def test_a_missing_data_set_is_told_before_anything_heavy_is_imported() -> None:
+def test_a_missing_data_set_is_reported_before_anything_heavy_is_imported() -> None:
     code = (
         "import sys, reid.data.market1501 as m\n"
         "m.missing_folders(train='/absent', query=None, gallery=None)\n"

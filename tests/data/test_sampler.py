@@ -38,7 +38,7 @@ def test_an_epoch_is_as_short_as_its_groups_allow(counts, instances):
 
 @settings(deadline=None)
 @given(st.lists(st.integers(4, 23), min_size=4, max_size=14), st.integers(2, 4))
-def test_no_image_is_twice_in_a_group_where_its_person_has_enough(counts, instances):
+def test_no_image_is_twice_in_a_group_if_its_person_has_enough(counts, instances):
     batches = identity_batches(people(counts), batch_size=2 * instances, num_instances=instances, seed=0, epoch=0)
     assert all(len(set(group)) == instances for group in batches.reshape(-1, instances))
 
@@ -96,7 +96,7 @@ def test_plain_shuffling_shows_every_image_once_and_fills_the_last_batch():
 
 
 @pytest.mark.parametrize("instances", [4, None])
-def test_the_loader_is_told_the_exact_number_of_steps(instances):
+def test_the_loader_knows_the_exact_number_of_steps(instances):
     steps = EpochSteps(people([3, 9, 1, 4, 5]), batch_size=8, num_instances=instances, seed=0)
     steps.set_epoch(3)
     listed = list(steps)

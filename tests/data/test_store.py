@@ -122,14 +122,14 @@ def test_an_image_that_became_unreadable_is_named_and_nothing_is_left(gallery: S
     assert [path.name for path in (tmp_path / "store").iterdir()] == [".lock"]
 
 
-def test_a_disk_without_room_is_told_before_anything_is_decoded(gallery: Split, tmp_path: Path) -> None:
+def test_a_disk_without_room_is_reported_before_anything_is_decoded(gallery: Split, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError) as error:
         _open(gallery, tmp_path / "store", height=10**7, width=10**7)  # 5 images of 3e14 bytes
     first, found, want = str(error.value).splitlines()
     assert first.startswith(f"{tmp_path}/store/bounding_box_test-10000000x10000000x3-")
     assert first.endswith(".npy: no room for the store of decoded images")
     assert found.startswith("  found: ")
-    assert want == "  want: 1,430,511,475 MiB; free some, or set dataset.store_dir to another disk"
+    assert want == "  want:  1,430,511,474 MiB; free some, or set dataset.store_dir to another disk"
 
 
 BUILD = """
@@ -164,9 +164,9 @@ except ArtifactError as error:
     print(error)
 """
     process = _python(code, gallery, tmp_path / "store")
-    told, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
-    first, found = told.splitlines()
+    first, found = output.splitlines()
     assert first.startswith(f"{tmp_path}/store/bounding_box_test-64x32x3-")
     assert first.endswith(".npy: cannot be written")
     assert found == "  found: File too large"
@@ -175,13 +175,13 @@ except ArtifactError as error:
 
 def test_processes_that_build_at_once_all_end_well(gallery: Split, tmp_path: Path) -> None:
     processes = [_python(f"{BUILD}print({OPEN}.sum())", gallery, tmp_path / "store") for _ in range(3)]
-    told = [process.communicate(timeout=60) for process in processes]
+    outputs = [process.communicate(timeout=60) for process in processes]
     wanted = sum(int(np.asarray(Image.open(path), np.int64).sum()) for path in gallery.paths)
-    assert told == [(f"{wanted}\n", "")] * 3
+    assert outputs == [(f"{wanted}\n", "")] * 3
     assert len(list((tmp_path / "store").glob("*.npy"))) == 1
 
 
-def test_a_folder_that_cannot_be_made_is_told(gallery: Split, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(gallery: Split, tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file where the folder should be")
     with pytest.raises(ArtifactError) as error:
         _open(gallery, tmp_path / "store")

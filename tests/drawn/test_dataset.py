@@ -99,9 +99,9 @@ def test_every_query_has_a_match_under_another_camera(
     assert len(set(files)) == len(files)
     images = {QUERY: [], GALLERY: [], TRAIN: []}  # type: dict[str, list[tuple[int, int]]]
     for file in files:
-        told = MARKET1501.read(file.partition("/")[2], unknown_camera=0)
-        assert told is not None
-        images[file.partition("/")[0]].append(told)
+        read = MARKET1501.read(file.partition("/")[2], unknown_camera=0)
+        assert read is not None
+        images[file.partition("/")[0]].append(read)
     assert {person for person, _ in images[TRAIN]} == set(range(1, persons + 1))
     assert {person for person, _ in images[QUERY]} == set(range(persons + 1, 2 * persons + 1))
     assert len(set(images[QUERY])) == len(images[QUERY])  # one at most of a person and camera
@@ -149,7 +149,7 @@ def test_a_folder_of_someone_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as error:
         ensure_market(tmp_path, **SMALL, workers=1)
     assert str(error.value) == (
-        f"{tmp_path}: is there already, but was not drawn by this project: synthetic.json is not in it\n"
+        f"{tmp_path}: exists already, but was not drawn by this project: synthetic.json is not in it\n"
         "  do: name another folder in dataset.synthetic.root; to use this one, name its three folders in\n"
         "      dataset.train_dataset_dir, test_dataset_dir and query_dataset_dir, and set dataset.synthetic to null"
     )
@@ -174,7 +174,7 @@ def test_a_damaged_stamp_is_refused(tmp_path: Path, text: str, complaint: str) -
 def test_nothing_is_drawn_over_a_folder(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as error:
         draw_market(tmp_path, **SMALL, workers=1)
-    assert str(error.value) == f"{tmp_path}: is there already; a data set is drawn into a new folder only"
+    assert str(error.value) == f"{tmp_path}: exists already; a data set is drawn into a new folder only"
 
 
 def test_one_camera_is_too_few(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_one_camera_is_too_few(tmp_path: Path) -> None:
     )
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DatasetError) as error:
         draw_market(tmp_path / "file" / "set", **SMALL, workers=1)
@@ -221,7 +221,7 @@ def test_a_contact_sheet_reads_names_of_another_kind(small: Path, tmp_path: Path
         contact_sheet(tmp_path, tmp_path / "sheet.png", names=file_names(pattern, cameras="file_name"), persons=4)
         with Image.open(tmp_path / "sheet.png") as sheet:
             sizes.append(sheet.size)
-    assert sizes == [(468, 1086), (196, 1086)]  # three cameras, and one column where names tell none
+    assert sizes == [(468, 1086), (196, 1086)]  # three cameras, and one column if names contain none
 
 
 def test_a_contact_sheet_of_no_persons_is_refused(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import ir
+from pipelines.compilation import compile_pipeline
 from pipelines.local.task_files import Artifact, executor_input, read_outputs
-from pipelines.reid_pipeline import compile_pipeline
 from reid.tracking.store import KFP_RUN, PARENT, connect
 from tests.e2e.test_pipeline import SPEC
 

@@ -8,8 +8,8 @@ import yaml
 
 from components import images
 from pipelines.cluster.resources import Resources
-from pipelines.reid_pipeline import compile_pipeline
-from tests.k8s.manifests import COPY, K8S, OVERLAYS, RENDERED, ROOT, containers, named, of_kind, pods, secrets
+from pipelines.compilation import compile_pipeline
+from tests.k8s.manifests import COPY, OVERLAYS, RENDERED, ROOT, containers, named, of_kind, pods, secrets
 
 
 def test_the_mlflow_server_is_of_the_version_that_the_stages_log_with() -> None:
@@ -107,12 +107,12 @@ def test_the_claims_secrets_and_settings_that_the_compiled_pipeline_names_are_th
     }
     assert asked["ConfigMap"] <= settings
     drawn = {f"{name}/{key}" for (space, name), values in secrets().items() if space == "kubeflow" for key in values}
-    readme = (K8S / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
     assert all(name.partition("/")[0] in readme for name in asked["Secret"] - drawn)  # those that a user adds
 
 
 def test_the_readme_goes_from_an_empty_cluster_to_a_finished_run_in_ten_commands() -> None:
-    text = (K8S / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
     block = text.split("## Ten commands", 1)[1].split("```bash\n", 1)[1].split("```", 1)[0]
     commands = [line for line in block.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
     assert len(commands) == 10
@@ -125,7 +125,7 @@ def test_the_readme_goes_from_an_empty_cluster_to_a_finished_run_in_ten_commands
 
 
 def test_the_readmes_commands_for_the_volumes_name_pods_and_folders_that_are_there() -> None:
-    text = (K8S / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
     block = text.split("## Filling the volumes", 1)[1].split("```bash\n", 1)[1].split("```", 1)[0]
     assert set(re.findall(r"--filename (\S+)", block)) == {f"k8s/{file}" for file in COPY}
     there = {

@@ -23,8 +23,10 @@ from pipelines.local.cache import Store
 from pipelines.local.containers import Containers
 from pipelines.local.docker_engine import engine
 from pipelines.local.processes import Processes
-from pipelines.local.run_record import RunRecord, close_killed_runs, sole_runner
-from pipelines.local.scheduler import LocalRun, RunReport, Tasks
+from pipelines.local.run_record import RunRecord, close_killed_runs
+from pipelines.local.run_report import RunReport
+from pipelines.local.scheduler import LocalRun, Tasks
+from reid.files.locks import locked
 from reid.tracking.pipeline_run import PipelineRun
 
 IMAGE = "python:3.11"
@@ -231,7 +233,7 @@ def run_mini(
 ) -> RunReport:
     """Runs the compiled pipeline of the repository at `root`."""
     store = Store(results)
-    with sole_runner(store.root) as lock:
+    with locked(store.root, user="a pipeline run") as lock:
         tasks: Tasks = Processes(root, keep_open=[lock])
         if containers:  # an image of nothing but Python: the code is mounted
             tasks = Containers(

@@ -17,12 +17,13 @@ import yaml
 from components.entry import DRAWN
 from pipelines import ir
 from pipelines.cluster.resources import Resources
+from pipelines.compilation import compile_pipeline
 from pipelines.display import Display
 from pipelines.local.cache import Store
 from pipelines.local.processes import Processes
 from pipelines.local.run_record import RunRecord
 from pipelines.local.scheduler import LocalRun
-from pipelines.reid_pipeline import compile_pipeline, person_reid
+from pipelines.reid_pipeline import person_reid
 
 SLICES = ["train", "evaluate", "inference", "export", "gen_trt_engine", "register"]
 STAGE = '''"""Stands for every stage: writes what its ports ask for, out of what it was given."""

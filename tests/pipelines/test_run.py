@@ -80,9 +80,10 @@ def test_containers_without_docker_are_refused_and_auto_does_without(
 def test_a_results_folder_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     assert main(["--spec", "demo", f"results_dir={tmp_path}/file"]) == 2
-    lock = tmp_path / "file" / "pipeline" / "lock"
     assert capsys.readouterr().err == (
-        f"error: {lock}: cannot be written: Not a directory\n  want: a results_dir that can\n"
+        f"error: {tmp_path}/file/pipeline: the results folder cannot be written\n"
+        "  found: Not a directory\n"
+        "  want:  a folder on a local disk that can; set results_dir\n"
     )
 
 

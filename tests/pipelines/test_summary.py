@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.local.scheduler import RunReport, TaskReport
+from pipelines.local.run_report import RunReport, TaskReport
 from pipelines.local.task_files import Artifact, Outputs
 from pipelines.summary import print_summary
 

@@ -44,20 +44,27 @@ def test_markdown_is_a_verdict_and_two_tables(market: Path) -> None:
         "\n"
         "| severity | check | count | finding | first |\n"
         "|---|---|---|---|---|\n"
-        "| warning | stray file | 1 | query: 1 stray beside the images; left out, and folders not looked into "
-        "| query/a\\|b.txt |\n"
+        "| warning | stray file | 1 | query: 1 stray beside the images; they are left out, and folders are not "
+        "searched | query/a\\|b.txt |\n"
         "| note | junk images | 1 | gallery: 1 junk image (person -1); evaluation leaves them out "
         "| gallery/-1_c1s1_000001_01.jpg |\n"
-        "| note | distractor images | 1 | gallery: 1 distractor image (person 0); they stay in the gallery as nobody's "
-        "| gallery/0000_c2s1_000001_01.jpg |\n"
+        "| note | distractor images | 1 | gallery: 1 distractor image (person 0); they stay in the gallery and match "
+        "nobody | gallery/0000_c2s1_000001_01.jpg |\n"
     )
 
 
+def test_a_file_name_that_is_not_utf_8_is_shown_with_its_bytes_escaped(market: Path) -> None:
+    (market / "query" / "stray\udcff.txt").write_text("")
+    report = to_markdown(_examination(market))
+    assert "query/stray\\udcff.txt" in report
+    report.encode("utf-8")
+
+
 def test_json_holds_every_figure(market: Path) -> None:
-    told = json.loads(to_json(_examination(market, num_classes=751)))
-    assert (told["verdict"], told["fingerprint"]) == ("Not usable yet: 1 error, 0 warnings.", "f00d")
-    assert (told["errors"], told["warnings"], told["notes"]) == (1, 0, 2)
-    assert told["splits"]["gallery"] == {
+    report = json.loads(to_json(_examination(market, num_classes=751)))
+    assert (report["verdict"], report["fingerprint"]) == ("Not usable yet: 1 error, 0 warnings.", "f00d")
+    assert (report["errors"], report["warnings"], report["notes"]) == (1, 0, 2)
+    assert report["splits"]["gallery"] == {
         "folder": str(market / "bounding_box_test"),
         "images": 5,
         "persons": 2,
@@ -68,7 +75,7 @@ def test_json_holds_every_figure(market: Path) -> None:
         "images_per_camera": {"1": 3, "2": 2},
         "sizes": {"32x64": 5},
     }
-    assert told["findings"][0] == {
+    assert report["findings"][0] == {
         "severity": "error",
         "check": "num_classes",
         "message": "dataset.num_classes is 751, but train shows 3 persons; "

@@ -18,7 +18,7 @@ def test_copies_are_those_of_a_loop_over_all_pairs(picks, same_keys):
     assert list(zip(found.later.tolist(), found.first.tolist())) == wanted
 
 
-def test_where_all_vectors_differ_only_few_are_compared(monkeypatch):
+def test_if_all_vectors_differ_only_few_are_compared(monkeypatch):
     vectors = np.random.default_rng(0).standard_normal((5000, 16)).astype(np.float32)
     compared = []
     monkeypatch.setattr("reid.retrieval.copies._digest", lambda row: compared.append(row) or row.tobytes())

@@ -73,7 +73,7 @@ def test_many_copies_of_one_image_are_searched_again_and_ordered_by_index():
 
 
 @pytest.mark.parametrize("again_bytes", [1, 1 << 25])
-def test_vectors_searched_again_are_few_at_a_time_and_told_of(monkeypatch, caplog, again_bytes):
+def test_vectors_searched_again_are_few_at_a_time_and_logged(monkeypatch, caplog, again_bytes):
     monkeypatch.setattr(knn, "AGAIN_BYTES", again_bytes)
     monkeypatch.setattr("reid.console.progress.INTERVAL_S", 0.0)
     vectors = l2_normalize(np.random.default_rng(9).standard_normal((300, 24)))

@@ -35,10 +35,10 @@ def no_gpu_memory(monkeypatch):
     monkeypatch.setattr(on_device, "chosen_device", lambda *_, **__: "cuda:0")
 
 
-@pytest.mark.parametrize(("device", "own"), [("auto", "cpu"), ("cpu", "cuda:0")])
-def test_on_the_cpu_the_blocks_are_those_of_the_compiled_code(device, own):
+@pytest.mark.parametrize(("device", "evaluate_device"), [("auto", "cpu"), ("cpu", "cuda:0")])
+def test_on_the_cpu_the_blocks_are_those_of_the_compiled_code(device, evaluate_device):
     pair = embeddings()
-    found = matrices(*pair, on_device.both_rows, **PARAMETERS, device=device, own=own)
+    found = matrices(*pair, on_device.both_rows, **PARAMETERS, device=device, evaluate_device=evaluate_device)
     assert np.array_equal(found, matrices(*pair, **PARAMETERS))
 
 
@@ -61,7 +61,7 @@ def test_what_goes_through_tensors_is_what_the_cpu_gives(seed, queries, gallery,
 @with_gpu
 def test_a_gpu_gives_what_the_cpu_gives():
     pair = embeddings()
-    found = matrices(*pair, on_device.both_rows, **PARAMETERS, device="auto", own="cuda:0")
+    found = matrices(*pair, on_device.both_rows, **PARAMETERS, device="auto", evaluate_device="cuda:0")
     assert np.abs(np.subtract(found, matrices(*pair, **PARAMETERS))).max() < 1e-6  # float32 sums
 
 
@@ -102,7 +102,7 @@ def test_auto_takes_its_own_gpu_only_if_it_has_room(monkeypatch, caplog, *, devi
 @pytest.mark.usefixtures("no_gpu_memory")
 def test_memory_that_runs_out_is_an_error_that_names_the_way_out():
     with pytest.raises(SpecError) as error:
-        matrices(*embeddings(), on_device.both_rows, **PARAMETERS, device="cuda:0", own="cuda:0")
+        matrices(*embeddings(), on_device.both_rows, **PARAMETERS, device="cuda:0", evaluate_device="cuda:0")
     assert str(error.value) == (
         "re_ranking.device: the memory of cpu does not suffice\n"
         "  found: CUDA out of memory. Tried to allocate 2 GiB.\n  want:  re_ranking.device=cpu"
@@ -112,7 +112,7 @@ def test_memory_that_runs_out_is_an_error_that_names_the_way_out():
 @pytest.mark.usefixtures("no_gpu_memory")
 def test_with_auto_memory_that_runs_out_before_the_first_block_leads_to_the_cpu(caplog):
     pair = embeddings()
-    found = matrices(*pair, on_device.both_rows, **PARAMETERS, device="auto", own="cuda:0")
+    found = matrices(*pair, on_device.both_rows, **PARAMETERS, device="auto", evaluate_device="cuda:0")
     assert np.array_equal(found, matrices(*pair, **PARAMETERS))
     assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [
         "re-ranking: the memory of cuda:0 does not suffice (CUDA out of memory. Tried to allocate 2 GiB.); "

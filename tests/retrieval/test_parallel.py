@@ -106,7 +106,7 @@ def test_a_second_process_compiles_nothing(tmp_path):
     assert second == ["[[0]]", "1 0"]
 
 
-def test_compiled_code_works_where_no_cache_can_be_written(tmp_path):
+def test_compiled_code_works_if_no_cache_can_be_written(tmp_path):
     shutil.copytree(Path(reid.__file__).parent, tmp_path / "reid", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "reid/retrieval/__pycache__").write_text("a file where the folder would be")
     nowhere = str(tmp_path / "reid/retrieval/__pycache__/cache")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from reid.distributed.devices import Device, choose_device, compiled
+from reid.distributed.devices import ComputePlan, compiled, plan_training
 from reid.errors import SpecError
 from reid.training.resume import LATEST
 from tests.spec.lab import Lab
@@ -173,12 +173,12 @@ def compiling(lab: Lab) -> None:
     assert said == ["train.compile: without a C++ compiler the network is not compiled"]
 
 
-def _choice(**changes: Any) -> Device:
+def _choice(**changes: Any) -> ComputePlan:
     values: dict[str, Any] = {
         "precision": "auto", "channels_last": "auto", "compile": "auto", "augment_on": "auto", "convolutional": True,
         "images": 1,
     }  # fmt: skip
-    return choose_device(("cpu",), **values | changes)
+    return plan_training(("cpu",), **values | changes)
 
 
 def fused_optimizer(lab: Lab) -> None:

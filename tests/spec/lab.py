@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from reid.cli.tasks import run_task
 from reid.data.market1501 import Manifest
 from reid.data.module import Batch, TrainingData
-from reid.distributed.devices import Device
+from reid.distributed.devices import ComputePlan
 from reid.model.embedder import Embedder
 from reid.spec import Experiment, load_spec
 from reid.spec.network import contract_of
@@ -164,7 +164,7 @@ class Lab:
                 seen.module,
                 self.data(*overrides),
                 callbacks=[seen],
-                device=Device(("cpu",), "32-true"),
+                plan=ComputePlan(("cpu",), "32-true"),
                 checkpoints=DurableCheckpoints(),
                 epochs=spec.train.num_epochs,
                 start=None,

@@ -18,7 +18,7 @@ from tests.on_cpu import build_driver
 from tests.spec.lab import Lab
 
 NOT_USED = {"validate": {"encryption_key"}, "start_client": {"encryption_key"}}
-"""What every task sets up, and these have no use for; besides train.num_epochs, which is for train's progress."""
+"""Fields that are read for every task, and which these tasks do not use."""
 LOOSE = [f"export.{limit}" for limit in ("min_cosine=0.0", "max_mAP_drop=1.0", "max_rank1_drop=1.0")]
 NOWHERE = ["triton.http_port=1", "triton.patience_s=0.1"]
 
@@ -46,7 +46,7 @@ def read(lab: Lab, task: str, *overrides: str) -> set[str]:
             tasks.run_task(task, spec)
         except ReidError as error:
             assert overrides, error
-    return seen - NOT_USED.get(task, set()) - (set() if task == "train" else {"train.num_epochs"})
+    return seen - NOT_USED.get(task, set())
 
 
 def _sections(section: Section, prefix: str) -> Iterator[tuple[Section, str]]:

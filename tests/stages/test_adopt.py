@@ -141,8 +141,8 @@ def test_fast_reids_checkpoint_needs_a_word_on_the_stem_and_its_own_normalisatio
     theirs = tmp_path / "market_bot_R18.pth"
     torch.save({"model": foreign.fast_reid(persons=7) | state}, theirs)
     assert refused(capsys, "adopt", theirs, "-e", spec) == (
-        f"{theirs}: weights of fast-reid, whose versions pool otherwise in the stem; the file does not show how\n"
-        "  want: model.stem_pool=ceil, where its modeling/backbones/resnet.py has MaxPool2d with ceil_mode=True, "
+        f"{theirs}: weights of fast-reid, whose versions pool differently in the stem; the file does not show how\n"
+        "  want: model.stem_pool=ceil, if its modeling/backbones/resnet.py has MaxPool2d with ceil_mode=True, "
         "else padded\n"
     )
     assert refused(capsys, "adopt", theirs, "-e", spec, "model.stem_pool=ceil") == (

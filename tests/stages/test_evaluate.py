@@ -245,7 +245,7 @@ def test_a_set_of_one_camera_is_scored_as_soon_as_the_spec_says_that_cameras_are
         f"  gallery: {root}/gallery, 2 images without junk\n"
         "  first: 0004_c1s1_000001_01.jpg\n"
         "  want:  at least one; without it neither mAP nor CMC is defined\n"
-        "  where there is one camera only, or cameras are unknown: dataset.cameras=none"
+        "  if there is one camera only, or cameras are unknown: dataset.cameras=none"
     )
     outcome = run_task("evaluate", a_spec(tmp_path, *of_shop, "dataset.cameras=none"))
     assert outcome.metrics["mAP"] >= 0.5  # of two gallery images the match is first or second

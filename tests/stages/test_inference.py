@@ -1,4 +1,3 @@
-import hashlib
 import json
 import logging
 from pathlib import Path
@@ -10,15 +9,13 @@ from PIL import Image
 
 from reid.contract import Contract
 from reid.data.market1501 import Manifest, list_folder
-from reid.deploy.build_record import BuildRecord, Profile
-from reid.deploy.gpu import use_gpu
 from reid.deploy.onnx_export import export_onnx
 from reid.deploy.onnx_in_memory import LEAST_IMAGES
 from reid.errors import ArtifactError
 from reid.model.checkpoint import load_model, save_model
 from reid.model.embedder import build_embedder
 from reid.spec import Experiment, load_spec
-from reid.stages.inference import find_checkpoint, inference, open_model
+from reid.stages.inference import inference
 from reid.tracking.stage_run import StageRun
 from tests.networks import network_settings
 from tests.small_market import FOLDERS, write_market
@@ -89,41 +86,6 @@ def test_the_output_file_may_be_the_artifact_itself(tmp_path):
     assert len(json.loads(target.read_text())) == 7
 
 
-def test_the_best_checkpoint_is_used_before_the_latest_and_a_file_is_used_as_it_is(tmp_path):
-    folder = a_model(tmp_path / "model", "reid_model_latest.pth")
-    assert find_checkpoint(folder).name == "reid_model_latest.pth"
-    a_model(folder, "reid_model_best.pth")
-    assert find_checkpoint(folder).name == "reid_model_best.pth"
-    assert find_checkpoint(folder / "reid_model_latest.pth").name == "reid_model_latest.pth"
-
-
-def test_a_folder_without_a_checkpoint_says_what_lies_there(tmp_path):
-    for name in "abcde":
-        (tmp_path / name).touch()
-    with pytest.raises(ArtifactError) as caught:
-        find_checkpoint(tmp_path)
-    assert str(caught.value) == (
-        f"{tmp_path}: no model\n  found: a, b, c, d and 1 more\n"
-        "  want:  a checkpoint, or a folder with reid_model_best.pth"
-    )
-    with pytest.raises(ArtifactError) as caught:
-        find_checkpoint(tmp_path / "none")
-    assert str(caught.value) == (
-        f"{tmp_path / 'none'}: no model\n  found: nothing there\n"
-        "  want:  a checkpoint, or a folder with reid_model_best.pth"
-    )
-
-
-def test_a_file_of_an_unknown_kind_is_refused_by_its_ending(tmp_path):
-    file = tmp_path / "model.txt"
-    file.touch()
-    with pytest.raises(ArtifactError) as caught:
-        open_model(file, gpu_id=0, images=1)
-    assert str(caught.value) == (
-        f"{file}: not a model this stage can run\n  want: one of .engine, .onnx, .plan, .pth, .tlt"
-    )
-
-
 def test_rows_through_the_onnx_are_torchs(tmp_path):
     network = build_embedder(**network_settings())
     save_model(tmp_path / "model.pth", network, contract=CONTRACT, persons=[1, 2, 3, 4, 5])
@@ -172,45 +134,6 @@ def test_many_images_go_through_onnx_runtime_in_each_process_and_the_rows_are_to
         assert np.abs(np.subtract(found, expected)).max() <= 1e-5 * np.abs(expected).max()  # sums in another order
 
 
-def test_an_engine_on_a_machine_without_gpu_is_refused_with_what_would_run(tmp_path):
-    if use_gpu(0) is not None:
-        pytest.skip("there is a GPU here; this is about machines without")
-    for name in ("model.engine", "model.plan"):
-        engine = tmp_path / name
-        engine.write_bytes(b"an engine")
-        with pytest.raises(ArtifactError) as caught:
-            open_model(engine, gpu_id=0, images=1)
-        assert str(caught.value) == (
-            f"{engine}: no build record beside it, and so no preprocessing contract\n"
-            f"  want: {name}.json or build.json, which gen_trt_engine writes"
-        )
-        a_record(engine)
-        with pytest.raises(ArtifactError) as caught:
-            open_model(engine, gpu_id=0, images=1)
-        assert str(caught.value) == (
-            f"{engine}: an engine runs on an NVIDIA GPU, and there is none here\n"
-            "  want: the .onnx or the .pth of the same model"
-        )
-        engine.write_bytes(b"another one")
-        with pytest.raises(ArtifactError) as caught:
-            open_model(engine, gpu_id=0, images=1)
-        assert str(caught.value).startswith(f"{engine}.json: the record of another engine\n  found: engine_sha256 ")
-
-
-def a_record(engine: Path) -> None:
-    record = BuildRecord(
-        built=True,
-        reason=None,
-        onnx_sha256="",
-        contract=json.loads(CONTRACT.to_json()),
-        data_type="FP32",
-        profile=Profile(1, 4, 16),
-        workspace_mib=256,
-        engine_sha256=hashlib.sha256(engine.read_bytes()).hexdigest(),
-    )
-    engine.with_name(f"{engine.name}.json").write_text(record.to_json())
-
-
 def test_a_spec_of_another_input_than_the_models_is_refused(tmp_path):
     model = a_model(tmp_path / "model")
     with pytest.raises(ArtifactError) as caught:
@@ -219,9 +142,3 @@ def test_a_spec_of_another_input_than_the_models_is_refused(tmp_path):
         f"{model / 'reid_model_best.pth'}: made for model.input_height 64\n"
         "  found: 128 in the spec\n  want:  the model's own, or the field left out: the model knows its input"
     )
-
-
-def test_a_checkpoint_under_taos_ending_is_a_checkpoint(tmp_path):
-    model = a_model(tmp_path / "model") / "reid_model_best.pth"
-    tlt = model.rename(tmp_path / "model.tlt")
-    assert open_model(tlt, gpu_id=0, images=1).contract == CONTRACT

@@ -157,9 +157,7 @@ def test_nobody_to_be_found_is_an_error() -> None:
     with pytest.raises(DatasetError) as caught:
         sampled(QUERY, split_of((3, 1), (0, 2)), persons=2, rng=np.random.default_rng(0))
     nobody = "/images: none of 5 queries has an image of its person in another camera in /images"
-    assert (
-        str(caught.value) == f"{nobody}\n  where there is one camera only, or cameras are unknown: dataset.cameras=none"
-    )
+    assert str(caught.value) == f"{nobody}\n  if there is one camera only, or cameras are unknown: dataset.cameras=none"
     with pytest.raises(DatasetError) as caught:
         sampled(QUERY, split_of((9, 1), (0, 2)), persons=2, rng=np.random.default_rng(0))
     assert str(caught.value) == nobody

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from reid.errors import ArtifactError, TrainingError
 from reid.stages.outcome import Outcome
 from reid.stages.train import train
 from reid.tracking.stage_run import StageRun
-from reid.training.callbacks import Record
+from reid.training.history import Row
+from reid.training.record import Record, ignore_row
 from tests.drawn_persons import small_spec, write_persons
 
 TIMES = {"seconds", "images_per_second", "validation_seconds"}
@@ -34,13 +36,20 @@ def finished(folder: Path) -> Path:
     return folder / "finished" / "reid_model_latest.pth"
 
 
-def run(folder: Path, model: Path, *overrides: str, dataset: str = "data") -> Outcome:
+def run(
+    folder: Path,
+    model: Path,
+    *overrides: str,
+    dataset: str = "data",
+    epoch_ended: Callable[[Row], None] = ignore_row,
+) -> Outcome:
     return train(
         small_spec(folder, "train.num_epochs=2", *overrides),
         dataset=folder / dataset / "dataset.json",
         model=model,
         report=model / "report.html",
         run=StageRun.none(),
+        epoch_ended=epoch_ended,
     )
 
 
@@ -239,3 +248,13 @@ def test_a_checkpoint_from_within_an_epoch_goes_on_in_another_folder_to_the_same
         assert {name: ours[name] for name in ours if name not in TIMES} == {
             name: theirs[name] for name in theirs if name not in TIMES
         }
+
+
+def test_each_new_row_of_the_history_is_handed_out_once_as_its_epoch_ends(folder: Path, tmp_path: Path) -> None:
+    rows: list[Row] = []
+    run(folder, tmp_path, "train.num_epochs=1", epoch_ended=rows.append)
+    assert [row["epoch"] for row in rows] == [-1, 0]
+    run(folder, tmp_path, "train.num_epochs=2", "train.cpu_processes=2", epoch_ended=rows.append)
+    assert rows == json.loads((tmp_path / "history.json").read_text())
+    run(folder, tmp_path, "train.num_epochs=2", epoch_ended=rows.append)
+    assert [row["epoch"] for row in rows] == [-1, 0, 1]

@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import Callback
 
 from reid.contract import Contract
 from reid.data.module import TrainingData
-from reid.distributed.devices import Device, choose_gpus
+from reid.distributed.devices import ComputePlan, choose_gpus
 from reid.model.embedder import build_embedder
 from reid.training.lightning import Plateau, Training, build_losses
 from reid.training.resume import DurableCheckpoints
@@ -84,13 +84,13 @@ def run(module: Training, folder: Path, *, epochs: int = 1) -> Seen:
         erasing_probability=0.0,
     )
     seen = Seen()
-    device = Device(("cpu",), "32-true")
+    plan = ComputePlan(("cpu",), "32-true")
     checkpoints = DurableCheckpoints()
     fit(
         module,
         data,
         callbacks=[seen],
-        device=device,
+        plan=plan,
         checkpoints=checkpoints,
         epochs=epochs,
         start=None,
@@ -230,7 +230,7 @@ def test_an_optimizers_state_comes_back_in_the_form_that_is_chosen_now(tmp_path:
     before = of_adam(fused=False)
     state = before.configure_optimizers().state_dict()
     after = of_adam(fused=True)
-    after.go_on_from({"state_dict": before.state_dict(), "optimizer_states": [state]}, epoch=0, step=0)
+    after.resume_from({"state_dict": before.state_dict(), "optimizer_states": [state]}, epoch=0, step=0)
     run(after, tmp_path)
     assert seen == [[True]]
 

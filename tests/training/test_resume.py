@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from reid.errors import ArtifactError, KeyRefused
-from reid.model.checkpoint import read_file
+from reid.model.safe_files import read_file
 from reid.training.resume import (
     DurableCheckpoints,
     epoch_file,

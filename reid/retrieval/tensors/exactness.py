@@ -1,4 +1,4 @@
-"""What float32 products on a GPU need to be as exact as those of the CPU, and distances that are exact anywhere.
+"""Settings that make float32 products on a GPU as exact as those of the CPU, and distances that are exact anywhere.
 
 P pairs of vectors, D values each.
 """
@@ -12,12 +12,12 @@ from torch import Tensor
 from reid.retrieval.copies import Copies
 
 BLOCK_BYTES = 256 << 20
-"""A temporary tensor is at most about this big."""
+"""Approximate largest size of a temporary tensor."""
 
 
 @contextmanager
 def float32_products(device: torch.device) -> Iterator[None]:
-    """Whole float32 products inside the block, whatever a training set: no TF32, no bf16, no autocast, no gradients."""
+    """Inside the block products are full float32, whatever a training set: no TF32, bf16, autocast or gradients."""
     cpu = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     products = torch.backends.cuda.matmul if device.type == "cuda" else cpu
     before = products.fp32_precision
@@ -38,8 +38,9 @@ def padded(vectors: Tensor) -> Tensor:
 def squared_distances(vectors: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """vectors (N, D) float32, row and column (P,) -> (P,) float64: squared Euclidean distance of each pair.
 
-    Equal for equal vectors and zero of a vector to itself: every sum has one and the same order. On a GPU D must be a
-    multiple of 4 for that, as `padded` makes it: the order there depends on where in a word of 32 bytes a row begins.
+    Distances to equal vectors are equal, and a vector's to itself is zero, because every sum has one and the same
+    order. On a GPU D must be a multiple of 4 for that, as `padded` makes it: the order there depends on the place in a
+    word of 32 bytes at which a row begins.
     """
     found = torch.empty(len(row), dtype=torch.float64, device=vectors.device)
     pairs = max(1, BLOCK_BYTES // (24 * vectors.shape[1]))
@@ -53,8 +54,8 @@ def squared_distances(vectors: Tensor, row: Tensor, column: Tensor) -> Tensor:
 
 
 def copies_among(vectors: Tensor) -> Copies:
-    """`Copies.among` for vectors (N, D) float32 on a device: only those whose keys are not unique leave it."""
-    # as there an even weight drops the sign
+    """`Copies.among` for vectors (N, D) float32 on a device: only vectors of keys that are not unique are copied."""
+    # as in Copies.among, an even weight drops the sign
     weights = 2 * torch.randint(1 << 30, (vectors.shape[1],), generator=torch.Generator().manual_seed(0))
     weights = weights.int().to(vectors.device)
     size = max(1, BLOCK_BYTES // (8 * vectors.shape[1]))

@@ -1,7 +1,8 @@
 """k-reciprocal encoding and the Jaccard distance between encodings, as sparse rows on the device of the vectors.
 
-The same as reid.retrieval.jaccard, without loops: sets are rows padded with -1, what is ragged is gathered by index.
-Sums never depend on the order in which a GPU's threads end, so results repeat to the bit on one device.
+It computes the same as reid.retrieval.jaccard, without loops: sets are rows padded with -1, and rows of different
+lengths are gathered by index. No sum depends on the order in which a GPU's threads finish, so results repeat to the bit
+on one device.
 N vectors (the queries, then the gallery), G gallery images, K neighbours, E entries; equations of Zhong et al., CVPR
 2017, arXiv:1701.08398.
 """
@@ -18,7 +19,7 @@ from reid.retrieval.tensors.exactness import squared_distances
 from reid.retrieval.tensors.knn import Neighbours
 
 ENTRY_BYTES = 64
-"""What an entry that is gathered, sorted and summed takes at the most."""
+"""The most memory that one entry takes while it is gathered, sorted and summed."""
 
 
 class SparseRows(NamedTuple):
@@ -26,11 +27,11 @@ class SparseRows(NamedTuple):
 
     start: Tensor
     column: Tensor
-    """int32, as is half of the memory."""
+    """int32, to save memory."""
     value: Tensor
 
     def sizes(self) -> Tensor:
-        """Entries of each row."""
+        """Number of entries of each row."""
         return self.start.diff()
 
     def head(self, rows: int) -> "SparseRows":
@@ -39,7 +40,7 @@ class SparseRows(NamedTuple):
         return SparseRows(self.start[: rows + 1].clone(), self.column[:end].clone(), self.value[:end].clone())
 
     def entries_of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """rows (R,) -> all their entries (E,), row after row, and for each the place in `rows` that it belongs to."""
+        """rows (R,) -> all their entries (E,), row after row, and for each entry the index in `rows` of its row."""
         sizes = self.start[rows + 1] - self.start[rows]
         owner = torch.arange(len(rows), device=rows.device).repeat_interleave(sizes)
         skip = self.start[rows] - (sizes.cumsum(0) - sizes)
@@ -63,7 +64,7 @@ def encode(vectors: Tensor, neighbours: Neighbours, *, k1: int) -> SparseRows:
 def expand(encoding: SparseRows, nearest: Tensor, *, k2: int) -> SparseRows:
     """Local query expansion, eq. 11: row i becomes the mean of the rows of its k2 nearest, itself among them.
 
-    As in the authors' code k2 = 1 changes nothing, even where an equal vector of lower index is nearer than i itself.
+    As in the authors' code k2 = 1 changes nothing, even if an equal vector of lower index comes before i itself.
     """
     if k2 == 1:
         return encoding
@@ -73,7 +74,10 @@ def expand(encoding: SparseRows, nearest: Tensor, *, k2: int) -> SparseRows:
 
 
 def invert(encoding: SparseRows, first_row: int) -> SparseRows:
-    """Column by column the rows from `first_row` on that have it: (N, rows) sparse, rows counted from first_row."""
+    """The inverted index of the rows from `first_row` on: for each column, which rows have it and with what weight.
+
+    As sparse rows it is (N, rows); rows are counted from first_row.
+    """
     total = len(encoding.start) - 1
     begin = encoding.start[first_row]
     column = encoding.column[begin:]
@@ -85,7 +89,7 @@ def invert(encoding: SparseRows, first_row: int) -> SparseRows:
 
 
 class Encoded(NamedTuple):
-    """All that the distances need."""
+    """The encodings and scales from which the final distances are computed."""
 
     query: SparseRows
     """(Q, N)."""
@@ -96,9 +100,10 @@ class Encoded(NamedTuple):
 
 
 def blend(encoded: Encoded, first_query: int, lambda_value: float, distance: Tensor) -> Tensor:
-    """distance (rows, G) of the queries from `first_query` on: from cosines to final distances, in place.
+    """Turns distance (rows, G), cosines of the queries from `first_query` on, into final distances, in place.
 
-    Eq. 12 over eq. 10: as encodings sum to 1, the Jaccard distance is 1 - m / (2 - m), m the sum of the lesser weights.
+    Eq. 12 over eq. 10: as encodings sum to 1, the Jaccard distance is 1 - m / (2 - m), where m is the sum over the
+    columns of the smaller of both weights.
     """
     query, gallery = encoded.query, encoded.gallery_by_column
     rows, images = distance.shape
@@ -119,7 +124,7 @@ def blend(encoded: Encoded, first_query: int, lambda_value: float, distance: Ten
 
 
 def _reciprocal(nearest: Tensor, first: int, end: int, count: int) -> Tensor:
-    """R(row, count) of eq. 2 (n, count), -1 where one of row's `count` nearest does not have row among its own."""
+    """R(row, count) of eq. 2 (n, count): the `count` nearest, with -1 for each that does not have row among its own."""
     forward = nearest[first:end, :count]
     row = torch.arange(first, end, device=nearest.device)
     mutual = (nearest[:, :count][forward] == row[:, None, None]).any(dim=2)
@@ -163,7 +168,7 @@ def _expanded(encoding: SparseRows, nearest: Tensor) -> tuple[Tensor, Tensor, Te
 
 
 def _stacked(parts: list[tuple[Tensor, Tensor, Tensor]]) -> SparseRows:
-    """(sizes, columns, values) of consecutive rows -> all of them."""
+    """Joins the parts (sizes, columns, values) of consecutive rows."""
     sizes, columns, values = (torch.cat(list(part)) for part in zip(*parts))
     return SparseRows(_starts(sizes), columns, values)
 
@@ -173,7 +178,7 @@ def _starts(sizes: Tensor) -> Tensor:
 
 
 def _blocks_of(entries: Tensor) -> Iterator[tuple[int, int]]:
-    """(first, end) of consecutive items that have so many entries that a block of them fits; one item at the least."""
+    """(first, end) of consecutive items whose entries together fit into a block; at least one item each."""
     ends = entries.cumsum(0).cpu()
     first, done = 0, 0
     while first < len(ends):

@@ -1,6 +1,6 @@
 """Exact nearest neighbours of every vector among all, on the device of the vectors. N vectors, D values, K neighbours.
 
-As reid.retrieval.knn: similarities come in float32 blocks of rows, a few more candidates than wanted are kept, and
+As in reid.retrieval.knn, similarities come in float32 blocks of rows, a few more candidates than wanted are kept, and
 their distances are computed again in float64, so that the neighbours are those of a stable sort of exact distances.
 """
 
@@ -16,7 +16,7 @@ from reid.retrieval.tensors import exactness
 from reid.retrieval.tensors.exactness import squared_distances
 
 PAIR_BYTES = 64
-"""What a pair of vectors that is compared in float64 and sorted takes at the most."""
+"""The most memory that one pair of vectors takes while it is compared in float64 and sorted."""
 
 
 class Neighbours(NamedTuple):
@@ -29,9 +29,9 @@ class Neighbours(NamedTuple):
 
 
 def nearest_neighbours(vectors: Tensor, *, count: int) -> Neighbours:
-    """vectors (N, D) float32 of length 1 -> the `count` nearest of each among all N, or all of them where count > N.
+    """vectors (N, D) float32 of length 1 -> the `count` nearest of each among all N, or all of them if count > N.
 
-    Raises ValueError where a vector's length is not 1. Products must be exact: call it inside `float32_products`.
+    Raises ValueError if a vector's length is not 1. Products must be exact: call it inside `float32_products`.
     """
     check_lengths(vectors)
     total, device = len(vectors), vectors.device
@@ -46,7 +46,7 @@ def nearest_neighbours(vectors: Tensor, *, count: int) -> Neighbours:
             farthest[first:end] = (2 - 2 * similarity.amin(dim=1)).clamp(min=0)
             best = similarity.topk(kept, dim=1)
             nearest[first:end] = _in_exact_order(vectors, first, best.indices)[:, :count]
-            if kept < total:  # the candidates may not hold all that are as near as the last one wanted
+            if kept < total:  # there may be vectors as near as the last one wanted that are no candidates
                 near_ties = best.values[:, count - 1] - best.values[:, -1] <= margin
                 crowded.append(first + near_ties.nonzero()[:, 0])
             progress.update(end)

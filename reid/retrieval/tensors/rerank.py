@@ -1,7 +1,7 @@
 """Re-ranking with k-reciprocal encoding on the device of the embeddings. Zhong et al., CVPR 2017, arXiv:1701.08398.
 
-The same as reid.retrieval.rerank, for torch tensors, in memory bounded alike: beside the vectors and the sparse
-encodings only blocks of exactness.BLOCK_BYTES.
+It computes the same as reid.retrieval.rerank, for torch tensors. Memory is bounded in the same way: beside the vectors
+and the sparse encodings there are only blocks of exactness.BLOCK_BYTES.
 Q queries, G gallery images, N = Q + G, D values a vector.
 """
 
@@ -23,7 +23,7 @@ from reid.retrieval.tensors.knn import nearest_neighbours
 logger = logging.getLogger(__name__)
 
 BLOCKS_AT_ONCE = 6
-"""Temporary tensors of BLOCK_BYTES that live together."""
+"""Number of temporary tensors of BLOCK_BYTES that exist at the same time."""
 
 
 def both_rows(
@@ -58,10 +58,10 @@ def both_rows(
 
 
 def memory_bytes(queries: int, gallery: int, *, width: int, k1: int, k2: int) -> int:
-    """What `both_rows` takes at the most on the device, the vectors included, for data as rerank.forecast reckons.
+    """The most memory that `both_rows` takes on the device, the vectors included, for data as rerank.forecast assumes.
 
-    The encodings before and after query expansion, the latter twice and once in the making, at 8 bytes an entry; the
-    vectors twice where they are padded.
+    It counts the encodings before and after query expansion, the latter twice and once more while they are joined, at
+    8 bytes an entry; and the vectors, twice if they are padded.
     """
     total = queries + gallery
     neighbours = (8 * min(max(k1 + 1, k2), total) + 8 * (SPARE + 2)) * total

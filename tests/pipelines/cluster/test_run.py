@@ -130,7 +130,7 @@ def test_a_server_that_stays_away_is_given_up_and_the_runs_page_told(serve) -> N
     assert str(caught.value) == (
         f"KFP at {server.url}: 503 Service Unavailable: upstream connect error\n"
         "  want: the address of its API (v2beta1) in KFP_ENDPOINT, and its server up\n"
-        f"  the run may go on: {server.url}/#/runs/details/run-1"
+        f"  the run may continue: {server.url}/#/runs/details/run-1"
     )
 
 
@@ -144,7 +144,7 @@ def test_ctrl_c_stops_following_not_the_run(
 
     monkeypatch.setattr(kfp_run, "follow", interrupt)
     assert run(tmp_path) == 130
-    assert f"no longer followed; the run goes on: {server.url}/#/runs/details/run-1" in capsys.readouterr().out
+    assert f"no longer followed; the run continues: {server.url}/#/runs/details/run-1" in capsys.readouterr().out
 
 
 def test_token_cookies_namespace_service_account_page_and_plugin_are_options(

@@ -83,7 +83,7 @@ def test_only_the_damaged_output_is_moved_aside_before_a_new_attempt(tmp_path: P
     file.unlink() if damage == "delete" else file.write_text("other")
     assert store.look_up(folder, TRAIN) is None
     prepared = store.prepare(folder, TRAIN, afresh=False)
-    assert (prepared.goes_on, prepared.objection) == (False, "")
+    assert (prepared.resumes, prepared.objection) == (False, "")
     assert (folder / "metrics").exists()
     assert not (folder / "data").exists()
     assert prepared.aside is not None
@@ -99,7 +99,7 @@ def test_what_was_set_aside_is_nothing_to_go_on_with(tmp_path: Path) -> None:
     (folder / "metrics").unlink()
     prepared = store.prepare(folder, TRAIN, afresh=False)
     assert prepared.aside is not None
-    assert store.prepare(folder, TRAIN, afresh=False) == Prepared(goes_on=False, aside=None, objection="")
+    assert store.prepare(folder, TRAIN, afresh=False) == Prepared(resumes=False, aside=None, objection="")
     assert (prepared.aside / "data" / "b").read_text() == "b"
 
 
@@ -107,13 +107,13 @@ def test_an_output_that_is_gone_altogether_leaves_nothing_to_set_aside(tmp_path:
     store = Store(tmp_path)
     folder = finished(store)
     shutil.rmtree(folder / "data")
-    assert store.prepare(folder, TRAIN, afresh=False) == Prepared(goes_on=False, aside=None, objection="")
+    assert store.prepare(folder, TRAIN, afresh=False) == Prepared(resumes=False, aside=None, objection="")
 
 
 def test_the_outputs_of_a_task_that_is_never_cached_are_removed(tmp_path: Path) -> None:
     store = Store(tmp_path)
     folder = finished(store)
-    assert store.prepare(folder, TRAIN, afresh=True) == Prepared(goes_on=False, aside=None, objection="")
+    assert store.prepare(folder, TRAIN, afresh=True) == Prepared(resumes=False, aside=None, objection="")
     assert [path.name for path in folder.iterdir()] == ["parameters"]
 
 
@@ -151,7 +151,7 @@ def test_a_changed_path_touches_nothing_and_is_told(tmp_path: Path) -> None:
         assert prepared.objection == f"artifacts.data.path: found {path!r}, want a plain name"
         assert prepared.aside is not None
         assert (prepared.aside / "task.json").read_text() == text
-        assert prepared.goes_on == (number % 2 == 0)
+        assert prepared.resumes == (number % 2 == 0)
         assert (folder / "data" / "b").read_text() == "b"
         assert (foreign / "thesis").read_text() == "years"
 
@@ -186,7 +186,7 @@ def test_a_task_json_that_was_cut_anywhere_is_no_finished_result(tmp_path: Path)
         assert store.look_up(folder, TRAIN) is None
         assert store.why_not_cached("train", {}) == ""
     prepared = store.prepare(folder, TRAIN, afresh=False)
-    assert prepared.goes_on
+    assert prepared.resumes
     assert prepared.objection.startswith("Invalid JSON: EOF while parsing")
 
 
@@ -239,15 +239,15 @@ def test_a_task_json_that_is_none_at_all_is_set_aside(tmp_path: Path, content: b
     assert (folder / "data" / "b").exists()
 
 
-def test_an_attempt_goes_on_with_what_an_interrupted_one_left(tmp_path: Path) -> None:
+def test_an_attempt_resumes_what_an_interrupted_one_left(tmp_path: Path) -> None:
     store = Store(tmp_path)
     folder = store.folder("train", "key")
-    assert not store.prepare(folder, TRAIN, afresh=False).goes_on
-    assert not store.prepare(folder, TRAIN, afresh=False).goes_on  # the first wrote nothing
+    assert not store.prepare(folder, TRAIN, afresh=False).resumes
+    assert not store.prepare(folder, TRAIN, afresh=False).resumes  # the first wrote nothing
     (folder / "log.txt").write_text("started")
-    assert not store.prepare(folder, TRAIN, afresh=False).goes_on
+    assert not store.prepare(folder, TRAIN, afresh=False).resumes
     (folder / "model").mkdir()
-    assert store.prepare(folder, TRAIN, afresh=False).goes_on
+    assert store.prepare(folder, TRAIN, afresh=False).resumes
     assert (folder / "model").exists()
 
 

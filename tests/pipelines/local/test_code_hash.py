@@ -48,6 +48,18 @@ def test_lazy_relative_and_package_imports_are_followed(root: Path) -> None:
     assert names(root, "reid.stages.export") == ["reid/__init__.py", "reid/stages/__init__.py", "reid/stages/export.py"]
 
 
+@pytest.mark.parametrize("guard", ["TYPE_CHECKING", "typing.TYPE_CHECKING"])
+def test_an_import_for_type_checkers_only_is_not_followed_and_its_alternative_is(root: Path, guard: str) -> None:
+    text = f"if {guard}:\n    from reid.data import store\nelse:\n    import reid.errors\n"
+    (root / "reid" / "stages" / "export.py").write_text(text)
+    assert names(root, "reid.stages.export") == [
+        "reid/__init__.py",
+        "reid/errors.py",
+        "reid/stages/__init__.py",
+        "reid/stages/export.py",
+    ]
+
+
 @pytest.mark.parametrize(
     ("edited", "train_changes", "export_changes"),
     [

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.local.scheduler import RunReport
+from pipelines.local.run_report import RunReport
 from tests.docker_daemon import docker_daemon, python_image  # noqa: F401 - a fixture
 from tests.pipelines.mini import STAGES, MiniRepository
 

@@ -15,7 +15,7 @@ from pipelines.ir import Task
 from pipelines.local.containers import LABEL, Containers, bind, docker_size
 from pipelines.local.docker_engine import Engine, engine
 from pipelines.local.processes import Running
-from pipelines.local.scheduler import RunReport
+from pipelines.local.run_report import RunReport
 from reid.errors import PipelineError
 from tests.docker_daemon import docker, docker_daemon, python_image  # noqa: F401 - a fixture
 from tests.pipelines.mini import MiniRepository

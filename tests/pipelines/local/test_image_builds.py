@@ -126,7 +126,7 @@ def test_an_image_that_a_variable_names_is_pulled_and_never_built(docker: Asked)
     assert docker.done.stderr.endswith(
         "REID_IMAGE=registry.org/reid:7: no such image here, and docker pull --quiet: Error response from daemon:"
         " pull access denied\n"
-        "  want: an image that is here or can be pulled; without REID_IMAGE ours is built\n"
+        "  want: an image that is here or can be pulled; without REID_IMAGE the project's own is built\n"
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.local.run_record import sole_runner
-from pipelines.local.scheduler import RunReport, shown
-from reid.errors import PipelineError
+from pipelines.local.run_report import RunReport, shown
+from reid.errors import FolderInUse
+from reid.files.locks import locked
 from reid.tracking.pipeline_run import open_pipeline_run
 from tests.pipelines.mini import MiniRepository
 
@@ -248,14 +249,14 @@ def test_ctrl_c_is_passed_on_and_the_next_run_continues(repository: MiniReposito
 
 def test_a_second_runner_is_refused_by_name(repository: MiniRepository) -> None:
     root = repository.results / "pipeline"
-    with sole_runner(root):
-        started = json.loads((root / "lock").read_text())["started"]
-        with pytest.raises(PipelineError) as caught:
+    with locked(root, user="a pipeline run"):
+        started = json.loads((root / ".lock").read_text())["since"]
+        with pytest.raises(FolderInUse) as caught:
             repository.run()
     assert str(caught.value) == (
-        f"{root / 'lock'}: another run is using this results folder\n"
-        f"  found: process {os.getpid()}, started {started}\n"
-        "  want:  wait until it ends, stop it, or choose another results_dir"
+        f"{root}: another process is using this results folder\n"
+        f"  found: a pipeline run, process {os.getpid()} on {socket.gethostname()}, since {started}\n"
+        "  want:  wait until it ends, stop it, or choose another folder with results_dir"
     )
     assert repository.run().exit_status == 0
 

@@ -184,7 +184,7 @@ def test_the_pairs_distances_do_not_depend_on_the_block(monkeypatch):
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_products_are_whole_float32_even_where_a_training_rounds_them(device):
+def test_products_are_whole_float32_even_if_a_training_rounds_them(device):
     a = torch.rand(64, 64, generator=torch.Generator().manual_seed(0))
     products = {"cpu": torch.backends.mkldnn.matmul, "cuda": torch.backends.cuda.matmul}[device]
     torch.set_float32_matmul_precision("medium")

@@ -1,0 +1,95 @@
+"""Where the files of a task are, if no pipeline says so: its folder, its model, its ONNX file and its images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from reid.data.chosen_folders import Folder, manifest_of
+from reid.data.file_names import file_names
+from reid.errors import ArtifactError
+from reid.files.hashes import file_sha256
+from reid.spec import Experiment
+from reid.stages.validate import ensure_made
+
+MANIFEST = "dataset.json"
+PARITY = "parity.json"
+
+
+def results_folder(spec: Experiment, task: str) -> Path:
+    """`<task>.results_dir`, else `results_dir/<task>`."""
+    return Path(getattr(getattr(spec, task, None), "results_dir", None) or f"{spec.results_dir}/{task}")
+
+
+def model_of(spec: Experiment, task: str) -> Path:
+    """`<task>.checkpoint`, else the model directory of the task train. Raises ArtifactError if it does not exist."""
+    given = getattr(spec, task).checkpoint
+    model = Path(given) if given else results_folder(spec, "train")
+    if not model.exists():
+        raise ArtifactError(
+            f"{model}: no such model\n"
+            f"  want: a checkpoint in {task}.checkpoint, or the one that the task train leaves there"
+        )
+    return model
+
+
+def onnx_to_write(spec: Experiment) -> Path:
+    """export.onnx_file, else in the folder of the task export, under the checkpoint's name.
+
+    Never beside a checkpoint of another folder: that may be a cached result of the pipeline, or a read-only folder.
+    """
+    if spec.export.onnx_file:
+        return Path(spec.export.onnx_file)
+    model = Path(spec.export.checkpoint or "")
+    return results_folder(spec, "export") / (f"{model.stem}.onnx" if model.suffix else "reid_model.onnx")
+
+
+def exported_onnx(spec: Experiment) -> Path:
+    """The ONNX file that the task export has left. Raises ArtifactError if it is not of export.checkpoint.
+
+    Two checkpoints of one name go to one file; the task's parity.json holds which one it was.
+    """
+    onnx, report = onnx_to_write(spec), results_folder(spec, "export") / PARITY
+    checkpoint = Path(spec.export.checkpoint or "")
+    if not spec.export.onnx_file and onnx.exists() and checkpoint.is_file() and report.exists():
+        recorded = report.read_text(encoding="utf-8", errors="replace")
+        if f'"checkpoint_sha256": "{file_sha256(checkpoint)}"' not in recorded:
+            raise ArtifactError(
+                f"{onnx}: not exported from {checkpoint}, as {report} has it\n"
+                "  want: the task export again, with export.overwrite=true; or another export.results_dir"
+            )
+    return onnx
+
+
+def served_file(spec: Experiment) -> Path:
+    """The engine or the ONNX file that Triton serves, as the tasks before leave it."""
+    if spec.triton.backend == "tensorrt":
+        return results_folder(spec, "gen_trt_engine") / "model.engine"
+    return exported_onnx(spec)
+
+
+def model_repository(spec: Experiment) -> Path:
+    """triton.model_repository, else in the task's folder."""
+    return Path(spec.triton.model_repository or results_folder(spec, "triton") / "model_repository")
+
+
+def images_of(spec: Experiment, task: str, *, needed: Sequence[str] = ("query", "gallery")) -> Path:
+    """The manifest of the images that a task reads, which is written into its folder.
+
+    `<task>.query_dataset` and `test_dataset` win over dataset.*; the training images are never needed.
+    """
+    ensure_made(spec)
+    folders = {
+        "train": Folder(spec.dataset.train_dataset_dir, "dataset.train_dataset_dir"),
+        "query": _image_folder(spec, task, "query_dataset"),
+        "gallery": _image_folder(spec, task, "test_dataset"),
+    }
+    if any(chosen.field.startswith(task) for chosen in folders.values()):
+        folders["train"] = Folder(None, "dataset.train_dataset_dir")  # of another data set: not to be read for this one
+    path = results_folder(spec, task) / MANIFEST
+    names = file_names(spec.dataset.file_name, cameras=spec.dataset.cameras)
+    manifest_of(folders, needed=needed, names=names, index_file=Path(spec.store_dir) / "index.json").save(path)
+    return path
+
+
+def _image_folder(spec: Experiment, task: str, name: str) -> Folder:
+    own = getattr(getattr(spec, task, None), name, None)
+    return Folder(own, f"{task}.{name}") if own else Folder(getattr(spec.dataset, f"{name}_dir"), f"dataset.{name}_dir")

@@ -1,0 +1,115 @@
+"""Reads and writes checkpoint files, without ever running code that a file brings.
+
+A file of torch.save is a pickle, and a pickle may name any function for the reader to call. With weights_only=True
+torch.load calls only a few of its own. Checkpoints of Lightning and TAO also hold objects of their trainers, which
+torch would refuse: those are read as `Inert`, an object that takes everything and does nothing. Any other name in a
+file is an error.
+"""
+
+import builtins
+import io
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from reid.errors import ArtifactError
+from reid.files.encryption import decrypt, encrypt, is_encrypted
+from reid.files.secrets import encryption_key
+
+PLAIN: dict[str, Callable[..., Any]] = {
+    f"builtins.{name}": getattr(builtins, name)
+    for name in ("bool", "dict", "float", "int", "list", "set", "str", "tuple")
+}
+PLAIN["collections.defaultdict"] = lambda *_factory: {}  # torch fills plain dicts only
+"""Types that are allowed besides torch's own: building them does nothing else."""
+
+INERT_PACKAGES = (
+    *("lightning", "nvidia_tao_core", "nvidia_tao_pytorch", "omegaconf", "pytorch_lightning", "yacs"),
+    *("argparse", "numpy", "pathlib", "typing"),
+)
+"""Packages whose objects stand in checkpoints (the spec, the trainer's state) and are not needed here."""
+
+
+class Inert:
+    """Takes the place of an object of INERT_PACKAGES: it accepts what the file gives, and does nothing."""
+
+    def __new__(cls, *_args: object, **_kwargs: object) -> "Inert":
+        return super().__new__(cls)
+
+    def __init__(self, *_args: object, **_kwargs: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def read_file(path: Path) -> Any:
+    """The content of a .safetensors file or one of torch.save, tensors on the CPU, without running any code from it.
+
+    Objects of Lightning, OmegaConf and TAO that lie beside the tensors become `Inert`. Raises ArtifactError if the file
+    is missing, damaged, no checkpoint, or needs code to be read.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file\n  want: a checkpoint (.pth, .tlt, .safetensors)")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ArtifactError(f"{path}: damaged: not readable as safetensors ({error})") from None
+    source = decrypt(path, encryption_key()) if is_encrypted(path) else io.BytesIO(path.read_bytes())
+    head = source.getvalue()[:8]
+    if not head.startswith((b"PK", b"\x80")):
+        raise ArtifactError(
+            f"{path}: not a checkpoint: it begins with {head!r}\n  want: a file of torch.save or .safetensors"
+        )
+    try:
+        with _allowances(path, source, zipped=head.startswith(b"PK")):
+            return torch.load(source, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ArtifactError(
+            f"{path}: needs code to be read, or is damaged ({_reason(error)})\n  want: tensors only"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        raise ArtifactError(f"{path}: damaged or cut short ({_reason(error)})\n  want: a whole checkpoint") from None
+
+
+def write_file(content: Any, stream: IO[bytes]) -> None:
+    """Writes what `read_file` reads: torch.save's format, encrypted if this process has an encryption key."""
+    plain, key = io.BytesIO(), encryption_key()
+    torch.save(content, plain)  # to memory first: on a full disk torch raises an error that does not say so
+    if key is None:
+        stream.write(plain.getbuffer())
+    else:
+        plain.seek(0)
+        encrypt(plain, stream, key)
+
+
+@contextmanager
+def _allowances(path: Path, source: IO[bytes], *, zipped: bool) -> Iterator[None]:
+    """Lets torch.load also build PLAIN types, and Inert for INERT_PACKAGES; raises ArtifactError for other names."""
+    wanted = torch.serialization.get_unsafe_globals_in_checkpoint(source) if zipped else []
+    code = sorted(name for name in wanted if name not in PLAIN and name.partition(".")[0] not in INERT_PACKAGES)
+    if code:
+        raise ArtifactError(
+            f"{path}: needs code to be read, which may do anything: {', '.join(code[:3])} ({len(code)} in all)\n"
+            f"  want: tensors only, e.g. saved again by torch.save(model.state_dict(), ...)"
+        )
+    stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+        (PLAIN.get(name, Inert), name) for name in wanted
+    ]
+    with torch.serialization.safe_globals(stand_ins):
+        source.seek(0)
+        yield
+
+
+def _reason(error: BaseException) -> str:
+    """The reason in an error of torch, without the advice around it to load the file with its code."""
+    reason = str(error).rpartition("WeightsUnpickler error: ")[2]
+    lines = [line for line in reason.splitlines() if line.strip() and not line.startswith("Weights only load failed")]
+    return lines[0].strip()[:160] if lines else type(error).__name__

@@ -1,0 +1,32 @@
+"""Values that fill the parts of a page: large figures and tables. Their markup is in templates/parts.html.j2."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A large figure; with `before`, also the value that it came from and the gain in points."""
+
+    label: str
+    value: float
+    """In percent."""
+    before: float | None = None
+    note: str = ""
+    main: bool = False
+    """The figure is one of those that count, and is marked."""
+
+    @property
+    def points(self) -> float:
+        """The gain over `before` in percentage points; 0 if there is no `before`."""
+        return 0.0 if self.before is None else self.value - self.before
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts, the first column to the left and the others to the right."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    main: int | None = None
+    """Number of the row that counts, from 0; it is shown in bold."""

@@ -1,0 +1,62 @@
+"""The bars of a small histogram: how many persons have how many images. templates/parts.html.j2 draws it."""
+
+from dataclasses import dataclass
+
+from reid.data.findings import counted
+
+BARS = 20
+"""At most."""
+WIDTH, BASELINE, TALLEST = 340, 105, 90
+"""In units of the drawing, y downward: its width, the foot of the bars, and the height of the tallest bar."""
+FILLED = 0.82
+"""Share of its step that a bar fills."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar in units of the drawing, and what it stands for."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    title: str
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """The bars, and the texts at both ends of the axis and at the top."""
+
+    bars: tuple[Bar, ...]
+    first: str
+    last: str
+    """"" if there is one bar only."""
+    top: str
+
+
+def images_per_person_histogram(images_per_person: tuple[int, ...]) -> Histogram | None:
+    """The histogram of these numbers of images, one a person, ascending; None if there is no person."""
+    if not images_per_person:
+        return None
+    low, high = images_per_person[0], images_per_person[-1]
+    step = -(-(high - low + 1) // BARS)  # whole images per bar
+    persons_of = [0] * ((high - low) // step + 1)
+    for images in images_per_person:
+        persons_of[(images - low) // step] += 1
+    pitch, most = WIDTH / len(persons_of), max(persons_of)
+    bars = []
+    for number, persons in enumerate(persons_of):
+        first, last = low + number * step, min(low + (number + 1) * step - 1, high)
+        spread = counted(first, "image") if first == last else f"{first:,} to {last:,} images"
+        height = TALLEST * persons / most
+        bars.append(
+            Bar(
+                x=(number + (1 - FILLED) / 2) * pitch,
+                y=BASELINE - height,
+                width=pitch * FILLED,
+                height=height,
+                title=f"{spread}: {counted(persons, 'person')}",
+            )
+        )
+    last_text = f"{high:,}" if len(bars) > 1 else ""
+    return Histogram(tuple(bars), counted(low, "image"), last_text, f"up to {counted(most, 'person')}")

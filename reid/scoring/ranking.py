@@ -1,0 +1,125 @@
+"""Plain and re-ranked scores of one set of embeddings.
+
+Shapes: Q queries, G gallery images (junk already dropped), D width of the embedding.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.embeddings import Embeddings
+from reid.retrieval.distance import l2_normalize
+from reid.retrieval.metrics import Scorer, Scores
+from reid.retrieval.nearest import Nearest, NearestFinder
+from reid.retrieval.on_device import both_rows
+from reid.retrieval.protocol import Protocol
+from reid.retrieval.threshold import PairCounter
+from reid.scoring.curves import Curve
+from reid.scoring.matches import protocol_of
+
+logger = logging.getLogger(__name__)
+
+RANKS = (1, 5, 10)
+"""The CMC ranks that have a metric of their own."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The scores of one order of the gallery, and its first places."""
+
+    scores: Scores
+    nearest: Nearest
+
+    def metrics(self, prefix: str = "") -> dict[str, float]:
+        """mAP, mINP and rank-k as fractions, under their metric names."""
+        ranks = {f"{prefix}rank{rank}": float(self.scores.cmc[rank - 1]) for rank in RANKS}
+        return {f"{prefix}mAP": float(self.scores.mAP), **ranks, f"{prefix}mINP": float(self.scores.mINP)}
+
+    def curve(self, kind: str, max_rank: int) -> Curve:
+        """The figures for a plot, with the first max_rank CMC ranks."""
+        return Curve(kind, self.scores.cmc[:max_rank], float(self.scores.mAP), float(self.scores.mINP))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Both rankings of the same embeddings."""
+
+    query: Embeddings
+    gallery: Embeddings
+    plain: Ranking
+    reranked: Ranking
+    rerank_seconds: float
+    k1: int
+    """The value that was used: not above the number of other images."""
+    k2: int
+
+    def ranking(self, kind: str) -> Ranking:
+        """The ranking called "plain" or "reranked"."""
+        return {"plain": self.plain, "reranked": self.reranked}[kind]
+
+
+class _Ranker:
+    """A Ranking from distances that come in blocks of queries."""
+
+    def __init__(self, protocol: Protocol, *, ranks: int) -> None:
+        self._scorer, self._finder = Scorer(protocol, max_rank=ranks), NearestFinder(protocol, ranks=ranks)
+
+    def add(self, first_query: int, distance: NDArray[np.float32]) -> None:
+        self._scorer.add(first_query, distance)
+        self._finder.add(first_query, distance)
+
+    def ranking(self) -> Ranking:
+        return Ranking(self._scorer.scores(), self._finder.found)
+
+
+def score(
+    query: Embeddings,
+    gallery: Embeddings,
+    *,
+    k1: int,
+    k2: int,
+    lambda_value: float,
+    max_rank: int,
+    device: str,
+    evaluate_device: str,
+    pairs: PairCounter | None = None,
+) -> Scored:
+    """Squared Euclidean distances of the normalised embeddings, and those re-ranked (Zhong et al. 2017), both scored.
+
+    The distances come in blocks, so that memory does not grow with Q x G; `pairs` counts the plain ones. They are
+    computed on `device`; auto is `evaluate_device`, that of the embedding pass, if its memory suffices
+    (reid.retrieval.on_device). Both rankings hold max_rank places, at least 10. An image has only Q + G - 1 other
+    images for neighbours: a k1 above that is lowered to it, with a warning.
+    """
+    images = len(query) + len(gallery)
+    if k1 > images - 1:
+        logger.warning("re_ranking.k1 is %d, but there are %d images: %d neighbours are used", k1, images, images - 1)
+        k1 = images - 1
+    k2 = min(k2, k1)
+    protocol = protocol_of(query, gallery)
+    plain, reranked = (_Ranker(protocol, ranks=max(max_rank, *RANKS)) for _ in range(2))
+    vectors = np.empty((images, query.vectors.shape[1]), np.float32)
+    l2_normalize(query.vectors, out=vectors[: len(query)])
+    l2_normalize(gallery.vectors, out=vectors[len(query) :])
+    started, scoring_seconds = time.perf_counter(), 0.0
+    blocks = both_rows(
+        vectors,
+        queries=len(query),
+        k1=k1,
+        k2=k2,
+        lambda_value=lambda_value,
+        device=device,
+        evaluate_device=evaluate_device,
+    )
+    for first, distance, final in blocks:
+        came = time.perf_counter()
+        plain.add(first, distance)
+        reranked.add(first, final)
+        if pairs:
+            pairs.add(first, distance)
+        scoring_seconds += time.perf_counter() - came
+    rerank_seconds = time.perf_counter() - started - scoring_seconds
+    return Scored(query, gallery, plain.ranking(), reranked.ranking(), rerank_seconds, k1, k2)

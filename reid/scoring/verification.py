@@ -1,0 +1,107 @@
+"""Verification: how well a distance tells whether two images show the same person, and thresholds to decide by."""
+
+import logging
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.embeddings import Embeddings
+from reid.retrieval.threshold import PairCounter, Verification
+from reid.scoring.matches import protocol_of
+
+logger = logging.getLogger(__name__)
+
+HISTOGRAM_BINS = 80
+
+
+@dataclass(frozen=True)
+class PairHistogram:
+    """How many genuine pairs (same person, other camera) and impostor pairs lie in each step of distance."""
+
+    edges: NDArray[np.float64]
+    """(bins + 1,)."""
+    genuine: NDArray[np.int64]
+    """(bins,)."""
+    impostor: NDArray[np.int64]
+    """(bins,)."""
+
+
+class RocRow(NamedTuple):
+    """One point of the receiver operating curve."""
+
+    cosine: float
+    """Pairs at least this similar are accepted."""
+    true_match_rate: float
+    false_match_rate: float
+
+
+@dataclass(frozen=True)
+class ThresholdRow:
+    """What follows if all pairs up to a distance are taken for the same person."""
+
+    name: str
+    distance: float
+    true_match_rate: float
+    """Share of genuine pairs accepted."""
+    false_match_rate: float
+    """Share of impostor pairs accepted."""
+    precision: float
+    """Share of accepted pairs that are genuine."""
+
+
+def pair_counter(query: Embeddings, gallery: Embeddings) -> PairCounter | None:
+    """What `score` counts pairs with; None, with a warning, if there is no pair of two persons."""
+    known, facing = np.unique(query.person[query.person > 0]), gallery.person[gallery.person >= 0]
+    if not known.size or len(np.union1d(known, facing)) == 1:
+        logger.warning("no query of a known person faces an image of another one; no distance can be judged")
+        return None
+    return PairCounter(protocol_of(query, gallery), low=0, high=4)
+
+
+def pair_histogram(found: Verification) -> PairHistogram:
+    """The genuine and the impostor pairs in 80 equal steps of distance."""
+    edges = np.linspace(0, max(float(found.thresholds[-1]), 1e-6), HISTOGRAM_BINS + 1)
+
+    def counts(accepted_share: NDArray[np.float64], pairs: int) -> NDArray[np.int64]:
+        added = np.diff(accepted_share) * pairs  # at each threshold beyond the first, which accepts nothing
+        counted = np.histogram(found.thresholds[1:], edges, weights=added)[0]
+        return np.asarray(np.rint(counted), np.int64)
+
+    return PairHistogram(
+        edges,
+        counts(found.true_match_rate, found.same_person_pairs),
+        counts(found.false_match_rate, found.different_person_pairs),
+    )
+
+
+def roc_rows(found: Verification, *, points: int) -> list[RocRow]:
+    """The receiver operating curve in at most `points` points, evenly spaced along its length, both ends included."""
+    steps = np.hypot(np.diff(found.false_match_rate), np.diff(found.true_match_rate))
+    length = np.concatenate([[0.0], steps.cumsum()])
+    chosen = np.unique(np.searchsorted(length, np.linspace(0, length[-1], points - 1)))
+    last = len(length) - 1
+    return [
+        RocRow(1 - float(found.thresholds[at]) / 2, float(found.true_match_rate[at]), float(found.false_match_rate[at]))
+        for at in dict.fromkeys([*chosen.tolist(), last])
+    ]
+
+
+def threshold_rows(found: Verification) -> list[ThresholdRow]:
+    """The thresholds worth knowing; a false match rate that is less than one pair is left out."""
+    wanted = [("best F1", found.best_f1_threshold), ("equal error", found.equal_error_threshold)]
+    wanted += [
+        (f"{100 * rate:g} % let in", point.threshold)
+        for rate, point in found.at_false_match_rate.items()
+        if rate * found.different_person_pairs >= 1
+    ]
+    rows = []
+    for name, threshold in wanted:
+        at = int(np.searchsorted(found.thresholds, threshold, side="right")) - 1
+        right = found.true_match_rate[at] * found.same_person_pairs
+        wrong = found.false_match_rate[at] * found.different_person_pairs
+        precision = float(right / (right + wrong)) if right + wrong else 1.0
+        rates = float(found.true_match_rate[at]), float(found.false_match_rate[at])
+        rows.append(ThresholdRow(name, threshold, *rates, precision))
+    return rows

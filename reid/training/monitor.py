@@ -1,0 +1,144 @@
+"""Watches the steps of a training: shows progress, keeps the figures, and ends the training if a loss is bad.
+
+A figure is a scalar on the device. To read it the host must wait until the step is computed, so figures are collected
+and read together, about twice a second: no step waits, and a bad loss is noticed at most a few steps late.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from reid.console.progress import Progress
+from reid.data.module import Batch
+from reid.data.sampler import Step
+from reid.distributed.ranks import Ranks
+from reid.errors import TrainingError
+from reid.files.writing import replacing
+from reid.tracking.stage_run import StageRun
+from reid.training.history import Row
+
+READ_INTERVAL_S = 0.5
+"""Time between two readings of the figures."""
+LOGGED_EVERY_STEPS = 10
+NAMED_IMAGES = 4
+BAD_BATCH = "bad_batch.txt"
+"""In the model directory: the images of the batch whose loss was not finite."""
+
+
+class StepMonitor(Callback):
+    """Shows progress over the whole training, takes the mean figures of an epoch, and checks that losses are finite.
+
+    Raises TrainingError for a loss that is not. The figures are means over all ranks, so every rank has the same.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        epochs: int,
+        steps: int,
+        batch_size: int,
+        files: Sequence[str],
+        ranks: Ranks,
+        run: StageRun,
+    ) -> None:
+        """steps: in an epoch; batch_size: over all ranks; files: names of the training images, in their order."""
+        self._folder, self._epochs, self.in_an_epoch, self._batch_size = folder, epochs, steps, batch_size
+        self._files, self._ranks, self._run = files, ranks, run
+        self._progress: Progress | None = None
+        self._waiting: list[tuple[Step, dict[str, Tensor]]] = []
+        self._names: list[str] = []
+        self._read: list[list[float]] = []
+        self._seconds = self._read_at = 0.0
+        self._started: float | None = None
+        self._restored: dict[str, Any] | None = None
+        self.figures: Row = {}
+        """The figures of the epoch that just ended."""
+
+    def state(self) -> dict[str, Any]:
+        """The figures of the epoch so far and the seconds it took, as plain values for a checkpoint."""
+        self._read_waiting()
+        running_s = time.monotonic() - self._started if self._started else 0.0
+        return {"names": self._names, "rows": self._read, "seconds": self._seconds + running_s}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes what `state` returned: the next epoch resumes with it."""
+        self._restored = state
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, _module: pl.LightningModule) -> None:
+        """Forgets the figures of the epoch before, and starts the clock."""
+        before = self._restored or {"names": [], "rows": [], "seconds": 0.0}
+        self._names, self._read, self._seconds = before["names"], list(before["rows"]), before["seconds"]
+        self._waiting, self._restored = [], None
+        if self._progress is None:
+            images = self.in_an_epoch * self._batch_size
+            done = trainer.current_epoch * images + len(self._read) * self._batch_size
+            self._progress = Progress("training", self._epochs * images, already_done=done)
+        self._started = self._read_at = time.monotonic()
+
+    def on_train_batch_end(
+        self, _trainer: pl.Trainer, _module: pl.LightningModule, outputs: Any, batch: Batch, _batch_idx: int
+    ) -> None:
+        """Keeps the step's figures, and reads all that were kept if it is time to."""
+        self._waiting.append((batch.step, outputs))
+        if time.monotonic() - self._read_at >= READ_INTERVAL_S:
+            self._read_waiting()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Takes the means of the epoch, and logs every tenth step's loss to the run."""
+        self._seconds, self._started = self.state()["seconds"], None
+        values = torch.tensor(self._read, dtype=torch.float64)
+        means = dict(zip(self._names, values.mean(dim=0).tolist()))
+        rate = self.in_an_epoch * self._batch_size / max(self._seconds, 1e-9)
+        self.figures = {"train_loss": means.pop("loss"), **means, "images_per_second": rate, "seconds": self._seconds}
+        if module.device.type == "cuda":
+            self.figures["gpu_memory_gb"] = torch.cuda.max_memory_allocated(module.device) / 1e9
+        first = trainer.current_epoch * self.in_an_epoch + 1
+        for step, row in enumerate(self._read, start=first):
+            if step % LOGGED_EVERY_STEPS == 0:
+                self._run.log_metrics({"step_loss": row[self._names.index("loss")]}, step)
+
+    def _read_waiting(self) -> None:
+        if self._waiting:
+            self._names = list(self._waiting[0][1])
+            scalars = [figures[name] for _, figures in self._waiting for name in self._names]
+            rows = torch.stack(scalars).view(len(self._waiting), -1).tolist()
+            for row, (step, _) in zip(rows, self._waiting):
+                self._check(dict(zip(self._names, row)), step)
+            self._read += rows
+            self._show(self._waiting[-1][0])
+            self._waiting = []
+        self._read_at = time.monotonic()
+
+    def _show(self, step: Step) -> None:
+        if self._progress:
+            done = step.epoch * self.in_an_epoch + step.step + 1
+            self._progress.update(
+                done * self._batch_size,
+                epoch=f"{step.epoch + 1}/{self._epochs}",
+                step=f"{step.step + 1}/{self.in_an_epoch}",
+                loss=self._read[-1][self._names.index("loss")],
+            )
+
+    def _check(self, figures: Mapping[str, float], step: Step) -> None:
+        bad = [f"{name} is {value}" for name, value in figures.items() if not math.isfinite(value)]
+        if not bad or self._ranks.rank:
+            return
+        names = [self._files[row] for row in step.indices.tolist()]
+        with replacing(self._folder / BAD_BATCH) as partial:
+            partial.write_text("\n".join(names) + "\n", encoding="utf-8")
+        raise TrainingError(
+            f"training: {bad[0]} in epoch {step.epoch + 1} of {self._epochs}, "
+            f"step {step.step + 1} of {self.in_an_epoch}\n"
+            f"  its batch begins with: {', '.join(names[:NAMED_IMAGES])}; all {len(names)} images are in\n"
+            f"  {self._folder / BAD_BATCH}\n"
+            "  the last good checkpoint is kept\n"
+            "  want: a smaller train.optim.base_lr, or train.clip_grad_norm above 0"
+        )

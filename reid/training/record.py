@@ -1,0 +1,132 @@
+"""What the end of an epoch leaves: figures, the learning rate, a row of the history, checkpoints, MLflow's curves."""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+
+from reid.tracking.stage_run import StageRun
+from reid.training.history import UNTRAINED, Row, best_row, sentence, write_history
+from reid.training.lightning import Training
+from reid.training.monitor import StepMonitor
+from reid.training.resume import BEST, LATEST, DurableCheckpoints, epoch_file, give_name
+from reid.training.stopping import Stopped
+
+logger = logging.getLogger(__name__)
+
+
+def ignore_row(_row: Row) -> None:
+    """For a training whose epochs nobody follows."""
+
+
+class Record(Checkpoint):
+    """Does what comes at the end of an epoch: validation, learning rate, history, checkpoint, MLflow, in this order.
+
+    All ranks call it alike, for validation and Lightning's checkpoints are collective; only rank 0 writes.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        steps: StepMonitor,
+        validate: Callable[[pl.Trainer, Training, int], Row],
+        epochs: int,
+        validation_interval: int,
+        checkpoint_interval: int,
+        reid: dict[str, Any],
+        training: dict[str, Any],
+        history: Sequence[Row],
+        checkpoints: DurableCheckpoints,
+        run: StageRun,
+        epoch_ended: Callable[[Row], None] = ignore_row,
+    ) -> None:
+        """validate: (trainer, module, epoch) -> figures; it raises Stopped if somebody asked for an end.
+
+        reid, training: plain values of the checkpoints' entries of these names; history: the rows of the epochs that
+        are done; epoch_ended: called with each new row, the untrained network's too, once it is in the history and its
+        checkpoint is under way.
+        """
+        self._folder, self._steps, self._validate, self._run = folder, steps, validate, run
+        self._epochs, self._reid, self._training = epochs, reid, training
+        self._validation_interval, self._checkpoint_interval = validation_interval, checkpoint_interval
+        self._checkpoints, self._epoch_ended = checkpoints, epoch_ended
+        self._position: dict[str, Any] = {}
+        self.history: list[Row] = [dict(row) for row in history]
+
+    def on_save_checkpoint(self, _trainer: pl.Trainer, _module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds the entries `reid` (how to use the model) and `training` (how to resume)."""
+        checkpoint["reid"] = self._reid
+        checkpoint["training"] = {**self._training, "history": self.history, **self._position}
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Validates the untrained network, or logs the history that a resumed training brings."""
+        assert isinstance(module, Training)
+        if self.history:
+            for done in self.history:
+                self._log(done)
+            return
+        try:
+            row: Row = {"epoch": UNTRAINED, "step": 0, **self._validate(trainer, module, UNTRAINED)}
+        except Stopped:
+            raise KeyboardInterrupt from None
+        self._add(row)
+        self._epoch_ended(row)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Validates if it is due, sets the learning rate, and adds the epoch's row, checkpoint and figures."""
+        assert isinstance(module, Training)
+        epoch = trainer.current_epoch
+        row: Row = {"epoch": epoch, "step": trainer.global_step, **self._steps.figures}
+        row["learning_rate"] = module.learning_rate
+        if self._due(epoch, self._validation_interval):
+            try:
+                row |= self._validate(trainer, module, epoch)
+            except Stopped:
+                self.save_within(trainer, epoch, self._steps.in_an_epoch)
+                raise KeyboardInterrupt from None
+        module.after_epoch(train_loss=row["train_loss"], val_loss=row.get("val_loss"))
+        is_best = row.get("mAP", -1.0) > best_row(self.history).get("mAP", -1.0)
+        self._add(row)
+        self._save_after(trainer, epoch, is_best=is_best)
+        self._epoch_ended(row)
+        logger.info("epoch %d/%d: %s", epoch + 1, self._epochs, sentence(row, is_best=is_best))
+
+    def save_within(self, trainer: pl.Trainer, epoch: int, steps_done: int) -> None:
+        """Writes the latest checkpoint in the middle of an epoch.
+
+        If all of the epoch's steps are done, a resumed training does what comes at the epoch's end first.
+        """
+        self._position = {"position": [epoch, steps_done], "steps": self._steps.state()}
+        path = self._folder / LATEST
+        trainer.save_checkpoint(path)
+        self._checkpoints.then(lambda: logger.info("%s: after step %d of epoch %d", path, steps_done, epoch + 1))
+
+    def _save_after(self, trainer: pl.Trainer, epoch: int, *, is_best: bool) -> None:
+        self._position = {"position": [epoch + 1, 0]}
+        periodic = self._due(epoch, self._checkpoint_interval)
+        if periodic or is_best:
+            path = self._folder / (epoch_file(epoch) if periodic else BEST)
+            trainer.save_checkpoint(path)
+            if trainer.is_global_zero:
+                for name in [BEST, LATEST] if is_best and periodic else [LATEST]:
+                    self._checkpoints.then(partial(give_name, path, name))
+        if trainer.is_global_zero:
+            self._checkpoints.then(partial(write_history, self._folder, list(self.history)))
+
+    def _due(self, epoch: int, interval: int) -> bool:
+        return (epoch + 1) % interval == 0 or epoch + 1 == self._epochs
+
+    def _add(self, row: Row) -> None:
+        self.history.append(row)
+        self._log(row)
+
+    def _log(self, row: Row) -> None:
+        """Logs the row's figures; the curves' x axis is the number of epochs done, 0 for the untrained network."""
+        self._run.log_metrics(
+            {name: value for name, value in row.items() if name not in ("epoch", "step")}, int(row["epoch"]) + 1
+        )
