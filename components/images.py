@@ -1,7 +1,7 @@
-"""Names of the images that the stages run in: the only place.
+"""The names of the images that the stages run in; no other file has them.
 
-Fixed when the pipeline is compiled; on a cluster name them by digest (`REID_IMAGE=registry/reid@sha256:…`), so that
-KFP's cache sees a new build.
+They are fixed when the pipeline is compiled; on a cluster name them by digest (`REID_IMAGE=registry/reid@sha256:…`),
+so that KFP's cache sees a new build.
 """
 
 import os
@@ -13,6 +13,6 @@ REID = os.environ.get("REID_IMAGE") or f"reid-pipeline/torch:{__version__}"
 TENSORRT = os.environ.get("REID_TRT_IMAGE") or f"reid-pipeline/tensorrt:{__version__}"
 """TensorRT beside what the torch-free stages need."""
 ENTRY = ["python3", "-m", "components.entry"]
-"""The command of every stage; its name follows."""
+"""The command of every stage; the name of the stage follows it."""
 EXECUTOR_INPUT = ["--executor-input", "{{$}}"]
 """`{{$}}` is the one placeholder that all runners share: every port of the task, as JSON."""

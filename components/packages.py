@@ -60,7 +60,7 @@ def locked(names: Iterable[str], lock: str) -> str:
 
 
 def check_torch_of_base(lock: str) -> bool:
-    """Whether BASE has PyTorch; exits where it is not the locked version, the suffix (+cpu, +cu130) aside."""
+    """Whether BASE has PyTorch; exits if it is not the locked version, the suffix (+cpu, +cu130) aside."""
     for name in ("torch", "torchvision"):
         try:
             there = importlib.metadata.version(name)

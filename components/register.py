@@ -18,7 +18,7 @@ def register(  # noqa: PLR0917 - kfp passes them by position
     registration: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
 ) -> dsl.ContainerSpec:
-    """Registers the model with its figures; it becomes champion only where it beats the champion on the same data.
+    """Registers the model with its figures; it becomes champion only if it beats the champion on the same data.
 
     Args:
         spec: The fields of the experiment spec that register reads, as YAML text.

@@ -15,7 +15,7 @@ def train(  # noqa: PLR0917 - kfp passes them by position
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
 ) -> dsl.ContainerSpec:
-    """Trains the network; an attempt that was cut short goes on from its last checkpoint.
+    """Trains the network; an interrupted attempt resumes from its last checkpoint.
 
     Args:
         spec: The fields of the experiment spec that train reads, as YAML text.

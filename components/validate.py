@@ -1,4 +1,4 @@
-"""The validate component: a data set that will do, before a GPU is booked."""
+"""The validate component: a check of the spec and the data set, before a GPU is booked."""
 
 # mypy: disable-error-code="untyped-decorator, valid-type"
 from kfp import dsl

@@ -1,5 +1,5 @@
-"""What the cluster decides about each task: GPUs, memory, /dev/shm, volumes, nodes, secrets, retries and time-outs. On
-one machine the runners pass over all of it.
+"""What the cluster decides about each task: GPUs, memory, /dev/shm, volumes, nodes, secrets, retries and time-outs. The
+runners on one machine ignore all of it.
 
 Most of it goes into the compiled pipeline's second YAML document, its Kubernetes platform spec. The names of claims,
 config maps and secrets here are those of k8s/.
@@ -14,18 +14,18 @@ from kfp import dsl, kubernetes
 NETWORK_STAGES = ("train", "evaluate", "inference")
 """Stages that run the network over many images."""
 GPU_STAGES = (*NETWORK_STAGES, "gen_trt_engine")
-"""The only stages that ever ask for a GPU; the last, because TensorRT builds for the GPU that it finds."""
+"""The only stages that ever ask for a GPU; gen_trt_engine does because TensorRT builds for the GPU that it finds."""
 IMAGE_STAGES = ("validate", "train", "evaluate", "inference", "export", "gen_trt_engine")
-"""Stages that open images, and so need the data volume."""
+"""Stages that open images, for which they need the data volume."""
 WORK_STAGES = ("train", "export")
-"""Stages that see the work volume (see `reid.stages.work_folder`): one works there, the other empties it."""
+"""Stages that see the work volume (see `reid.stages.work_folder`): train works there, export empties it."""
 NETWORKED_STAGES = ("train", "register")
-"""Stages that talk to others (a hub of weights, MLflow's registry) or run so long that their node may go: retried."""
+"""Stages that are retried: they need a server (weights, MLflow's registry), or run so long that their node may go."""
 RUN_LABEL = "metadata.labels['pipeline/runid']"
 """The label that Kubeflow Pipelines puts on each pod of a run."""
 HOUR = 3600
 KEY_ENVIRONMENT = "REID_ENCRYPTION_KEY"
-"""As `reid.files.secrets` names it."""
+"""The name that reid.files.secrets gives it, too; this file does not import reid."""
 
 CONFIG_MAPS = {"reid-mlflow": {"tracking-uri": "MLFLOW_TRACKING_URI"}}
 SECRETS = {
@@ -39,15 +39,15 @@ class Resources:
     """Requests of one compiled pipeline; all but the first five can stand in the file of `make compile CLUSTER=…`."""
 
     gpus: int = 0
-    """Default of the pipeline parameter `gpus`: of train."""
+    """Default of the pipeline parameter `gpus`: GPUs of train."""
     embedding_gpus: int = 0
-    """Default of the pipeline parameter `embedding_gpus`: of evaluate and of inference, each."""
+    """Default of the pipeline parameter `embedding_gpus`: GPUs of evaluate and of inference, each."""
     engine_gpus: int = 0
-    """Default of the pipeline parameter `engine_gpus`: of gen_trt_engine, 0 or 1."""
+    """Default of the pipeline parameter `engine_gpus`: GPUs of gen_trt_engine, 0 or 1."""
     cached: bool = True
-    """Whether Kubeflow may take results from its cache: only where the images are named by digest."""
+    """Whether Kubeflow may take results from its cache: only if the images are named by digest."""
     encrypted: bool = False
-    """Whether the spec asks for encryption: then the Secret of the key has to be there, or nothing starts."""
+    """Whether the spec asks for encryption; nothing then starts without the Secret of the key."""
     gpu_kind: str = "nvidia.com/gpu"
     memory: str = "16G"
     shared_memory: str = "2Gi"
@@ -55,28 +55,28 @@ class Resources:
     data_claim: str = "reid-data"
     """PersistentVolumeClaim of the data sets, made beforehand (k8s/): default of the pipeline parameter data_claim."""
     data_path: str = "/data"
-    """Where it is mounted; the spec's dataset folders lie below."""
+    """Folder where the data claim is mounted; the spec's data set folders lie below it."""
     work_claim: str = "reid-work"
-    """Claim where a training keeps its checkpoints until they are delivered: a retried one goes on; "": none."""
+    """Claim on which a training keeps its checkpoints until they are delivered, so that a retry resumes; "": none."""
     work_path: str = "/work"
     node_selector: Mapping[str, str] = field(default_factory=dict)
     gpu_node_selector: Mapping[str, str] = field(default_factory=dict)
-    """Of the stages that may ask for a GPU, besides node_selector."""
+    """Node labels for the stages that may ask for a GPU, besides node_selector."""
     tolerations: Sequence[Mapping[str, Any]] = ()
     """key, operator, value, effect, toleration_seconds, as Kubernetes names them; of every stage."""
     config_maps: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: CONFIG_MAPS)
-    """ConfigMap -> key -> environment variable; one that is not there is left out."""
+    """ConfigMap -> key -> environment variable; a ConfigMap that is missing is left out."""
     secrets: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: SECRETS)
-    """Secret -> key -> environment variable; one that is not there is left out, but for the key's where `encrypted`."""
+    """Secret -> key -> environment variable; a Secret that is missing is left out, but not the key's if `encrypted`."""
     pull_secrets: Sequence[str] = ()
     retries: int = 2
-    """Of the stages that depend on the network, after 1 minute, 2, 4 … at most 10."""
+    """Retries of each of the NETWORKED_STAGES, after 1 minute, 2, 4 … at most 10."""
     timeouts: Mapping[str, int] = field(
         default_factory=lambda: {"train": 7 * 24 * HOUR, "evaluate": 6 * HOUR, "inference": 6 * HOUR}
     )
     """Stage -> seconds that one attempt may take."""
     timeout_s: int = 2 * HOUR
-    """Of the stages that `timeouts` does not name."""
+    """Seconds that one attempt may take, of the stages that `timeouts` does not name."""
 
     def request(self, task: dsl.PipelineTask, stage: str, *, data_claim: str, gpus: Mapping[str, str]) -> None:
         """Adds a stage's requests to its task. data_claim and gpus (by stage) are pipeline parameters."""
@@ -101,7 +101,7 @@ class Resources:
         self._place(task, stage)
         self._environment(task)
         if self.encrypted and task.container_spec:
-            # in the command, for Kubeflow's cache looks at no secrets: it would hand on what a run left in the clear
+            # in the command, for Kubeflow's cache looks at no secrets: it would take an earlier run's unencrypted result
             task.container_spec.command = [*task.container_spec.command, "--encrypted"]
 
     @property
@@ -114,7 +114,7 @@ class Resources:
         return None
 
     def _place(self, task: dsl.PipelineTask, stage: str) -> None:
-        """On which nodes, and with which rights to pull."""
+        """Says on which nodes the task may run, and with which rights to pull images."""
         selector = {**self.node_selector, **(self.gpu_node_selector if stage in GPU_STAGES else {})}
         for key, value in selector.items():
             kubernetes.add_node_selector(task, key, value)
@@ -124,7 +124,7 @@ class Resources:
             kubernetes.set_image_pull_secrets(task, list(self.pull_secrets))
 
     def _environment(self, task: dsl.PipelineTask) -> None:
-        """The run's id, by which the stages find their MLflow run, and what config maps and secrets hold."""
+        """Sets the run's id, by which the stages find their MLflow run, and what config maps and secrets hold."""
         kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", RUN_LABEL)
         for name, keys in self.config_maps.items():
             kubernetes.use_config_map_as_env(task, name, dict(keys), optional=True)

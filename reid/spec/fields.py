@@ -119,7 +119,7 @@ def fields_of_stage(stage: Stage) -> tuple[str, ...]:
 
 
 def _owner(name: str) -> Stage:
-    """The first stage after validate that reads the section which a field lies in."""
+    """The first stage after validate that reads the section that a field lies in."""
     section = Experiment.model_fields[name.partition(".")[0]]
     (read,) = (fact for fact in facts_on(section) if isinstance(fact, ReadBy))
     return next(stage for stage in STAGES[1:] if stage in read.stages)
@@ -140,7 +140,7 @@ def fields_said_by_model(task: str) -> tuple[str, ...]:
 
 @cache
 def pipeline_paths() -> Mapping[str, Reads | Writes]:
-    """The paths that a stage of the pipeline reads or writes where the spec says, and what it does there."""
+    """The paths of the spec that a stage of the pipeline reads or writes, and which of the two it does."""
     found = {
         name: path
         for name, field in fields_of().items()

@@ -18,16 +18,16 @@ from reid.data.file_names import file_names
 Optimizer = Literal[
     "ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"
 ]
-"""Those of torch.optim that can train the network; why others cannot stands in reid.training.schedule."""
+"""The optimizers of torch.optim that can train the network; reid.training.schedule says why others cannot."""
 FUSED_OPTIMIZERS = ("Adagrad", "Adam", "AdamW", "SGD")
-"""Those that can take their whole step in one kernel."""
+"""The optimizers that can make their whole step in one kernel."""
 FIRST_OPSET, LAST_OPSET = 18, 25
-"""Versions of ONNX's operators that torch's exporter can write for any network."""
+"""First and last version of ONNX's operators that torch's exporter can write for any network."""
 BACKBONES = (
     *("resnet_18", "resnet_34", "resnet_50", "resnet_101", "resnet_152"),
     *("swin_tiny_patch4_window7_224", "swin_small_patch4_window7_224", "swin_base_patch4_window7_224"),
 )
-"""Those of reid.model.backbones, besides any model of timm."""
+"""The backbones of reid.model.backbones; any model of timm is one besides."""
 ANY_TIMM = "timm/"
 
 _REGISTERED = re.compile(r"^@register_model\ndef (\w+)\(", re.MULTILINE)
@@ -36,7 +36,7 @@ _KEY = re.compile(r"""['"](\w+)['"]\s*:""")
 
 
 def require_backbone(name: str) -> str:
-    """The name, where there is such a backbone; what stands behind the dot of a timm name is not looked at."""
+    """The name, if there is such a backbone; the part of a timm name behind its dot is not checked."""
     model = name.removeprefix(ANY_TIMM).partition(".")[0]
     if name in BACKBONES or (name.startswith(ANY_TIMM) and model in (timm_models() or [model])):
         return name
@@ -47,7 +47,7 @@ def require_backbone(name: str) -> str:
 
 
 def require_file_name(pattern: str) -> str:
-    """The pattern, where it can tell the persons of files."""
+    """The pattern, if it can find the persons in file names."""
     try:
         file_names(pattern, cameras="file_name")
     except ValueError as error:
@@ -70,7 +70,7 @@ def timm_models() -> frozenset[str]:
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """A hint at the name that was probably meant, in upper or lower case; "" where none reads alike."""
+    """A hint at the name that was probably meant, in upper or lower case; "" if none is spelled alike."""
     by_lower_case = {name.lower(): name for name in known}
     close = difflib.get_close_matches(wrong.lower(), by_lower_case, n=1, cutoff=0.6)
     return f"; did you mean {by_lower_case[close[0]]}?" if close else ""

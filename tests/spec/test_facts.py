@@ -5,8 +5,6 @@ import inspect
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-import pytest
-import yaml
 from pydantic import Field
 
 from reid.contract import Contract
@@ -29,7 +27,6 @@ from reid.spec.facts import (
     Replaced,
     SaidByModel,
     Secret,
-    Stage,
     WithoutEffect,
     Writes,
 )
@@ -44,7 +41,6 @@ from reid.spec.fields import (
     value_of,
 )
 from reid.spec.network import NetworkValues, network_values
-from reid.spec.slices import stage_slice
 
 
 class Robot(Section):
@@ -170,26 +166,6 @@ def test_a_path_that_a_pipeline_replaces_is_none_of_its_paths() -> None:
     assert replaced and not replaced & set(pipeline_paths())
     assert not {"results_dir", "triton.model_file"} & set(pipeline_paths())
     assert {"dataset.source.zip", "export.onnx_file", "dataset.store_dir"} <= set(pipeline_paths())
-
-
-@pytest.mark.parametrize(
-    ("stage", "sections", "single"),
-    [
-        ("train", ["model", "dataset", "train"], []),
-        ("evaluate", ["re_ranking", "evaluate"], ["dataset.val_batch_size", "dataset.store_dir", "train.seed"]),
-        ("inference", ["inference"], ["dataset.val_batch_size", "dataset.store_dir"]),
-        ("export", ["export"], ["dataset.store_dir"]),
-        ("gen_trt_engine", ["gen_trt_engine"], ["dataset.store_dir"]),
-        ("register", ["mlflow", "model", "dataset", "train", "re_ranking", "export", "gen_trt_engine"], []),
-    ],
-)
-def test_the_order_of_a_slice_stays_as_it_is_because_cache_keys_are_made_of_its_bytes(
-    stage: Stage, sections: list[str], single: list[str]
-) -> None:
-    given = yaml.safe_load(stage_slice(load_spec(text=""), stage))
-    assert list(given) == list(dict.fromkeys([*sections, *(name.partition(".")[0] for name in single)]))
-    beside = [f"{section}.{key}" for section in given if section not in sections for key in given[section]]
-    assert beside == single
 
 
 def test_the_facts_of_a_field_are_told_in_words() -> None:

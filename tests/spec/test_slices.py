@@ -1,0 +1,55 @@
+"""The part of the spec that a stage of the pipeline is handed."""
+
+import pytest
+import yaml
+
+from reid.spec import load_spec
+from reid.spec.facts import STAGES, Stage
+from reid.spec.slices import stage_slice
+
+NOT_IN_A_SLICE = {
+    *(f"dataset.{split}_dataset_dir" for split in ("train", "test", "query")),
+    *("dataset.file_name", "dataset.cameras", "dataset.synthetic", "dataset.source"),
+    *(f"{task}.results_dir" for task in ("train", "evaluate", "inference", "export", "gen_trt_engine")),
+    *("mlflow.run_name", "results_dir", "encryption_key"),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_a_slice_loads_as_a_spec_and_holds_no_path_that_a_port_or_the_manifest_replaces(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = load_spec(text="results_dir: /r\ndataset: {train_dataset_dir: /d}\ntrain: {results_dir: /t}")
+    text = stage_slice(spec, stage)
+    assert stage_slice(load_spec(text=text), stage) == text
+    assert not caplog.records
+    given = yaml.safe_load(text)
+    for place in NOT_IN_A_SLICE:
+        section, _, key = place.rpartition(".")
+        assert key not in (given.get(section, {}) if section else given)
+
+
+def test_re_ranking_reaches_the_evaluation_and_the_record_of_it_only() -> None:
+    before, after = load_spec(text=""), load_spec(text="re_ranking: {k1: 30}")
+    changed = [stage for stage in STAGES[1:] if stage_slice(before, stage) != stage_slice(after, stage)]
+    assert changed == ["evaluate", "register"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "sections", "single"),
+    [
+        ("train", ["model", "dataset", "train"], []),
+        ("evaluate", ["re_ranking", "evaluate"], ["dataset.val_batch_size", "dataset.store_dir", "train.seed"]),
+        ("inference", ["inference"], ["dataset.val_batch_size", "dataset.store_dir"]),
+        ("export", ["export"], ["dataset.store_dir"]),
+        ("gen_trt_engine", ["gen_trt_engine"], ["dataset.store_dir"]),
+        ("register", ["mlflow", "model", "dataset", "train", "re_ranking", "export", "gen_trt_engine"], []),
+    ],
+)
+def test_the_order_of_a_slice_stays_as_it_is_because_cache_keys_are_made_of_its_bytes(
+    stage: Stage, sections: list[str], single: list[str]
+) -> None:
+    given = yaml.safe_load(stage_slice(load_spec(text=""), stage))
+    assert list(given) == list(dict.fromkeys([*sections, *(name.partition(".")[0] for name in single)]))
+    beside = [f"{section}.{key}" for section in given if section not in sections for key in given[section]]
+    assert beside == single
