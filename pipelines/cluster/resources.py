@@ -101,7 +101,7 @@ class Resources:
         self._place(task, stage)
         self._environment(task)
         if self.encrypted and task.container_spec:
-            # in the command, for Kubeflow's cache looks at no secrets: it would take an earlier run's unencrypted result
+            # in the command, for Kubeflow's cache looks at no secrets: it would take a run's unencrypted result
             task.container_spec.command = [*task.container_spec.command, "--encrypted"]
 
     @property
