@@ -208,8 +208,7 @@ def write_json(path: Path, *embeddings: Embeddings) -> None:
     """Writes rows {"img_path", "embedding"} as one JSON list, one row a line, in the order given: query, then gallery.
 
     Numbers have nine significant digits, the fewest that give every float32 back exactly. Memory does not grow with the
-    rows.
-    ArtifactError where a vector is not finite, since JSON has no such number.
+    rows. Raises ArtifactError if a vector is not finite, since JSON has no such number.
     """
     with (
         replacing(path) as partial,

@@ -49,7 +49,7 @@ class BuildRecord:
     engine_sha256: str | None = None
     encrypted: bool = False
     measured: str = "not run"
-    """On which GPU it was run, or why on none."""
+    """The GPU on which it was run, or why it was not run."""
     speed: list[dict[str, float]] = field(default_factory=list)
     """For each batch size: batch_size, latency_ms (median, with copies to and from the GPU), images_per_second."""
     parity: dict[str, Any] | None = None

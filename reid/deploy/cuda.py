@@ -59,7 +59,7 @@ class Stream:
 
 
 class Buffer:
-    """float32 values on the GPU, and as many in page-locked host memory, from where copies run at full speed."""
+    """float32 values on the GPU, and as many in page-locked host memory, from which copies run at full speed."""
 
     def __init__(self, stream: Stream, shape: tuple[int, ...]) -> None:
         count = math.prod(shape)

@@ -19,7 +19,7 @@ from reid.model.checkpoint import LoadedModel
 logger = logging.getLogger(__name__)
 
 LEAST_IMAGES = 2_000
-"""From so many images on the translation pays; ResNet-50 at 256 x 128 needs 300, MobileNet 1,500."""
+"""The number of images from which on the translation pays; ResNet-50 at 256 x 128 needs 300, MobileNet 1,500."""
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 OPSET = 18
 TRIED_IMAGES = 2

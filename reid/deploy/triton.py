@@ -48,8 +48,8 @@ def write_repository(repository: Path, model: Path, *, backend: str, name: str, 
     """Writes the folder `name` into `repository`, whole or not at all, and returns the model's contract.
 
     `model` is an ONNX file of `reid export`, or for backend "tensorrt" a plan with its build record beside it. A model
-    folder that this project wrote is replaced. Raises ArtifactError if a folder of somebody else is there, if the model
-    is missing, damaged, encrypted or of another kind, and for an engine of TensorRT-RTX.
+    folder that this project wrote is replaced. Raises ArtifactError if there is a folder that it did not write, if the
+    model is missing, damaged, encrypted or of another kind, and for an engine of TensorRT-RTX.
     """
     if model.is_file() and is_encrypted(model):
         raise ArtifactError(f"{model}: encrypted; Triton cannot read it\n  want: one of export.encrypted=false")

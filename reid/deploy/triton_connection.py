@@ -30,7 +30,7 @@ UNKNOWN_MODEL = {"404", "StatusCode.NOT_FOUND"}
 
 @dataclass(frozen=True)
 class Server:
-    """Where a model is served."""
+    """The address of a served model."""
 
     url: str
     """host:port, or with a scheme; https:// or grpcs:// ask for TLS."""

@@ -36,7 +36,7 @@ class WeightsReport:
     unexpected: tuple[str, ...]
     """Tensors of the file that the network does not have."""
     reshaped: tuple[str, ...]
-    """Those of `matched` that were summed over colours or interpolated to fit."""
+    """Tensors of `matched` that were summed over colours or interpolated to fit."""
     source_kind: str
     """this project, TAO, strong baseline, fast-reid, SOLIDER, Microsoft Swin, torchreid, or torchvision or timm."""
     share: float

@@ -2,8 +2,8 @@
 
 If the model directory holds a training already, the stage resumes it from its newest checkpoint. That is only sound if
 everything that decides the result is as it was, so the deciding settings are stored in each checkpoint and compared. A
-checkpoint that the spec names may differ in them, as long as its network and optimizer fit: that is a wish to go on
-with other settings.
+checkpoint that the spec names may differ in them, as long as its network and optimizer fit: then other settings are
+what is wanted.
 """
 
 import logging

@@ -29,7 +29,7 @@ READ_INTERVAL_S = 0.5
 LOGGED_EVERY_STEPS = 10
 NAMED_IMAGES = 4
 BAD_BATCH = "bad_batch.txt"
-"""In the model directory: the images of the batch whose loss was not finite."""
+"""The file in the model directory that names the images of the batch whose loss was not finite."""
 
 
 class StepMonitor(Callback):

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def ignore_row(_row: Row) -> None:
-    """For a training whose epochs nobody follows."""
+    """Does nothing with a new row: the default of epoch_ended."""
 
 
 class Record(Checkpoint):
@@ -45,7 +45,7 @@ class Record(Checkpoint):
         run: StageRun,
         epoch_ended: Callable[[Row], None] = ignore_row,
     ) -> None:
-        """validate: (trainer, module, epoch) -> figures; it raises Stopped if somebody asked for an end.
+        """validate: (trainer, module, epoch) -> figures; it raises Stopped if an end was asked for.
 
         reid, training: plain values of the checkpoints' entries of these names; history: the rows of the epochs that
         are done; epoch_ended: called with each new row, the untrained network's too, once it is in the history and its

@@ -156,7 +156,7 @@ def read_training_checkpoint(path: Path) -> Start:
 
 
 def bring_checkpoints(start: Start, folder: Path, *, best_epoch: int | None, latest_too: bool) -> None:
-    """Copies the checkpoints of a training in another folder to this one, where it will resume.
+    """Copies the checkpoints of a training in another folder to `folder`, in which it resumes.
 
     Those are its best checkpoint (best_epoch counts from 0) and, with `latest_too`, the checkpoint itself as the
     latest. They are written anew, so they are encrypted under this process's key. A best checkpoint of an earlier
