@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.run import spec_path
+from pipelines.options import spec_path
 from reid.cli.commands import TASKS, _parsed, _parser
 from reid.contract import Contract
 from reid.errors import SpecError

@@ -198,7 +198,7 @@ def test_a_tasks_help_lists_the_fields_it_reads(name: str, capsys: pytest.Captur
     assert f"fields of the spec that {name} reads, with their defaults:\n\n  results_dir = /results" in shown
     own = [field.rpartition(".")[2] for field in all_fields() if field.startswith(f"{name}.")]
     assert [field for field in own if f"  {field} = " not in shown] == []
-    agree = "the model's file says these, and the spec, where it does too, has to agree: model.backbone, "
+    agree = "the model's file holds these; if the spec sets them too, it has to agree: model.backbone, "
     assert (agree in " ".join(shown.split())) is (name in {"evaluate", "inference", "export"})
 
 

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from pipelines import ir
-from pipelines.run import SPECS, main, spec_path
+from pipelines.options import SPECS, spec_path
+from pipelines.run import main
 from reid.data.market1501 import HOW_TO_GET
 from reid.errors import SpecError
 
