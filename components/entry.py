@@ -1,7 +1,7 @@
 """Runs one stage as a task of a pipeline: `python3 -m components.entry STAGE --executor-input JSON`.
 
 Every runner starts a stage with this command and reads its results the same way: one file per output parameter, and
-the executor output JSON, which lists every artifact (kfp.local forgets those it does not name) and carries the
+the executor output, a JSON that lists every artifact (kfp.local loses those that it does not list) and holds the
 figures as metadata of the Metrics artifact.
 """
 
@@ -25,24 +25,22 @@ from reid.errors import ReidError, SpecError
 from reid.files.locks import locked
 from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
 from reid.files.writing import write_text
-from reid.spec import Experiment, load_spec, tell_what_a_pipeline_replaces
+from reid.spec import Experiment, load_spec, warn_of_replaced_paths
+from reid.spec.facts import STAGES, CountsGpus
+from reid.spec.fields import fields_with
 from reid.spec.secret import open_values
-from reid.spec.sections import STAGE_FIELDS
 from reid.stages.outcome import Outcome
 from reid.stages.work_folder import deliver, empty_for, work_folder
 from reid.tracking.stage_run import stage_run
 
 logger = logging.getLogger("components.entry")
 
-STAGES = ("validate", *STAGE_FIELDS)
 METRICS = "system.Metrics"
 DRAWN = {METRICS, "system.ClassificationMetrics"}
-"""Kinds of artifacts that are all metadata, no file."""
+"""Kinds of artifacts that consist of metadata alone, without a file; a user interface draws them."""
 MOUNTS = {"gs://": "/gcs/", "s3://": "/s3/", "minio://": "/minio/"}
-"""Where a cluster mounts an object store: the local path of an artifact's address."""
+"""Address of an object store -> the local path under which a cluster mounts it."""
 INTERRUPTED = 130
-BOOKED = {"gpus": ["train"], "embedding_gpus": ["evaluate", "inference"]}
-"""Pipeline parameter -> the spec's sections whose GPUs it is."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Ports:
-    """The executor input: what a task is given, and where it is to put what it makes."""
+    """The executor input: what a task is given, and the places of what it makes."""
 
     parameters: Mapping[str, Any]
     inputs: Mapping[str, Artifact]
@@ -66,9 +64,9 @@ class Ports:
     executor_output: Path
 
     def declared_by(self, stage: Callable[..., Outcome]) -> "Ports":
-        """Without what the stage's function does not name: a runner adds ports of its own, KFP "executor-logs".
+        """The ports that the stage's function names as parameters: a runner may add its own, as KFP "executor-logs".
 
-        The kinds of artifacts that are all metadata stay, for no function names them.
+        The kinds of artifacts in DRAWN stay too, for no function names them.
         """
         named = inspect.signature(stage).parameters
         return replace(
@@ -82,7 +80,7 @@ class Ports:
 
 
 def read_ports(text: str) -> Ports:
-    """The ports as this JSON of the runner names them, those that no stage declares included."""
+    """All ports that this JSON of the runner names, those that no stage declares included."""
     given = json.loads(text)
     inputs, outputs = given.get("inputs", {}), given.get("outputs", {})
     return Ports(
@@ -98,7 +96,7 @@ def _artifacts(section: Mapping[str, Any]) -> dict[str, Artifact]:
     found = {}
     for port, listed in section.get("artifacts", {}).items():
         if not listed.get("artifacts"):
-            continue  # the stage says itself that it lacks one that it declares
+            continue  # if the stage declares this port, its call fails with the port's name
         entry = listed["artifacts"][0]
         schema = entry.get("type", {}).get("schemaTitle", "")
         found[port] = Artifact(entry.get("name", port), entry["uri"], schema, _local_path(entry))
@@ -118,43 +116,61 @@ def _local_path(entry: Mapping[str, Any]) -> Path:
 
 def run_stage(stage: str, ports: Ports) -> None:
     """Runs the stage and writes everything that the runner reads."""
-    first = stage == "validate"  # reads the whole of the spec, the others their parts
-    spec = load_spec(text=ports.parameters["spec"], overrides=_booked(ports.parameters), told=not first)
-    if first:
-        tell_what_a_pipeline_replaces(spec)
+    spec = _read_spec(stage, ports.parameters)
     function = getattr(importlib.import_module(f"reid.stages.{stage}"), stage)
     ports = ports.declared_by(function)
-    arguments: dict[str, Any] = {name: artifact.path for name, artifact in ports.inputs.items()}
     empty_for(stage)
     work = work_folder(stage)
-    files = {name: artifact.path for name, artifact in ports.outputs.items() if artifact.schema not in DRAWN}
-    arguments |= {name: work / name for name in files} if work else files
-    arguments |= {name: value for name, value in ports.parameters.items() if name != "spec"}
-    folder = work or ports.executor_output.parent
     first = stage == STAGES[0]
     with (
         locked(work, user=stage) if work else nullcontext(),
-        stage_run(stage, folder, experiment=spec.mlflow.experiment, first=first) as run,
+        stage_run(stage, work or ports.executor_output.parent, experiment=spec.mlflow.experiment, first=first) as run,
     ):
-        if first and os.environ.get("KFP_RUN_ID"):  # no runner of ours did it
+        if first and os.environ.get("KFP_RUN_ID"):  # Kubeflow started the pipeline, and nothing has described it yet
             run.describe_pipeline(params=open_values(spec), tags=_pipeline_tags(spec))
-        outcome: Outcome = function(spec, **arguments, run=run)
+        outcome: Outcome = function(spec, **_arguments(ports, work), run=run)
         metrics = _finite(outcome.metrics)
         run.log_outcome(metrics)
         if work:
-            deliver(work, files)
+            deliver(work, _output_files(ports))
     write_outputs(ports, outcome, metrics)
 
 
-def _booked(parameters: Mapping[str, Any]) -> list[str]:
-    """The GPUs that a pipeline parameter books, as fields of the spec; 0 leaves the spec as it is."""
+def _read_spec(stage: str, parameters: Mapping[str, Any]) -> Experiment:
+    """The spec that the stage is handed; the first stage reads the whole of it, and warns for all the others."""
+    first = stage == STAGES[0]
+    spec = load_spec(text=parameters["spec"], overrides=_booked_gpus(parameters), warn=first)
+    if first:
+        warn_of_replaced_paths(spec)
+    return spec
+
+
+def _booked_gpus(parameters: Mapping[str, Any]) -> list[str]:
+    """The GPUs that pipeline parameters book, as overrides of the spec; 0 leaves the spec as it is."""
     overrides = []
-    for parameter, sections in BOOKED.items():
-        text = str(parameters.get(parameter, "0"))
+    for name, fact in fields_with(CountsGpus).items():
+        text = str(parameters.get(fact.parameter, "0"))
         if not text.isdecimal():
-            raise SpecError(f"pipeline parameter {parameter}: found {text!r}\n  want: a whole number of GPUs, from 0")
-        overrides += [f"{section}.num_gpus={int(text)}" for section in sections if int(text)]
+            raise SpecError(
+                f"pipeline parameter {fact.parameter}: found {text!r}\n  want: a whole number of GPUs, from 0"
+            )
+        if int(text):
+            overrides.append(f"{name}={int(text)}")
     return overrides
+
+
+def _arguments(ports: Ports, work: Path | None) -> dict[str, Any]:
+    """The keyword arguments of the stage's function; output paths lie in the work folder if there is one."""
+    return {
+        **{name: artifact.path for name, artifact in ports.inputs.items()},
+        **{name: work / name if work else path for name, path in _output_files(ports).items()},
+        **{name: value for name, value in ports.parameters.items() if name != "spec"},
+    }
+
+
+def _output_files(ports: Ports) -> dict[str, Path]:
+    """Port -> the path where the runner expects its file or folder."""
+    return {name: artifact.path for name, artifact in ports.outputs.items() if artifact.schema not in DRAWN}
 
 
 def _pipeline_tags(spec: Experiment) -> dict[str, str]:
@@ -163,7 +179,7 @@ def _pipeline_tags(spec: Experiment) -> dict[str, str]:
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """JSON knows no NaN, and KFP's parser refuses the whole file for one."""
+    """The figures without NaN and infinity: JSON has neither, and KFP's parser refuses a whole file for one of them."""
     for name, value in metrics.items():
         if not math.isfinite(value):
             logger.warning("metric %s is %s: left out", name, value)
@@ -173,14 +189,14 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
 def write_outputs(ports: Ports, outcome: Outcome, metrics: Mapping[str, float]) -> None:
     """Writes the output parameters' files, the Metrics artifact and the executor output.
 
-    The lines for people go to the first artifact that is no Metrics: those hold floats only, as KFP's UI and its MLflow
-    plugin read any other value as 0.
+    The outcome's lines go to the first artifact that has a file: a Metrics artifact may hold floats only, for KFP's
+    user interface and its MLflow plugin read any other value as 0.
     """
     parameters = {name: outcome.parameters[name] for name in ports.output_parameters}
     for name, file in ports.output_parameters.items():
         write_text(file, str(parameters[name]))
     listed, lines = {}, list(outcome.lines)
-    for port, artifact in sorted(ports.outputs.items()):  # runners list them in orders of their own
+    for port, artifact in sorted(ports.outputs.items()):  # each runner lists them in its own order
         metadata: dict[str, Any] = {}
         if artifact.schema in DRAWN:
             metadata = dict(metrics) if artifact.schema == METRICS else outcome.drawn.get(port, {})
@@ -193,7 +209,7 @@ def write_outputs(ports: Ports, outcome: Outcome, metrics: Mapping[str, float]) 
 
 
 class ProgressOrRecord(logging.Formatter):
-    """Lines of "reid.progress" as `progress: …`, for whoever shows them live; others with time, level and origin."""
+    """Lines of "reid.progress" as `progress: …`, which a runner shows live; others with time, level and origin."""
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of the log."""
@@ -209,14 +225,14 @@ def _configure_logging() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 2 the user's to mend (a text, no traceback), 130 interrupted, 1 a fault of ours."""
+    """The exit status: 0 done; 2 an error that the user can mend (a text, no traceback); 130 interrupted; 1 a bug."""
     parser = argparse.ArgumentParser(prog="python -m components.entry", description="Runs one stage of the pipeline.")
     parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--executor-input", required=True, help="JSON that the runner puts in for {{$}}")
-    parser.add_argument("--encrypted", action="store_true", help=f"run only where {KEY_ENVIRONMENT} is set")
+    parser.add_argument("--executor-input", required=True, help="JSON that the runner writes in the place of {{$}}")
+    parser.add_argument("--encrypted", action="store_true", help=f"run only if {KEY_ENVIRONMENT} is set")
     options = parser.parse_args(arguments)
     _configure_logging()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a pod that is deleted closes its runs as on Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a deleted pod closes its MLflow runs, as on Ctrl-C
     try:
         if options.encrypted and not encryption_key():
             raise SpecError(f"{KEY_ENVIRONMENT}: found no key\n  want: one, for the spec was compiled to be encrypted")

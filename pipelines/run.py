@@ -34,7 +34,7 @@ from reid.data.market1501 import require_folders
 from reid.errors import ReidError
 from reid.files.locks import locked
 from reid.files.secrets import key_to_environment
-from reid.spec import Experiment, load_spec, tell_what_a_pipeline_replaces
+from reid.spec import Experiment, load_spec, warn_of_replaced_paths
 from reid.spec.secret import open_text, open_values
 from reid.tracking.pipeline_run import open_pipeline_run
 
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         path = spec_path(options.spec)
         spec = load_spec(path, overrides=options.overrides)
-        tell_what_a_pipeline_replaces(spec)
+        warn_of_replaced_paths(spec)
         if options.compile_only:
             return _compile_only(options.compile_only, spec, options.cluster)
         runner = _runner(options.runner)

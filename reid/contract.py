@@ -1,7 +1,7 @@
-"""The preprocessing contract: what an image must go through before the network, and what comes out.
+"""The preprocessing contract: how an image is prepared for the network, and what the network returns.
 
-It travels with the model: in the checkpoint, in the ONNX metadata, beside the engine. Readers take it from there,
-never from a spec.
+It travels with the model: in the checkpoint, in the metadata of the ONNX file, in the build record beside the engine.
+Whoever runs the model reads it there, never in a spec.
 
 Shapes: N images, H height, W width, C channels (3 = RGB, 1 = grey).
 """
@@ -24,24 +24,25 @@ class Contract:
     width: int
     channels: int
     mean: tuple[float, ...]
-    """Per channel, of pixels scaled to 0..1."""
+    """The mean of each channel, of pixels scaled to 0..1."""
     std: tuple[float, ...]
+    """The standard deviation of each channel, of pixels scaled to 0..1."""
     embedding: int
-    """Width of the output vector."""
+    """The width of the output vector."""
     flip: bool = False
-    """True: the network itself adds the embedding of the mirrored image."""
+    """Whether the network itself adds the embedding of the mirrored image."""
     resize: str = "bilinear"
     channel_order: str = "RGB"
     normalized: bool = False
-    """True: the network's output has Euclidean length 1."""
+    """Whether the network's output has Euclidean length 1."""
 
     def to_json(self) -> str:
-        """The contract as one line of JSON, keys sorted."""
+        """The contract as one line of JSON, with sorted keys."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "Contract":
-        """The contract read back; ArtifactError where a field is missing or unknown."""
+        """The contract read back; raises ArtifactError if a field is missing or unknown."""
         try:
             values = json.loads(text)
         except ValueError as error:
@@ -56,7 +57,7 @@ class Contract:
         return contract
 
     def check(self) -> None:
-        """ArtifactError where it asks for something that `preprocess` and the image decoder do not do."""
+        """Raises ArtifactError if it asks for something that `preprocess` and the image decoder cannot do."""
         wanted = {"resize": "bilinear", "channel_order": {1: "L", 3: "RGB"}.get(self.channels)}
         for name, value in wanted.items():
             if getattr(self, name) != value:
@@ -71,7 +72,7 @@ class Contract:
             )
 
     def differences(self, **wanted: Any) -> list[str]:
-        """Where a value differs from the field of its name, as "field: found, not wanted"."""
+        """The fields that differ from the value of their name, as "field: found, not wanted"."""
         found = asdict(self)
         return [
             f"{name}: {found[name]}, not {value}"
@@ -86,7 +87,7 @@ class Contract:
         return np.ascontiguousarray((pixels * scale + offset).transpose(0, 3, 1, 2))
 
     def check_size(self, pixels: NDArray[np.uint8]) -> None:
-        """ArtifactError unless pixels are (N, H, W, C)."""
+        """Raises ArtifactError unless pixels are (N, H, W, C)."""
         if pixels.shape[1:] != (self.height, self.width, self.channels):
             raise ArtifactError(
                 f"preprocessing contract: images of shape {pixels.shape[1:]}\n"
@@ -97,9 +98,9 @@ class Contract:
 def scale_and_offset(
     mean: tuple[float, ...], std: tuple[float, ...]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(x / 255 - mean) / std as one multiplication and one addition a pixel: x * scale + offset, each (C,).
+    """scale (C,) and offset (C,) with which x * scale + offset is (x / 255 - mean) / std.
 
-    Whoever multiplies first and adds then, in float32, has the same bits, on a GPU too.
+    One multiplication and then one addition in float32 give the same bits on the CPU and on a GPU.
     """
     deviation = np.asarray(std, np.float64)
     return (1 / (255 * deviation)).astype(np.float32), (-np.asarray(mean, np.float64) / deviation).astype(np.float32)

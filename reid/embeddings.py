@@ -1,4 +1,4 @@
-"""Embeddings of images: a value object, how images become one, and its files (JSON as in the seed, npz).
+"""Embeddings of images: the value object, how images become one, and its files (JSON as TAO writes it, npz).
 
 Shapes: N images, D width of the embedding, B batch, H x W x C pixels. Vectors are as the network gives them, not
 normalised.
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from reid.data.market1501 import Split
 
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Preprocessed images (B, C, H, W) -> embeddings (B, D): so look torch, ONNX Runtime and TensorRT from outside."""
+"""Preprocessed images (B, C, H, W) -> embeddings (B, D): the common form of torch, ONNX Runtime and TensorRT."""
 
 
 @dataclass(frozen=True)
 class OfPixels:
-    """A network that prepares the images itself, and computes while its caller does something else."""
+    """A network that prepares the images itself, and computes while its caller does other work."""
 
     start: Callable[[NDArray[np.uint8]], Callable[[], NDArray[np.float32]]]
-    """Images (B, H, W, C) -> what waits for their embeddings and gives them, (B, D)."""
+    """Images (B, H, W, C) -> a function that waits for their embeddings (B, D) and returns them."""
 
     @classmethod
     def preprocessed(cls, network: Network, contract: Contract) -> "OfPixels":
-        """One that computes at once."""
+        """The network as one that prepares images by the contract, and computes at once."""
 
         def start(pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
             vectors = network(contract.preprocess(pixels))
@@ -49,7 +49,7 @@ class OfPixels:
 
 
 class Pixels(Protocol):
-    """Decoded images (N, H, W, C) uint8: an array, a memory map, or what decodes them when asked."""
+    """Decoded images (N, H, W, C) uint8: an array, a memory map, or an object that decodes rows when they are read."""
 
     def __len__(self) -> int: ...
 
@@ -57,23 +57,23 @@ class Pixels(Protocol):
 
 
 UNTRAINED_EMBEDDINGS = "untrained_embeddings.npz"
-"""In a model directory: query and gallery, embedded before the first step."""
+"""The file in a model directory that holds query and gallery, embedded before the first step."""
 JSON_BLOCK_ROWS = 1024
 ARRAYS = {"paths": ("S", 1), "person": ("i", 1), "camera": ("i", 1), "vectors": ("f", 2)}
-"""Of the npz file: kind of number (S: bytes) and dimensions."""
+"""The arrays of the npz file: kind of number (S: bytes) and number of dimensions."""
 DAMAGE = (
     *(OSError, ValueError, KeyError, EOFError, TypeError, SyntaxError, RuntimeError, MemoryError),
     *(zipfile.BadZipFile, zlib.error),
 )
-"""What reading a damaged npz file raises, by where the damage is; a .npy named so is a TypeError."""
+"""What reading a damaged npz file raises; which one depends on where the damage is."""
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """One vector per image, with what scoring needs to know of the image."""
+    """One vector per image, with the image's person and camera, which scoring needs."""
 
     paths: list[str]
-    """Absolute, N."""
+    """N absolute paths."""
     person: NDArray[np.int64]
     """(N,): -1 junk, 0 distractor."""
     camera: NDArray[np.int64]
@@ -86,7 +86,7 @@ class Embeddings:
 
     @classmethod
     def joined(cls, *parts: "Embeddings") -> "Embeddings":
-        """All rows of the parts in their order; of query and gallery, what an npz file holds."""
+        """All rows of the parts in their order, as an npz file holds query and gallery."""
         return cls(
             [path for part in parts for path in part.paths],
             np.concatenate([part.person for part in parts]),
@@ -95,7 +95,7 @@ class Embeddings:
         )
 
     def of(self, split: "Split") -> "Embeddings":
-        """The rows of a split's images in the split's order; ArtifactError where one of them is not here."""
+        """The rows of a split's images, in the split's order; raises ArtifactError if an image has none."""
         row_of = {path: row for row, path in enumerate(self.paths)}
         wanted = [str(path) for path in split.paths]
         missing = [path for path in wanted if path not in row_of]
@@ -113,14 +113,14 @@ class Embeddings:
         return Embeddings(paths, self.person[keep], self.camera[keep], self.vectors[keep])
 
     def save_npz(self, path: Path) -> None:
-        """Write arrays paths (UTF-8 bytes), person, camera, vectors; same content, same bytes."""
+        """Writes the arrays paths (UTF-8 bytes), person, camera and vectors; equal content gives equal bytes."""
         encoded = np.array([name.encode() for name in self.paths], dtype=np.bytes_)
         with replacing(path) as partial, partial.open("wb") as file:
             np.savez(file, paths=encoded, person=self.person, camera=self.camera, vectors=self.vectors)
 
     @classmethod
     def load_npz(cls, path: Path) -> "Embeddings":
-        """What save_npz wrote; ArtifactError where the file is missing, damaged, or holds something else."""
+        """Reads what save_npz wrote; raises ArtifactError if the file is missing, damaged, or holds something else."""
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in ARRAYS}
@@ -154,10 +154,10 @@ def embed(
 ) -> Embeddings:
     """pixels (N, H, W, C) of a split's images -> their embeddings; with `keep` (N,), of those images only.
 
-    Works batch by batch, so that a memory map of any length costs one batch of memory beside the vectors. Several
-    `ranks` take turns at the same batches that one would make; rank 0 alone then has all vectors. `between` is called
-    before each round of batches, equally often on every rank; `what` names the work in progress lines. ArtifactError
-    where the network's output is not (B, contract.embedding) or not finite.
+    It works batch by batch, so that a memory map of any length takes one batch of memory besides the vectors. Several
+    `ranks` take turns at the batches that one process would make; only rank 0 has all vectors in the end. `between` is
+    called before each round of batches, equally often on every rank; `what` names the work in progress lines. Raises
+    ArtifactError if the network's output is not (B, contract.embedding) or not finite.
     """
     if len(pixels) != len(split.images):
         raise ArtifactError(
@@ -182,7 +182,7 @@ def embed(
             for start in starts[turn + ranks.rank : turn + ranks.rank + 1]:
                 part = slice(start, min(start + batch_size, len(rows)))
                 waiting.append((part, network.start(pixels[rows[part]])))
-            if len(waiting) > 1:  # a batch ahead
+            if len(waiting) > 1:  # the network is always given one batch more than is waited for
                 fetch()
             progress.update(min((turn + ranks.size) * batch_size, len(rows)))
         while waiting:
@@ -205,9 +205,10 @@ def _check_output(output: NDArray[Any], paths: list[str], *, width: int) -> None
 
 
 def write_json(path: Path, *embeddings: Embeddings) -> None:
-    """Write rows {"img_path", "embedding"} as one JSON list, a row a line, in the order given: query, then gallery.
+    """Writes rows {"img_path", "embedding"} as one JSON list, one row a line, in the order given: query, then gallery.
 
-    Nine significant digits: the fewest that give every float32 back exactly. Memory does not grow with the rows.
+    Numbers have nine significant digits, the fewest that give every float32 back exactly. Memory does not grow with the
+    rows.
     ArtifactError where a vector is not finite, since JSON has no such number.
     """
     with (

@@ -30,6 +30,8 @@ PIPELINES_MAY_IMPORT = {
     *(
         "reid",
         "reid.spec",
+        "reid.spec.facts",
+        "reid.spec.fields",
         "reid.spec.secret",
         "reid.files",
         "reid.files.secrets",

@@ -42,6 +42,25 @@ def test_the_lock_meets_what_the_project_and_each_extra_require(extra: str) -> N
         assert wanted.specifier.contains(LOCKED[canonicalize_name(wanted.name)]), text
 
 
+@pytest.mark.parametrize("lock", ["requirements.lock", "docs/requirements.lock", "tests/tritonserver.lock"])
+def test_a_lock_has_a_hash_for_every_package_and_names_no_index(lock: str) -> None:
+    text = (ROOT / lock).read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.strip()]
+    assert lines
+    assert [
+        line for line in lines if not re.match(r"[\w.-]+(\[[\w,]+\])?==\S+.* --hash=sha256:[0-9a-f]{64}", line)
+    ] == []
+    assert "://" not in text
+
+
+@pytest.mark.parametrize("folder", ["", "docs"])
+def test_a_lock_has_the_versions_that_its_in_file_pins(folder: str) -> None:
+    wanted = (ROOT / folder / "requirements.in").read_text(encoding="utf-8").splitlines()
+    pinned = dict(re.findall(r"^([\w.-]+)==([^\s;]+)", (ROOT / folder / "requirements.lock").read_text(), re.MULTILINE))
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
+
+
 @pytest.mark.slow
 def test_make_setup_puts_the_command_on_the_path_of_its_environment_and_nothing_in_the_tree(tmp_path: Path) -> None:
     """With an empty lock: the packages, setuptools too, are those of the environment that runs the tests."""

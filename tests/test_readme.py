@@ -4,173 +4,51 @@ Each command, option, spec field, variable, file and word in code marks is there
 and the README's Python lines run.
 """
 
-import argparse
-import functools
 import itertools
 import re
 import shlex
-import tomllib
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
-from pipelines.options import spec_path
-from reid.cli.commands import TASKS, _parsed, _parser
+import reid
+from pipelines.summary import FIGURES, RANKINGS, retrieval_table
 from reid.contract import Contract
 from reid.errors import SpecError
 from reid.model.checkpoint import save_model
 from reid.spec import Experiment, load_spec
-from reid.spec.loading import all_fields
-from tests.bench.__main__ import PARTS
+from tests.documents import CONTRIBUTING, FILES, PAGES, README, ROOT, anchors, blocks, commands, inline, prose
 from tests.drawn_persons import write_persons
 from tests.exporting import some_network
+from tests.named_things import (
+    COMMANDS,
+    MAKEFILE,
+    OPTIONS,
+    VARIABLE,
+    check_installed,
+    check_make,
+    check_reid,
+    field_exists,
+    is_constant,
+    is_file,
+    is_read,
+    sources,
+    stands_in_the_code,
+)
 
-ROOT = Path(__file__).resolve().parents[1]
-README, CONTRIBUTING = ROOT / "README.md", ROOT / "docs" / "CONTRIBUTING.md"
-PAGES = sorted((ROOT / "docs").glob("*.md"))
-FILES = [README, *PAGES, ROOT / "k8s" / "README.md"]
 each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
 WITH_CLUSTER_TOOLS = ROOT / "docs" / "kubernetes.md"
 FOREIGN = {"trtexec": ROOT / "docs" / "deployment.md"}
 """Programs that are not of this project, and the one page that names each in a block of commands."""
 README_KB = 12
-MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-PLACES = ("reid", "pipelines", "components", "k8s", "tests")
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FIELD = re.compile(r"([a-z]\w*(?:\.(?!json|yaml)[a-z]\w*)+)(=.*)?")
-VARIABLE = re.compile(r"([A-Z][A-Z_]+)(=.*)?")
 OTHERS_WORDS = {"CreateContainerConfigError"}
 """What other programs say: Kubernetes of a pod whose secret is missing."""
 NOT_A_CLI_TASK = "register"
 """A stage of the pipeline only, as the table of tasks says."""
-
-
-def prose(file: Path) -> str:
-    return BLOCK.sub("", file.read_text(encoding="utf-8"))
-
-
-def commands(text: str) -> list[str]:
-    """The lines of the shell blocks, continued ones joined; a command may stand in a comment after "or:"."""
-    found: list[str] = []
-    for _, block in [match for match in BLOCK.findall(text) if match[0] == "bash"]:
-        for line in block.replace("\\\n", " ").splitlines():
-            command, _, alternative = line.partition("# or:")
-            found += [part.strip() for part in (command.partition(" # ")[0], alternative) if part.strip()]
-    return found
-
-
-def inline(file: Path) -> list[str]:
-    return sorted({" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose(file))})
-
-
-@functools.cache
-def sources() -> dict[Path, str]:
-    """Every file of the project that is code, this one aside."""
-    files = [file for place in PLACES for file in (ROOT / place).rglob("*") if file != Path(__file__)]
-    files += [ROOT / "Makefile", ROOT / ".ci" / "run", ROOT / "pyproject.toml", ROOT / "requirements.in"]
-    wanted = {".py", ".yaml", ".sh", ".toml", ".in", ""}
-    return {file: file.read_text(encoding="utf-8") for file in files if file.is_file() and file.suffix in wanted}
-
-
-@functools.cache
-def code() -> str:
-    return "\n".join(sources().values())
-
-
-def stands_in_the_code(word: str) -> bool:
-    """The word as a whole, or each part of a path."""
-    whole = re.compile(rf"(?<![\w-]){re.escape(word)}(?!\w)")
-    if word in code() and whole.search(code()):
-        return True
-    parts = word.strip("/").split("/")
-    return len(parts) > 1 and all(stands_in_the_code(part) for part in parts)
-
-
-def is_read(variable: str) -> bool:
-    """By make or a shell, or by name in a Python file that reads the environment."""
-    if re.search(rf"\$[({{]{variable}\b", MAKEFILE):
-        return True
-    return any(
-        f'"{variable}"' in text and "environ" in text for file, text in sources().items() if file.suffix == ".py"
-    )
-
-
-def is_constant(name: str) -> bool:
-    """A Python file of ours assigns it at its top level."""
-    return re.search(rf"^{name}(: .*)? = ", code(), re.MULTILINE) is not None
-
-
-def is_file(name: str) -> bool:
-    """A path from the root, or the end of one; NAME and … stand for anything."""
-    pattern = re.sub("NAME|…", "*", name.strip("/"))
-    if (ROOT / name).exists() or any(pattern in {file.name, file.parent.name} for file in sources()):
-        return True
-    if "*" in pattern and any(ROOT.glob(pattern)):
-        return True
-    return "." in pattern and any(any((ROOT / place).rglob(pattern)) for place in PLACES)
-
-
-def parsers(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Every command of `reid` with its parser, e.g. "train", "dataset synth"."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for name, below in action.choices.items():
-                deeper = list(parsers(below))
-                yield from [(f"{name} {more}", last) for more, last in deeper] or [(name, below)]
-
-
-COMMANDS = dict(parsers(_parser()))
-OPTIONS = {option for parser in COMMANDS.values() for action in parser._actions for option in action.option_strings}
-
-
-def check_make(words: list[str]) -> None:
-    """`make TARGET VARIABLE=value …`, variables before it too, as a shell takes them."""
-    variables = dict(word.split("=", 1) for word in words if VARIABLE.fullmatch(word) and "=" in word)
-    if variables.get("SPEC") == "…":
-        variables["SPEC"] = "demo"
-    (target,) = [word for word in words if word != "make" and word.partition("=")[0] not in variables]
-    assert target in re.search(r"^\.PHONY: (.*)", MAKEFILE, re.MULTILINE)[1].split(), f"make {target}"
-    assert re.search(rf"^{target}:.*## ", MAKEFILE, re.MULTILINE), f"make {target} does not stand in make help"
-    for variable in variables:
-        assert is_read(variable), variable
-    given = variables.get("ARGS", "").split()
-    if target == "bench":
-        assert set(given) <= set(PARTS)
-    elif target in ("pipeline-run", "compile"):
-        load_spec(spec_path(variables.get("SPEC", "demo")), overrides=given)
-    else:
-        assert given == []
-
-
-def check_reid(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command line parses, for each task where it says TASK; a command alone (`reid inference`) is only named."""
-    monkeypatch.setattr(argparse.ArgumentParser, "exit", lambda self, status=0, message="": pytest.fail(message))
-    if words[-1] == "--help":
-        assert words[1:-1] in ([], ["TASK"]) or " ".join(words[1:-1]) in COMMANDS
-        return
-    if " ".join(words[1:]) in COMMANDS:
-        return
-    for task in TASKS if "TASK" in words else [""]:
-        options = _parsed([task if word == "TASK" else word for word in words[1:]])
-        assert field_exists(getattr(options, "explain", None) or "train")
-
-
-def check_installed(program: str, *words: str) -> None:
-    """A program of the environment: ours, or Python with a module of ours."""
-    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
-    assert program in {*scripts, "python", "pip", "activate"}
-    if program == "pip":
-        assert words[0] == "install"
-        return
-    assert not words or (ROOT / words[1].replace(".", "/")).with_suffix(".py").is_file()
-
-
-def field_exists(name: str) -> bool:
-    """Whether the spec has this section or field."""
-    return any(field == name or field.startswith(f"{name}.") for field in all_fields())
 
 
 @each_file
@@ -204,6 +82,8 @@ def test_every_word_in_code_marks_stands_for_something(span: str, monkeypatch: p
     elif field and field[1].split(".")[0] in Experiment.model_fields:
         assert field_exists(field[1])
         load_spec(overrides=[span] if field[2] else [])
+    elif span.startswith("reid."):
+        assert span.removeprefix("reid.") in reid.__all__ or stands_in_the_code(span)
     elif variable:
         assert is_read(variable[1]) or is_constant(variable[1])
     elif re.match("--?[a-z]", span):
@@ -217,12 +97,6 @@ def test_the_table_of_tasks_has_every_command_and_no_other() -> None:
     table = prose(README).split("| task |", 1)[1].split("\n\n", 1)[0]
     rows = [re.findall("`([^`]+)`", line.split("|")[1]) for line in table.splitlines()[2:]]
     assert sorted(itertools.chain(*rows)) == sorted({*COMMANDS, NOT_A_CLI_TASK} - {"spec"})
-
-
-def anchors(file: Path) -> set[str]:
-    """The headings of a page as both GitHub and the site name them in a link."""
-    titles = re.findall("^#+ (.*)", BLOCK.sub("", file.read_text(encoding="utf-8")), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
 
 
 @each_file
@@ -256,16 +130,10 @@ def test_nothing_is_said_twice(file: Path) -> None:
     assert [piece for piece, times in Counter(pieces).items() if times > 1 and len(piece) > 3] == []
 
 
-def blocks(file: Path, language: str) -> list[str]:
-    return [text for kind, text in BLOCK.findall(file.read_text(encoding="utf-8")) if kind == language]
-
-
-def test_the_readmes_lines_of_python_run_as_printed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """On drawn persons and a checkpoint of random weights, in the folders that the demo leaves."""
-    (lines,) = blocks(README, "python")
-    assert len(lines.splitlines()) <= 7
+@pytest.fixture
+def after_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folders that the demo leaves, with fewer persons and a checkpoint of random weights."""
+    (tmp_path / "pipelines").symlink_to(ROOT / "pipelines")
     write_persons(tmp_path / "data" / "demo", train=1, test=4)
     checkpoint = tmp_path / "results" / "demo" / "latest" / "train" / "model" / "reid_model_best.pth"
     checkpoint.parent.mkdir(parents=True)
@@ -273,8 +141,37 @@ def test_the_readmes_lines_of_python_run_as_printed(
     contract = Contract(height=64, width=32, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, embedding=16)
     save_model(checkpoint, network, contract=contract, persons=list(range(network.num_classes)))
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("after_the_demo")
+def test_the_readmes_six_lines_of_python_run_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    (lines,) = blocks(README, "python")
+    assert len([line for line in lines.splitlines() if line]) == 6
     exec(lines, {})
     assert re.fullmatch(r"mAP \d+\.\d%, re-ranked \d+\.\d%\n", capsys.readouterr().out)
+
+
+@pytest.mark.usefixtures("after_the_demo")
+def test_the_python_of_a_page_runs_from_top_to_bottom(capsys: pytest.CaptureFixture[str]) -> None:
+    for file in PAGES:
+        known: dict[str, object] = {}
+        for lines in blocks(file, "python"):
+            exec(lines, known)
+            assert capsys.readouterr().out
+
+
+def test_the_readmes_figures_stand_in_the_table_that_a_run_ends_with() -> None:
+    shown = next(block for block in blocks(README, "") if block.startswith("retrieval, %")).split("\n\n")[0]
+    metrics = {}
+    for line in shown.splitlines()[2:]:
+        name, *percents = re.split(r"\s{2,}", line)
+        metrics |= {
+            f"{RANKINGS[name]}{metric}": float(value) / 100 for metric, value in zip(FIGURES.values(), percents)
+        }
+    console = Console(width=120, force_terminal=False)
+    with console.capture() as captured:
+        console.print(retrieval_table(metrics))
+    assert [line.rstrip() for line in captured.get().splitlines()] == shown.splitlines()
 
 
 @pytest.mark.parametrize("block", [block for file in FILES for block in blocks(file, "yaml")])

@@ -1,4 +1,4 @@
-"""The pipeline as a cluster gets it: resources from the spec and from a file of the cluster, folders on volumes.
+"""The pipeline as a cluster gets it: resources from the spec and from the cluster's file, paths on volumes.
 
 The file (`make compile CLUSTER=cluster.yaml`) holds fields of `pipelines.cluster.resources.Resources` as YAML:
 memory, claims, node selectors, tolerations, secrets, time-outs.
@@ -17,37 +17,18 @@ from pipelines.cluster.resources import Resources
 from reid.errors import PipelineError
 from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
 from reid.spec import Experiment
+from reid.spec.facts import CountsGpus, NamesGpus
+from reid.spec.fields import fields_of, fields_with, pipeline_paths, sections_that_count_gpus
 from reid.spec.secret import open_values
 
 FROM_THE_SPEC = {"gpus", "embedding_gpus", "engine_gpus", "cached", "encrypted"}
-"""Fields of the resources that are no matter of the cluster."""
-GPU_SECTIONS = ("train", "evaluate", "inference")
-"""Sections of the spec that count and name GPUs."""
+"""Fields of the resources that the spec decides, so that the cluster's file does not have them."""
 RESULTS = "/tmp/reid"
-"""Where a pod keeps what is not handed on: decoded images, mostly."""
-PATHS = (
-    "dataset.train_dataset_dir",
-    "dataset.query_dataset_dir",
-    "dataset.test_dataset_dir",
-    "dataset.synthetic.root",
-    "dataset.source.root",
-    "dataset.source.zip",
-    "dataset.store_dir",
-    "model.pretrained_model_path",
-    "train.resume_training_checkpoint_path",
-    "evaluate.output_sampled_matches_plot",
-    "evaluate.output_cmc_curve_plot",
-    "inference.output_file",
-    "export.onnx_file",
-    "gen_trt_engine.trt_engine",
-    "gen_trt_engine.timing_cache",
-)
-"""Files and folders of the spec that a stage reads or writes: relative ones are put on the data volume, for a pod's own
-disk ends with it. A test lists the other fields of text, and why none of them is here."""
+"""Folder of a pod's own disk, for files that no other stage needs: mostly decoded images."""
 
 
 def read_cluster(path: Path | None) -> dict[str, Any]:
-    """The fields of the cluster's file; PipelineError where one is unknown or of another kind."""
+    """The fields of the cluster's file. Raises PipelineError if one is unknown or of another kind."""
     if path is None:
         return {}
     try:
@@ -72,48 +53,62 @@ def resources_of(
 ) -> Resources:
     """What one compiled pipeline asks for. `cluster` is a cluster's file as `read_cluster` reads it.
 
-    One GPU is the default of a task that takes what it finds; a cluster books it only for a spec that says so itself.
+    A task takes one GPU by default if it finds one; a cluster books GPUs only if the spec itself names them.
     """
-    train, evaluate, inference = (_asked(spec, section) for section in GPU_SECTIONS)
-    embedding = max(evaluate, inference)
-    engine = min(1, max(train, embedding))
+    booked: dict[str, int] = {}
+    for name, fact in fields_with(CountsGpus).items():
+        asked = _asked(spec, name.rpartition(".")[0])
+        booked[fact.parameter] = max(booked.get(fact.parameter, 0), asked)
     return Resources(
-        gpus=train, embedding_gpus=embedding, engine_gpus=engine, cached=cached, encrypted=encrypted, **cluster
+        gpus=booked["gpus"],
+        embedding_gpus=booked["embedding_gpus"],
+        engine_gpus=min(1, max(booked.values())),
+        cached=cached,
+        encrypted=encrypted,
+        **cluster,
     )
 
 
 def _asked(spec: Experiment, section: str) -> int:
-    """GPUs that a section of the spec asks for in so many words."""
+    """GPUs that a section of the spec asks for explicitly; 0 if it leaves both fields at their default."""
     part = getattr(spec, section)
-    said = {"num_gpus", "gpu_ids"} & part.model_fields_set
-    return max(part.num_gpus, len(set(part.gpu_ids))) if said else 0
+    given = {"num_gpus", "gpu_ids"} & part.model_fields_set
+    return max(part.num_gpus, len(set(part.gpu_ids))) if given else 0
 
 
 def named_by_digest(*images: str) -> bool:
-    """Whether every image is fixed; KFP's cache takes one name for one image."""
+    """Whether every name always means the same image, which KFP's cache relies on."""
     return all("@sha256:" in image for image in images)
 
 
 def spec_on_cluster(spec: Experiment, data_path: str) -> str:
     """The spec as YAML, its relative paths on the data volume: data/market1501/query -> /data/market1501/query.
 
-    The GPUs keep their number and lose their names: a pod counts those it is given from 0.
+    The number of GPUs stays, their ids do not: a pod counts the GPUs that it is given from 0.
     """
     values = open_values(spec)
     values["results_dir"] = RESULTS
-    for section in GPU_SECTIONS:
+    for section in sections_that_count_gpus():
         part = values[section]
-        part["num_gpus"], part["gpu_ids"] = max(part["num_gpus"], len(set(part["gpu_ids"]))), [0]
-    for section in ("export", "gen_trt_engine"):
-        values[section]["gpu_id"] = 0
-    for field in PATHS:
-        *sections, name = field.split(".")
-        part = values
-        for section in sections:
-            part = part.get(section) or {}
-        if part.get(name):
-            part[name] = _on_volume(str(part[name]), data_path)
+        part["num_gpus"] = max(part["num_gpus"], len(set(part["gpu_ids"])))
+    for name in fields_with(NamesGpus):
+        if fields_of()[name].stages:
+            part, key = _section_of(values, name)
+            part[key] = [0] if isinstance(part[key], list) else 0
+    for name in pipeline_paths():
+        part, key = _section_of(values, name)
+        if part.get(key):
+            part[key] = _on_volume(str(part[key]), data_path)
     return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+
+def _section_of(values: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
+    """The section of a spec's values that a field lies in (empty if it is null), and the field's key there."""
+    *sections, key = name.split(".")
+    part = values
+    for section in sections:
+        part = part.get(section) or {}
+    return part, key
 
 
 def _on_volume(path: str, data_path: str) -> str:
@@ -122,12 +117,12 @@ def _on_volume(path: str, data_path: str) -> str:
 
 
 def asks_for_encryption(spec: Experiment) -> bool:
-    """Whether the run here would encrypt, or has to: a cluster's then does it too, or does not start."""
+    """Whether a run on this machine would encrypt, or has to; a cluster's run then encrypts too, or does not start."""
     return bool(spec.encryption_key or encryption_key() or spec.export.encrypted)
 
 
 def compile_for_cluster(path: Path, spec: Experiment, *, cluster_file: Path | None) -> Resources:
-    """Writes the compiled pipeline that a cluster runs; without KFP's cache where an image is not named by digest."""
+    """Writes the compiled pipeline that a cluster runs, without KFP's cache if an image is not named by digest."""
     from components.images import REID, TENSORRT  # noqa: PLC0415 - read from the environment now
     from pipelines.compilation import compile_pipeline  # noqa: PLC0415 - loads kfp
 
@@ -147,7 +142,7 @@ def compile_for_cluster(path: Path, spec: Experiment, *, cluster_file: Path | No
 
 
 def _where_the_key_is(resources: Resources, cluster_file: Path | None) -> str:
-    """The note on the key; PipelineError where the cluster's file names no Secret that holds it."""
+    """The note on the key. Raises PipelineError if the cluster's file names no Secret that holds it."""
     found = resources.key_secret
     if found is None:
         raise PipelineError(

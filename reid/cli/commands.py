@@ -136,12 +136,11 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
 def _help_on(task: str) -> Callable[[], str]:
     def more_help() -> str:
         from reid.spec.explain import listed
-        from reid.spec.task_fields import AGREEING, MODEL, TASK_FIELDS
+        from reid.spec.fields import fields_of_task, fields_said_by_model
 
-        own = [] if task == "adopt" else ["results_dir"]
-        fields = listed([*own, *TASK_FIELDS[task]], width=_columns())
-        if {*MODEL} <= {*TASK_FIELDS[task]}:
-            note = f"the model's file holds these; if the spec sets them too, it has to agree: {', '.join(AGREEING)}"
+        fields = listed(fields_of_task(task), width=_columns())
+        if said := fields_said_by_model(task):
+            note = f"the model's file says these too, and the spec has to agree if it gives them: {', '.join(said)}"
             fields += "\n" + textwrap.fill(note, _columns()) + "\n"
         return f"fields of the spec that {task} reads, with their defaults:\n\n{fields}"
 

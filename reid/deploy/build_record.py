@@ -1,4 +1,4 @@
-"""The build record: what lies beside an engine, says how it was built, and holds its preprocessing contract."""
+"""The build record: a file beside an engine that says how it was built, and holds its preprocessing contract."""
 
 import json
 from dataclasses import asdict, dataclass, field, fields
@@ -10,13 +10,14 @@ from reid.errors import ArtifactError
 from reid.files.hashes import file_sha256
 
 RECORD = "build.json"
-"""In an engine's folder; a copy elsewhere has its own beside it, under its name and ".json"."""
+"""The record's name in the engine's folder. A copy of the engine has its own beside it: its name and ".json"."""
 RUNNABLE = "not run yet"
+"""The value of `measured` while nothing speaks against running the engine on this machine."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Batch sizes the engine takes, and the one it is tuned for."""
+    """The batch sizes that the engine takes, and the one it is tuned for."""
 
     min_batch_size: int
     opt_batch_size: int
@@ -25,7 +26,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class BuildRecord:
-    """How an engine was built, or why none was; `build.json` beside the engine."""
+    """How an engine was built, or why none was."""
 
     built: bool
     reason: str | None
@@ -40,7 +41,7 @@ class BuildRecord:
     targets: list[str] = field(default_factory=list)
     """Compute capabilities of the GPUs that can run the engine."""
     gpu: str | None = None
-    """The GPU it was built on; null: ahead of time, on none."""
+    """The GPU it was built on; null if it was built ahead of time, without a GPU."""
     tf32: bool | None = None
     """Whether float32 convolutions may round their inputs to TF32's 10 bits."""
     seconds: float | None = None
@@ -50,9 +51,9 @@ class BuildRecord:
     measured: str = "not run"
     """On which GPU it was run, or why on none."""
     speed: list[dict[str, float]] = field(default_factory=list)
-    """Of each batch size: batch_size, latency_ms (median, copies to and from the GPU included), images_per_second."""
+    """For each batch size: batch_size, latency_ms (median, with copies to and from the GPU), images_per_second."""
     parity: dict[str, Any] | None = None
-    """How near its embeddings are to the ONNX's, on query images; null: not compared."""
+    """How close its embeddings of query images are to the ONNX's; null if they were not compared."""
 
     def to_json(self) -> str:
         """The record as indented JSON."""
@@ -64,16 +65,16 @@ class BuildRecord:
         return Contract.from_json(json.dumps(self.contract))
 
 
-def record_place(engine: Path) -> Path:
-    """Where the record of an engine is: <its name>.json, else build.json in its folder."""
+def record_file(engine: Path) -> Path:
+    """The file of an engine's record: <its name>.json, or if there is none, build.json in its folder."""
     own = engine.with_name(f"{engine.name}.json")
     return own if own.exists() else engine.with_name(RECORD)
 
 
 def read_record(engine: Path) -> BuildRecord:
-    """The record beside an engine; ArtifactError where either is missing, or the record is of another file."""
-    place = record_place(engine)
-    record = _parse(place) if place.exists() else None
+    """The record beside an engine; raises ArtifactError if either is missing, or the record is of another file."""
+    file = record_file(engine)
+    record = _parse(file) if file.exists() else None
     if not engine.is_file():
         reason = f"\n  found: not built: {record.reason}" if record and record.reason else ""
         raise ArtifactError(f"{engine}: no such engine{reason}\n  want:  one that the task gen_trt_engine built")
@@ -85,17 +86,17 @@ def read_record(engine: Path) -> BuildRecord:
     found = file_sha256(engine)
     if record.engine_sha256 != found:
         raise ArtifactError(
-            f"{place}: the record of another engine\n"
+            f"{file}: the record of another engine\n"
             f"  found: engine_sha256 {record.engine_sha256}\n  want:  {found}, {engine.name}'s"
         )
     return record
 
 
-def _parse(place: Path) -> BuildRecord:
-    """The record in this file; ArtifactError where it is something else."""
+def _parse(file: Path) -> BuildRecord:
+    """The record in this file; raises ArtifactError if it is something else."""
     try:
-        values = json.loads(place.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8"))
         return BuildRecord(**{**values, "profile": Profile(**values["profile"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         wanted = ", ".join(entry.name for entry in fields(BuildRecord))
-        raise ArtifactError(f"{place}: not a build record ({error})\n  want: {wanted}") from None
+        raise ArtifactError(f"{file}: not a build record ({error})\n  want: {wanted}") from None

@@ -1,4 +1,9 @@
-"""A deployed model against the one it was made from, on real images: vector by vector, and as a ranking.
+"""Compares a deployed model with the model it was made from, on real images: vector by vector, and as a ranking.
+
+Equal vectors would be too much to ask: another runtime adds in another order, and FP16 rounds. What counts is the
+ranking, but mAP of a small sample hardly moves when a few embeddings are wrong. So there are two tests. The cosine
+between both embeddings of each image must not fall below a limit; that finds a single bad image, and some images also
+go through alone, since a batch may hide a fault. And mAP and rank-1 of the sample must not drop by more than a limit.
 
 Shapes: N images compared, D width of the embedding.
 """
@@ -17,12 +22,12 @@ from reid.embeddings import Embeddings, Network, embed
 from reid.errors import DatasetError
 
 BATCH_SIZE, ONE_BY_ONE = 16, 16
-"""Images in a batch; how many query images go through the candidate alone besides."""
+"""Images in a batch; how many query images also go through the candidate one by one."""
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Plain figures of one set of embeddings, as fractions."""
+    """Figures of the plain ranking of one set of embeddings, as fractions."""
 
     mAP: float  # noqa: N815
     rank1: float
@@ -30,7 +35,7 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class Limits:
-    """How far the candidate may be from the reference."""
+    """How much the candidate may differ from the reference."""
 
     min_cosine: float
     max_mAP_drop: float  # noqa: N815
@@ -39,19 +44,19 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What was found."""
+    """How a candidate differs from its reference."""
 
     parity: Parity
-    """Of every image in a batch, and of some one by one."""
+    """The parity of every image in a batch, and of some one by one."""
     paths: Sequence[str]
     """(N,) the images compared, in the order of parity.cosines."""
     reference: Retrieval | None
-    """None where no query has a match to rank."""
+    """None if no query has a match to rank."""
     candidate: Retrieval | None
 
     @property
     def drops(self) -> Retrieval:
-        """What the candidate lost; negative where it gained."""
+        """How much lower the candidate's figures are; negative if they are higher."""
         if not self.reference or not self.candidate:
             return Retrieval(0.0, 0.0)
         return Retrieval(self.reference.mAP - self.candidate.mAP, self.reference.rank1 - self.candidate.rank1)
@@ -61,7 +66,7 @@ class Comparison:
         return [(self.paths[row], float(self.parity.cosines[row])) for row in self.parity.worst]
 
     def objections(self, limits: Limits, *, section: str) -> list[str]:
-        """Which limit is broken and by how much; `section` of the spec holds the limits."""
+        """The limits that are broken, and by how much; `section` of the spec holds the limits."""
         found = []
         below, drops = int((self.parity.cosines < limits.min_cosine).sum()), self.drops
         if below:
@@ -79,7 +84,7 @@ class Comparison:
 
 
 Embedded = tuple[Embeddings, Embeddings]
-"""Of a sample: of the query images, of the gallery images."""
+"""The embeddings of a sample's query images and of its gallery images."""
 
 
 def embed_sample(network: Network, sample: Sample, *, contract: Contract, what: str) -> Embedded:
@@ -95,7 +100,7 @@ def embed_sample(network: Network, sample: Sample, *, contract: Contract, what: 
 
 
 def compare(reference: Embedded, candidate: Network, sample: Sample, *, contract: Contract, what: str) -> Comparison:
-    """The candidate on the sample in batches, and on some images one by one, against the reference's embeddings."""
+    """Compares the candidate's embeddings, in batches and for some images one by one, with the reference's."""
     found = embed_sample(candidate, sample, contract=contract, what=what)
     single = np.isin(np.arange(len(sample.query)), evenly(range(len(sample.query)), ONE_BY_ONE))
     alone = embed(
@@ -120,7 +125,7 @@ def compare(reference: Embedded, candidate: Network, sample: Sample, *, contract
 def compare_vectors(
     reference: Network, candidate: Network, images: Split, pixels: NDArray[np.uint8], *, contract: Contract
 ) -> Parity:
-    """Both models on some images, in batches."""
+    """The parity of two models on some images, in batches."""
     vectors = [
         embed(images, pixels, network, contract=contract, batch_size=BATCH_SIZE, what=what).vectors
         for network, what in ((reference, "the reference"), (candidate, "the model compared"))
@@ -142,6 +147,6 @@ def _retrieval(query: Embeddings, gallery: Embeddings) -> Retrieval | None:
     distance = euclidean_squared(l2_normalize(query.vectors), l2_normalize(gallery.vectors))
     try:
         scores = evaluate(distance, **who, max_rank=1)
-    except DatasetError:  # nobody has a match in another camera
+    except DatasetError:  # no query has a match
         return None
     return Retrieval(float(scores.mAP), float(scores.cmc[0]))

@@ -1,6 +1,6 @@
-"""Buffers of a GPU and one stream, through NVIDIA's driver alone: the TensorRT image has no torch.
+"""Buffers of a GPU and a stream, by NVIDIA's driver alone, because the TensorRT image has no torch.
 
-They belong to the GPU that gpu.use_gpu made current, and to the thread that did.
+They belong to the GPU that gpu.use_gpu made current, and to the thread that called it.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from reid.deploy.gpu import open_driver
 from reid.errors import ArtifactError
 
 NON_BLOCKING = 1
-"""CU_STREAM_NON_BLOCKING: does not wait for the default stream."""
+"""CU_STREAM_NON_BLOCKING: the stream does not wait for the default stream."""
 
 
 class Stream:
@@ -32,11 +32,11 @@ class Stream:
 
     @property
     def address(self) -> int:
-        """What CUDA knows the stream by."""
+        """CUDA's handle of the stream, as a number."""
         return int(self._handle.value or 0)
 
     def call(self, name: str, *arguments: Any) -> None:
-        """A function of the driver; ArtifactError with CUDA's word for what went wrong."""
+        """Calls a function of the driver; raises ArtifactError with CUDA's name of the error if it fails."""
         code = getattr(self._driver, name)(*arguments)
         if code:
             word = ctypes.c_char_p()
@@ -54,12 +54,12 @@ class Stream:
         self.call("cuMemcpyDtoHAsync_v2", target, buffer.device, ctypes.c_size_t(4 * count), self._handle)
 
     def wait(self) -> None:
-        """Until all that was queued is done."""
+        """Waits until all queued work is done."""
         self.call("cuStreamSynchronize", self._handle)
 
 
 class Buffer:
-    """float32 values on the GPU, and as many in page-locked memory, from where they are copied at full speed."""
+    """float32 values on the GPU, and as many in page-locked host memory, from where copies run at full speed."""
 
     def __init__(self, stream: Stream, shape: tuple[int, ...]) -> None:
         count = math.prod(shape)
@@ -75,5 +75,5 @@ class Buffer:
 
     @property
     def address(self) -> int:
-        """On the GPU."""
+        """The buffer's address on the GPU."""
         return int(self.device.value)

@@ -1,4 +1,4 @@
-"""A TensorRT engine run on a GPU: preprocessed images (B, C, H, W) -> embeddings (B, D), as ONNX Runtime and torch do.
+"""Runs a TensorRT engine on a GPU: preprocessed images (B, C, H, W) -> embeddings (B, D), as ONNX Runtime and torch do.
 
 Shapes: B images in a batch, C channels, H height, W width, D embedding width.
 """
@@ -14,19 +14,19 @@ from reid.deploy.build_record import BuildRecord, read_record
 from reid.deploy.cuda import Buffer, Stream
 from reid.deploy.gpu import use_gpu
 from reid.deploy.onnx import INPUT, OUTPUT
-from reid.deploy.tensorrt_packages import load_package, the_log
+from reid.deploy.tensorrt_packages import load_package, tensorrt_log
 from reid.errors import ArtifactError
 from reid.files.encryption import read_model
 
 
 class EngineModel:
-    """An engine with its buffers on one GPU; batches of any size, in parts that its profile takes."""
+    """An engine with its buffers on one GPU; a batch of any size is split into parts that its profile takes."""
 
     def __init__(self, path: Path, *, gpu_id: int, record: BuildRecord | None = None) -> None:
-        """Opens `path`; its record lies beside it unless it is given.
+        """Opens `path` on GPU `gpu_id`; its record is read from the file beside it unless it is given.
 
-        Raises ArtifactError where there is no such engine, no GPU, the engine is not for it, or it is not what its
-        record says; MissingDependency without the package that built it.
+        Raises ArtifactError if there is no such engine or no GPU, if the engine is not for this GPU, or if it is not
+        what its record says; MissingDependency without the package that built it.
         """
         self.record = record or read_record(path)
         self.contract: Contract = self.record.preprocessing
@@ -43,7 +43,7 @@ class EngineModel:
                 f"  found: {gpu.name}, {gpu.compute_capability}\n  want:  an engine that gen_trt_engine builds for it"
             )
         package = load_package(str(self.record.package), gpu)
-        trt, log = package.trt, the_log(package.trt)
+        trt, log = package.trt, tensorrt_log(package.trt)
         log.errors.clear()
         self._runtime = trt.Runtime(log)
         engine = self._runtime.deserialize_cuda_engine(read_model(path))
@@ -68,7 +68,7 @@ class EngineModel:
         return self.contract.channels, self.contract.height, self.contract.width
 
     def _check(self, path: Path, engine: Any) -> None:
-        """ArtifactError unless ports and profile are those of the record."""
+        """Raises ArtifactError unless ports and profile are those of the record."""
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         found = {name: tuple(engine.get_tensor_shape(name)) for name in names}
         wanted = {INPUT: (-1, *self._image), OUTPUT: (-1, self.contract.embedding)}
@@ -95,7 +95,7 @@ class EngineModel:
         return embeddings
 
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """At most the profile's largest batch; what lacks to its smallest is made up with what is in the buffer."""
+        """Runs at most the profile's largest batch; below its smallest, old values in the buffer fill the batch up."""
         batch = max(len(images), self.record.profile.min_batch_size)
         self._input.host[: len(images)] = images
         self._log.errors.clear()

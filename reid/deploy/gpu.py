@@ -1,4 +1,4 @@
-"""The NVIDIA GPUs of this machine, asked of the driver itself: no torch, no CUDA toolkit."""
+"""Lists the NVIDIA GPUs of this machine by the driver alone, without torch or the CUDA toolkit."""
 
 import ctypes
 import sys
@@ -13,19 +13,19 @@ CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU and what it can compute, e.g. "8.6"."""
+    """A GPU and its compute capability, e.g. "8.6"."""
 
     name: str
     compute_capability: str
 
     @property
     def words(self) -> str:
-        """As in a message."""
+        """The GPU in the words of a message."""
         return f"{self.name}, compute capability {self.compute_capability}"
 
 
 def open_driver() -> ctypes.CDLL | None:
-    """NVIDIA's driver library; None where there is none."""
+    """NVIDIA's driver library; None if there is none."""
     try:
         return ctypes.CDLL(DRIVER)
     except OSError:
@@ -33,7 +33,7 @@ def open_driver() -> ctypes.CDLL | None:
 
 
 def list_gpus() -> list[Gpu]:
-    """The GPUs that the driver shows this process, in its order; empty where there is no driver or no GPU."""
+    """The GPUs that the driver shows this process, in its order; empty if there is no driver or no GPU."""
     driver, count = open_driver(), ctypes.c_int()
     if driver is None or driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
         return []
@@ -54,9 +54,9 @@ def list_gpus() -> list[Gpu]:
 
 
 def use_gpu(gpu_id: int, *, field: str = "gpu_id") -> Gpu | None:
-    """Make GPU `gpu_id` the current one of this thread and say what it is; None where there is no driver or no GPU.
+    """Makes GPU `gpu_id` the current one of this thread and returns it; None if there is no driver or no GPU.
 
-    Raises SpecError, naming the `field` of the spec, where there are GPUs and `gpu_id` is none of them.
+    Raises SpecError, naming the `field` of the spec, if there are GPUs and `gpu_id` is none of them.
     """
     gpus = list_gpus()
     if not gpus:

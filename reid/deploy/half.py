@@ -1,7 +1,7 @@
-"""An ONNX model with half-precision weights and arithmetic behind a float32 input and output.
+"""Converts an ONNX model to half-precision weights and arithmetic, with float32 input and output.
 
-TensorRT's strongly typed networks take every type from the ONNX file, so FP16 is a matter of the file and not of a
-builder's flag.
+TensorRT's strongly typed networks take every type from the ONNX file, so for FP16 the file must be converted; there is
+no flag of the builder for it.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from onnx import AttributeProto, ModelProto, NodeProto
 
 KEPT_IN_FLOAT32 = {
-    # sums over a whole map or vector, which overflow or lose digits in half precision, and the BNNeck: next to no time
+    # sums over a whole map or vector, and the BNNeck, overflow or lose digits in half precision, and take little time
     *("BatchNormalization", "GlobalAveragePool", "LayerNormalization", "LpNormalization", "ReduceL2", "ReduceMean"),
-    # inputs that ONNX wants in float32
+    # ONNX wants their inputs in float32
     *("Range", "Resize"),
 }
 
@@ -24,7 +24,7 @@ KEPT_IN_FLOAT32 = {
 def to_half(model: "ModelProto") -> "ModelProto":
     """An FP16 copy of an onnx.ModelProto: same names, shapes and metadata, float32 in and out.
 
-    Raises ArtifactError where the graph has branches or loops, which no network of this project exports.
+    Raises ArtifactError if the graph has branches or loops, which no network of this project exports.
     """
     import onnx
 
@@ -34,7 +34,7 @@ def to_half(model: "ModelProto") -> "ModelProto":
 
 
 class _HalfGraph:
-    """A graph while it is rewritten in place, node by node.
+    """A graph that is rewritten in place, node by node.
 
     Each tensor stays in the type that its producer gives, and is cast once if a consumer wants the other one.
     """
@@ -51,7 +51,7 @@ class _HalfGraph:
         self.nodes: list[NodeProto] = []
 
     def convert(self) -> None:
-        """Rewrite every node, and drop what no node reads any more."""
+        """Rewrites every node, and drops the weights that no node reads any more."""
         outputs = {tensor.name for tensor in self.graph.output if self.type_of[tensor.name] == self.float}
         for node in list(self.graph.node):
             wanted = self.float if node.op_type in KEPT_IN_FLOAT32 else self.half
@@ -72,7 +72,7 @@ class _HalfGraph:
             getattr(self.graph, field).extend(copies)
 
     def _as(self, name: str, wanted: int) -> str:
-        """The name under which tensor `name` is there in the type `wanted`; integers and absent inputs keep theirs."""
+        """The name of tensor `name` in the type `wanted`, cast if needed; integers and absent inputs keep theirs."""
         found = self.type_of.get(name)
         if found == wanted or found not in (self.float, self.half):
             return name
@@ -91,7 +91,7 @@ class _HalfGraph:
         self.nodes.append(helper.make_node("Cast", [source], [target], name=f"cast_{target}", to=wanted))
 
     def _give_float(self, output: str) -> None:
-        """Rename a half-precision output of the graph and cast it back under its own name."""
+        """Renames a half-precision output of the graph, and casts it back under its own name."""
         if self.type_of[output] == self.float:
             return
         inner = f"{output}__half"
@@ -101,7 +101,7 @@ class _HalfGraph:
         self._cast(inner, output, self.float)
 
     def _retype(self, attribute: "AttributeProto", node: "NodeProto", wanted: int) -> None:
-        """Turn the float32 constants and the casts to float32 of a half-precision node into half."""
+        """Turns the float32 constants of a half-precision node, and its casts to float32, into half precision."""
         if attribute.HasField("g") or attribute.graphs:
             raise ArtifactError(
                 f"FP16: node {node.name} ({node.op_type}) has a graph of its own\n  want: no branch, no loop"
@@ -115,7 +115,7 @@ class _HalfGraph:
 
 
 def _rounded(weight: Any, name: str) -> Any:
-    """A float32 onnx.TensorProto as float16 under another name; what is beyond 65504 becomes 65504."""
+    """A float32 onnx.TensorProto as float16 under another name; values beyond 65504 become 65504."""
     from onnx import numpy_helper
 
     limit = float(np.finfo(np.float16).max)

@@ -20,18 +20,18 @@ from reid.files.encryption import read_model
 
 INPUT, OUTPUT = "input", "fc_pred"
 CONTRACT_KEY, DATA_TYPE_KEY, SETTINGS_KEY = "reid.contract", "reid.data_type", "reid.settings"
-"""Entries of the file's metadata: how to prepare its input; FP32 or FP16 inside; how the network was built."""
+"""Keys of the file's metadata: how to prepare its input; whether it is FP32 or FP16 inside; how it was built."""
 Ports = list[tuple[str, list[int | str]]]
-"""(name, shape) of each input and output; a dynamic axis is its name."""
+"""(name, shape) of each input and output; a dynamic axis stands in the shape by its name."""
 
 
 def read_onnx(path: Path) -> tuple[Any, Contract]:
-    """The file as onnx.ModelProto, and its contract; ArtifactError where it is damaged or not one of this project's."""
+    """The file as onnx.ModelProto, and its contract; raises ArtifactError if it is damaged or of another project."""
     onnx = import_onnx()
     content = _read_bytes(path)
     try:
         model = onnx.load_model_from_string(content)
-    except Exception as error:  # protobuf's own DecodeError, under a name that moves with its version
+    except Exception as error:  # protobuf's DecodeError, whose place differs from version to version
         raise ArtifactError(f"{path}: damaged, or no ONNX file ({one_line(error)})") from error
     contract = _contract_in({entry.key: entry.value for entry in model.metadata_props}, path)
     check(model, str(path))
@@ -43,9 +43,9 @@ class OnnxModel:
     """The exported network run by ONNX Runtime on the CPU."""
 
     def __init__(self, path: Path | None = None, *, content: bytes | None = None, threads: int | None = None) -> None:
-        """Open `path`, or `content` in its place; `threads` null: as many as there are cores.
+        """Opens `path`, or `content` in its place; with `threads` None it uses all cores.
 
-        Raises ArtifactError where the file is missing, damaged, without contract or with ports that contradict it;
+        Raises ArtifactError if the file is missing, damaged, without contract or with ports that contradict it;
         MissingDependency without onnxruntime.
         """
         try:
@@ -62,14 +62,14 @@ class OnnxModel:
             options.intra_op_num_threads = threads
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises a dozen classes of its own, with Exception as their only parent
+        except Exception as error:  # onnxruntime has a dozen classes of errors, with Exception as only parent
             raise ArtifactError(f"{where}: damaged, or no ONNX file ({one_line(error)})") from error
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.contract = _contract_in(metadata, where)
         self.data_type: str = metadata.get(DATA_TYPE_KEY, "FP32")
-        """Of the arithmetic inside; input and output are float32."""
+        """The type of the arithmetic inside: FP32 or FP16; input and output are float32."""
         self.settings: dict[str, Any] = json.loads(metadata.get(SETTINGS_KEY, "{}"))
-        """build_embedder's keyword values."""
+        """The keyword values of build_embedder."""
         ports = [(port.name, port.shape) for port in (*self._session.get_inputs(), *self._session.get_outputs())]
         check_ports(ports, self.contract, str(where))
 
@@ -94,6 +94,7 @@ def data_type_of(model: Any) -> str:
 
 
 def check(model: Any, where: str) -> None:
+    """Raises ArtifactError, which names `where`, if the model fails onnx's full check."""
     onnx = import_onnx()
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -102,6 +103,7 @@ def check(model: Any, where: str) -> None:
 
 
 def ports_of(model: Any) -> Ports:
+    """The inputs and outputs of an onnx.ModelProto."""
     return [
         (port.name, [axis.dim_param or axis.dim_value for axis in port.type.tensor_type.shape.dim])
         for port in (*model.graph.input, *model.graph.output)
@@ -109,7 +111,7 @@ def ports_of(model: Any) -> Ports:
 
 
 def check_ports(ports: Ports, contract: Contract, where: str) -> None:
-    """ArtifactError unless the ports are input (batch, C, H, W) and fc_pred (batch, D), with only the batch dynamic."""
+    """Raises ArtifactError unless the ports are input (batch, C, H, W) and fc_pred (batch, D), the batch dynamic."""
     wanted: Ports = [
         (INPUT, [contract.channels, contract.height, contract.width]),
         (OUTPUT, [contract.embedding]),
@@ -123,6 +125,7 @@ def check_ports(ports: Ports, contract: Contract, where: str) -> None:
 
 
 def spell(ports: Ports) -> str:
+    """The ports in the words of a message."""
     return ", ".join(f"{name} ({', '.join(map(str, shape))})" for name, shape in ports)
 
 
@@ -143,6 +146,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def import_onnx() -> Any:
+    """The module onnx; raises MissingDependency without it."""
     try:
         import onnx
     except ImportError as error:
@@ -153,6 +157,6 @@ def import_onnx() -> Any:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of a foreign message, short enough for a terminal."""
+    """The first line of another library's error, short enough for a terminal."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:200]}".rstrip(": ")

@@ -1,6 +1,6 @@
-"""An ONNX file of another exporter made one of ours: tried, its shapes fixed, a preprocessing contract put in.
+"""Turns an ONNX file of another exporter into one of this project: tries it, fixes its shapes, adds the contract.
 
-TAO's export leaves the width of its output open, and says nothing of how images are prepared.
+TAO's export leaves the width of its output open, and does not say how images are prepared.
 
 Shapes: B images in a batch, C channels, H height, W width, D embedding width.
 """
@@ -30,25 +30,25 @@ from reid.errors import ArtifactError
 
 TRIED_IMAGES = 3
 FLOAT32 = 1
-"""ONNX's number of the type."""
+"""ONNX's number of the type float32."""
 SAME = 1e-3
-"""Of the largest coordinate: embeddings nearer than that are equal, for all that FP16 inside the file rounds."""
+"""Embeddings that differ by less than this share of the largest coordinate count as equal: FP16 inside rounds."""
 
 
 def adopt_onnx(path: Path, contract: Contract) -> tuple[bytes, Contract]:
-    """The content of an ONNX file of ours with the network at `path`, and its contract: the one given, but
-    `normalized` as the network's output is.
+    """The content of an ONNX file of this project with the network at `path`, and its contract.
 
-    The network is run on images of noise. Raises ArtifactError where the file is missing, damaged or has a contract
-    already, where its input and output are not "input" (B, C, H, W) and "fc_pred" (B, D) of the contract in float32,
-    and where it gives an image another embedding in a batch, or does (not) add the mirrored image's as the contract
-    says; MissingDependency without onnx and onnxruntime.
+    The contract is the one given, with `normalized` set as the network's output is. The network is run on images of
+    noise. Raises ArtifactError if the file is missing, is damaged or has a contract already; if its input and output
+    are not "input" (B, C, H, W) and "fc_pred" (B, D) of the contract in float32; if an image's embedding is another one
+    in a batch; and if the mirrored image is added though the contract says no, or the other way round. Raises
+    MissingDependency without onnx and onnxruntime.
     """
     onnx = import_onnx()
     if not path.is_file():
         raise ArtifactError(f"{path}: no such ONNX file")
     try:
-        model = onnx.load(path)  # with weights in files beside it
+        model = onnx.load(path)  # also weights in files beside it
     except Exception as error:  # protobuf's own DecodeError, under a name that moves with its version
         raise ArtifactError(f"{path}: damaged, or no ONNX file ({one_line(error)})") from error
     if any(entry.key == CONTRACT_KEY for entry in model.metadata_props):
@@ -69,7 +69,7 @@ def adopt_onnx(path: Path, contract: Contract) -> tuple[bytes, Contract]:
 
 
 def _with_fixed_shapes(model: Any, contract: Contract, path: Path) -> Any:
-    """The model, its open axes as in the contract; ArtifactError where a port has another name, type or number."""
+    """The model, its open axes fixed by the contract; raises ArtifactError if a port has another name, type or size."""
     graph = model.graph
     sizes = {INPUT: [contract.channels, contract.height, contract.width], OUTPUT: [contract.embedding]}
     names = [port.name for port in (*graph.input, *graph.output)]
@@ -89,8 +89,8 @@ def _with_fixed_shapes(model: Any, contract: Contract, path: Path) -> Any:
 
 
 def _fix(port: Any, sizes: Sequence[int]) -> bool:
-    """Whether a port is float32 of (batch, *sizes) with the batch open; if so, its other axes are fixed."""
-    axes, numbers = port.type.tensor_type.shape.dim, [0, *sizes]  # 0: of an open axis
+    """Whether a port is float32 of (batch, *sizes) with an open batch; if so, its other axes are fixed."""
+    axes, numbers = port.type.tensor_type.shape.dim, [0, *sizes]  # an open axis has 0
     fits = (
         port.type.tensor_type.elem_type == FLOAT32
         and len(axes) == len(numbers)
@@ -104,7 +104,7 @@ def _fix(port: Any, sizes: Sequence[int]) -> bool:
 
 
 def _tried(model: Any, contract: Contract, path: Path) -> NDArray[np.float32]:
-    """Embeddings (B, D) of noise, after what can be learned from them."""
+    """Embeddings (B, D) of noise; raises ArtifactError if they show that the network is not what the contract says."""
     network = OnnxModel(path, content=model.SerializeToString())
     shape = (TRIED_IMAGES, contract.channels, contract.height, contract.width)
     images = np.random.default_rng(0).standard_normal(shape, np.float32)

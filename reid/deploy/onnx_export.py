@@ -1,4 +1,4 @@
-"""The network written as one ONNX file that carries its preprocessing contract.
+"""Writes the network as one ONNX file that carries its preprocessing contract.
 
 Shapes: B images in a batch, C channels, H height, W width, D embedding width. Input "input" (B, C, H, W), output
 "fc_pred" (B, D), both float32 and both named as TAO names them; only B is dynamic.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 ONE_FILE_LIMIT_BYTES = 2**31 - 1
-"""What a protobuf message can hold."""
+"""The largest size of a protobuf message."""
 
 
 def export_onnx(
@@ -48,9 +48,9 @@ def export_onnx(
     data_type: str = "FP32",
     key: str | None = None,
 ) -> None:
-    """Write `onnx_bytes` to `path`, whole or not at all; with a `key` they are encrypted, and no two files are equal.
+    """Writes `onnx_bytes` to `path`, whole or not at all. With a `key` they are encrypted, and no two files are equal.
 
-    Raises ArtifactError where a file is in the way and `overwrite` is false, and what onnx_bytes raises.
+    Raises ArtifactError if a file is there and `overwrite` is false, and what onnx_bytes raises.
     """
     if path.exists() and not overwrite:
         raise ArtifactError(
@@ -69,12 +69,12 @@ def onnx_bytes(
     opset: int,
     data_type: str = "FP32",
 ) -> bytes:
-    """`network` (in eval mode, on the CPU) as the content of an ONNX file; equal weights, equal bytes.
+    """`network` (in eval mode, on the CPU) as the content of an ONNX file; equal weights give equal bytes.
 
     It holds the weights, passes onnx's full check, and carries the contract, the opset, this project's version and the
     model's settings as metadata. With data_type "FP16" the arithmetic inside is half precision. Raises ArtifactError,
-    which names `where`, where the network cannot be exported or does not turn (B, C, H, W) into (B, D); SpecError where
-    torch cannot write the opset; MissingDependency without onnx and onnxscript.
+    which names `where`, if the network cannot be exported or does not turn (B, C, H, W) into (B, D); raises
+    SpecError if torch cannot write the opset; MissingDependency without onnx and onnxscript.
     """
     model = _translate(network, contract, opset)
     _strip(model)
@@ -99,7 +99,7 @@ def onnx_bytes(
 
 
 def _translate(network: "nn.Module", contract: Contract, opset: int) -> Any:
-    """The network as onnx.ModelProto, through torch's exporter for torch.export programs."""
+    """The network as onnx.ModelProto, by torch's exporter for torch.export programs."""
     import_onnx()
     import torch
 
@@ -109,7 +109,7 @@ def _translate(network: "nn.Module", contract: Contract, opset: int) -> Any:
         raise MissingDependency(
             f"ONNX export: {error}; onnxscript comes with pip install -e '.[export]' in the repository's root"
         ) from error
-    # Two images: torch.export takes a batch of one for a constant.
+    # two images, because torch.export takes a batch of one for a constant
     images = torch.zeros(2, contract.channels, contract.height, contract.width)
     try:
         with _quiet():
@@ -137,7 +137,7 @@ def _translate(network: "nn.Module", contract: Contract, opset: int) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's warnings and logs below ERROR: they are about its own insides."""
+    """Silences the exporter's warnings, and its logs below ERROR: they are about its own inner workings."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx", "torch.export", "torch.fx")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -152,7 +152,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _strip(model: Any) -> None:
-    """Drop the exporter's notes: stack traces as large as the graph, with paths that differ from machine to machine."""
+    """Drops the exporter's stack traces, as large as the graph, whose paths differ from machine to machine."""
     graph = model.graph
     for owner in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         owner.ClearField("metadata_props")

@@ -1,4 +1,4 @@
-"""A loaded network run by ONNX Runtime without a file between: on a CPU it is the faster of the two with convolutions.
+"""Runs a loaded network by ONNX Runtime, translated in memory: on a CPU it is faster than torch for convolutions.
 
 Shapes: B images in a batch, C channels, H height, W width, D embedding width.
 """
@@ -19,20 +19,19 @@ from reid.model.checkpoint import LoadedModel
 logger = logging.getLogger(__name__)
 
 LEAST_IMAGES = 2_000
-"""From here on the translation's seconds are won back; ResNet-50 at 256 x 128 needs 300, MobileNet 1,500."""
+"""From so many images on the translation pays; ResNet-50 at 256 x 128 needs 300, MobileNet 1,500."""
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 OPSET = 18
 TRIED_IMAGES = 2
 TOLERANCE = 1e-5
-"""Of the largest coordinate: how far the tried embeddings may be from torch's, both being sums of float32."""
+"""How far the tried embeddings may be from torch's, as a share of the largest coordinate: both are float32 sums."""
 
 
 def faster_on_the_cpu(loaded: LoadedModel, *, images: int, threads: int, name: str) -> OnnxModel | None:
-    """The network of a CPU for ONNX Runtime, where that pays for so many images; else null. `name` is the model's.
+    """The network in ONNX Runtime if that pays for so many images on the CPU, else None; `name` is for the log.
 
-    What is chosen, and why torch where ONNX Runtime might be expected, is named in the log. Null, too, for
-    transformers, which torch runs as fast; without the packages; where torch cannot translate the network; and where
-    the result does not embed noise as torch does.
+    None is also returned for transformers, which torch runs as fast; without the packages; if torch cannot translate
+    the network; and if the result does not embed noise as torch does. The log says what was chosen and why.
     """
     if images < LEAST_IMAGES or not is_convolutional(loaded.network.base):
         logger.info("%s: torch runs it on the CPU", name)
@@ -54,9 +53,10 @@ def faster_on_the_cpu(loaded: LoadedModel, *, images: int, threads: int, name: s
     except ReidError as error:
         logger.warning("%s: torch runs it on the CPU, as ONNX Runtime cannot: %s", name, str(error).splitlines()[0])
         return None
-    apart = _difference(loaded, model)
-    if not apart <= TOLERANCE:
-        logger.warning("%s: torch runs it on the CPU, as ONNX Runtime's embeddings are %.0e from its own", name, apart)
+    difference = _difference(loaded, model)
+    if not difference <= TOLERANCE:
+        text = "%s: torch runs it on the CPU, as ONNX Runtime's embeddings are %.0e from its own"
+        logger.warning(text, name, difference)
         return None
     took = time.perf_counter() - began
     logger.info("%s: ONNX Runtime runs it on the CPU, translated in memory in %.0f s", name, took)
@@ -64,7 +64,7 @@ def faster_on_the_cpu(loaded: LoadedModel, *, images: int, threads: int, name: s
 
 
 def _difference(loaded: LoadedModel, model: OnnxModel) -> float:
-    """The largest of a coordinate on images of noise, over the largest coordinate."""
+    """The largest difference of a coordinate on images of noise, as a share of the largest coordinate."""
     contract = loaded.contract
     shape = (TRIED_IMAGES, contract.channels, contract.height, contract.width)
     images = np.random.default_rng(0).standard_normal(shape, np.float32)

@@ -1,4 +1,4 @@
-"""How far a deployed model's embeddings are from those of the network it was made from.
+"""How much a deployed model's embeddings differ from those of the network it was made from.
 
 Shapes: N images, D embedding width. Row i of both arrays is the same image.
 """
@@ -13,23 +13,23 @@ from reid.errors import ArtifactError
 
 @dataclass(frozen=True, eq=False)
 class Parity:
-    """Agreement of two sets of embeddings; a row with a NaN or an infinity in it counts as cosine -1."""
+    """How far two sets of embeddings agree; a row with a NaN or an infinity counts as cosine -1."""
 
     images: int
     worst_cosine: float
     mean_cosine: float
     max_abs: float
-    """Largest difference of one coordinate, over finite rows."""
+    """The largest difference of a coordinate, over finite rows."""
     worst: tuple[int, ...]
-    """Row numbers of the least cosines, worst first; five at most."""
+    """The rows of the smallest cosines, worst first; five at most."""
     cosines: NDArray[np.float64]
-    """(N,)."""
+    """(N,), one for each row."""
 
 
 def parity(reference: NDArray[np.floating], candidate: NDArray[np.floating]) -> Parity:
     """reference (N, D), candidate (N, D) -> cosines row by row, and the largest difference; computed in float64.
 
-    Two zero vectors agree (cosine 1); a zero vector against any other does not (cosine 0). ArtifactError where the
+    Two zero vectors agree (cosine 1); a zero vector against any other does not (cosine 0). Raises ArtifactError if the
     shapes differ or there is no row.
     """
     if reference.shape != candidate.shape or reference.ndim != 2 or not len(reference):

@@ -1,4 +1,4 @@
-"""Which images a deployed model is compared on: real ones, of whole persons, so that a ranking of them means something.
+"""Chooses the images that a deployed model is compared on: real images of whole persons, so that they can be ranked.
 
 Shapes: N images, H height, W width, C channels.
 """
@@ -16,7 +16,7 @@ from reid.data.store import open_store
 from reid.errors import DatasetError
 
 PERSONS_SHARE = 0.75
-"""Of the images: those of persons asked for; the others are gallery images of anybody else."""
+"""The share of images of the chosen persons; the rest are gallery images of other persons."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +25,9 @@ class Sample:
 
     query: Split
     gallery: Split
-    """Without junk; empty where there is none to rank."""
+    """The gallery without junk; empty if there is nothing to rank."""
     query_pixels: NDArray[np.uint8]
-    """(N, H, W, C), of the query images; then those of the gallery."""
+    """(N, H, W, C), the pixels of the query images."""
     gallery_pixels: NDArray[np.uint8]
 
     def __len__(self) -> int:
@@ -35,7 +35,7 @@ class Sample:
 
 
 def open_sample(manifest: Manifest, *, limit: int, contract: Contract, store: Path) -> Sample:
-    """At most `limit` images of a data set out of its decode-once store; DatasetError where it has no query image."""
+    """At most `limit` images of a data set from its decode-once store; raises DatasetError if it has no query image."""
     if not len(manifest.query):
         raise DatasetError(f"{manifest.query.root}: no query image to compare models on\n  want: one at least")
     rows = choose_rows(manifest.query, manifest.gallery, limit=limit)
@@ -53,8 +53,9 @@ def open_sample(manifest: Manifest, *, limit: int, contract: Contract, store: Pa
 def choose_rows(query: Split, gallery: Split, *, limit: int) -> tuple[list[int], list[int]]:
     """Rows of the query and of the gallery, ascending, at most `limit` together; the same for the same data set.
 
-    Persons are drawn and taken with all their images until three quarters of the limit are reached, one at least;
-    gallery images of others, evenly spaced, make up the rest. Without anybody to find: query images alone.
+    Persons are drawn and taken with all their images until three quarters of the limit are reached, at least one
+    person. Gallery images of others, evenly spaced, fill the rest. If no query has a match, only query images are
+    chosen.
     """
     asked, shown = query.person, gallery.person
     counted = np.flatnonzero(shown != JUNK)
@@ -78,7 +79,7 @@ def choose_rows(query: Split, gallery: Split, *, limit: int) -> tuple[list[int],
 
 
 def evenly(rows: Iterable[int], count: int) -> list[int]:
-    """At most `count` of the rows, in their order and evenly spaced: every camera and person has its chance."""
+    """At most `count` of the rows, in their order and evenly spaced, so that all persons and cameras have a chance."""
     rows = list(rows)
     taken = min(len(rows), count)
     return [rows[index * len(rows) // taken] for index in range(taken)]

@@ -1,4 +1,4 @@
-"""How fast a network is: one measure for torch, ONNX Runtime and TensorRT.
+"""Measures how fast a network is, in the same way for torch, ONNX Runtime and TensorRT.
 
 Shapes: B images in a batch, C channels, H height, W width.
 """
@@ -18,11 +18,11 @@ FEWEST_CALLS, MOST_CALLS = 3, 200
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one batch size."""
+    """The speed of one batch size."""
 
     batch_size: int
     latency_ms: float
-    """Median of a whole call: host memory to host memory."""
+    """The median time of a whole call, from host memory to host memory."""
     images_per_second: float
 
 

@@ -16,7 +16,7 @@ from reid.deploy.build_record import RUNNABLE, BuildRecord, Profile
 from reid.deploy.gpu import use_gpu
 from reid.deploy.half import to_half
 from reid.deploy.onnx import INPUT, data_type_of, read_onnx
-from reid.deploy.tensorrt_packages import Package, find_package, find_targets, sm_name, the_log
+from reid.deploy.tensorrt_packages import Package, find_package, find_targets, sm_name, tensorrt_log
 from reid.errors import ArtifactError, MissingDependency, SpecError
 from reid.files.encryption import is_encrypted, write_model
 from reid.files.hashes import file_sha256
@@ -145,7 +145,7 @@ def _build(
 ) -> tuple[bytes, bool]:
     """The serialized engine, and whether TF32 was allowed; raises ArtifactError with TensorRT's messages."""
     trt = package.trt
-    log = the_log(trt)
+    log = tensorrt_log(trt)
     log.verbose = verbose
     log.errors.clear()
     builder = trt.Builder(log)

@@ -1,7 +1,7 @@
-"""NVIDIA's two packages with one API: which of them can build an engine on this machine, and for which GPUs.
+"""Finds which of NVIDIA's two packages can build an engine on this machine, and for which GPUs; both have one API.
 
 `tensorrt` (10, 11) builds for the GPU in this machine. `tensorrt_rtx` builds ahead of time for named compute
-capabilities and needs no GPU; it does not know every one (not Hopper's 9.0).
+capabilities and needs no GPU; some it does not know (Hopper's 9.0).
 """
 
 import importlib
@@ -18,37 +18,37 @@ from reid.errors import MissingDependency, SpecError
 logger = logging.getLogger(__name__)
 
 MODULES = {"tensorrt": ("tensorrt",), "tensorrt_rtx": ("tensorrt_rtx_bindings", "tensorrt_rtx")}
-"""Package -> its modules: of the PyPI wheels, of NVIDIA's own archive."""
+"""Package -> names of its module: in the PyPI wheels, in NVIDIA's own archive."""
 AHEAD_OF_TIME = ["8.6"]
-"""Compute capabilities that TensorRT-RTX builds for where neither the spec nor a GPU names one."""
+"""The compute capabilities that TensorRT-RTX builds for if neither the spec nor a GPU names one."""
 FIELD = "gen_trt_engine.tensorrt.compute_capabilities"
 
 
 @dataclass(frozen=True)
 class Package:
-    """A TensorRT that can build here."""
+    """A TensorRT package that can build on this machine."""
 
     name: str
     """tensorrt or tensorrt_rtx."""
     trt: Any
-    """The module."""
+    """The imported module."""
     gpu: Gpu | None
     instead_of: str = ""
-    """Why it is not the one before it."""
+    """Why the package before it in MODULES is not used."""
 
     @property
     def is_rtx(self) -> bool:
-        """Whether it builds for named targets, without their GPU."""
+        """Whether it builds for named compute capabilities without their GPU."""
         return self.name == "tensorrt_rtx"
 
     @property
     def full_name(self) -> str:
-        """With its version, as in a message."""
+        """The name with the version, for messages."""
         return f"{self.name} {self.trt.__version__}"
 
 
 def find_package(gpu: Gpu | None) -> Package:
-    """`tensorrt` where there is a GPU to build for, else `tensorrt_rtx`; MissingDependency says why neither can."""
+    """`tensorrt` if there is a GPU to build for, else `tensorrt_rtx`; raises MissingDependency if neither can build."""
     reasons: list[str] = []
     if gpu is None:
         installed = "installed" if importlib.util.find_spec("tensorrt") else "not installed"
@@ -61,7 +61,7 @@ def find_package(gpu: Gpu | None) -> Package:
 
 
 def load_package(name: str, gpu: Gpu) -> Package:
-    """The package that built an engine, to run it; MissingDependency where it cannot be imported."""
+    """The package that built an engine, to run it; raises MissingDependency if it cannot be imported."""
     reasons: list[str] = []
     if (trt := _import_one(MODULES.get(name, ()), reasons)) is None:
         why = "; ".join(reasons) or f"no package of that name is known, only {' and '.join(MODULES)}"
@@ -70,7 +70,7 @@ def load_package(name: str, gpu: Gpu) -> Package:
 
 
 def _import_one(modules: Sequence[str], reasons: list[str]) -> Any:
-    """The first that can be imported; None where none can, with the reasons added."""
+    """The first module that can be imported; if none can, None, and the reasons are added to `reasons`."""
     for name in modules:
         try:
             return importlib.import_module(name)
@@ -80,10 +80,10 @@ def _import_one(modules: Sequence[str], reasons: list[str]) -> Any:
 
 
 def find_targets(package: Package, compute_capabilities: Sequence[str] | None) -> list[str]:
-    """Compute capabilities to build for: the GPU's own for `tensorrt`, those asked for for `tensorrt_rtx`.
+    """The compute capabilities to build for: the GPU's own for `tensorrt`, the given ones for `tensorrt_rtx`.
 
-    None asks for the GPU's that is here, without one for AHEAD_OF_TIME. SpecError where the package does not know one
-    that is asked for by name; MissingDependency where it does not know the GPU that is here.
+    None stands for the GPU of this machine, or without a GPU for AHEAD_OF_TIME. Raises SpecError if the package does
+    not know one that is asked for by name; raises MissingDependency if it does not know the GPU that is here.
     """
     gpu = package.gpu
     if not package.is_rtx:
@@ -106,7 +106,7 @@ def find_targets(package: Package, compute_capabilities: Sequence[str] | None) -
 
 
 def _named_targets(package: Package, compute_capabilities: Sequence[str]) -> list[str]:
-    """They themselves; SpecError where there is none, or one that the package does not know."""
+    """The given compute capabilities; raises SpecError if there is none, or one that the package does not know."""
     if not compute_capabilities:
         raise SpecError(f"{FIELD}: empty; want one at least, e.g. ['8.6'], or null for the GPU that is here")
     known = _known_targets(package)
@@ -119,7 +119,7 @@ def _named_targets(package: Package, compute_capabilities: Sequence[str]) -> lis
 
 
 def _known_targets(package: Package) -> list[str]:
-    """Compute capabilities that TensorRT-RTX builds for, e.g. "8.6"."""
+    """The compute capabilities that TensorRT-RTX builds for, e.g. "8.6"."""
     names = [name for name in package.trt.ComputeCapability.__members__ if name.startswith("SM")]
     return [f"{name[2:-1]}.{name[-1]}" for name in names]
 
@@ -130,11 +130,11 @@ def sm_name(capability: str) -> str:
 
 
 @cache
-def the_log(trt: Any) -> Any:
-    """The one TensorRT logger of this process: it speaks through `logging`, and keeps the errors of a build.
+def tensorrt_log(trt: Any) -> Any:
+    """The one TensorRT logger of this process: it passes messages on to `logging`, and keeps the errors of a build.
 
-    One, because TensorRT stays with the first logger as long as anything made with it lives, and ignores a second.
-    Before a build set `verbose` and clear `errors`.
+    There is only one, because TensorRT keeps its first logger as long as any object made with it lives, and ignores a
+    second. Before a build, set `verbose` and clear `errors`.
     """
     severity = trt.ILogger.Severity
 

@@ -1,4 +1,4 @@
-"""A model repository for Triton Inference Server, under the names of TAO's sample.
+"""Writes a model repository for Triton Inference Server, with the names of TAO's sample.
 
     <repository>/<model name>/config.pbtxt       input (C, H, W), fc_pred (D), dynamic batching; the contract
     <repository>/<model name>/1/model.plan       backend tensorrt
@@ -21,10 +21,10 @@ from reid.files.encryption import is_encrypted
 from reid.files.locks import made_in_turn
 
 VERSION = "1"
-"""The only version that is written."""
+"""The only version of a model that is written."""
 CONFIG = "config.pbtxt"
 SERVED_MODEL = Path(__file__).with_name("triton_model.py")
-"""What the Python backend runs."""
+"""The program that the Python backend runs."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Backend:
     """How Triton runs a model file."""
 
     setting: str
-    """Of config.pbtxt."""
+    """The line of config.pbtxt that chooses it."""
     file: str
-    """Name of the model file in the repository."""
+    """The model file's name in the repository."""
 
 
 BACKENDS = {
@@ -48,8 +48,8 @@ def write_repository(repository: Path, model: Path, *, backend: str, name: str, 
     """Writes the folder `name` into `repository`, whole or not at all, and returns the model's contract.
 
     `model` is an ONNX file of `reid export`, or for backend "tensorrt" a plan with its build record beside it. A model
-    folder that this project wrote is replaced. ArtifactError where another one is in the way, where the model is
-    missing, damaged, encrypted or of another kind, and for an engine of TensorRT-RTX.
+    folder that this project wrote is replaced. Raises ArtifactError if a folder of somebody else is there, if the model
+    is missing, damaged, encrypted or of another kind, and for an engine of TensorRT-RTX.
     """
     if model.is_file() and is_encrypted(model):
         raise ArtifactError(f"{model}: encrypted; Triton cannot read it\n  want: one of export.encrypted=false")
@@ -90,7 +90,7 @@ def _write_model_folder(
 
 
 def config_text(contract: Contract, *, backend: str, name: str, max_batch_size: int) -> str:
-    """config.pbtxt, in protobuf's text format: an inference.ModelConfig of Triton's model_config.proto."""
+    """The content of config.pbtxt: inference.ModelConfig of Triton's model_config.proto in protobuf's text format."""
     return f"""\
 name: {json.dumps(name)}
 {BACKENDS[backend].setting}
@@ -119,7 +119,7 @@ parameters {{
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """ArtifactError where the folder holds a model that this project did not write."""
+    """Raises ArtifactError if the folder holds a model that this project did not write."""
     config = folder / CONFIG
     if folder.exists() and (not config.is_file() or CONTRACT_KEY not in config.read_text(encoding="utf-8")):
         raise ArtifactError(
@@ -129,7 +129,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _contract_of_plan(engine: Path, *, max_batch_size: int) -> Contract:
-    """The contract in the engine's build record; ArtifactError where Triton could not serve the engine."""
+    """The contract in the engine's build record; raises ArtifactError if Triton could not serve the engine."""
     record = read_record(engine)
     if record.package == "tensorrt_rtx":
         raise ArtifactError(

@@ -1,7 +1,7 @@
-"""A network behind a Triton server, called like any other: preprocessed images in, embeddings out.
+"""A network on a Triton server, called like any other: preprocessed images in, embeddings out.
 
-How to preprocess is asked of the server: the contract is a parameter of the model's configuration (see triton.py). A
-server that is away is waited for; when it is back it has to serve the same contract.
+The server says how to preprocess: the contract is a parameter of the model's configuration (see triton.py). If the
+server does not answer, requests are repeated for a while; when it is back, it must serve the same contract.
 
 Shapes: N images, B images of a request, C channels, H height, W width, D embedding width.
 """
@@ -24,24 +24,24 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 5.0
-"""Between attempts; doubled each time."""
+"""The first and the longest pause between attempts; it doubles each time."""
 
 
 class TritonModel:
     """A network of a Triton server; use it in a `with` block."""
 
     def __init__(self, server: Server, *, batch_size: int, in_flight: int, patience_s: float) -> None:
-        """Ask the server for the contract; requests will be of `batch_size` images, `in_flight` of them at a time.
+        """Asks the server for the contract. Requests will have `batch_size` images, `in_flight` of them at a time.
 
-        An answer is waited for `patience_s` seconds, then ServerError; as where the server has no such model, one
-        without contract, one whose input or output contradicts it, or one that takes smaller batches only.
-        MissingDependency without tritonclient.
+        Raises ServerError if there is no answer for `patience_s` seconds, if the server has no such model, if the model
+        has no contract or its input or output contradicts it, and if it takes smaller batches only; MissingDependency
+        without tritonclient.
         """
         self.batch_size, self.in_flight = batch_size, in_flight
         self._server, self._patience_s = server, patience_s
         self._local, self._closed = threading.local(), threading.Event()
         self._contract: Contract | None = None
-        self._said_at = -1.0
+        self._warned_at = -1.0
         self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="triton")
         try:
             self._patiently(lambda _: None)
@@ -51,7 +51,7 @@ class TritonModel:
 
     @property
     def contract(self) -> Contract:
-        """What the server says of the model."""
+        """The contract that the server names for the model."""
         assert self._contract is not None
         return self._contract
 
@@ -62,7 +62,7 @@ class TritonModel:
         self.close()
 
     def close(self) -> None:
-        """Give up what is under way."""
+        """Gives up the requests that are under way."""
         self._closed.set()
         self._pool.shutdown(cancel_futures=True)
 
@@ -86,17 +86,17 @@ class TritonModel:
         return np.asarray(found, np.float32)
 
     def _patiently(self, ask: Callable[[Any], T]) -> T:
-        """What the server answers; with pauses that grow, as long as it is away and patience lasts."""
+        """The server's answer; while the server is away, the request is repeated for patience_s, in growing pauses."""
         wait_s, give_up_at = FIRST_WAIT_S, time.monotonic() + self._patience_s
         while True:
             try:
                 return ask(self._client())
             except ReidError:
                 raise
-            except Exception as error:  # sockets, gevent, gRPC and tritonclient each have their own
+            except Exception as error:  # sockets, gevent, gRPC and tritonclient each have errors of their own
                 self._drop_client()
-                going = self._contract is not None and is_unknown_model(error)  # a server unloads while it stops
-                if not (is_away(error) or going):
+                stopping = self._contract is not None and is_unknown_model(error)  # a server unloads while it stops
+                if not (is_away(error) or stopping):
                     raise refusal(self._server, error) from error
                 now = time.monotonic()
                 if now + wait_s > give_up_at or self._closed.is_set():
@@ -105,14 +105,14 @@ class TritonModel:
                         f"  found: {error}\n"
                         "  want:  a Triton server; its port is 8000 for HTTP and 8001 for gRPC unless told otherwise"
                     ) from error
-                if now > self._said_at + 1:  # one voice for all requests under way
-                    self._said_at = now
+                if now > self._warned_at + 1:  # one warning for all requests under way
+                    self._warned_at = now
                     logger.warning("%s: %s; trying again in %.2g s", self._server.url, error, wait_s)
                 self._closed.wait(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
     def _client(self) -> Any:
-        """This thread's connection; a new one only where the server still serves the same contract."""
+        """This thread's connection; a new one is made only if the server still serves the same contract."""
         client = getattr(self._local, "client", None)
         if client is not None:
             return client
@@ -126,7 +126,7 @@ class TritonModel:
         return client
 
     def _check_contract(self, client: Any) -> None:
-        """Takes the server's contract, the first time; afterwards it has to be the same."""
+        """Takes the server's contract the first time; afterwards raises ServerError if it has changed."""
         contract = contract_of(client, self._server, batch_size=self.batch_size)
         if self._contract not in (None, contract):
             raise ServerError(

@@ -1,6 +1,6 @@
-"""One connection to a Triton server, by HTTP or gRPC: what it asks, and what its errors mean.
+"""A connection to a Triton server by HTTP or gRPC: its requests, and what its errors mean.
 
-The only file that imports tritonclient.
+This is the only file that imports tritonclient.
 Shapes: B images of a request, C channels, H height, W width, D embedding width.
 """
 
@@ -19,12 +19,12 @@ from reid.errors import ArtifactError, MissingDependency, ServerError, SpecError
 URL = re.compile(r"((?P<scheme>https?|grpcs?)://)?(?P<address>(\[[0-9A-Fa-f:]+\]|[^\s/:\[\]]+)(:\d{1,5})?(/\S*)?)")
 
 PROTOCOLS = {"http": "http", "https": "http", "grpc": "grpc"}
-"""What may be asked for -> what is spoken. As in TAO's client "https" means HTTP; TLS is the URL's scheme's to ask."""
+"""The protocol asked for -> the one used. As in TAO's client "https" means HTTP; the URL's scheme chooses TLS."""
 REQUEST_TIMEOUT_S = 60.0
 RECONNECT_MS = 5000
-"""Longest pause of gRPC itself between attempts to connect."""
+"""gRPC's own longest pause between attempts to connect."""
 AWAY = {"502", "503", "504", "StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED"}
-"""Statuses of a server, or of a proxy before it, that may be gone in a moment."""
+"""Statuses of a server, or of a proxy in front of it, that may pass in a moment."""
 UNKNOWN_MODEL = {"404", "StatusCode.NOT_FOUND"}
 
 
@@ -33,16 +33,16 @@ class Server:
     """Where a model is served."""
 
     url: str
-    """host:port, or with a scheme: https:// (or grpcs://) is TLS."""
+    """host:port, or with a scheme; https:// or grpcs:// ask for TLS."""
     protocol: str
-    """Of PROTOCOLS, in any case."""
+    """A key of PROTOCOLS, in upper or lower case."""
     model_name: str
     model_version: str
-    """"" for the server's choice, the latest."""
+    """"" for the version that the server chooses, the latest."""
 
     @property
     def tls(self) -> bool:
-        """Whether the URL asks for it."""
+        """Whether the URL asks for TLS."""
         return self._url["scheme"] in ("https", "grpcs")
 
     @property
@@ -59,12 +59,12 @@ class Server:
 
     @property
     def is_grpc(self) -> bool:
-        """Whether gRPC is spoken, not HTTP."""
+        """Whether the protocol is gRPC, not HTTP."""
         return PROTOCOLS[self.protocol.lower()] == "grpc"
 
 
 def infer(client: Any, server: Server, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """One request: images (B, C, H, W) -> what comes as fc_pred, (B, D) of a server that keeps its contract."""
+    """Sends one request: images (B, C, H, W) -> the server's fc_pred, (B, D) if it keeps its contract."""
     library = _library(server)
     port = library.InferInput(INPUT, list(images.shape), "FP32")
     port.set_data_from_numpy(np.ascontiguousarray(images, np.float32))
@@ -80,7 +80,7 @@ def infer(client: Any, server: Server, images: NDArray[np.float32]) -> NDArray[n
 
 
 def refusal(server: Server, error: Exception) -> Exception:
-    """The server's objection in our words; another error as it is."""
+    """The server's refusal as a ServerError; another error is returned as it is."""
     from geventhttpclient.response import HTTPParseError
 
     if isinstance(error, HTTPParseError):
@@ -110,7 +110,7 @@ def _library(server: Server) -> Any:
             import tritonclient.grpc as library
         else:
             import tritonclient.http as library
-    except (ImportError, RuntimeError) as error:  # tritonclient turns the one into the other
+    except (ImportError, RuntimeError) as error:  # tritonclient turns an ImportError into a RuntimeError
         raise MissingDependency(
             f"Triton client: {error}; tritonclient comes with pip install -e '.[triton]' in the repository's root"
         ) from error
@@ -118,7 +118,7 @@ def _library(server: Server) -> Any:
 
 
 def connect(server: Server) -> Any:
-    """A client for one thread: those of HTTP are not to be shared."""
+    """A client for one thread: threads must not share a client of HTTP."""
     library = _library(server)
     if server.is_grpc:
         arguments = [
@@ -132,14 +132,14 @@ def connect(server: Server) -> Any:
     return library.InferenceServerClient(
         server.address,
         ssl=server.tls,
-        ssl_context_factory=lambda **_: create_default_context(),  # the system's authorities, not those of a package
+        ssl_context_factory=lambda **_: create_default_context(),  # trust the system's authorities, not a package's
         connection_timeout=REQUEST_TIMEOUT_S,
         network_timeout=REQUEST_TIMEOUT_S,
     )
 
 
 def is_away(error: Exception) -> bool:
-    """Whether it may be otherwise in a moment: no connection, one cut off, a server that is starting or stopping."""
+    """Whether the error may pass in a moment: no connection, one cut off, a server that starts or stops."""
     from geventhttpclient.response import HTTPConnectionClosed, HTTPProtocolViolationError
 
     status = getattr(error, "status", None)
@@ -157,7 +157,7 @@ def is_unknown_model(error: Exception) -> bool:
 
 
 def contract_of(client: Any, server: Server, *, batch_size: int) -> Contract:
-    """The contract in the model's configuration; ServerError where there is none or it cannot be kept."""
+    """The contract in the model's configuration; raises ServerError if there is none or the model contradicts it."""
     config = client.get_model_config(
         server.model_name, server.model_version, **({"as_json": True} if server.is_grpc else {})
     )
@@ -196,7 +196,7 @@ def _ports_wanted(contract: Contract) -> str:
 
 
 def _models(server: Server) -> str:
-    """What the server has instead."""
+    """The models that the server has."""
     from tritonclient.utils import InferenceServerException
 
     client = connect(server)

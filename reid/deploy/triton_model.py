@@ -1,9 +1,9 @@
-"""What runs inside Triton's Python backend: `reid triton` copies this file beside the exported ONNX as model.py.
+"""The model inside Triton's Python backend: `reid triton` copies this file beside the exported ONNX as model.py.
 
-It imports nothing of this project, for the server does not have it; numpy and onnxruntime have to be in the Python of
-the server.
+It imports nothing of this project, because the server does not have it. The server's Python needs numpy and
+onnxruntime.
 
-Shapes: B images of a request, N images of all requests at hand, C channels, H height, W width, D embedding width.
+Shapes: B images of a request, N images of all requests together, C channels, H height, W width, D embedding width.
 """
 
 import json
@@ -18,10 +18,10 @@ INPUT, OUTPUT, CONTRACT_KEY = "input", "fc_pred", "reid.contract"
 
 
 class TritonPythonModel:
-    """The interface that Triton's Python backend asks for."""
+    """The interface that Triton's Python backend wants."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Opens the ONNX file; on the instance's GPU where both Triton and ONNX Runtime have one."""
+        """Opens the ONNX file, on the instance's GPU if both Triton and ONNX Runtime can use one."""
         onnx = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
         wanted: list[Any] = ["CPUExecutionProvider"]
         if args["model_instance_kind"] == "GPU" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():

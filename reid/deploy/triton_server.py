@@ -1,4 +1,4 @@
-"""Starting Triton Inference Server: a tritonserver on the PATH, else its container image."""
+"""Starts Triton Inference Server: a tritonserver on the PATH, else its container image."""
 
 import logging
 import os
@@ -16,16 +16,16 @@ from reid.errors import MissingDependency, ServerError
 logger = logging.getLogger(__name__)
 
 IN_IMAGE = {"http": 8000, "grpc": 8001, "metrics": 8002}
-"""Ports inside the image."""
+"""The server's ports inside the container."""
 POLL_S = 0.25
 STOPPING_S = 40.0
-"""Triton gives requests under way 30 s."""
+"""How long the server may take to stop; Triton itself gives requests under way 30 s."""
 
 
 def server_command(repository: Path, *, image: str, gpu_id: int, ports: dict[str, int]) -> list[str]:
-    """The command that serves `repository` at `ports` ("http", "grpc", "metrics"); MissingDependency says what lacks.
+    """The command that serves `repository` at `ports` ("http", "grpc", "metrics"), on GPU `gpu_id` if there is a GPU.
 
-    On GPU `gpu_id`, where there is a GPU; SpecError where that is none of them.
+    Raises MissingDependency if there is neither tritonserver nor docker, SpecError if there are GPUs but not this one.
     """
     has_gpu = use_gpu(gpu_id, field="triton.gpu_id") is not None
     if server := shutil.which("tritonserver"):
@@ -50,7 +50,7 @@ def server_command(repository: Path, *, image: str, gpu_id: int, ports: dict[str
 def serve(command: list[str], *, http_port: int) -> None:
     """Runs the server until it ends or this process is interrupted, and says when it is ready.
 
-    ServerError where it ends by itself, with its exit status; what it has to say of it stands above, it is its own.
+    Raises ServerError with its exit status if it ends by itself; its own messages stand above on the terminal.
     """
     # a session of its own: Ctrl-C reaches it once, from here
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -80,7 +80,7 @@ def _is_ready(http_port: int) -> bool:
 
 
 def _stop(server: "subprocess.Popen[bytes]") -> None:
-    """Ends the server and what it started: it is asked to, then killed."""
+    """Ends the server: by SIGTERM first, and if that takes too long, it and its children by SIGKILL."""
     if server.poll() is not None:
         return
     server.terminate()

@@ -1,4 +1,4 @@
-"""One batch out of the ranks' parts of it, inside a training step.
+"""Puts the ranks' parts of a batch together inside a training step; lightning.py says how losses are mined with it.
 
 Shapes: B images of the global batch, W ranks, B/W on each, D width of the features, F figures.
 """
@@ -9,16 +9,16 @@ from torch import Tensor
 
 
 def ranks() -> int:
-    """W: how many processes train together; 1 alone."""
+    """W: how many processes train together; 1 in a single process."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def whole_batch(part: Tensor) -> Tensor:
-    """part (B/W, ...) of this rank -> (B, ...), all ranks' parts in their order.
+    """part (B/W, ...) of this rank -> (B, ...), the parts of all ranks in their order.
 
-    The gradient flows into this rank's own part only. So a loss of the whole batch, which every rank then computes
-    alike, must be multiplied by W before `backward`: DistributedDataParallel takes the mean over the ranks, and the sum
-    of all parts is the gradient. No rank has to send gradients of features around.
+    The gradient flows into this rank's own part only; the other parts are constants here. A loss of the whole batch,
+    which every rank computes alike, must therefore be multiplied by W before `backward`: the gradient is the sum over
+    the ranks, and DistributedDataParallel takes their mean. In return no rank sends gradients of features to others.
     """
     if ranks() == 1:
         return part
@@ -29,7 +29,7 @@ def whole_batch(part: Tensor) -> Tensor:
 
 
 def mean_over_ranks(figures: Tensor) -> Tensor:
-    """figures (F,) of this rank -> their mean over all ranks, the same bits on each; nothing waits for it."""
+    """figures (F,) of this rank -> their mean over all ranks, bit for bit the same on each."""
     if ranks() == 1:
         return figures
     total = figures.clone()

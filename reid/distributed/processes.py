@@ -1,7 +1,8 @@
-"""The processes of a task's ranks: a GPU each, or without any GPU a share of the CPU.
+"""Starts the processes (ranks) of a task: one for each GPU, or several that share the CPU.
 
-Rank 0 is the task itself: it starts the others, says what they are to do, and they end with it, however it ends. A
-rank's function is named as "module:function" and gets JSON; its errors come back as rank 0's own.
+Rank 0 is the task's own process. It starts the others, sends each the name of a function ("module:function") and its
+arguments as JSON, and raises their errors as its own. The others end with rank 0, however it ends: their standard input
+is a pipe from it, and when the pipe closes they exit.
 """
 
 import importlib
@@ -24,9 +25,9 @@ from reid.errors import ReidError, TrainingError
 logger = logging.getLogger(__name__)
 
 END_S = 60.0
-"""For the others to end after rank 0's work is done: they are done as well."""
+"""How long rank 0 waits for the others after its own work is done."""
 STUCK_S = 30.0
-"""After a rank was lost, for rank 0 to notice: a GPU that waits for a lost one never does."""
+"""After a rank was lost, how long rank 0 has to notice; if it waits for the lost rank on a GPU, it never does."""
 POLL_S = 0.1
 
 
@@ -34,8 +35,8 @@ POLL_S = 0.1
 def started(size: int, function: str, arguments: dict[str, Any]) -> Iterator[Ranks]:
     """Makes this process rank 0 of `size`; every other rank calls `function` ("module:name") with the arguments.
 
-    With one rank nothing is started. A ReidError of another rank is raised here as it is; TrainingError where one
-    ended otherwise (killed for its memory, say).
+    With one rank nothing is started. A ReidError of another rank is raised here as it is; TrainingError is raised if a
+    rank ended otherwise, for instance killed because memory ran out.
     """
     if size == 1:
         yield SINGLE_PROCESS
@@ -45,7 +46,7 @@ def started(size: int, function: str, arguments: dict[str, Any]) -> Iterator[Ran
     before = dict(os.environ)
     store = TCPStore("127.0.0.1", 0, size, is_master=True, wait_for_workers=False)
     os.environ.update(_environment(size, port=store.port))
-    others = _Others(size, json.dumps({"function": function, "arguments": arguments}))
+    others = _OtherRanks(size, json.dumps({"function": function, "arguments": arguments}))
     try:
         try:
             others.await_arrival(store)
@@ -65,8 +66,8 @@ def started(size: int, function: str, arguments: dict[str, Any]) -> Iterator[Ran
         os.environ.update(before)
 
 
-class _Others:
-    """The processes of ranks 1 and up. Their standard input is a pipe that stays open as long as rank 0 lives."""
+class _OtherRanks:
+    """The processes of rank 1 and above. Their standard input is a pipe that stays open as long as rank 0 lives."""
 
     def __init__(self, size: int, request: str) -> None:
         self._over = threading.Event()
@@ -87,15 +88,15 @@ class _Others:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def await_arrival(self, store: Any) -> None:
-        """Until all have loaded what they need to talk; torch itself would wait for a lost one for half an hour."""
+        """Waits until all ranks are ready to talk; torch itself would wait half an hour for a lost one."""
         here = [f"here/{rank}" for rank in range(1, len(self._processes) + 1)]
         while not store.check(here):
             if self._lost is not None:
-                raise TrainingError(self._how(self._lost))
+                raise TrainingError(self._how_it_ended(self._lost))
             time.sleep(POLL_S)
 
     def wait(self) -> None:
-        """Until all have ended well."""
+        """Waits until all have ended well."""
         give_up_at = time.monotonic() + END_S
         while self._lost is None and time.monotonic() < give_up_at:
             if all(process.poll() == 0 for process in self._processes):
@@ -108,7 +109,7 @@ class _Others:
         )
 
     def reason(self) -> ReidError | None:
-        """Why a rank ended before its time, if one did: what rank 0 then saw is only the consequence."""
+        """The error of a rank that ended early, if one did: what rank 0 raised then is only the consequence."""
         deadline = time.monotonic() + 1.0
         while self._lost is None and time.monotonic() < deadline:
             time.sleep(POLL_S)
@@ -116,19 +117,19 @@ class _Others:
             return None
         process = self._processes[self._lost]
         assert process.stdout is not None
-        told = process.stdout.read().strip().splitlines()
-        if told and told[-1].startswith("{"):
-            error = json.loads(told[-1])
+        lines = process.stdout.read().strip().splitlines()
+        if lines and lines[-1].startswith("{"):
+            error = json.loads(lines[-1])
             kind: type[ReidError] = getattr(errors, error["kind"])
             return kind(error["text"])
-        return TrainingError(self._how(self._lost))
+        return TrainingError(self._how_it_ended(self._lost))
 
     def end(self) -> None:
-        """Ends those that are still there."""
+        """Ends the ranks that still run."""
         self._over.set()
         for process in self._processes:
             assert process.stdin is not None
-            process.stdin.close()  # its watcher ends it
+            process.stdin.close()  # the rank exits then
         for process in self._processes:
             try:
                 process.wait(timeout=5)
@@ -145,23 +146,23 @@ class _Others:
             bad = [number for number, process in enumerate(self._processes) if process.poll() not in (None, 0)]
             self._lost = bad[0] if bad else None
         if not self._over.wait(STUCK_S):
-            logger.error("%s; rank 0 waits for it in vain and ends too", self._how(self._lost))
+            logger.error("%s; rank 0 waits for it in vain and ends too", self._how_it_ended(self._lost))
             os._exit(1)
 
-    def _how(self, number: int) -> str:
+    def _how_it_ended(self, number: int) -> str:
         status = self._processes[number].returncode
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
         return f"rank {number + 1} of {len(self._processes) + 1} {how}; its last words are above, if it had any"
 
 
 def _environment(size: int, *, port: int) -> dict[str, str]:
-    """Rank 0's, under the names of torch and Lightning; LOCAL_RANK tells Lightning that the processes are there."""
+    """The environment variables of rank 0 for torch and Lightning; LOCAL_RANK says that the processes exist already."""
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     return address | {"WORLD_SIZE": str(size), "NODE_RANK": "0", "RANK": "0", "LOCAL_RANK": "0"}
 
 
 def _join(store: Any) -> None:
-    """Makes the process group: gloo between CPUs, NCCL between GPUs; Lightning takes it as it is."""
+    """Joins the process group: gloo between CPUs, NCCL between GPUs; Lightning uses it as it is."""
     import torch
     import torch.distributed as dist
 
@@ -179,7 +180,7 @@ def _join_rank_0() -> None:
 
 
 def _leave() -> None:
-    """Leaves the process groups, where torch was loaded and they were made."""
+    """Leaves the process groups, if torch was loaded and they exist."""
     if "torch.distributed" in sys.modules:
         import torch.distributed as dist
 
@@ -194,12 +195,12 @@ def _end_with_rank_0() -> None:
 
 
 def main() -> int:
-    """A rank that `started` has started: reads its request from standard input, tells an error on standard output."""
+    """The program of a rank: reads its request from standard input, and writes an error to standard output."""
     for number in (signal.SIGINT, signal.SIGTERM):  # rank 0 gets them too and decides for all
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(level=logging.WARNING, format=f"rank {os.environ['RANK']}: %(levelname)s %(message)s")
     answer = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # only the error goes there, whatever libraries print
+    os.dup2(2, 1)  # standard output is for the error only; what libraries print goes to standard error
     with os.fdopen(0, closefd=False) as stream:
         request = json.loads(stream.readline())
     threading.Thread(target=_end_with_rank_0, daemon=True).start()

@@ -1,4 +1,4 @@
-"""What several processes that carry one task together say to each other; `reid.distributed.processes` starts them.
+"""How the processes (ranks) of one task talk to each other; `reid.distributed.processes` starts them.
 
 Shapes: N rows, D width of the embedding.
 """
@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 
 
 class Ranks(Protocol):
-    """What the ranks of a task do together; a collective is called by all of them in the same order."""
+    """The collective calls of a task's ranks: every rank makes them all, in the same order."""
 
     rank: int
     size: int
 
     def share(self, value: Any) -> Any:
-        """Rank 0's value, on every rank; plain data."""
+        """Rank 0's value on every rank; plain data."""
 
     def any(self, wish: bool) -> bool:
-        """Whether any rank wishes it."""
+        """Whether `wish` is true on any rank."""
 
     def collect(self, vectors: NDArray[np.float32], rows: Sequence[NDArray[np.int64]]) -> None:
-        """Fills rank 0's vectors (N, D) with the rows that each rank has; rows[r]: those of rank r."""
+        """Fills rank 0's vectors (N, D) with the rows that each rank has; rows[r]: the rows of rank r."""
 
 
 class SingleProcess:
@@ -41,20 +41,20 @@ class SingleProcess:
         return wish
 
     def collect(self, vectors: NDArray[np.float32], rows: Sequence[NDArray[np.int64]]) -> None:
-        """Nothing: all rows are here."""
+        """Does nothing: all rows are here."""
 
 
 SINGLE_PROCESS = SingleProcess()
 
 
 class ProcessGroup:
-    """This process as one of several ranks. They talk from CPU to CPU (gloo): no GPU waits for it."""
+    """This process as one of several ranks. They talk from CPU to CPU (gloo), so that no GPU waits."""
 
     def __init__(self) -> None:
         self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
     def share(self, value: Any) -> Any:
-        """Rank 0's value, on every rank; plain data."""
+        """Rank 0's value on every rank; plain data."""
         import torch
         import torch.distributed as dist
 
@@ -63,7 +63,7 @@ class ProcessGroup:
         return box[0]
 
     def any(self, wish: bool) -> bool:
-        """Whether any rank wishes it."""
+        """Whether `wish` is true on any rank."""
         import torch
         import torch.distributed as dist
 
@@ -72,7 +72,7 @@ class ProcessGroup:
         return bool(wishes.item())
 
     def collect(self, vectors: NDArray[np.float32], rows: Sequence[NDArray[np.int64]]) -> None:
-        """Fills rank 0's vectors (N, D) with the rows that each rank has; rows[r]: those of rank r."""
+        """Fills rank 0's vectors (N, D) with the rows that each rank has; rows[r]: the rows of rank r."""
         import torch
         import torch.distributed as dist
 

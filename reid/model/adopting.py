@@ -1,7 +1,7 @@
-"""Another project's checkpoint in a network of ours: every tensor in its place, or an error that says what differs.
+"""Loads another project's checkpoint into a network of this project: every tensor fits, or an error says what differs.
 
-What a file cannot show (strides, the stem, which side of the neck is the embedding, how images are prepared) is for the
-caller to say.
+The caller says what a file cannot show: strides, the stem, on which side of the neck the embedding is, and how images
+are prepared.
 """
 
 import re
@@ -26,7 +26,7 @@ NO_PART_OF_THE_EMBEDDING = re.compile(
     # fast-reid's preprocessing
     r"|base\.pixel_(mean|std)"
 )
-"""Tensors, under this project's names, that may be in a file or not."""
+"""Names, in this project, of tensors that a file may have or lack."""
 
 PARTS = {
     r"pool\w*\.p$": "GeM pooling",
@@ -34,12 +34,12 @@ PARTS = {
     r"(^|\.)NL_\d": "non-local blocks",
     r"\.se(_module)?\.": "squeeze and excitation",
 }
-"""What tensors of other networks belong to."""
+"""Pattern of a tensor's name -> the part of another network that it belongs to."""
 
 RESNETS = {
     (False, 2): "resnet_18",
     (False, 6): "resnet_34",
-    (True, 2): "timm/resnet26",  # what TAO calls resnet_18; its resnet_34 is everybody's resnet_50
+    (True, 2): "timm/resnet26",  # TAO calls it resnet_18; TAO's resnet_34 is the usual resnet_50
     (True, 6): "resnet_50",
     (True, 23): "resnet_101",
     (True, 36): "resnet_152",
@@ -57,22 +57,22 @@ class Adopted:
 
     network: Embedder
     source: str
-    """Whose: as sources.source_kind says."""
+    """Whose weights they are, as sources.source_kind says."""
     tensors: int
-    """Of the embedding; all of them came from the file."""
+    """How many tensors the embedding has; all of them came from the file."""
     persons: int
-    """Rows of the file's classifier; 0 where it has none that fits."""
+    """How many rows the file's classifier has; 0 if it has none that fits."""
     mean: tuple[float, ...] | None
-    """Of pixels from 0 to 1, per channel, where the file says it; and `std`."""
+    """The mean of each channel, of pixels from 0 to 1; None if the file does not say. So is `std`."""
     std: tuple[float, ...] | None
 
 
 def adopt_checkpoint(path: Path, *, stem_relu: bool | None, **values: Any) -> Adopted:
-    """The network of `values` (build_embedder's, but num_classes) with the weights at `path`.
+    """The network of `values` (those of build_embedder except num_classes) with the weights at `path`.
 
-    `stem_relu` None: as the file's project has it. Raises ArtifactError where the file is missing, damaged, encrypted,
-    needs code to be read, is this project's own, or where backbone, reduction and neck are not tensor for tensor the
-    network's; the classifier and centres may be.
+    With `stem_relu` None it is as in the file's project. Raises ArtifactError if the file is missing, damaged or
+    encrypted, needs code to be read or is this project's own, and unless the tensors of backbone, reduction and neck
+    are exactly the network's; classifier and centres may differ.
     """
     content = read_file(path)
     tensors = tensors_of(path, content)
@@ -100,12 +100,12 @@ def adopt_checkpoint(path: Path, *, stem_relu: bool | None, **values: Any) -> Ad
 
 
 def _per_channel(named: Named, name: str) -> tuple[float, ...] | None:
-    """fast-reid's mean and std are of pixels from 0 to 255."""
+    """fast-reid's mean or std, which are of pixels from 0 to 255, for pixels from 0 to 1."""
     return tuple((named[name][1].flatten() / 255).tolist()) if name in named else None
 
 
 def _require_all(path: Path, network: Embedder, named: Named, report: WeightsReport) -> None:
-    """ArtifactError unless every tensor of the embedding is the file's, as it is, and the file has no others."""
+    """Raises ArtifactError unless all tensors of the embedding came from the file unchanged, and it has no others."""
     ours = {theirs: name for name, (theirs, _) in named.items()}
 
     def counts(name: str) -> bool:
@@ -135,7 +135,7 @@ def _require_all(path: Path, network: Embedder, named: Named, report: WeightsRep
 
 
 def _fields_that_fit(network: Embedder, named: Named) -> list[str]:
-    """The spec's fields, as overrides, that would make the network more like the file's."""
+    """Overrides of the spec that would bring the network closer to the file's."""
     settings, shapes = network.settings, {name: tuple(tensor.shape) for name, (_, tensor) in named.items()}
     backbone = _backbone(shapes)
     if backbone and timm_name(backbone).partition(".")[0] != timm_name(settings["backbone"]).partition(".")[0]:
@@ -162,7 +162,7 @@ def _fields_that_fit(network: Embedder, named: Named) -> list[str]:
 
 
 def _backbone(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """The spec's name of the backbone that tensors of these shapes are of, as far as their number shows it."""
+    """The spec's name of the backbone that has tensors of these shapes; None if they do not show it."""
     blocks = {int(found[1]) for name in shapes if (found := re.match(r"base\.layer3\.(\d+)\.", name))}
     resnet = RESNETS.get(("base.layer3.0.conv3.weight" in shapes, len(blocks)))
     if resnet:

@@ -1,4 +1,4 @@
-"""Backbones by name, built through timm with random weights: image in, map of features out.
+"""Builds backbones by name, through timm and with random weights: image in, map of features out.
 
 Shapes: B images, C channels, H height, W width of the images; h, w of the feature map.
 """
@@ -27,13 +27,14 @@ BACKBONES = {
     "swin_small_patch4_window7_224": "swin_small_patch4_window7_224.ms_in1k",
     "swin_base_patch4_window7_224": "swin_base_patch4_window7_224.ms_in1k",
 }
-"""The spec's name -> timm's architecture and the ImageNet weights that go with it: torchvision's and Microsoft's."""
+"""The spec's name -> timm's architecture and the ImageNet weights that go with it, of torchvision and Microsoft."""
 
 ANY_TIMM = "timm/"
+"""The beginning of a spec's name for any model of timm."""
 
 
 def timm_name(backbone: str) -> str:
-    """timm's name of the spec's backbone; SpecError with the nearest names where there is none."""
+    """timm's name of the spec's backbone; raises SpecError with the nearest names if there is none."""
     name = BACKBONES.get(backbone, backbone.removeprefix(ANY_TIMM))
     if backbone not in BACKBONES and not (backbone.startswith(ANY_TIMM) and timm.is_model(name)):
         known = [*BACKBONES, *(ANY_TIMM + model for model in timm.list_models())]
@@ -66,8 +67,8 @@ def build_backbone(
 ) -> nn.Module:
     """timm's module without a classifier, random weights; `feature_map` runs it and `num_features` is its width.
 
-    drop_path, drop_out, att_drop_rate and semantic_weight reach Swin only; last_stride, stem_relu and stem_pool ResNets
-    only: a value that asks another backbone for something else than it does is warned about. Raises SpecError for an
+    drop_path, drop_out, att_drop_rate and semantic_weight are for Swin only; last_stride, stem_relu and stem_pool for
+    ResNets only. A value that another backbone cannot follow gives a warning. Raises SpecError for an
     unknown backbone.
     """
     name = timm_name(backbone)
@@ -102,7 +103,7 @@ def set_last_stride(base: ResNet, last_stride: int) -> None:
     """Sets the stride of the last stage in place: 2 as in the ImageNet network, or 1 for a map twice as fine.
 
     A stride, not a dilation (timm's output_stride=16): the 3 x 3 kernels keep their reach, as in Luo et al. 2019,
-    section 3.6. With 1, the average pooling and blur pooling of some ResNets' last stage fall away.
+    section 3.6. With 1, the average pooling and blur pooling of some ResNets' last stage are removed.
     """
     if last_stride not in (1, 2):
         raise SpecError(f"model.last_stride: found {last_stride}\n  want: 1 or 2")
@@ -125,12 +126,12 @@ def set_last_stride(base: ResNet, last_stride: int) -> None:
 
 
 def is_swin(base: nn.Module) -> bool:
-    """True for a Swin Transformer, whose head TAO builds otherwise than a ResNet's."""
+    """Whether it is a Swin Transformer; TAO builds its head in another way than a ResNet's."""
     return isinstance(base, SwinTransformer)
 
 
 def is_convolutional(base: nn.Module) -> bool:
-    """True where channels_last is the faster memory format: the stem's weights are not those of a transformer."""
+    """Whether channels_last is the faster memory format: true unless the network is a transformer."""
     return not hasattr(base, "patch_embed")
 
 

@@ -29,10 +29,10 @@ from reid.model.safe_files import read_file, write_file
 
 FORMAT = 1
 PREFIX = "model."
-"""The LightningModule's attribute that holds the network."""
+"""The beginning of the network's tensor names: the LightningModule keeps it as `model`."""
 
 ADDED_SETTINGS = {"stem_pool": "padded"}
-"""Settings of the network that older checkpoints lack: what it was then."""
+"""Settings that older checkpoints lack, and their values at that time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +42,9 @@ class LoadedModel:
     network: Embedder
     contract: Contract
     settings: dict[str, Any]
-    """build_embedder's keyword values."""
+    """The keyword values of build_embedder."""
     persons: tuple[int, ...]
-    """Person ids in the order of the classifier's rows."""
+    """The persons in the order of the classifier's rows."""
 
     def embed(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """images (B, C, H, W) from contract.preprocess -> embeddings (B, D); ArtifactError for another shape."""
@@ -59,7 +59,7 @@ class LoadedModel:
         return embedding
 
     def of_pixels(self) -> OfPixels:
-        """The same for decoded images, which its device prepares."""
+        """The network for decoded images, which its device prepares."""
         return of_pixels(
             self.network,
             contract=self.contract,
@@ -95,9 +95,9 @@ def save_model(path: Path, network: Embedder, *, contract: Contract, persons: Se
 
 
 def load_model(path: Path, device: str = "cpu") -> LoadedModel:
-    """The network of one of this project's checkpoints, every tensor of it loaded, in eval mode on `device`.
+    """The network of one of this project's checkpoints, with all tensors loaded, in eval mode on `device`.
 
-    The file says how to build it. Raises ArtifactError where it is missing, damaged or not this project's.
+    The checkpoint says how to build it. Raises ArtifactError if it is missing, damaged or not this project's.
     """
     checkpoint = read_file(path)
     if not isinstance(checkpoint, dict) or not {"reid", "state_dict"} <= set(checkpoint):
@@ -132,7 +132,7 @@ def load_model(path: Path, device: str = "cpu") -> LoadedModel:
 
 
 def _settings(path: Path, entry: Any) -> dict[str, Any]:
-    """build_embedder's keyword values out of the entry `reid`, checked."""
+    """The keyword values of build_embedder in the entry `reid`, checked."""
     if not isinstance(entry, dict) or entry.get("format") != FORMAT:
         found = entry.get("format") if isinstance(entry, dict) else type(entry).__name__
         raise ArtifactError(f"{path}: a checkpoint of format {found}\n  want: format {FORMAT}")
@@ -150,7 +150,7 @@ def _settings(path: Path, entry: Any) -> dict[str, Any]:
 
 
 def _load_strictly(path: Path, network: nn.Module, state: dict[str, Tensor]) -> None:
-    """Every tensor of the network from its namesake of the same shape; ArtifactError with the first that is not."""
+    """Loads every tensor of the network from the one of its name; raises ArtifactError if names or shapes differ."""
     plain_names = {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}  # torch.compile's prefix
     found = {name.removeprefix(PREFIX): tensor for name, tensor in plain_names.items() if name.startswith(PREFIX)}
     wanted = network.state_dict()

@@ -1,6 +1,6 @@
-"""A torch network that takes decoded images: their bytes go to its device and are normalised there.
+"""A torch network that takes decoded images: their bytes are sent to its device and normalised there.
 
-On a GPU nothing waits: a batch is sent and computed while the next one is read, its vectors come back meanwhile.
+On a GPU the host does not wait: while one batch is sent, computed and copied back, the next one is read.
 Shapes: B images in a batch, C channels, H height, W width, D embedding width.
 """
 
@@ -36,7 +36,7 @@ def _sent(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
 
 
 def _fetched(vectors: Tensor) -> Callable[[], NDArray[np.float32]]:
-    """What waits for the vectors alone, not for what the device was given after them."""
+    """A function that waits for these vectors, but not for work that the device was given after them."""
     if vectors.device.type != "cuda":
         return vectors.cpu().numpy
     here = torch.empty(vectors.shape, pin_memory=True)

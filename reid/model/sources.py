@@ -1,4 +1,4 @@
-"""Whose weights a file holds, and its tensors under this project's names: base.*, reduction, bottleneck, classifier.
+"""Finds out whose weights a file holds, and gives its tensors this project's names: base.*, reduction, bottleneck, ...
 
 torchvision, timm, Microsoft and torchreid name a bare backbone; TAO and reid-strong-baseline put it under "base.",
 fast-reid under "backbone.", beside its "heads."; TAO's and SOLIDER's Swin is mmcv's.
@@ -15,11 +15,11 @@ from reid.errors import ArtifactError
 
 OURS, FAST_REID = "this project", "fast-reid"
 WRAPPERS = ("teacher", "state_dict", "model")
-"""Entries under which SOLIDER, Lightning, torchreid, Microsoft and fast-reid keep their tensors."""
+"""The entries in which SOLIDER, Lightning, torchreid, Microsoft and fast-reid keep their tensors."""
 
 HEAD = ("bottleneck.", "classifier.", "reduction.")
 NOT_WEIGHTS = ("relative_position_index", "attn_mask", "num_batches_tracked")
-"""Endings of tensors that are computed or counted, not learned."""
+"""The ends of names of tensors that are computed or counted, not learned."""
 
 MM_SWIN: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^patch_embed\.projection\.", "patch_embed.proj."),
@@ -32,13 +32,13 @@ MM_SWIN: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
     (r"^norm3\.", "norm."),
 )
-"""mmcv's names in timm's; timm merges patches at a stage's beginning, mmcv at the end of the one before."""
+"""mmcv's names -> timm's; timm merges patches at the beginning of a stage, mmcv at the end of the stage before."""
 
 
 def tensors_of(path: Path, content: Any) -> dict[str, Tensor]:
-    """The tensors of what `read_file` gave, by their names there, out of whatever wraps them.
+    """The tensors in what `read_file` returned, by their names there, without the entries that wrap them.
 
-    Raises ArtifactError where TAO encrypted them or there are none.
+    Raises ArtifactError if TAO encrypted them, or if there are none.
     """
     while isinstance(content, dict):
         if "state_dict_encrypted" in content:
@@ -59,7 +59,7 @@ def tensors_of(path: Path, content: Any) -> dict[str, Tensor]:
 
 
 def source_kind(content: Any, tensors: Mapping[str, Tensor]) -> str:
-    """Whose file it is, by what only they write."""
+    """Whose file it is, recognised by names that only that project writes."""
     if isinstance(content, dict) and "reid" in content:
         return OURS
     signs = {
@@ -74,14 +74,14 @@ def source_kind(content: Any, tensors: Mapping[str, Tensor]) -> str:
 
 
 def drops_stem_relu(content: Any, tensors: Mapping[str, Tensor]) -> bool:
-    """True where the weights were trained in a ResNet without a ReLU after the stem's batch normalisation."""
+    """Whether the weights were trained in a ResNet without a ReLU after the stem's batch normalisation."""
     if source_kind(content, tensors) == OURS:
         return not content["reid"]["model"]["stem_relu"]
     return any(name.removeprefix("model.") == "base.conv1.weight" for name in tensors)
 
 
 def in_our_names(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]:
-    """This project's name -> (the file's name, tensor in this project's order); what was not learned is left out."""
+    """This project's name -> (the file's name, tensor in this project's order), for tensors that are learned."""
     mm_swin = _is_mm_swin(tensors)
     merges_at_the_end = any(name.endswith("layers.0.downsample.reduction.weight") for name in tensors)
     named: dict[str, tuple[str, Tensor]] = {}
@@ -116,7 +116,7 @@ def in_our_names(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]
 
 
 def _fast_reids_head(name: str, theirs: str, tensor: Tensor) -> dict[str, tuple[str, Tensor]]:
-    """A tensor of fast-reid's EmbeddingHead: in one list a 1 x 1 convolution without a bias, if any, and the BNNeck."""
+    """A tensor of fast-reid's EmbeddingHead, whose one list holds the BNNeck and perhaps a 1 x 1 convolution."""
     if name in ("heads.weight", "heads.classifier.weight"):
         return {"classifier.weight": (theirs, tensor)}
     if name == "heads.bottleneck.0.weight" and tensor.ndim == 4:

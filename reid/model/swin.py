@@ -1,4 +1,4 @@
-"""What timm's Swin Transformer lacks to give the features of TAO's and SOLIDER's weights.
+"""Changes timm's Swin Transformer so that TAO's and SOLIDER's weights give their features.
 
 Liu et al., ICCV 2021, arXiv:2103.14030; Chen et al., CVPR 2023 (SOLIDER), arXiv:2303.17602.
 
@@ -17,15 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 IDENTITY_BEFORE_SOFTPLUS = 0.541324854612918
-"""log(e - 1): softplus of it is 1."""
+"""log(e - 1), whose softplus is 1."""
 
 
 class PadThenShiftBlock(SwinTransformerBlock):  # type: ignore[misc]
     """A block that pads the patches to whole windows and then shifts them cyclically.
 
-    timm shifts first and pads then, so wherever a map is not made of whole windows (every stage but none at 224 x
-    224) its shifted blocks mix other neighbours than those that TAO's, SOLIDER's and Microsoft's detection weights
-    were trained with.
+    timm shifts first and pads then. So if a map is not made of whole windows (at 224 x 224 all are), timm's shifted
+    blocks mix other neighbours than those that TAO's, SOLIDER's and Microsoft's detection weights were trained with.
     """
 
     def _attn(self, patches: Tensor) -> Tensor:
@@ -49,8 +48,8 @@ class PadThenShiftBlock(SwinTransformerBlock):  # type: ignore[misc]
 class SemanticMerging(PatchMerging):  # type: ignore[misc]
     """Patch merging, then SOLIDER's semantic controller: x softplus(scale) + shift, linear in (weight, 1 - weight).
 
-    The controller's tensors are frozen: they come with SOLIDER's or TAO's weights. Without them it is the identity
-    here, where the originals draw them at random.
+    The controller's tensors are frozen, for they come with SOLIDER's or TAO's weights. Without such weights it is the
+    identity here; the originals draw it at random.
     """
 
     def __init__(self, dim: int, out_dim: int, *, semantic_weight: float) -> None:
@@ -71,10 +70,10 @@ class SemanticMerging(PatchMerging):  # type: ignore[misc]
 
 
 def follow_tao(base: SwinTransformer, *, semantic_weight: float) -> None:
-    """Turns timm's Swin, built with always_partition, into TAO's in place; no controller for `semantic_weight` < 0."""
+    """Turns timm's Swin, built with always_partition, into TAO's in place; no controller if `semantic_weight` < 0."""
     for stage in base.layers:
         for block in stage.blocks:
-            block.__class__ = PadThenShiftBlock  # timm's stage builds its blocks itself; only the method differs
+            block.__class__ = PadThenShiftBlock  # timm's stage builds its own blocks; only one method differs
         if semantic_weight >= 0 and isinstance(stage.downsample, PatchMerging):
             merging = stage.downsample
             stage.downsample = SemanticMerging(merging.dim, merging.out_dim, semantic_weight=semantic_weight)

@@ -1,4 +1,4 @@
-"""Pretrained weights into a network: from any of the usual files, safely, and with an account of what went in."""
+"""Loads pretrained weights into a network from any of the usual files, safely, and reports which tensors fitted."""
 
 import logging
 import threading
@@ -22,27 +22,28 @@ from reid.model.sources import NOT_WEIGHTS, drops_stem_relu, in_our_names, sourc
 logger = logging.getLogger(__name__)
 
 HUB_TIMEOUT_S = 4.0
+"""How long timm's hub may take to answer."""
 
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """What of a weights file went into the network; names are the network's, those of `unexpected` the file's."""
+    """Which tensors of a file went into the network; names are the network's, but in `unexpected` the file's."""
 
     matched: tuple[str, ...]
     """Tensors that were copied."""
     missing: tuple[str, ...]
-    """Tensors that keep their random values; with both shapes where the file has one of another shape."""
+    """Tensors that keep their random values; both shapes are named if the file has the tensor in another shape."""
     unexpected: tuple[str, ...]
-    """Tensors of the file that the network has no place for."""
+    """Tensors of the file that the network does not have."""
     reshaped: tuple[str, ...]
     """Those of `matched` that were summed over colours or interpolated to fit."""
     source_kind: str
     """this project, TAO, strong baseline, fast-reid, SOLIDER, Microsoft Swin, torchreid, or torchvision or timm."""
     share: float
-    """How many of the backbone's tensors were copied: 0..1."""
+    """The share of the backbone's tensors that were copied, 0..1."""
 
     def lines(self) -> list[str]:
-        """The account in words, for the log and the report."""
+        """The report in words, for the log and the train stage's page."""
         counts = f"matched {len(self.matched)} ({len(self.reshaped)} reshaped), missing {len(self.missing)}"
         lines = [
             f"weights of {self.source_kind}: {counts}, unexpected {len(self.unexpected)}; backbone {self.share:.0%}"
@@ -59,7 +60,7 @@ class WeightsReport:
 
 
 def resolve_stem_relu(setting: str | bool, *, choice: str, path: Path | None) -> bool:
-    """model.stem_relu as a bool; auto is a checkpoint's own value, False for ResNets of TAO and the strong baseline."""
+    """model.stem_relu as a bool; auto is what the weights were trained with, False for TAO and strong baseline."""
     if isinstance(setting, bool):
         return setting
     if choice == "" or path is None:
@@ -69,12 +70,11 @@ def resolve_stem_relu(setting: str | bool, *, choice: str, path: Path | None) ->
 
 
 def load_pretrained(embedder: Embedder, path: Path | None, *, choice: str, min_share: float) -> WeightsReport | None:
-    """Copies into `embedder` what of the weights at `path` fits; the account of it, or None for choice "" (random).
+    """Copies the weights at `path` that fit into `embedder`, and returns the report; None for choice "" (random).
 
-    Choice imagenet takes the backbone only and, with path None, takes it from timm's hub; self takes the head too.
-    Raises ArtifactError where the file is missing, damaged, encrypted or needs code, where its blocks are of
-    another kind, or where fewer than `min_share` of the backbone's tensors fit; SpecError for an unknown choice, or
-    self without a path.
+    With choice imagenet only the backbone is loaded, with path None from timm's hub; with self the head too. Raises
+    ArtifactError if the file is missing, damaged or encrypted, or needs code; if its blocks are of another kind; and if
+    less than `min_share` of the backbone's tensors fit. Raises SpecError for an unknown choice, or self without a path.
     """
     if choice not in ("imagenet", "self", ""):
         raise SpecError(f"model.pretrain_choice: found {choice!r}\n  want: imagenet, self or '' (random weights)")
@@ -110,7 +110,7 @@ def load_pretrained(embedder: Embedder, path: Path | None, *, choice: str, min_s
 
 
 def _refuse_bottlenecks(path: Path, backbone: str, named: Collection[str], wanted: Collection[str]) -> None:
-    """ArtifactError where the file has three convolutions a block and the network two: TAO's ResNet-18 and -34."""
+    """Raises ArtifactError if the file has three convolutions a block and the network two: TAO's ResNet-18 and -34."""
     third = "base.layer1.0.conv3.weight"
     if third in named and third not in wanted and "base.layer1.0.conv2.weight" in wanted:
         raise ArtifactError(
@@ -122,7 +122,7 @@ def _refuse_bottlenecks(path: Path, backbone: str, named: Collection[str], wante
 def copy_weights(
     embedder: Embedder, named: Mapping[str, tuple[str, Tensor]], *, source: str, tensors: Collection[str]
 ) -> WeightsReport:
-    """Copies every tensor that fits, as it is or reshaped, and keeps the account."""
+    """Copies every tensor that fits, unchanged or reshaped, and returns the report."""
     matched, missing, reshaped, used = [], [], [], set()
     wanted = {name: tensor for name, tensor in embedder.state_dict().items() if not name.endswith(NOT_WEIGHTS)}
     for name, target in wanted.items():
@@ -152,10 +152,10 @@ def copy_weights(
 
 
 def _reshaped(embedder: Embedder, name: str, found: Tensor, target: Tensor) -> Tensor | None:
-    """`found` in the shape of `target`: the stem over colours, Swin's tables over window sizes; None for others."""
+    """`found` in the shape of `target`: the stem for other colours, Swin's tables for other windows; else None."""
     stem = embedder.base.pretrained_cfg["first_conv"]  # type: ignore[index]
     if name == f"base.{stem}.weight" and found.shape[0] == target.shape[0] and found.shape[2:] == target.shape[2:]:
-        # grey is R = G = B: the summed kernel answers as the colour kernel does to a grey picture
+        # in a grey picture R = G = B, so the summed kernel gives what the colour kernel gives
         if (found.shape[1], target.shape[1]) == (3, 1):
             return found.sum(dim=1, keepdim=True)
         if (found.shape[1], target.shape[1]) == (1, 3):
@@ -172,7 +172,7 @@ def _reshaped(embedder: Embedder, name: str, found: Tensor, target: Tensor) -> T
 
 
 def _from_hub(backbone: str) -> Path:
-    """timm's file of ImageNet weights, from the hub or its cache; ArtifactError within seconds where neither has it."""
+    """timm's file of ImageNet weights, from the hub or its cache; raises ArtifactError soon if neither has it."""
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -200,7 +200,7 @@ def _from_hub(backbone: str) -> Path:
 
 
 def _why_unreachable(address: str) -> str | None:
-    """Why nothing answers at `address` within HUB_TIMEOUT_S, or None where something does."""
+    """Why nothing answers at `address` within HUB_TIMEOUT_S, or None if something does."""
     answer: list[str | None] = [f"no answer within {HUB_TIMEOUT_S:.0f} s"]
 
     def ask() -> None:
@@ -209,11 +209,11 @@ def _why_unreachable(address: str) -> str | None:
             with urllib.request.urlopen(request, timeout=HUB_TIMEOUT_S):
                 answer[0] = None
         except urllib.error.HTTPError:
-            answer[0] = None  # it answers, if with a refusal
+            answer[0] = None  # an answer, though a refusal
         except (OSError, ValueError) as error:
             answer[0] = str(getattr(error, "reason", error))
 
-    # in a thread, because a name server that is silent keeps getaddrinfo far beyond any timeout of urlopen
+    # in a thread, because a silent name server keeps getaddrinfo waiting far beyond any timeout of urlopen
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(HUB_TIMEOUT_S)

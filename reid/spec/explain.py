@@ -1,102 +1,86 @@
-"""The spec's fields in words, generated from `sections.py`: what a field takes, its default, its meaning; a blank spec.
+"""The spec's fields in words, made from the sections themselves; and a blank spec.
 
-A field's docstring is its meaning, its annotation what it takes; nothing is written down twice.
+A field's docstring is its meaning, its annotation says what it takes and what else is known of it (`facts.py`), so
+that nothing is written down twice.
 """
 
 import difflib
 import textwrap
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
-
-import yaml
-from pydantic.fields import FieldInfo
+from collections.abc import Iterable, Iterator, Sequence, Set
 
 from reid.errors import SpecError
-from reid.spec.field_types import PATTERNS, Section
+from reid.spec.described import Described, as_yaml, children, described
+from reid.spec.facts_in_words import facts_in_words
+from reid.spec.field_types import Section
+from reid.spec.fields import fields_of
 from reid.spec.sections import Experiment
 from reid.spec.tao import ALIASES, IDLE
 
-KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
-BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 WIDEST_NAME = 36
-"""Columns of `field = default`; a longer one has its line for itself."""
+"""Columns of `field = default`; a longer one stands on a line of its own."""
 INLINE_COLUMNS = 120
-"""A line of the blank spec that would be longer has its comment above it."""
-
-
-@dataclass(frozen=True)
-class Described:
-    """One field, or one section, in words."""
-
-    name: str
-    """Dotted, from the top of the spec."""
-    wanted: str
-    """What it takes: "whole number, at least 1"; "" for a section."""
-    default: str
-    """As YAML writes it; "" for a section and for a field that has none."""
-    meaning: str
-    section: type[Section] | None = None
-    """Of a section, or of a field that may be one (dataset.synthetic)."""
-
-    @property
-    def key(self) -> str:
-        """The last part of the name."""
-        return self.name.rpartition(".")[2]
-
-    @property
-    def is_section(self) -> bool:
-        """Whether it always is a section; dataset.synthetic may be null."""
-        return self.section is not None and not self.default
-
-    def sentence(self) -> str:
-        """What it takes, and its meaning."""
-        return f"{self.wanted}. {self.meaning}" if self.meaning else f"{self.wanted}."
+"""Columns of the blank spec; the comment of a line that would be longer stands above it."""
 
 
 def explain(name: str, *, width: int) -> str:
     """What the spec's section or field `name` takes and means, in lines of `width` columns; "" is the whole spec.
 
-    TAO's older spellings and idle keys are explained too. SpecError for an unknown name, with the nearest.
+    A field also says what is known of it: which stages and tasks read it, whether it is a path, whether a change of it
+    starts a new training. TAO's older spellings and idle keys are explained too. Raises SpecError, with the nearest
+    known name, if `name` is unknown.
     """
     if name in ALIASES:
         return f"{name}: an older spelling\n{explain(ALIASES[name], width=width)}"
     if name in IDLE:
         default, why = IDLE[name]
-        return f"{name}: accepted and without effect (TAO's default: {_as_yaml(default)})\n  {why}\n"
+        return f"{name}: accepted and without effect (TAO's default: {as_yaml(default)})\n  {why}\n"
     if not name:
-        return "\n".join(_lines("", _children("", Experiment), width)) + "\n"
-    known = {entry.name: entry for entry in _all("", Experiment)}
+        return "\n".join(_lines("", children("", Experiment), width)) + "\n"
+    known = {entry.name: entry for entry in described("", Experiment)}
     if name not in known:
         raise SpecError(f"{name}: no section or field of the spec{_nearest(name, list(known))}")
     found = known[name]
     if found.is_section and found.section:
         head = textwrap.fill(f"{name}: {found.meaning}", width)
-        return "\n".join([head, *_lines(name, _children(name, found.section), width)]) + "\n"
+        return "\n".join([head, *_lines(name, children(name, found.section), width)]) + "\n"
     lines = [f"{name}: {found.wanted}", f"  default: {found.default or 'none, it must be given'}"]
     if found.meaning:
         lines += textwrap.wrap(found.meaning, width, initial_indent="  ", subsequent_indent="  ")
-    if found.section:
-        lines += ["", "as a section:", *_lines(name, _children(name, found.section), width)]
+    if not found.section:
+        for sentence in facts_in_words(fields_of()[name]):
+            lines += textwrap.wrap(sentence, width, initial_indent="  ", subsequent_indent="    ")
+    else:
+        lines += ["", "as a section:", *_lines(name, children(name, found.section), width)]
     return "\n".join(lines) + "\n"
 
 
 def listed(names: Sequence[str], *, width: int) -> str:
-    """The fields of some sections, and some single fields, each once, under the name of its section: a task's help."""
-    known = {entry.name: entry for entry in _all("", Experiment)}
-    single = {name for name in names if not any(name.startswith(f"{section}.") for section in names)}
+    """Some fields, each under the name of its section, in the order of the spec: a task's help.
+
+    A section all of whose fields are among them is headed by its meaning.
+    """
+    known = {entry.name: entry for entry in described("", Experiment)}
     lines: list[str] = []
-    for name in sorted(single, key=list(known).index):
+    for name in sorted(_with_whole_sections(set(names), known), key=list(known).index):
         entry = known[name]
         if entry.is_section and entry.section:
-            lines += ["", f"{name}: {entry.meaning}", *_lines(name, _children(name, entry.section), width)]
+            lines += ["", f"{name}: {entry.meaning}", *_lines(name, children(name, entry.section), width)]
         else:
             heading = name.rpartition(".")[0]
             if heading and f"{heading}:" not in lines:
                 lines += ["", f"{heading}:"]
             lines += _row(entry, width)
     return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _with_whole_sections(names: Set[str], known: Iterable[str]) -> set[str]:
+    """The names, with the name of a section in the place of its fields if all of them are there."""
+    whole = {name for name in known if {field for field in fields_of() if _lies_in(field, name)} <= names}
+    return {name for name in whole if name.rpartition(".")[0] not in whole}
+
+
+def _lies_in(field: str, section: str) -> bool:
+    return field == section or field.startswith(f"{section}.")
 
 
 def blank() -> str:
@@ -109,7 +93,7 @@ def blank() -> str:
 
 
 def _blank_lines(prefix: str, section: type[Section], *, indent: str) -> Iterator[str]:
-    for entry in _children(prefix, section):
+    for entry in children(prefix, section):
         if entry.is_section and entry.section:
             yield from ([""] if not prefix else [])
             yield f"{indent}{entry.key}:  # {entry.meaning}"
@@ -128,69 +112,8 @@ def _blank_lines(prefix: str, section: type[Section], *, indent: str) -> Iterato
             yield from _blank_lines(entry.name, entry.section, indent=f"{indent}#   ")
 
 
-def _children(prefix: str, section: type[Section]) -> list[Described]:
-    return [_describe(f"{prefix}.{name}" if prefix else name, field) for name, field in section.model_fields.items()]
-
-
-def _all(prefix: str, section: type[Section]) -> Iterator[Described]:
-    for entry in _children(prefix, section):
-        yield entry
-        if entry.section:
-            yield from _all(entry.name, entry.section)
-
-
-def _describe(name: str, field: FieldInfo) -> Described:
-    section = _section_of(field.annotation)
-    default = None if field.is_required() else field.get_default(call_default_factory=True)
-    if isinstance(default, Section):
-        return Described(name, "", "", " ".join((type(default).__doc__ or "").split()), section)
-    shown = "" if field.is_required() else _as_yaml(default)
-    return Described(name, wanted(field.annotation, field.metadata), shown, field.description or "", section)
-
-
-def _section_of(annotation: Any) -> type[Section] | None:
-    kinds = (annotation, *get_args(annotation))
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
-
-
-def wanted(annotation: Any, limits: Sequence[Any] = ()) -> str:
-    """What a value of this annotation is: its kind, its choices or its range."""
-    origin, parts = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return wanted(parts[0], [*limits, *parts[1:]])
-    if origin in (Union, UnionType):
-        kinds = [wanted(part, limits) for part in parts if part is not type(None)]
-        return "; or ".join([*kinds, "null"] if type(None) in parts else kinds)
-    if origin is Literal:
-        *choices, last = map(_as_yaml, parts)
-        return f"{', '.join(choices)} or {last}"
-    if origin in (list, dict):
-        held = wanted(parts[-1])
-        return f"list of: {held}" if origin is list else f"section of own keys, each: {held}"
-    return "section" if _section_of(annotation) else ", ".join([KINDS[annotation], *_range(limits)])
-
-
-def _range(limits: Sequence[Any]) -> Iterator[str]:
-    """Pydantic keeps the limits of a part of an annotation in a FieldInfo, those of a field beside it."""
-    for limit in limits:
-        if isinstance(limit, FieldInfo):
-            yield from _range(limit.metadata)
-            continue
-        for name, words in BOUNDS.items():
-            if (bound := getattr(limit, name, None)) is not None:
-                yield f"{words} {bound}"
-        if pattern := getattr(limit, "pattern", None):
-            yield PATTERNS.get(pattern, f"as {pattern}")
-
-
-def _as_yaml(value: Any) -> str:
-    if value == "":
-        return '""'
-    return str(yaml.safe_dump(value, default_flow_style=True, width=10_000)).removesuffix("...\n").strip()
-
-
 def _lines(name: str, entries: Sequence[Described], width: int) -> Iterator[str]:
-    """A row a field, then a block for each section below."""
+    """A row for each field, then a block for each section below."""
     for entry in entries:
         if not entry.is_section:
             yield from _row(entry, width)
@@ -198,7 +121,7 @@ def _lines(name: str, entries: Sequence[Described], width: int) -> Iterator[str]
         if entry.section:
             yield ""
             yield from textwrap.wrap(f"{entry.name}: {entry.meaning}", width)
-            yield from _lines(entry.name, _children(entry.name, entry.section), width)
+            yield from _lines(entry.name, children(entry.name, entry.section), width)
 
 
 def _row(entry: Described, width: int) -> list[str]:
@@ -211,7 +134,7 @@ def _row(entry: Described, width: int) -> list[str]:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    """A hint at the name that was probably meant: one that ends so, else one that reads alike."""
+    """A hint at the name that was probably meant: one with the same last part, else one that is spelled alike."""
     last = name.rpartition(".")[2]
     close = [entry for entry in known if entry.rpartition(".")[2] == last]
     close = close or difflib.get_close_matches(name, known, n=1, cutoff=0.6)

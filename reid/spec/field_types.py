@@ -1,8 +1,10 @@
-"""What the fields of the spec are made of: a section, and the ranges that many of them share."""
+"""What the fields of the spec are made of: a section, the ranges that many of them share, and the texts and paths."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from reid.spec.facts import NamesGpus, NoPath, ReadBy, Reads, Replaced, Writes
 
 
 def _switch(value: Any) -> Any:
@@ -15,10 +17,20 @@ NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)]
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda:\d+)$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
-ServedName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-RegisteredName = Annotated[str, Field(pattern=r"^[^/:]*[^/:\s][^/:]*$")]
+
+Text = Annotated[str, NoPath()]
+ReadFile = Annotated[str, Reads("file")]
+ReadFolder = Annotated[str, Reads("folder")]
+WrittenFile = Annotated[str, Writes("file")]
+WrittenFolder = Annotated[str, Writes("folder")]
+ResultsFolder = Annotated[WrittenFolder, ReadBy(), Replaced("the runner says where the results are")]
+"""Folder of the results of a task that is a stage of the pipeline too."""
+
+Device = Annotated[Text, Field(pattern=r"^(auto|cpu|cuda:\d+)$")]
+Sha256 = Annotated[Text, Field(pattern=r"^[0-9a-fA-F]{64}$")]
+ServedName = Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+RegisteredName = Annotated[Text, Field(pattern=r"^[^/:]*[^/:\s][^/:]*$")]
+ComputeCapability = Annotated[Text, Field(pattern=r"^\d+\.\d$")]
 PATTERNS = {
     r"^(auto|cpu|cuda:\d+)$": "either auto, cpu or cuda:<number>",
     r"^[0-9a-fA-F]{64}$": "64 hexadecimal digits",
@@ -27,10 +39,11 @@ PATTERNS = {
     r"^\d+\.\d$": "two numbers around a dot, e.g. 8.6",
 }
 """What a text of each pattern is, in words."""
-GpuIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+GpuIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), NamesGpus()]
+GpuId = Annotated[int, Field(ge=0), NamesGpus()]
 
 
 class Section(BaseModel):
     """A part of the spec: unknown keys and silent conversions are refused."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())

@@ -1,27 +1,25 @@
 """Reading a spec: YAML, `${…}` interpolation, dotted overrides, aliases, types and ranges, rules across fields.
 
-Every error of a file is reported at once, each with its place, what was found and what is wanted.
+Every error of a file is reported at once, each with its place, what was found and what is wanted (`refusals.py`).
 """
 
-import difflib
 import logging
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
 from reid.errors import SpecError
-from reid.spec.field_types import PATTERNS
-from reid.spec.names import did_you_mean
+from reid.spec.idle import idle, read_as, replaced
 from reid.spec.partial_spec import PartialSpec, take_out
-from reid.spec.rules import contradictions, idle, read_as, replaced
+from reid.spec.refusals import nearest_key, place_of, refusal
+from reid.spec.rules import contradictions
 from reid.spec.sections import Experiment
 from reid.spec.tao import ALIASES, IDLE
 
@@ -33,12 +31,12 @@ def load_spec(
     *,
     text: str | None = None,
     overrides: Sequence[str] = (),
-    told: bool = False,
+    warn: bool = True,
 ) -> Experiment:
     """The experiment that a YAML file (or text) and overrides like "train.num_epochs=2" describe.
 
-    Notices (an older spelling, a key that does nothing here) go to the log, unless they were `told` before: where this
-    is a part of a spec that another stage has read. Raises SpecError, with all that is wrong.
+    An older spelling or a key that does nothing here is a warning in the log. `warn` is False if this is a part of a
+    spec that another stage has read, and warned of, before. Raises SpecError, which names all that is wrong.
     """
     where = Path(path).name if path is not None else "spec"
     raw = _read(path, text, where)
@@ -47,20 +45,20 @@ def load_spec(
     wrong: list[str] = []
     notices = list(_rename_and_drop(values, wrong))
     spec, refused = _validated(values)
-    wrong += [_explain(details, where, given) for details in refused]
-    wrong += [f"{_place(field, where, given)}: {what}" for field, what in contradictions(spec)]
+    wrong += [refusal(details, where, given) for details in refused]
+    wrong += [f"{place_of(field, where, given)}: {what}" for field, what in contradictions(spec)]
     if wrong:
         raise SpecError("\n".join(wrong))
     assert isinstance(spec, Experiment)
     notices += [f"{field}: {how}" for field, how in read_as(spec)]
     notices += [f"{field} has no effect: {why}" for field, why in idle(spec)]
-    for notice in [] if told else notices:
+    for notice in notices if warn else []:
         logger.warning("%s: %s", where, notice)
     return spec
 
 
-def tell_what_a_pipeline_replaces(spec: Experiment) -> None:
-    """Warns of the spec's paths that a pipeline does not read, because its stages hand each other theirs."""
+def warn_of_replaced_paths(spec: Experiment) -> None:
+    """Warns of the given paths that a pipeline does not read, because its stages hand each other theirs."""
     for field, instead in replaced(spec):
         logger.warning("%s has no effect in a pipeline: %s", field, instead)
 
@@ -82,7 +80,7 @@ def _read(path: str | os.PathLike[str] | None, text: str | None, where: str) -> 
 
 
 def _apply_overrides(raw: DictConfig, overrides: Sequence[str]) -> set[str]:
-    """Merges the overrides into raw; returns the dotted names that they set, sections that they bring included."""
+    """Merges the overrides into raw; returns the dotted names of the fields they set and the sections they add."""
     given, written = set(), OmegaConf.to_container(raw)
     for override in overrides:
         name, equals, _ = override.partition("=")
@@ -107,7 +105,7 @@ def _drop_other_spelling(raw: DictConfig, name: str) -> None:
 
 
 def _sections_new_by(name: str, written: Any) -> Iterator[str]:
-    """The sections above a field that the file does not have, so that the override brings them."""
+    """The sections above a field that the file does not have, so that the override adds them."""
     *sections, _ = name.split(".")
     for count, key in enumerate(sections, start=1):
         written = written.get(key) if isinstance(written, dict) else None
@@ -125,14 +123,14 @@ def _resolve(raw: DictConfig, where: str) -> dict[str, Any]:
 
 
 def _without_missing(value: Any) -> Any:
-    """TAO writes ??? for "to be given on the command line": not given is null."""
+    """The value with null for TAO's ???, which says that the command line has to give it."""
     if isinstance(value, dict):
         return {key: _without_missing(inner) for key, inner in value.items()}
     return None if value == "???" else value
 
 
 def _rename_and_drop(values: dict[str, Any], wrong: list[str]) -> Iterator[str]:
-    """Moves aliases to their field, removes keys that do nothing; yields the lines that the user should read.
+    """Moves aliases to their field and removes keys that do nothing; yields a warning for each that the user gave.
 
     An alias that contradicts its field adds a line to `wrong`.
     """
@@ -168,7 +166,7 @@ def _section_of(values: dict[str, Any], name: str) -> tuple[dict[str, Any] | Non
 
 
 def _validated(values: dict[str, Any]) -> tuple[Experiment | PartialSpec, list[ErrorDetails]]:
-    """The spec; or, where values are refused, the rest of it, and what pydantic says of them."""
+    """The spec; or, if values are refused, the rest of it, and what pydantic says of them."""
     try:
         return Experiment.model_validate(values), []
     except ValidationError as error:
@@ -178,82 +176,8 @@ def _validated(values: dict[str, Any]) -> tuple[Experiment | PartialSpec, list[E
         location = details["loc"]
         names.add(take_out(values, location[:-1] if details["type"] == "missing" else location))
         if details["type"] == "extra_forbidden":
-            names.add(_meant(location))
+            names.add(nearest_key(location))
     try:
         return PartialSpec(Experiment.model_validate(values), names), refused
-    except ValidationError:  # a key that is no text, say, which no field's name leads to
+    except ValidationError:  # e.g. a key that is no text, which cannot be taken out by a field's name
         return PartialSpec(Experiment(), set(Experiment.model_fields)), refused
-
-
-def _place(field: str, where: str, given: set[str]) -> str:
-    set_by_hand = any(field == name or field.startswith(f"{name}.") for name in given)
-    return f"command line: {field}" if set_by_hand else f"{where}: {field}"
-
-
-def _explain(details: ErrorDetails, where: str, given: set[str]) -> str:
-    """One line of ours for one of pydantic's errors."""
-    location = details["loc"]
-    field = ".".join(str(part) for part in location)
-    place = _place(field, where, given)
-    if details["type"] == "extra_forbidden":
-        meant = _meant(location)
-        return f"{place}: unknown key{f'; did you mean {meant}?' if meant else ''}"
-    if details["type"] == "missing":
-        return f"{place}: not given; it has no default"
-    found = details["input"]
-    shown = "a section" if isinstance(found, dict) else repr(found)
-    return f"{place}: found {shown} ({type(found).__name__}); want: {_wanted(details)}"
-
-
-def _wanted(details: ErrorDetails) -> str:
-    limits = details.get("ctx", {})
-    words = {
-        "greater_than": "above {gt}",
-        "greater_than_equal": "at least {ge}",
-        "less_than": "below {lt}",
-        "less_than_equal": "at most {le}",
-        "literal_error": "{expected}",
-        "int_type": "a whole number",
-        "float_type": "a number",
-        "string_type": "a text",
-        "bool_type": "true or false",
-        "list_type": "a list, e.g. [40, 70]",
-        "dict_type": "a section (key: value)",
-        "model_type": "a section (key: value)",
-        "too_short": "at least {min_length} values",
-    }
-    if details["type"] == "string_pattern_mismatch":
-        return PATTERNS.get(limits["pattern"], f"a text like {limits['pattern']}")
-    template = words.get(details["type"])
-    wanted = template.format(**limits) if template else details["msg"]
-    if details["type"] == "literal_error" and isinstance(details["input"], str):
-        wanted += did_you_mean(details["input"], re.findall(r"'([^']+)'", limits["expected"]))
-    return wanted
-
-
-def _meant(location: tuple[int | str, ...]) -> str:
-    """The key that was probably meant by an unknown one: in the same section first, then anywhere; "" for none."""
-    section: type[BaseModel] | None = Experiment
-    for part in location[:-1]:
-        field = section.model_fields.get(str(part)) if section else None
-        section = next((kind for kind in _models(field.annotation)), None) if field else None
-    wrong = str(location[-1])
-    close = difflib.get_close_matches(wrong, section.model_fields, n=1, cutoff=0.6) if section else []
-    if close:
-        return ".".join([*map(str, location[:-1]), close[0]])
-    return next((name for name in all_fields() if name.rpartition(".")[2] == wrong), "")
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    kinds = getattr(annotation, "__args__", (annotation,))
-    return (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
-
-
-def all_fields(section: type[BaseModel] = Experiment, prefix: str = "") -> Iterator[str]:
-    """Dotted names of all fields, sections left out."""
-    for name, field in section.model_fields.items():
-        inner = next(_models(field.annotation), None)
-        if inner:
-            yield from all_fields(inner, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"

@@ -1,25 +1,57 @@
 """What a spec says of the network and of its input: build_embedder's keyword values, and the preprocessing contract."""
 
-from typing import Any
+from typing import TypedDict
 
 from reid.contract import Contract
 from reid.spec import Experiment
 
-NETWORK_FIELDS = {
-    "backbone", "last_stride", "stem_pool", "neck", "neck_feat", "feat_dim", "with_flip_feature", "input_channels",
-    "drop_path", "drop_out", "att_drop_rate", "dropout_rate", "reduce_feat_dim", "semantic_weight",
-}  # fmt: skip
-"""Of the spec's model section: those that build_embedder takes under the same name."""
+
+class NetworkValues(TypedDict):
+    """Keyword values of build_embedder that the spec alone decides; weights decide stem_relu and num_classes."""
+
+    backbone: str
+    last_stride: int
+    stem_pool: str
+    input_channels: int
+    neck: str
+    feat_dim: int | None
+    neck_feat: str
+    with_flip_feature: bool
+    drop_path: float
+    drop_out: float
+    att_drop_rate: float
+    dropout_rate: float
+    reduce_feat_dim: bool
+    semantic_weight: float
+    height: int
+    width: int
 
 
-def network_values(spec: Experiment) -> dict[str, Any]:
-    """The keyword values of build_embedder, but those that the weights have a say in: stem_relu and num_classes."""
-    section = spec.model
-    return section.model_dump(include=NETWORK_FIELDS) | {"height": section.input_height, "width": section.input_width}
+def network_values(spec: Experiment) -> NetworkValues:
+    """The spec's network as keywords for build_embedder, which takes stem_relu and num_classes besides."""
+    model = spec.model
+    return NetworkValues(
+        backbone=model.backbone,
+        last_stride=model.last_stride,
+        stem_pool=model.stem_pool,
+        input_channels=model.input_channels,
+        neck=model.neck,
+        feat_dim=model.feat_dim,
+        neck_feat=model.neck_feat,
+        with_flip_feature=model.with_flip_feature,
+        drop_path=model.drop_path,
+        drop_out=model.drop_out,
+        att_drop_rate=model.att_drop_rate,
+        dropout_rate=model.dropout_rate,
+        reduce_feat_dim=model.reduce_feat_dim,
+        semantic_weight=model.semantic_weight,
+        height=model.input_height,
+        width=model.input_width,
+    )
 
 
 def contract_of(spec: Experiment, embedding_size: int) -> Contract:
-    """How the spec's images become the input of its network, whose embedding is so wide."""
+    """The preprocessing contract of the spec's network, whose embedding has `embedding_size` entries."""
     channels = spec.model.input_channels
 
     def per_channel(values: list[float]) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""The rest of a spec some of whose values are refused, so that what else is wrong with it can be told as well."""
+"""What is left of a spec after the values that were refused, so that everything else that is wrong is found too."""
 
 from collections.abc import Sequence, Set
 from typing import Any
@@ -7,11 +7,11 @@ from reid.spec.field_types import Section
 
 
 class RefusedField(Exception):
-    """A field of the rest was asked for that has no value."""
+    """The value of a field was asked for, and that value was refused."""
 
 
 class PartialSpec:
-    """A section whose `refused` fields and sections, by their dotted names, cannot be read: RefusedField."""
+    """A section without its `refused` fields and sections, given by dotted names: to read one raises RefusedField."""
 
     def __init__(self, section: Section, refused: Set[str], name: str = "") -> None:
         self._section, self._refused, self._name = section, refused, name
@@ -25,7 +25,7 @@ class PartialSpec:
 
 
 def take_out(values: dict[str, Any], location: Sequence[int | str]) -> str:
-    """Removes what stands at a location, the field whole where it is within a list; returns the field's dotted name."""
+    """Removes the field at a location, whole even if the location is within a list; returns its dotted name."""
     above: list[str] = []
     section = values
     for key in map(str, location):

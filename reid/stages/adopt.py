@@ -1,4 +1,4 @@
-"""The adopt task: another project's checkpoint or ONNX file, written anew as one of ours that every task takes."""
+"""The adopt task: writes another project's checkpoint or ONNX file as one of this project, which every task takes."""
 
 import logging
 from pathlib import Path
@@ -18,16 +18,16 @@ UNSEEN = {
     "resnet": ("last_stride", "stem_relu", "stem_pool", "neck_feat", "with_flip_feature"),
     "swin": ("semantic_weight", "neck_feat", "with_flip_feature"),
 }
-"""Settings of the network that no tensor shows."""
+"""Settings of the network that its tensors do not show."""
 NEAR = 1e-3
-"""Means and stds of pixels nearer than that are the same, rounded."""
+"""Means and stds of pixels that differ by less are the same, only rounded."""
 
 
 def adopt(spec: Experiment, *, file: Path, output: Path) -> Outcome:
     """Writes to `output` the network of `file` as the spec describes it, with the spec's preprocessing.
 
-    An .onnx becomes an ONNX file, encrypted where spec.export.encrypted is set; anything else a checkpoint, encrypted
-    where there is a key. Raises ArtifactError where a file is at `output`, or `file` is missing, damaged, this
+    An .onnx becomes an ONNX file, encrypted if spec.export.encrypted is set; any other file becomes a checkpoint,
+    encrypted if there is a key. Raises ArtifactError if a file is at `output`, or if `file` is missing, damaged, this
     project's own, or of another network than the spec's; see adopt_checkpoint and adopt_onnx.
     """
     if output.exists():
@@ -40,7 +40,7 @@ def adopt(spec: Experiment, *, file: Path, output: Path) -> Outcome:
 
 
 def adopted_name(file: Path) -> Path:
-    """Where the adopted file goes, if nobody says: <name>.adopted.pth, or .onnx, beside `file`."""
+    """The file to write if none is named: <name>.adopted.pth, or .onnx, beside `file`."""
     return file.with_name(f"{file.stem}.adopted{'.onnx' if file.suffix.lower() == '.onnx' else '.pth'}")
 
 
@@ -51,12 +51,12 @@ def _adopt_checkpoint(spec: Experiment, file: Path, output: Path) -> Outcome:
     section = spec.model
     stem_relu = None if section.stem_relu == "auto" else section.stem_relu == "on"
     adopted = adopt_checkpoint(file, stem_relu=stem_relu, **network_values(spec))
-    _require_a_word_on_the_stem(spec, file, adopted.source)
+    _require_stem_pool(spec, file, adopted.source)
     contract = contract_of(spec, adopted.network.embedding_size)
-    _require_the_files_own(file, "pixel_mean", adopted.mean, contract.mean)
-    _require_the_files_own(file, "pixel_std", adopted.std, contract.std)
+    _require_same_normalisation(file, "pixel_mean", adopted.mean, contract.mean)
+    _require_same_normalisation(file, "pixel_std", adopted.std, contract.std)
     fit = f"all {adopted.tensors} tensors of the network matched, none is left over"
-    _tell(file, adopted.source, contract, fit, adopted.network.settings)
+    _log_unchecked(file, adopted.source, contract, fit, adopted.network.settings)
     save_model(output, adopted.network, contract=contract, persons=range(adopted.persons))
     persons = f"a classifier of {adopted.persons:,} persons" if adopted.persons else "no classifier"
     return Outcome(
@@ -68,20 +68,22 @@ def _adopt_checkpoint(spec: Experiment, file: Path, output: Path) -> Outcome:
     )
 
 
-def _require_a_word_on_the_stem(spec: Experiment, file: Path, source: str) -> None:
-    """fast-reid's versions pool otherwise in a ResNet's stem, which is too much to be guessed."""
+def _require_stem_pool(spec: Experiment, file: Path, source: str) -> None:
+    """Raises SpecError for weights of fast-reid without model.stem_pool: its versions pool in different ways."""
     from reid.model.sources import FAST_REID
 
     if source == FAST_REID and "stem_pool" not in spec.model.model_fields_set:
         raise SpecError(
-            f"{file}: weights of {source}, whose versions pool otherwise in the stem; the file does not show how\n"
-            "  want: model.stem_pool=ceil, where its modeling/backbones/resnet.py has MaxPool2d with ceil_mode=True, "
+            f"{file}: weights of {source}, whose versions pool differently in the stem; the file does not show how\n"
+            "  want: model.stem_pool=ceil, if its modeling/backbones/resnet.py has MaxPool2d with ceil_mode=True, "
             "else padded"
         )
 
 
-def _require_the_files_own(file: Path, field: str, found: tuple[float, ...] | None, wanted: tuple[float, ...]) -> None:
-    """ArtifactError where the file says how pixels are normalised, and the spec something else."""
+def _require_same_normalisation(
+    file: Path, field: str, found: tuple[float, ...] | None, wanted: tuple[float, ...]
+) -> None:
+    """Raises ArtifactError if the file says how pixels are normalised and the spec says otherwise."""
     if found is not None and (
         len(found) != len(wanted) or any(abs(one - other) > NEAR for one, other in zip(found, wanted, strict=True))
     ):
@@ -99,7 +101,7 @@ def _adopt_onnx(spec: Experiment, file: Path, output: Path) -> Outcome:
 
     described = build_embedder(**network_values(spec), stem_relu=True, num_classes=1)
     content, contract = adopt_onnx(file, contract_of(spec, described.embedding_size))
-    _tell(file, "ONNX", contract, "its input and output fit, and it ran on noise")
+    _log_unchecked(file, "ONNX", contract, "its input and output fit, and it ran on noise")
     write_model(output, content, key=encryption_key() if spec.export.encrypted else None)
     return Outcome(
         {"embedding_width": float(contract.embedding), "onnx_mib": len(content) / 2**20},
@@ -107,8 +109,10 @@ def _adopt_onnx(spec: Experiment, file: Path, output: Path) -> Outcome:
     )
 
 
-def _tell(file: Path, source: str, contract: Contract, fit: str, settings: dict[str, Any] | None = None) -> None:
-    """What nobody can check, and the adopted file says from now on."""
+def _log_unchecked(
+    file: Path, source: str, contract: Contract, fit: str, settings: dict[str, Any] | None = None
+) -> None:
+    """Logs what cannot be checked; the adopted file states it from now on."""
     logger.info(
         "%s: not written by this project (%s): network and preprocessing are taken from the spec; %s", file, source, fit
     )

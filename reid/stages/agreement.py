@@ -1,42 +1,39 @@
-"""A spec that describes another model than the file holds is an error, not something to be overlooked."""
+"""A spec that describes another model than the model's file does is refused, never overlooked."""
 
 from pathlib import Path
 
 from reid.contract import Contract
 from reid.errors import ArtifactError
 from reid.spec import Experiment
-
-FIELDS = {
-    "model": {
-        "input_height": "height",
-        "input_width": "width",
-        "input_channels": "channels",
-        "with_flip_feature": "flip",
-    },
-    "dataset": {"pixel_mean": "mean", "pixel_std": "std"},
-}
-"""The spec's fields, and the contract's that say the same."""
+from reid.spec.facts import SaidByModel
+from reid.spec.fields import fields_with
 
 
 def require_agreement(spec: Experiment, contract: Contract, backbone: str | None, model: Path) -> None:
-    """ArtifactError where a field that the spec gives is not what the model's file says; the others don't count.
+    """Raises ArtifactError if a field that the spec gives is not what the model's file says.
 
-    backbone: as the file names it, None where it doesn't. A pipeline's stages are handed none of these fields: there
-    the model is all that says it.
+    `backbone` is the one that the file names, None if it names none. A field that the spec does not give is not
+    compared. The stages of a pipeline are handed none of these fields, so that there the model alone says them.
     """
     _require_backbone(spec, backbone, model)
-    for section, names in FIELDS.items():
-        values = getattr(spec, section)
-        for name, entry in names.items():
-            given = getattr(values, name)
-            if isinstance(given, list) and contract.channels == 1:
-                given = [sum(given) / len(given)]  # as train makes one grey channel's figures
-            if name in values.model_fields_set and contract.differences(**{entry: given}):
-                raise ArtifactError(
-                    f"{model}: made for {section}.{name} {_plain(getattr(contract, entry))}\n"
-                    f"  found: {_plain(given)} in the spec\n"
-                    "  want:  the model's own, or the field left out: the model knows its input"
-                )
+    for name, fact in fields_with(SaidByModel).items():
+        if fact.contract:
+            _require_field(spec, name, contract, entry=fact.contract, model=model)
+
+
+def _require_field(spec: Experiment, name: str, contract: Contract, *, entry: str, model: Path) -> None:
+    """Compares one field of the spec with the entry of the contract that says the same."""
+    section, _, key = name.partition(".")
+    values = getattr(spec, section)
+    given = getattr(values, key)
+    if isinstance(given, list) and contract.channels == 1:
+        given = [sum(given) / len(given)]  # as train makes one grey channel's figures
+    if key in values.model_fields_set and contract.differences(**{entry: given}):
+        raise ArtifactError(
+            f"{model}: made for {name} {_plain(getattr(contract, entry))}\n"
+            f"  found: {_plain(given)} in the spec\n"
+            "  want:  the model's own, or the field left out: the model knows its input"
+        )
 
 
 def _require_backbone(spec: Experiment, found: str | None, model: Path) -> None:

@@ -1,4 +1,4 @@
-"""Embeddings of two folders of images from a Triton server: the JSON of the inference stage, without the model."""
+"""The client task: embeddings of two folders from a Triton server, as the JSON of the inference stage."""
 
 import tempfile
 import time
@@ -14,13 +14,13 @@ from reid.embeddings import Embeddings, embed, write_json
 from reid.stages.outcome import Outcome
 
 RESULTS = "results.json"
-"""As TAO's client names it."""
+"""The name that TAO's client gives it."""
 
 
 def client(model: TritonModel, *, query: Path, gallery: Path, output: Path) -> Outcome:
     """Writes `output`/results.json: {"img_path", "embedding"} of all query, then all gallery images, as inference does.
 
-    Files may have any names. DatasetError where a folder is missing or empty, or an image in it unreadable.
+    Files may have any names. Raises DatasetError if a folder is missing or empty, or has an unreadable image.
     """
     folders = {
         "train": Folder(None, ""),

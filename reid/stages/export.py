@@ -22,7 +22,7 @@ from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
 from reid.files.writing import copy_file, replacing
 from reid.reports.comparison import comparison_page
 from reid.spec import Experiment
-from reid.spec.task_sections import Export
+from reid.spec.deploy_sections import Export
 from reid.stages.agreement import require_agreement
 from reid.stages.outcome import Outcome
 from reid.tracking.stage_run import StageRun

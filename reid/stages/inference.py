@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 
 
 def inference(spec: Experiment, *, dataset: Path, model: Path, embeddings: Path, run: StageRun) -> Outcome:
-    """Writes {"img_path", "embedding"} of all query images, then all gallery images (junk too), sorted, un-normalised.
+    """Writes {"img_path", "embedding"} of all query, then all gallery images (junk too), sorted, not normalised.
 
-    spec.inference.output_file, where set, gets the same file; one that is there is replaced.
+    If spec.inference.output_file is set, it gets the same content; a file that is there is replaced.
     """
     for file in (embeddings, spec.inference.output_file):
         require_writable(file)

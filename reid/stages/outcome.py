@@ -1,4 +1,4 @@
-"""What a stage hands back besides the files it wrote."""
+"""What a stage returns besides the files it wrote."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 
 @dataclass
 class Outcome:
-    """Figures of a finished stage.
+    """The figures of a finished stage.
 
     metrics: flat, finite floats; mAP and rank-k as fractions of 1. parameters: the stage's declared output parameters.
-    lines: sentences for the closing summary, most important first. drawn: output -> what a user interface draws of it.
+    lines: sentences for the closing summary, most important first. drawn: output -> what a user interface draws for it.
     """
 
     metrics: dict[str, float] = field(default_factory=dict)

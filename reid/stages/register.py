@@ -11,6 +11,7 @@ from reid.errors import ArtifactError
 from reid.files.hashes import file_sha256
 from reid.files.lineage import code_sha256
 from reid.spec import Experiment
+from reid.spec.slices import stage_slice
 from reid.stages.outcome import Outcome
 from reid.tracking.stage_run import StageRun
 
@@ -50,7 +51,7 @@ def register(
         figures=figures,
         objection=_objection(parity_figures, build, file_sha256(onnx), spec.export.min_cosine),
     )
-    spec_text = spec.stage_slice("register")
+    spec_text = stage_slice(spec, "register")
     lineage = _lineage(spec_text, model=model, parity=parity_figures, onnx=onnx)
     done = register_model(
         run,

@@ -1,6 +1,6 @@
-"""The start_client task: a sample of persons through a Triton server to mAP, CMC plot and matches sheet.
+"""The start_client task: mAP, CMC plot and matches sheet of a sample of persons, embedded by a Triton server.
 
-What TAO's end-to-end sample does after its server is up. Shapes: Q queries, G gallery images.
+TAO's end-to-end sample does the same after its server is up. Shapes: Q queries, G gallery images.
 """
 
 import json
@@ -30,14 +30,14 @@ from reid.tracking.stage_run import StageRun
 logger = logging.getLogger(__name__)
 
 IN_FLIGHT = 20
-"""Requests at a time, as TAO's client with --async."""
+"""Requests at a time, as many as TAO's client sends with --async."""
 
 
 def start_client(spec: Experiment, *, dataset: Path, results: Path, run: StageRun) -> Outcome:
     """Writes results.json, metrics.json, cmc_curve.png and sampled_matches.png of the sample into `results`.
 
-    The sample is drawn by spec.train.seed from the persons that a query can find in another camera. DatasetError where
-    there is none.
+    The sample is drawn by spec.train.seed from the persons that a query can find in another camera. Raises DatasetError
+    if there is none.
     """
     section, ranking = spec.triton, spec.re_ranking
     require_device(ranking.device)
@@ -86,14 +86,14 @@ def start_client(spec: Experiment, *, dataset: Path, results: Path, run: StageRu
 
 
 def server_of(spec: Experiment) -> Server:
-    """The server that the spec names: triton.url, else the one that start_server starts on this machine."""
+    """The server of the spec: triton.url, else the one that start_server starts on this machine."""
     section = spec.triton
     port = section.grpc_port if section.protocol == "grpc" else section.http_port
     return Server(section.url or f"localhost:{port}", section.protocol, section.model_name, "")
 
 
 def sampled(query: Split, gallery: Split, *, persons: int | None, rng: np.random.Generator) -> tuple[Split, Split]:
-    """The queries and gallery images of at most `persons` persons that a query can find; with None, all images."""
+    """The queries and gallery images of at most `persons` persons that a query can find; all images with None."""
     found = np.unique(query.person[has_match(query, gallery)])
     if not len(found):
         raise DatasetError(

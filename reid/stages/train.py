@@ -1,4 +1,10 @@
-"""The train stage: the data set's manifest -> a model directory with checkpoints, curves and the untrained figures."""
+"""The train stage: from the data set's manifest to a model directory with checkpoints, curves and a report.
+
+If the model directory holds a training already, the stage resumes it from its newest checkpoint. That is only sound if
+everything that decides the result is as it was, so the deciding settings are stored in each checkpoint and compared. A
+checkpoint that the spec names may differ in them, as long as its network and optimizer fit: that is a wish to go on
+with other settings.
+"""
 
 import logging
 from collections.abc import Callable
@@ -15,6 +21,8 @@ from reid.model.checkpoint import ADDED_SETTINGS
 from reid.reports.plots import training_curves
 from reid.reports.training import training_page
 from reid.spec import Experiment
+from reid.spec.facts import DecidesTraining
+from reid.spec.fields import fields_with, value_of
 from reid.stages.outcome import Outcome
 from reid.tracking.stage_run import StageRun
 from reid.training.fitting import train_on_devices
@@ -24,15 +32,6 @@ from reid.training.record import ignore_row
 from reid.training.resume import BEST, Start, bring_checkpoints, newest_checkpoint, read_training_checkpoint
 
 logger = logging.getLogger(__name__)
-
-DECIDING = {
-    "model": None,
-    "dataset": {
-        "batch_size", "pixel_mean", "pixel_std", "padding", "prob", "re_prob", "sampler", "num_instances",
-    },
-    "train": {"seed", "clip_grad_norm", "precision", "optim"},
-}  # fmt: skip
-"""Fields that decide what a training gives (None: a whole section). An interrupted one goes on only with the same."""
 
 
 def train(
@@ -72,21 +71,16 @@ def train(
 
 
 def _settings(spec: Experiment, fingerprint: str) -> dict[str, Any]:
-    """The deciding fields by their dotted names, and the data set's fingerprint."""
-    flat: dict[str, Any] = {"fingerprint": fingerprint}
-    for section, names in DECIDING.items():
-        for name, value in getattr(spec, section).model_dump(include=names).items():
-            nested = value.items() if isinstance(value, dict) else [("", value)]
-            flat |= {f"{section}.{name}.{inner}".rstrip("."): entry for inner, entry in nested}
-    del flat["model.pretrained_model_path"]  # where the first weights lay does not matter any more
-    return flat
+    """The fields that decide what a training gives, by their dotted names, and the data set's fingerprint."""
+    deciding = {name: value_of(spec, name) for name, fact in fields_with(DecidesTraining).items() if fact.decides}
+    return {"fingerprint": fingerprint, **deciding}
 
 
 def _starting_point(spec: Experiment, manifest: Manifest, model: Path, settings: dict[str, Any]) -> Start | None:
-    """The checkpoint to continue from, said in the log; None to begin.
+    """The checkpoint to resume from, which is logged; None to begin.
 
-    What a named one's folder has besides (the best checkpoint, the untrained embeddings) comes into `model`; where no
-    epoch is left to train, the checkpoint itself, too.
+    If the spec names a checkpoint in another folder, its best checkpoint and its untrained embeddings are copied to
+    `model`; if no epoch is left to train, the checkpoint itself too.
     """
     named = spec.train.resume_training_checkpoint_path
     start = read_training_checkpoint(Path(named)) if named else newest_checkpoint(model)
@@ -110,10 +104,10 @@ def _starting_point(spec: Experiment, manifest: Manifest, model: Path, settings:
 
 
 def _compare_settings(spec: Experiment, manifest: Manifest, settings: dict[str, Any], start: Start) -> None:
-    """TrainingError or ArtifactError where a checkpoint cannot be continued under the spec.
+    """Raises TrainingError or ArtifactError if the training of a checkpoint cannot be resumed under the spec.
 
-    A results folder's own latest goes on under equal settings only; one that the spec names under others too, where
-    they leave the network, the persons and the optimizer alone and there is an epoch left to train.
+    The newest checkpoint of the model directory needs equal settings. One that the spec names may have others, if the
+    network, the persons and the optimizer are the same and there is an epoch left to train.
     """
     named = spec.train.resume_training_checkpoint_path
     older = {f"model.{name}": value for name, value in ADDED_SETTINGS.items()}
@@ -125,8 +119,8 @@ def _compare_settings(spec: Experiment, manifest: Manifest, settings: dict[str, 
     if differing and not named:
         raise TrainingError(
             f"{start.path}: a training with other settings: {len(differing)} differ\n  first: {first}\n"
-            "  want: the settings of then; or another folder for the new ones; or, to go on from there with the\n"
-            f"  new ones, train.resume_training_checkpoint_path={start.path}"
+            "  want: the settings of then; or another folder for the new ones; or, to resume from there with\n"
+            f"  the new ones, train.resume_training_checkpoint_path={start.path}"
         )
     persons = np.unique(manifest.train.of_persons().person).tolist()
     refuse_other_network(spec, persons, start)
@@ -149,7 +143,7 @@ def _conclude(
     report: Path,
     run: StageRun,
 ) -> Outcome:
-    """Writes the curves and the report; the figures are those of the best checkpoint."""
+    """Writes the curves and the report; returns the figures of the best checkpoint."""
     write_history(model, history)
     curves = model / "training_curves.png"
     training_curves(history, curves)
@@ -179,7 +173,7 @@ def _conclude(
 
 
 def _metrics(history: list[Row], best: Row) -> dict[str, float]:
-    """best_epoch counts from 1, as the curves' axis; mAP and rank-k are those of the best checkpoint."""
+    """The stage's metrics: best_epoch counts from 1, as the curves' axis; mAP and rank-k are the best checkpoint's."""
     untrained, epochs = history[0], history[1:]
     images = sum(row["images_per_second"] * row["seconds"] for row in epochs)
     metrics = {

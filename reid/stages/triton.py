@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def triton(spec: Experiment, *, model: Path, repository: Path, run: StageRun) -> Outcome:
-    """Writes `model`, an ONNX or a plan, into `repository` under spec.triton.model_name; one of ours is replaced."""
+    """Writes `model`, an ONNX or a plan, into `repository` under spec.triton.model_name, in place of an earlier one."""
     section = spec.triton
     contract = write_repository(
         repository,

@@ -16,7 +16,8 @@ from reid.files.writing import replacing
 from reid.reports.findings import to_json, to_lines, to_markdown
 from reid.reports.findings_page import to_html
 from reid.spec import Experiment
-from reid.spec.sections import STAGE_FIELDS
+from reid.spec.facts import STAGES
+from reid.spec.slices import stage_slice
 from reid.stages.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def validate(
     _refuse_errors(examination, report=report, advice=_advice(spec, names) if missing else "")
     train = spec.dataset.train_dataset_dir
     run.log_dataset(Path(train).parent.name if train else "dataset", fingerprint=data_fingerprint, source=str(train))
-    slices: dict[str, str | int | float] = {f"{stage}_spec": spec.stage_slice(stage) for stage in STAGE_FIELDS}
+    slices: dict[str, str | int | float] = {f"{stage}_spec": stage_slice(spec, stage) for stage in STAGES[1:]}
     return Outcome(
         metrics=_metrics(examination) | {"skipped_images": float(sum(finding.count for finding in skipped))},
         parameters={"fingerprint": data_fingerprint, **slices},

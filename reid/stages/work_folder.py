@@ -1,8 +1,9 @@
-"""Where on a cluster a stage works that goes on after a retry: on a volume that outlives its pod.
+"""The folder in which a stage on a cluster works if it can resume: on a volume that outlives its pod.
 
-By the run of Kubeflow Pipelines: a retried step, and a retried run, find what they left; another run does not. A stage
-never removes its own folder: the launcher uploads what it delivered only when its process has ended, and where that
-fails the step is tried again. The stage of EMPTIES is given those results, the proof that they have arrived.
+Its name has the id of the run of Kubeflow Pipelines, so that a retried step, and a retried run, find what they left,
+and another run does not. A stage never removes its own folder: the launcher uploads the results only after the process
+has ended, and if that fails the step is tried again. A later stage (see EMPTIES), whose inputs are those results,
+removes it, since they have arrived then.
 """
 
 import logging
@@ -20,16 +21,16 @@ from reid.tracking.store import load_mlflow
 logger = logging.getLogger(__name__)
 
 EMPTIES = {"export": "train"}
-"""Stage -> the one whose folder it removes."""
+"""Stage -> the stage whose folder it removes."""
 
 
 def work_folder(stage: str) -> Path | None:
-    """The stage's folder on the volume; None where there is no volume, no cluster, or the stage only empties it."""
+    """The stage's folder on the volume; None without a volume or a cluster, and for a stage that only removes one."""
     return None if stage in EMPTIES else _folder_of(stage)
 
 
 def deliver(work: Path, files: Mapping[str, Path]) -> None:
-    """Copies a finished stage's results to where the launcher uploads them from."""
+    """Copies a finished stage's results to the files that the launcher uploads."""
     for name, target in files.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         if (work / name).is_dir():
@@ -39,9 +40,9 @@ def deliver(work: Path, files: Mapping[str, Path]) -> None:
 
 
 def empty_for(stage: str) -> None:
-    """Removes the folder that this stage empties, and its run's where nothing else is in it; told where it cannot.
+    """Removes the folder that this stage has to remove, and the run's folder if it is empty then; logs if it cannot.
 
-    What MLflow has not got of that stage is sent first, and where it takes nothing the folder stays.
+    What that stage logged and MLflow does not have yet is sent first; if MLflow does not take it, the folder stays.
     """
     folder = _folder_of(EMPTIES[stage]) if stage in EMPTIES else None
     if folder is None or not folder.exists():

@@ -1,4 +1,10 @@
-"""The LightningModule: network, losses, optimizers and learning rate put together; the maths is in their own files.
+"""The LightningModule: network, losses, optimizer and learning rate put together; the maths is in files of its own.
+
+Mining over ranks: the triplet loss must find each anchor's hardest images in the whole batch, of which a rank only has
+its part. So every rank gathers all features and computes the same loss of the whole batch; its gradient flows into the
+rank's own features only. The sum over the ranks is the true gradient, but DistributedDataParallel takes the mean, so
+this loss is multiplied by the number of ranks before the backward pass. The other losses are means over images, and the
+mean over ranks is right for them.
 
 Shapes: B images of this rank's part of a batch, C channels, H height, W width, D width of the features, P persons.
 """
@@ -19,8 +25,9 @@ from reid.training.losses import BatchHardTriplet, CenterLoss, LabelSmoothedCros
 
 LABEL_SMOOTHING = 0.1
 OF_THE_WHOLE_BATCH = {"triplet"}
-"""Losses whose pairs are mined over all ranks; the others are means over images, and so is their mean over ranks."""
-STREAM = 3  # keeps the network's own draws (dropout) apart from the sampler's and the augmentation's
+"""Losses whose pairs are mined over all ranks."""
+STREAM = 3
+"""Number of the random stream of the network's own draws (dropout); the sampler and the augmentation have others."""
 
 
 def build_losses(
@@ -36,7 +43,7 @@ def build_losses(
     """The losses that a spec names, under cross_entropy, triplet and center; their sum is the training loss.
 
     softmax: cross-entropy alone; triplet: the metric losses alone; softmax_triplet: both. The metric losses are those
-    of metric_loss_type, plus the centre loss wherever with_center_loss asks for it.
+    of metric_loss_type, plus the centre loss if with_center_loss is set.
     """
     losses: dict[str, nn.Module] = {}
     if sampler != "triplet":
@@ -62,7 +69,7 @@ class Plateau:
 
     @property
     def factor(self) -> float:
-        """1 at first, then powers of gamma."""
+        """The factor now: 1 at first, then powers of gamma."""
         return float(self._optimizer.param_groups[0]["lr"])
 
     def look(self, loss: float) -> None:
@@ -70,22 +77,22 @@ class Plateau:
         self._scheduler.step(loss)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        kept = {name: value for name, value in self._scheduler.state_dict().items() if name != "factor"}  # gamma
+        """The state as plain values."""
+        kept = {name: value for name, value in self._scheduler.state_dict().items() if name != "factor"}
         return {"reached": self.factor, **kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What state_dict gave; gamma stays this one's own."""
+        """Takes what state_dict returned, except gamma."""
         values = dict(state)
         self._optimizer.param_groups[0]["lr"] = values.pop("reached")
         self._scheduler.load_state_dict(values)
 
 
 class Training(pl.LightningModule):
-    """One step: forward, the losses, backward, clipping, the optimizer; and the centres' own descent.
+    """One training step: forward, the losses, backward, clipping, the optimizer; and the centres' own descent.
 
-    Optimized by hand, because the centres move at a rate of their own (Luo et al. 2019, arXiv:1903.07071): their
-    gradient is divided by the loss weight, which is there for the network only.
+    Lightning's automatic optimization is off, because the centres have a learning rate of their own (Luo et al. 2019,
+    arXiv:1903.07071): their gradient is divided by the loss weight, which is meant for the network only.
     """
 
     automatic_optimization = False
@@ -104,7 +111,7 @@ class Training(pl.LightningModule):
         center_lr: float,
         seed: int,
     ) -> None:
-        """epoch_factor: epoch (from 0) -> factor on the base learning rate; plateau: one more factor, or None."""
+        """epoch_factor: epoch (from 0) -> factor on the base learning rate; plateau: another factor, or None."""
         super().__init__()
         self.model, self.losses = model, losses
         self.center_loss_weight, self.center_lr, self.clip_grad_norm = center_loss_weight, center_lr, clip_grad_norm
@@ -121,15 +128,15 @@ class Training(pl.LightningModule):
         return optimizer
 
     def learning_rate_at(self, epoch: int) -> float:
-        """Factor on every group's base learning rate in this epoch (from 0)."""
+        """The factor on every group's base learning rate in this epoch (from 0)."""
         return self._epoch_factor(epoch) * (self.plateau.factor if self.plateau else 1.0)
 
     def on_train_start(self) -> None:
-        """A training that goes on brings the optimizer's state; its rates and decays are those of the spec now."""
+        """Loads the optimizer's state of a resumed training, but with the learning rates and decays of today's spec."""
         if self._optimizer_state is None:
             return
         optimizer, state = self._optimizer(), self._optimizer_state
-        # before loading: by a group's `fused` torch decides on which device its counts of steps lie
+        # set before loading, because torch places the counts of steps by a group's `fused`
         groups = [
             old | {name: value for name, value in wanted.items() if name != "params"}
             for old, wanted in zip(state["param_groups"], optimizer.param_groups)
@@ -145,19 +152,18 @@ class Training(pl.LightningModule):
 
     @property
     def learning_rate(self) -> float:
-        """Of the first group: the weights."""
+        """The learning rate of the first group, the weights."""
         return float(self._optimizer().param_groups[0]["lr"])
 
     def on_train_batch_start(self, batch: Batch, _batch_idx: int) -> int | None:
-        """-1, which ends the epoch, for a step that was done before the checkpoint that this training goes on from."""
+        """Returns -1, which makes Lightning end the epoch, for a step that the resumed checkpoint holds already."""
         return -1 if batch.step[:2] < self._begin else None
 
     def training_step(self, batch: Batch, _batch_idx: int) -> dict[str, Tensor]:
-        """One step of the optimizer; its figures over all ranks as detached scalars: loss, each loss, accuracy,
-        gradient_norm.
+        """Takes one step; returns its figures over all ranks as scalars: loss, each loss, accuracy, gradient_norm.
 
-        What the network draws itself (dropout) depends on the seed, the step and the rank only, so that a training that
-        goes on needs no generator's state.
+        What the network draws itself (dropout) depends on the seed, the step and the rank only, so that a resumed
+        training needs no state of a generator.
         """
         torch.manual_seed(self._step_seed(batch))
         features, logits = self.model(batch.images)
@@ -184,7 +190,7 @@ class Training(pl.LightningModule):
         return {name: loss(*inputs[name]) for name, loss in self.losses.items()}
 
     def after_epoch(self, *, train_loss: float, val_loss: float | None) -> None:
-        """Shows the epoch's losses to the plateau; val_loss is None where the epoch was not validated."""
+        """Shows the epoch's losses to the plateau; val_loss is None if the epoch was not validated."""
         watched = train_loss if self.plateau_watches == "train_loss" else val_loss
         if self.plateau and watched is not None:
             self.plateau.look(watched)
@@ -194,9 +200,10 @@ class Training(pl.LightningModule):
         if self.plateau:
             checkpoint["plateau"] = self.plateau.state_dict()
 
-    def go_on_from(self, checkpoint: Mapping[str, Any], *, epoch: int, step: int) -> None:
-        """Takes weights, centres, plateau and the optimizer's state from a checkpoint, before the training starts; the
-        next step to do is `step` of `epoch`, both from 0.
+    def resume_from(self, checkpoint: Mapping[str, Any], *, epoch: int, step: int) -> None:
+        """Takes weights, centres, plateau and the optimizer's state from a checkpoint, before the training starts.
+
+        The next step to do is `step` of `epoch`, both from 0.
         """
         self._begin = (epoch, step)
         self.load_state_dict(checkpoint["state_dict"])
@@ -215,7 +222,7 @@ class Training(pl.LightningModule):
         return self.optimizers(use_pl_optimizer=False)  # type: ignore[return-value]
 
     def _clip(self) -> Tensor:
-        """The norm of the network's gradient before clipping, as a tensor: nothing waits for it."""
+        """Clips the network's gradient; returns its norm before that, as a tensor, so that the host does not wait."""
         if self.clip_grad_norm > 0:
             return nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
         return nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])

@@ -24,8 +24,8 @@ class BatchHardTriplet(nn.Module):
 
     Hermans et al. 2017, arXiv:1703.07737, eq. 5; Euclidean, so the margin has the unit of the features. A person
     may have any number of images in the batch. The paper's P x K batches give every anchor a positive; here the
-    mean is over the anchors that have both a positive other than themselves and a negative, and it is 0, with a
-    gradient of 0, where no anchor has.
+    mean is over the anchors that have both a positive other than themselves and a negative. If no anchor has both, the
+    loss and its gradient are 0.
     """
 
     def __init__(self, *, margin: float) -> None:
@@ -44,7 +44,7 @@ class BatchHardTriplet(nn.Module):
         hardest_positive = distance.masked_fill(~same, -torch.inf).amax(dim=1)
         hardest_negative = distance.masked_fill(same, torch.inf).amin(dim=1)
         hinge = F.relu(hardest_positive - hardest_negative + self.margin)
-        # a where and a clamp instead of hinge[complete].mean(): no length that the GPU must tell the host in every step
+        # not hinge[complete].mean(), for which the host would wait in every step to learn how many are complete
         return torch.where(complete, hinge, 0.0).sum() / complete.sum().clamp(min=1)
 
 
@@ -53,8 +53,8 @@ class CenterLoss(nn.Module):
 
     Wen et al., ECCV 2016, eq. 2, but the mean over the batch and without the half, as reid-strong-baseline has it:
     its weight of 5e-4 (Luo et al. 2019, arXiv:1903.07071, eq. 5) belongs to that scale. `centers` (P, D) is the
-    only parameter; its learning rate is its own (Wen's alpha), so give it an optimiser of its own and undo the loss
-    weight in its gradient.
+    only parameter. It has its own learning rate (Wen's alpha), so it needs an optimiser of its own, and the loss weight
+    must be divided out of its gradient.
     """
 
     def __init__(self, *, num_classes: int, embedding_size: int) -> None:

@@ -1,4 +1,4 @@
-"""What happens after each step of a training: progress is shown, figures are kept, and a bad loss ends the training.
+"""Watches the steps of a training: shows progress, keeps the figures, and ends the training if a loss is bad.
 
 A figure is a scalar on the device. To read it the host must wait until the step is computed, so figures are collected
 and read together, about twice a second: no step waits, and a bad loss is noticed at most a few steps late.

@@ -1,4 +1,4 @@
-"""What the train stage's objects are for a given spec: contract, network, batches, LightningModule, validation."""
+"""Builds the objects of a training from the spec: network, batches, LightningModule, validation."""
 
 import logging
 import os
@@ -37,23 +37,25 @@ logger = logging.getLogger(__name__)
 
 
 def build_network(spec: Experiment, persons: list[int], start: Start | None) -> tuple[Embedder, list[str]]:
-    """The network with its first weights (a checkpoint to continue from brings its own), and the account of them."""
-    section, values = spec.model, network_values(spec) | {"num_classes": len(persons)}
+    """The network with its first weights, and the report's lines on them; a checkpoint to resume from brings both."""
+    section, values = spec.model, network_values(spec)
     if start:
         before = start.checkpoint["reid"]["model"]
-        return build_embedder(**values, stem_relu=before["stem_relu"]), start.checkpoint["training"]["weights"]
+        network = build_embedder(**values, stem_relu=before["stem_relu"], num_classes=len(persons))
+        return network, start.checkpoint["training"]["weights"]
     choice, path_name = section.pretrain_choice, section.pretrained_model_path
     weights_file = Path(path_name) if path_name else None
     setting = section.stem_relu if section.stem_relu == "auto" else section.stem_relu == "on"
-    network = build_embedder(**values, stem_relu=resolve_stem_relu(setting, choice=choice, path=weights_file))
+    stem_relu = resolve_stem_relu(setting, choice=choice, path=weights_file)
+    network = build_embedder(**values, stem_relu=stem_relu, num_classes=len(persons))
     loaded = load_pretrained(network, weights_file, choice=choice, min_share=section.min_matched_share)
     return network, loaded.lines() if loaded else []
 
 
 def refuse_other_network(spec: Experiment, persons: list[int], start: Start) -> None:
-    """ArtifactError where a checkpoint to continue from is not of the spec's network, persons and optimizer."""
+    """Raises ArtifactError if a checkpoint to resume from is not of the spec's network, persons and optimizer."""
     before = ADDED_SETTINGS | start.checkpoint["reid"]["model"]
-    wanted = network_values(spec) | {"num_classes": len(persons)}
+    wanted: dict[str, object] = {**network_values(spec), "num_classes": len(persons)}
     if spec.model.stem_relu != "auto":
         wanted["stem_relu"] = spec.model.stem_relu == "on"
     other = [
@@ -69,18 +71,19 @@ def refuse_other_network(spec: Experiment, persons: list[int], start: Start) -> 
     centres, optimizer = "losses.center.centers" in start.checkpoint["state_dict"], settings["train.optim.name"]
     wants_centres = spec.model.with_center_loss and spec.dataset.sampler != "softmax"
     if (centres, optimizer) != (wants_centres, spec.train.optim.name):
-        told = [
+        described = [
             f"{name}, {'with' if centred else 'without'} centre loss"
             for name, centred in ((optimizer, centres), (spec.train.optim.name, wants_centres))
         ]
         raise ArtifactError(
-            f"{start.path}: a checkpoint of another kind of training: {told[0]}; not {told[1]}\n"
+            f"{start.path}: a checkpoint of another kind of training: {described[0]}; not {described[1]}\n"
             "  want: the same optimizer and losses; or its weights alone, for a new training:\n"
             f"  model.pretrain_choice=self model.pretrained_model_path={start.path}"
         )
 
 
 def decoded(spec: Experiment, split: Split, fingerprint: str) -> NDArray[np.uint8]:
+    """The images of a split (N, H, W, C), from the store of decoded images."""
     return open_store(
         split,
         height=spec.model.input_height,
@@ -92,7 +95,7 @@ def decoded(spec: Experiment, split: Split, fingerprint: str) -> NDArray[np.uint
 
 
 def readable_images(spec: Experiment, split: Split, fingerprint: str) -> Split:
-    """The training images, decoded; where the spec says so, less those that became unreadable after validate."""
+    """The training images, all decoded; if the spec says so, without those that became unreadable since validate."""
     try:
         decoded(spec, split, fingerprint)
     except UnreadableImage:
@@ -123,7 +126,7 @@ def build_data(
     on_device: bool = False,
     channels_last: bool = True,
 ) -> TrainingData:
-    """The batches of the training images; label (N,) is each one's row of the classifier."""
+    """The batches of the training images; label (N,): each image's row of the classifier."""
     section = spec.dataset
     return TrainingData(
         decoded(spec, images, fingerprint),
@@ -142,6 +145,7 @@ def build_data(
 
 
 def build_module(spec: Experiment, network: Embedder) -> Training:
+    """The LightningModule with the losses, the optimizer and the learning rates of the spec."""
     section, optim = spec.model, spec.train.optim
     losses = build_losses(
         sampler=spec.dataset.sampler,
@@ -203,9 +207,9 @@ def validation_of(spec: Experiment, manifest: Manifest, contract: Contract) -> V
 def build_validate(
     validation: Validation, model: Path, *, channels_last: bool, ranks: Ranks, check: Callable[[], None]
 ) -> Callable[[pl.Trainer, Training, int], Row]:
-    """A function that embeds query and gallery and gives the figures; the untrained network's embeddings are kept.
+    """A function that embeds query and gallery and returns the figures; it saves the untrained network's embeddings.
 
-    The ranks share the work, rank 0 scores, and all get the figures. `check` may raise between two batches.
+    The ranks share the batches, rank 0 computes the figures, and all ranks get them. `check` may raise between batches.
     """
 
     def validate(trainer: pl.Trainer, module: Training, epoch: int) -> Row:

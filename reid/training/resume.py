@@ -1,7 +1,13 @@
-"""Training checkpoints that survive a kill at any instant, and the way back from one.
+"""Training checkpoints that survive a kill at any instant, and how a training resumes from one.
 
-A model directory holds model_epoch_<NNN>.pth, reid_model_latest.pth and reid_model_best.pth. Every one of them is
-written under another name first and takes its own name in one step, so each is always whole, or not there.
+A model directory holds model_epoch_<NNN>.pth, reid_model_latest.pth and reid_model_best.pth. Each is written under
+another name, synced to the disk and then renamed, so under its own name a checkpoint is always whole or absent. A
+thread does this while the training runs: it has a copy of the tensors, made before the next step changes them, and does
+its tasks strictly in order, so that "latest" never names a file that is not on the disk yet.
+
+A training resumes from an epoch and a step within it, the checkpoint's `position`. Nothing else is needed: the batches
+of an epoch, and what the network draws in a step (dropout), follow from the seed, the epoch and the step alone. So a
+resumed training takes the very steps that an uninterrupted one would have taken.
 """
 
 import logging
@@ -27,12 +33,12 @@ EPOCH = re.compile(r"model_epoch_(\d{3,})\.pth")
 
 
 def epoch_file(epoch: int) -> str:
-    """The checkpoint's name after an epoch (from 0)."""
+    """The name of the checkpoint that is written after an epoch (from 0)."""
     return f"model_epoch_{epoch:03d}.pth"
 
 
 def write_checkpoint(checkpoint: dict[str, Any], target: Path) -> None:
-    """Returns when the file is on the disk under its name. ArtifactError where it cannot be written."""
+    """Writes the file and returns when it is on the disk. Raises ArtifactError if it cannot be written."""
     with replacing(target) as partial, partial.open("wb") as file:
         write_file(checkpoint, file)
         file.flush()
@@ -41,10 +47,9 @@ def write_checkpoint(checkpoint: dict[str, Any], target: Path) -> None:
 
 
 class DurableCheckpoints(TorchCheckpointIO):
-    """How Lightning reads and writes checkpoints here: whole, on the disk before they have their name, without code.
+    """Writes Lightning's checkpoints in a thread, durably and in order; reads them without running code of theirs.
 
-    They are written while the training goes on, one after the other, from a copy that stays on the device until then.
-    What went wrong is raised by the next save, or by `wait`.
+    An error of the thread is raised by the next save, or by `wait`.
     """
 
     def __init__(self) -> None:
@@ -53,13 +58,13 @@ class DurableCheckpoints(TorchCheckpointIO):
         self._pending: list[Future[object]] = []
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Returns when the values are safe from further steps. ArtifactError where the one before was not written."""
+        """Copies the values and has the thread write them. Raises ArtifactError if the one before was not written."""
         self.wait()
         copy = apply_to_collection(checkpoint, torch.Tensor, lambda tensor: tensor.detach().clone())
         self.then(lambda: write_checkpoint(apply_to_collection(copy, torch.Tensor, torch.Tensor.cpu), Path(path)))
 
     def then(self, work: Callable[[], object]) -> None:
-        """Does something after what was asked before; not where that failed."""
+        """Has the thread do `work` after all earlier tasks; it is left out if one of them failed."""
         before = self._pending[-1] if self._pending else None
 
         def after_it() -> None:
@@ -70,18 +75,21 @@ class DurableCheckpoints(TorchCheckpointIO):
         self._pending.append(self._writer.submit(after_it))
 
     def wait(self) -> None:
-        """Returns when all that was asked is done; raises the first error of it."""
+        """Returns when the thread has done all its tasks; raises the first error among them."""
         for future in self._pending:
             future.result()
         self._pending.clear()
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> Any:
-        """The checkpoint, tensors on the CPU. ArtifactError where it is missing or damaged."""
+        """The checkpoint, tensors on the CPU. Raises ArtifactError if it is missing or damaged."""
         return read_file(Path(path))
 
 
 def give_name(source: Path, name: str) -> Path:
-    """`source` also under `name` in its folder, replacing what had it; one file on the disk where hard links are."""
+    """Gives the file `source` the second name `name` in its folder, replacing a file of that name.
+
+    Both names are one file on the disk; on a file system without hard links, `name` is a copy.
+    """
     target = source.with_name(name)
     link = target.with_name(f".{name}.link")
     link.unlink(missing_ok=True)
@@ -91,38 +99,38 @@ def give_name(source: Path, name: str) -> Path:
         copy_file(source, target)
         return target
     link.replace(target)
-    link.unlink(missing_ok=True)  # rename does nothing where both names were the same file already
+    link.unlink(missing_ok=True)  # rename does nothing if both names are the same file already
     _sync_folder(target.parent)
     return target
 
 
 class Start(NamedTuple):
-    """A training that goes on from a checkpoint."""
+    """The checkpoint that a training resumes from."""
 
     path: Path
     checkpoint: dict[str, Any]
 
     @property
     def epochs_done(self) -> int:
-        """Whole epochs that it holds."""
+        """How many whole epochs the checkpoint holds."""
         return int(self._position[0])
 
     @property
     def step(self) -> int:
-        """Steps of the next epoch that it holds as well; all of them: only that epoch's end is left."""
+        """How many steps of the next epoch it holds besides; if all, what comes at that epoch's end is still to do."""
         return int(self._position[1])
 
     @property
     def _position(self) -> Sequence[int]:
-        after_the_epoch = (int(self.checkpoint["epoch"]) + 1, 0)  # of a version that wrote at the end of epochs only
+        after_the_epoch = (int(self.checkpoint["epoch"]) + 1, 0)  # as older versions, at the end of epochs only
         position: Sequence[int] = self.checkpoint["training"].get("position", after_the_epoch)
         return position
 
 
 def newest_checkpoint(folder: Path) -> Start | None:
-    """The training checkpoint to continue from: the latest, or where that is damaged the last loadable epoch's.
+    """The checkpoint to resume from: the latest, or if that is damaged, the last epoch's that can be read.
 
-    KeyRefused where none can be read and one of them is encrypted under another key.
+    Raises KeyRefused if none can be read and one of them is encrypted under another key.
     """
     refused: KeyRefused | None = None
     for path in _candidates(folder):
@@ -131,13 +139,13 @@ def newest_checkpoint(folder: Path) -> Start | None:
         except ArtifactError as error:
             refused = refused or (error if isinstance(error, KeyRefused) else None)
             logger.warning("%s; trying the checkpoint before it", error)
-    if refused:  # they may be whole, only locked: starting over would write over them
+    if refused:  # they may be whole, and starting anew would overwrite them
         raise refused
     return None
 
 
 def read_training_checkpoint(path: Path) -> Start:
-    """A checkpoint that a training can continue from; ArtifactError where it is missing, damaged or something else."""
+    """The checkpoint at `path`; raises ArtifactError if it is missing, damaged, or not one of a training."""
     checkpoint = read_file(path)
     wanted = {"epoch", "global_step", "state_dict", "optimizer_states", "reid", "training"}
     if not isinstance(checkpoint, dict) or not wanted <= set(checkpoint):
@@ -148,10 +156,11 @@ def read_training_checkpoint(path: Path) -> Start:
 
 
 def bring_checkpoints(start: Start, folder: Path, *, best_epoch: int | None, latest_too: bool) -> None:
-    """Makes a training of another folder go on in this one: its best checkpoint (epoch from 0), and with `latest_too`
-    the checkpoint itself as the latest. They are written anew, under this process's key.
+    """Copies the checkpoints of a training in another folder to this one, where it will resume.
 
-    A best one of a training that was here before goes: it would be taken for this one's.
+    Those are its best checkpoint (best_epoch counts from 0) and, with `latest_too`, the checkpoint itself as the
+    latest. They are written anew, so they are encrypted under this process's key. A best checkpoint of an earlier
+    training in `folder` is removed, for it would be taken for this training's.
     """
     if latest_too:
         path = folder / epoch_file(start.epochs_done - 1)
@@ -167,7 +176,7 @@ def bring_checkpoints(start: Start, folder: Path, *, best_epoch: int | None, lat
 
 
 def _checkpoint_of(start: Start, epoch: int) -> Start | None:
-    """The checkpoint of an epoch (from 0) of the same training, from the same folder."""
+    """The checkpoint of an epoch (from 0) of the same training, in the folder of `start`; None if there is none."""
     if start.epochs_done == epoch + 1 and not start.step:
         return start
     for path in (start.path.with_name(epoch_file(epoch)), start.path.with_name(BEST)):
@@ -192,11 +201,11 @@ def _candidates(folder: Path) -> Iterator[Path]:
     ]
     yield from (path for _, path in sorted(epochs, reverse=True))
     if (folder / BEST).exists():
-        yield folder / BEST  # of an epoch without a file of its own
+        yield folder / BEST  # its epoch may have no file of its own
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the names in a folder last through a power cut."""
+    """Makes the file names in a folder survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -74,7 +74,7 @@ def epoch_factor(
     gamma: float,
     num_epochs: int,
 ) -> Callable[[int], float]:
-    """epoch -> factor, as torch's LambdaLR takes it: the cosine where `warmup_method` is cosine, else the multi-step.
+    """epoch -> factor, as torch's LambdaLR takes it: the cosine if `warmup_method` is cosine, else the multi-step.
 
     `warmup_epochs` belongs to the cosine; `warmup_factor`, `warmup_iters`, `lr_steps` and `gamma` to the multi-step.
     """
@@ -95,9 +95,9 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """The trainable parameters in at most two groups, weights and biases: params, lr, weight_decay and name of each.
 
-    A bias is a parameter whose name ends in "bias" (the shift of a batch norm too). Two groups, where TAO makes one
-    per tensor, because fused and foreach optimisers take one step per group. Frozen parameters are left out, and so
-    is an empty group.
+    A bias is a parameter whose name ends in "bias" (the shift of a batch norm too). There are two groups, not one per
+    tensor as in TAO, because fused and foreach optimisers take one step per group. Frozen parameters are left out, and
+    so is an empty group.
     """
     trainable = [(name, tensor) for name, tensor in module.named_parameters() if tensor.requires_grad]
     weights = [tensor for name, tensor in trainable if not name.endswith("bias")]
@@ -112,10 +112,10 @@ def parameter_groups(
 def build_optimizer(
     name: str, groups: list[dict[str, Any]], momentum: float, *, fused: bool | None = None
 ) -> torch.optim.Optimizer:
-    """The optimiser of torch.optim called `name` over `groups`, with `momentum` where it takes one.
+    """The optimiser of torch.optim called `name` over `groups`, with `momentum` if it takes one.
 
-    fused: one kernel for the whole step; None: where it can be and every parameter lies on a GPU. Raises SpecError for
-    an unknown name, one that cannot train here, or one that has no fused form and is to be fused.
+    fused: one kernel for the whole step; None: if the optimiser can and all parameters lie on a GPU. Raises SpecError
+    for an unknown name, one that cannot train here, or one that has no fused form and is to be fused.
     """
     known = sorted(
         key

@@ -1,4 +1,10 @@
-"""How a training ends before its time, or is written down in the middle of an epoch: all ranks after the same step."""
+"""Ends a training early, or saves a checkpoint in the middle of an epoch: on all ranks after the same step.
+
+Ctrl-C and SIGTERM reach rank 0 at any instant, and each rank is somewhere else in its step then. If one rank stopped
+alone, the others would wait for its gradients for ever. So the ranks vote: after every step each sends its wish by an
+all_reduce on the CPU, and reads the answer one step later, when it has long arrived. No rank ever waits, and all read
+the same answer after the same step.
+"""
 
 import logging
 import signal
@@ -20,13 +26,13 @@ logger = logging.getLogger(__name__)
 
 
 class Stopped(Exception):
-    """Somebody asked for an end while no step was running."""
+    """An end was asked for while no step was running."""
 
 
-class Agreement:
-    """What any rank wishes, without any rank waiting: each call answers what was wished one call ago.
+class Vote:
+    """Tells every rank whether any rank wished something; each call returns the answer to the call before.
 
-    The ranks talk while the step in between runs; a rank alone gets its answer at once.
+    The ranks exchange their wishes while the step in between runs. A single process gets its answer at once.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -34,7 +40,7 @@ class Agreement:
         self._asked: tuple[Any, torch.Tensor] | None = None
 
     def next(self, *wishes: bool) -> list[bool]:
-        """One answer a wish; the same on every rank."""
+        """One answer for each wish, the same on every rank."""
         if not isinstance(self._ranks, ProcessGroup):
             return list(wishes)
         before, tensor = self._asked, torch.tensor(wishes, dtype=torch.int32)
@@ -46,58 +52,58 @@ class Agreement:
         return [bool(wish) for wish in before[1].tolist()]
 
     def settle(self) -> None:
-        """Waits for what was asked last, so that no rank leaves while others still ask it."""
+        """Waits for the last exchange, so that no rank leaves while others still wait for it."""
         if self._asked:
             self._asked[0].wait()
             self._asked = None
 
 
 class Stopping(Callback):
-    """SIGTERM, or Ctrl-C: the running step is finished, a checkpoint written, KeyboardInterrupt raised on every rank.
+    """On SIGTERM or Ctrl-C, writes a checkpoint after the running step and raises KeyboardInterrupt on every rank.
 
-    A second Ctrl-C ends at once. And every so many minutes a checkpoint is written in the middle of an epoch.
+    A second Ctrl-C ends at once. Every so many minutes it also writes a checkpoint in the middle of an epoch.
     """
 
     def __init__(self, ranks: Ranks, *, save: Callable[[pl.Trainer, int, int], None], every_minutes: float) -> None:
-        """save: (trainer, epoch, steps of it that are done), called on all ranks; every_minutes 0: never."""
+        """save: called on all ranks with (trainer, epoch, steps of it that are done); every_minutes: 0 is never."""
         self._ranks, self._save, self._every_s = ranks, save, 60 * every_minutes
-        self._agreement = Agreement(ranks)
+        self._vote = Vote(ranks)
         self._asked = False
         self._saved_at = time.monotonic()
 
     def on_train_start(self, _trainer: pl.Trainer, _module: pl.LightningModule) -> None:
-        """From here on signals are answered after a step; Lightning puts the old handlers back at its end."""
+        """From here on signals take effect after a step; Lightning restores the old handlers at the end."""
         if threading.current_thread() is threading.main_thread() and not self._ranks.rank:
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, self._answer)
+                signal.signal(number, self._on_signal)
 
     def on_train_epoch_start(self, _trainer: pl.Trainer, _module: pl.LightningModule) -> None:
-        """The end of an epoch has its own checkpoint."""
+        """Starts the clock of checkpoints within an epoch: the end of the epoch before had one of its own."""
         self._saved_at = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, _module: pl.LightningModule, _outputs: Any, batch: Batch, _batch_idx: int
     ) -> None:
-        """Writes a checkpoint where it is time, and stops where somebody asked for it."""
+        """Writes a checkpoint if it is time, and stops if an end was asked for."""
         due = 0 < self._every_s <= time.monotonic() - self._saved_at and not self._ranks.rank
-        stop, save = self._agreement.next(self._asked, due)
+        stop, save = self._vote.next(self._asked, due)
         if stop or save:
             self._save(trainer, batch.step.epoch, batch.step.step + 1)
             self._saved_at = time.monotonic()
         if stop:
-            self._agreement.settle()
+            self._vote.settle()
             raise KeyboardInterrupt
 
     def on_train_end(self, _trainer: pl.Trainer, _module: pl.LightningModule) -> None:
-        """Nothing is left open between the ranks."""
-        self._agreement.settle()
+        """Ends the exchange between the ranks."""
+        self._vote.settle()
 
     def check(self) -> None:
-        """Stopped where somebody asked for an end; called between two batches of a validation, on all ranks."""
+        """Raises Stopped if an end was asked for; all ranks call it between two batches of a validation."""
         if self._ranks.any(self._asked):
             raise Stopped
 
-    def _answer(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._asked and number == signal.SIGINT:
             signal.default_int_handler(number, frame)
         self._asked = True

@@ -1,4 +1,8 @@
-"""Running Lightning: on which device, in which precision, quietly, and stopping well."""
+"""Runs Lightning's Trainer: on the planned devices and precision, from a checkpoint if there is one, without its noise.
+
+Lightning cannot resume in the middle of an epoch without a data loader that saves its own state. So its loops only get
+to know the epoch and the count of steps; batches that were done already are skipped by their numbers.
+"""
 
 import logging
 import random
@@ -32,7 +36,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def seed_everything(seed: int) -> None:
-    """Sets every global generator."""
+    """Seeds the global generators of Python, NumPy and torch."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -51,14 +55,14 @@ def fit(
 ) -> None:
     """Trains to the end, from a checkpoint or from the start; all ranks call it alike.
 
-    Raises KeyboardInterrupt where it was interrupted.
+    Raises KeyboardInterrupt if the training is interrupted.
     """
-    if plan.on_gpu and plan.ranks > 1:  # torch has none for the CPU
+    if plan.on_gpu and plan.ranks > 1:  # torch has no SyncBatchNorm for the CPU
         module.model = with_shared_statistics(module.model)
     if plan.channels_last:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if plan.compiled:
-        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is, and torch says so
+        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is; torch logs it
         module.model.compile()
     with _quiet():
         trainer = pl.Trainer(
@@ -79,9 +83,9 @@ def fit(
             limit_val_batches=0,
             num_sanity_val_steps=0,
         )
-        _no_signal_but_ours(trainer)
+        _turn_off_lightnings_signals(trainer)
         if start:
-            _go_on(trainer, module, data, start)
+            _resume(trainer, module, data, start)
         try:
             trainer.fit(module, data)
         except (SystemExit, SIGTERMException):  # SystemExit is Lightning's answer to KeyboardInterrupt
@@ -91,8 +95,8 @@ def fit(
 
 
 def with_shared_statistics(network: Module) -> Module:
-    """The network with SyncBatchNorm for every batch normalisation, the same parameters in it."""
-    # timm's own way: torch's drops the activations that timm's BatchNormAct2d holds
+    """The network with every batch normalisation replaced by SyncBatchNorm; the parameters stay the same."""
+    # timm's function, since torch's drops the activations that timm's BatchNormAct2d holds
     converted: Module = convert_sync_batchnorm(network)
     return converted
 
@@ -100,7 +104,7 @@ def with_shared_statistics(network: Module) -> Module:
 def _gradient_exchange(module: Training, plan: ComputePlan) -> DDPStrategy:
     """How the ranks average their gradients: while the backward pass still runs.
 
-    On GPUs SyncBatchNorm computes the same statistics on each; on the CPU they are rank 0's.
+    On GPUs SyncBatchNorm gives every rank the same statistics; on the CPU all ranks take rank 0's.
     """
     return DDPStrategy(
         process_group_backend="nccl" if plan.on_gpu else "gloo",
@@ -110,18 +114,17 @@ def _gradient_exchange(module: Training, plan: ComputePlan) -> DDPStrategy:
     )
 
 
-def _no_signal_but_ours(trainer: pl.Trainer) -> None:
-    """Lightning sends a flag from GPU to GPU, and waits for it, in every step of several ranks;
-    reid.training.stopping agrees on the CPU instead, a step late, without anybody waiting.
+def _turn_off_lightnings_signals(trainer: pl.Trainer) -> None:
+    """Turns off a flag that Lightning sends from GPU to GPU in every step of several ranks, and waits for.
+
+    reid.training.stopping does its work without waiting.
     """
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
-def _go_on(trainer: pl.Trainer, module: Training, data: TrainingData, start: Start) -> None:
-    """Sets everything to where the checkpoint was written: not by Lightning's loops, whose place in the middle of an
-    epoch needs a loader with a state, but by the epoch and the step alone.
-    """
-    module.go_on_from(start.checkpoint, epoch=start.epochs_done, step=start.step)
+def _resume(trainer: pl.Trainer, module: Training, data: TrainingData, start: Start) -> None:
+    """Sets the module, the batches and Lightning's counters to the epoch and the step of the checkpoint."""
+    module.resume_from(start.checkpoint, epoch=start.epochs_done, step=start.step)
     data.begin_at(start.epochs_done, start.step)
     loop = trainer.fit_loop
     for progress in (loop.epoch_progress.current, loop.epoch_progress.total):
@@ -136,7 +139,7 @@ def network_of(trainer: pl.Trainer, module: Training, *, contract: Contract, cha
 
     def network(images: Tensor) -> Tensor:
         with trainer.precision_plugin.forward_context():
-            # not compiled: that would be done anew for every size of a last batch
+            # not compiled: each size of a last batch would be compiled anew
             embedding: Tensor = module.model.forward(images)  # type: ignore[assignment]
         return embedding
 
@@ -145,7 +148,7 @@ def network_of(trainer: pl.Trainer, module: Training, *, contract: Contract, cha
 
 @contextmanager
 def evaluating(module: Training) -> Iterator[None]:
-    """The network in evaluation mode, with rank 0's statistics on every rank, and back in training mode after."""
+    """Puts the network in evaluation mode, with rank 0's statistics on all ranks, and in training mode again after."""
     if ranks() > 1:
         for buffer in module.model.buffers():
             torch.distributed.broadcast(buffer, src=0)
@@ -158,7 +161,7 @@ def evaluating(module: Training) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Lightning's remarks that a user of this project cannot act on."""
+    """Silences remarks of Lightning that a user of this project cannot act on."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch")]
     levels = [one.level for one in loggers]
     for one in loggers:

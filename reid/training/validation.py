@@ -1,4 +1,4 @@
-"""Validation during training: one embedding pass over query and gallery, its figures, and the untrained network's.
+"""Validation during training: one embedding pass over query and gallery, and its figures.
 
 Shapes: N images, Q queries, G gallery images, D width of the embedding.
 """
@@ -25,11 +25,11 @@ BLOCK_ROWS = 1024
 
 @dataclass(frozen=True)
 class Validation:
-    """The images of the persons that training never sees, decoded."""
+    """The query and gallery images, decoded; their persons are never trained on."""
 
     query: Split
     gallery: Split
-    """Junk included; it is never embedded."""
+    """The gallery, junk included; junk is never embedded."""
     query_pixels: NDArray[np.uint8]
     """(Q, H, W, C)."""
     gallery_pixels: NDArray[np.uint8]
@@ -41,7 +41,7 @@ class Validation:
     def embed(
         self, network: Network | OfPixels, *, what: str, ranks: Ranks, between: Callable[[], None]
     ) -> tuple[Embeddings, Embeddings]:
-        """The embeddings of the queries and of the gallery less its junk, whole on rank 0; see reid.embeddings."""
+        """The embeddings of the queries and of the gallery without junk, complete on rank 0; see reid.embeddings."""
         query, gallery = (
             embed(
                 split,
@@ -79,7 +79,7 @@ class Validation:
 
 
 def validation_triplet(query: Embeddings, gallery: Embeddings, *, margin: float) -> float:
-    """The batch-hard triplet loss with every query as an anchor and all images as its batch; 0 where none is complete.
+    """The batch-hard triplet loss with every query as an anchor and all images as its batch; 0 if there is none.
 
     Hermans et al. 2017, eq. 5. Distractors (person 0) are negatives of everybody. In blocks of anchors, so that no
     (Q, Q + G) matrix is held.
@@ -95,7 +95,7 @@ def validation_triplet(query: Embeddings, gallery: Embeddings, *, margin: float)
 
 
 def _hinges(vectors: Tensor, person: Tensor, anchors: slice, *, margin: float) -> Tensor:
-    """The hinge of each anchor that has a positive and a negative."""
+    """The hinges of the anchors that have a positive and a negative."""
     distance = torch.cdist(vectors[anchors], vectors, compute_mode="use_mm_for_euclid_dist")
     same = person[anchors, None] == person[None, :]
     negative = distance.masked_fill(same, torch.inf).amin(dim=1)

@@ -16,8 +16,8 @@ from reid import __version__
 from reid.cli import commands as cli
 from reid.cli import tasks
 from reid.spec import Experiment, load_spec
-from reid.spec.loading import all_fields
-from reid.spec.sections import Synthetic
+from reid.spec.dataset_sections import Synthetic
+from reid.spec.fields import fields_of
 from reid.stages.outcome import Outcome
 from tests.small_market import FOLDERS, write_market
 
@@ -196,9 +196,9 @@ def test_a_tasks_help_lists_the_fields_it_reads(name: str, capsys: pytest.Captur
     assert caught.value.code == 0
     shown = capsys.readouterr().out
     assert f"fields of the spec that {name} reads, with their defaults:\n\n  results_dir = /results" in shown
-    own = [field.rpartition(".")[2] for field in all_fields() if field.startswith(f"{name}.")]
+    own = [field.rpartition(".")[2] for field in fields_of() if field.startswith(f"{name}.")]
     assert [field for field in own if f"  {field} = " not in shown] == []
-    agree = "the model's file holds these; if the spec sets them too, it has to agree: model.backbone, "
+    agree = "the model's file says these too, and the spec has to agree if it gives them: model.backbone, "
     assert (agree in " ".join(shown.split())) is (name in {"evaluate", "inference", "export"})
 
 

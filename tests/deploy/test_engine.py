@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from reid.deploy import gpu
-from reid.deploy.build_record import BuildRecord, Profile, record_place
+from reid.deploy.build_record import BuildRecord, Profile, record_file
 from reid.deploy.cuda import Buffer, Stream
 from reid.deploy.engine import EngineModel
 from reid.deploy.onnx import OnnxModel
@@ -96,7 +96,7 @@ def test_a_copy_elsewhere_has_its_own_record(engine, tmp_path):
     copy.parent.mkdir()
     shutil.copyfile(engine, copy)
     shutil.copyfile(engine.with_name("build.json"), f"{copy}.json")
-    assert record_place(copy) == Path(f"{copy}.json")
+    assert record_file(copy) == Path(f"{copy}.json")
     assert EngineModel(copy, gpu_id=0).record.profile == Profile(2, 3, 4)
 
 

@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 
 from reid.contract import Contract
 from reid.errors import ArtifactError
-from reid.model.checkpoint import Inert, load_model, read_file, reid_entry, save_model
+from reid.model.checkpoint import load_model, reid_entry, save_model
 from reid.model.embedder import build_embedder
+from reid.model.safe_files import Inert, read_file
 from tests.networks import network_settings
 
 CONTRACT = Contract(height=64, width=32, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, embedding=16)

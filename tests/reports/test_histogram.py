@@ -26,4 +26,4 @@ def test_every_person_is_in_one_of_few_bars_and_every_bar_in_the_drawing(images:
     assert histogram is not None
     assert len(histogram.bars) <= BARS
     assert sum(int(bar.title.split(": ")[1].split(" ")[0].replace(",", "")) for bar in histogram.bars) == len(images)
-    assert all(0 <= bar.x and bar.x + bar.width <= WIDTH for bar in histogram.bars)
+    assert all(bar.x >= 0 and bar.x + bar.width <= WIDTH for bar in histogram.bars)

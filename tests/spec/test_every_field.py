@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reid.spec.loading import all_fields
+from reid.spec.fields import fields_of
 from tests.spec.effects_data import DATASET
 from tests.spec.effects_deploy import DEPLOY
 from tests.spec.effects_mlflow import MLFLOW
@@ -32,7 +32,7 @@ def lab(shared_lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
 
 
 def test_every_field_has_its_effect_shown_and_every_effect_its_field() -> None:
-    fields = set(all_fields())
+    fields = set(fields_of())
     assert sorted(fields - set(EFFECTS)) == [], "fields without an effect in EFFECTS"
     assert sorted(set(EFFECTS) - fields) == [], "effects of no field"
 

@@ -9,19 +9,23 @@ from pydantic import Field
 
 from reid.errors import SpecError
 from reid.spec import Experiment, load_spec
-from reid.spec.explain import blank, explain, listed, wanted
+from reid.spec.described import wanted
+from reid.spec.explain import blank, explain, listed
 from reid.spec.field_types import Device
-from reid.spec.loading import all_fields
+from reid.spec.fields import fields_of
 
 
 def test_a_field_is_explained_by_its_kind_its_range_its_default_and_its_meaning() -> None:
     assert explain("train.optim.gamma", width=80) == (
         "train.optim.gamma: number, above 0\n  default: 0.1\n  Factor of a step of the learning rate.\n"
+        "  Stages of the pipeline that read it: train, register.\n  A change of it starts a new training.\n"
     )
     assert explain("dataset.sampler", width=120) == (
         "dataset.sampler: softmax, triplet or softmax_triplet\n"
         "  default: softmax_triplet\n"
         "  softmax: cross-entropy, plain shuffling; triplet: metric loss, P x K; softmax_triplet: both, P x K.\n"
+        "  Stages of the pipeline that read it: validate, train, register.\n"
+        "  A change of it starts a new training.\n"
     )
 
 
@@ -43,7 +47,7 @@ def test_a_section_that_may_be_null_is_explained_with_its_fields() -> None:
 
 def test_every_field_of_the_spec_is_in_the_explanation_of_the_whole() -> None:
     text = explain("", width=120)
-    for name in all_fields():
+    for name in fields_of():
         assert f"  {name.rpartition('.')[2]} " in text, name
         assert explain(name, width=80).startswith(f"{name}: ")
 
@@ -108,7 +112,7 @@ def test_a_blank_spec_loads_as_the_defaults_without_a_word(caplog: pytest.LogCap
 
 def test_a_blank_spec_names_every_field_and_says_what_it_takes() -> None:
     text = blank()
-    for name in all_fields():
+    for name in fields_of():
         assert f"{name.rpartition('.')[2]}: " in text, name
     assert "  k2: 6  # whole number, at least 1. Neighbours averaged by local query expansion; not above k1.\n" in text
     assert max(map(len, text.splitlines())) <= 120
@@ -125,8 +129,9 @@ def test_the_commented_section_of_a_blank_spec_loads_once_it_is_filled_in() -> N
 
 
 def test_single_fields_are_listed_under_their_section() -> None:
-    names = ["evaluate", "dataset.query_dataset_dir", "train.seed", "results_dir", "dataset.test_dataset_dir"]
-    assert listed(names, width=120).splitlines()[:10] == [
+    names = ["dataset.query_dataset_dir", "train.seed", "results_dir", "dataset.test_dataset_dir"]
+    names += [name for name in fields_of() if name.startswith("evaluate.")]
+    assert listed(names, width=120).splitlines()[:11] == [
         "  results_dir = /results              text. Folder of all results; a task writes to <results_dir>/<task>.",
         "",
         "dataset:",
@@ -134,7 +139,9 @@ def test_single_fields_are_listed_under_their_section() -> None:
         "  query_dataset_dir = null            text; or null. Folder of the query images (query).",
         "",
         "train:",
-        "  seed = 1234                         whole number, at least 0. Same seed, same machine: same results.",
+        "  seed = 1234                         whole number, at least 0. Seed of random choices: same seed, same "
+        "machine, same",
+        "                                      results.",
         "",
         "evaluate: The evaluation task.",
     ]

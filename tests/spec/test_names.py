@@ -14,7 +14,7 @@ from timm.models import _registry
 from reid.errors import SpecError
 from reid.model import backbones
 from reid.spec import load_spec, names
-from reid.spec.rules import MOMENTUM_READERS
+from reid.spec.idle import MOMENTUM_READERS
 from reid.training.schedule import UNFIT_OPTIMIZERS
 
 OPTIMIZERS = {

@@ -3,7 +3,7 @@
 import pytest
 
 from reid.errors import SpecError
-from reid.spec import load_spec, tell_what_a_pipeline_replaces
+from reid.spec import load_spec, warn_of_replaced_paths
 
 CENTRED = "with_center_loss: true, metric_loss_type: triplet_center"
 COSINE = "warmup_method: cosine"
@@ -147,21 +147,21 @@ def test_a_triplet_loss_with_the_centre_loss_on_is_both(caplog: pytest.LogCaptur
 
 
 def test_paths_that_a_pipeline_does_not_read_are_named(caplog: pytest.LogCaptureFixture) -> None:
-    tell_what_a_pipeline_replaces(load_spec(text=""))
+    warn_of_replaced_paths(load_spec(text=""))
     assert not caplog.messages
     task = "{checkpoint: a.pth, test_dataset: g, query_dataset: q, results_dir: r}"
-    tell_what_a_pipeline_replaces(
+    warn_of_replaced_paths(
         load_spec(text=f"evaluate: {task}\nexport: {{checkpoint: a.pth}}\ngen_trt_engine: {{onnx_file: a.onnx}}\n")
     )
     assert caplog.messages == [
         f"{name} has no effect in a pipeline: {instead}"
         for name, instead in (
             ("evaluate.checkpoint", "the model comes from the stage train"),
-            ("export.checkpoint", "the model comes from the stage train"),
             ("evaluate.test_dataset", "the images are those of dataset.test_dataset_dir"),
             ("evaluate.query_dataset", "the images are those of dataset.query_dataset_dir"),
-            ("gen_trt_engine.onnx_file", "the ONNX comes from the stage export"),
             ("evaluate.results_dir", "the runner says where the results are"),
+            ("export.checkpoint", "the model comes from the stage train"),
+            ("gen_trt_engine.onnx_file", "the ONNX comes from the stage export"),
         )
     ]
 

@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,9 @@ import pytest
 from reid.cli import tasks
 from reid.deploy import gpu
 from reid.errors import ReidError
+from reid.spec.facts import STAGES, TASKS
 from reid.spec.field_types import Section
-from reid.spec.loading import all_fields
-from reid.spec.sections import STAGE_FIELDS
-from reid.spec.task_fields import TASK_FIELDS
+from reid.spec.fields import fields_of, fields_of_task
 from tests.on_cpu import build_driver
 from tests.spec.lab import Lab
 
@@ -57,8 +56,9 @@ def _sections(section: Section, prefix: str) -> Iterator[tuple[Section, str]]:
             yield from _sections(inner, f"{prefix}{name}.")
 
 
-def covers(listed: list[str], field: str) -> bool:
-    return any(field == name or field.startswith(f"{name}.") for name in [*listed, "results_dir"])
+def covers(listed: Iterable[str], field: str) -> bool:
+    """Whether a field is listed; dataset.synthetic is if its own fields are."""
+    return any(name == field or name.startswith(f"{field}.") for name in listed)
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)
@@ -73,15 +73,18 @@ def test_a_task_reads_what_its_help_lists(task: str, lab: Lab) -> None:
     seen = read(lab, task, *{"start_client": NOWHERE, "export": LOOSE}.get(task, []))
     if task == "triton":
         seen |= read(lab, task, "triton.backend=tensorrt")
-    assert sorted(field for field in seen if not covers(TASK_FIELDS[task], field)) == [], "read, and not listed"
-    of_the_stage = STAGE_FIELDS.get(task, [task, "re_ranking"])
-    beside = [field for field in TASK_FIELDS[task] if not covers(of_the_stage, field)]
+    assert sorted(field for field in seen if not covers(fields_of_task(task), field)) == [], "read, and not listed"
+    sections = {task, "re_ranking"} if task not in STAGES else set()
+    beside = [
+        name
+        for name in fields_of_task(task)
+        if task not in fields_of()[name].stages and name.partition(".")[0] not in sections
+    ]
     assert [name for name in beside if not any(covers([name], field) for field in seen)] == [], "listed, and not read"
 
 
 def test_every_task_lists_fields_that_are_there_and_all_of_its_own_section() -> None:
-    assert set(TASK_FIELDS) == {*tasks.TASKS, "start_server", "adopt"}
-    fields = {*all_fields(), "dataset.synthetic", "dataset.source"}
-    for task, listed in TASK_FIELDS.items():
-        assert [name for name in listed if not any(covers([name], field) for field in fields)] == []
-        assert [field for field in fields if field.startswith(f"{task}.") and not covers(listed, field)] == []
+    assert set(TASKS) == {*tasks.TASKS, "start_server", "adopt"}
+    for task in TASKS:
+        own = [name for name in fields_of() if name.startswith(f"{task}.")]
+        assert [name for name in own if name not in fields_of_task(task)] == []

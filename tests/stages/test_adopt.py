@@ -15,8 +15,8 @@ from reid.deploy.onnx import OnnxModel
 from reid.errors import ArtifactError
 from reid.model.checkpoint import load_model
 from reid.spec import load_spec
-from reid.spec.network import NETWORK_FIELDS
-from reid.spec.task_fields import NETWORK
+from reid.spec.facts import PartOfNetwork
+from reid.spec.fields import fields_with
 from reid.stages.adopt import adopted_name
 from tests import foreign_weights as foreign
 from tests import reference_training as reference
@@ -95,13 +95,11 @@ def test_an_adopted_file_is_not_overwritten_and_may_go_elsewhere(
 
 
 def test_the_help_lists_the_fields_that_describe_a_network(capsys: pytest.CaptureFixture[str]) -> None:
-    size = {"input_height", "input_width"}
-    assert set(NETWORK) == {f"model.{name}" for name in NETWORK_FIELDS | size | {"stem_relu"}}
     with pytest.raises(SystemExit):
         cli.main(["adopt", "-h"])
     shown = capsys.readouterr().out
     assert "fields of the spec that adopt reads, with their defaults:" in shown
-    assert [name for name in NETWORK if f"  {name.removeprefix('model.')} = " not in shown] == []
+    assert [name for name in fields_with(PartOfNetwork) if f"  {name.removeprefix('model.')} = " not in shown] == []
 
 
 @pytest.mark.parametrize(
@@ -143,8 +141,8 @@ def test_fast_reids_checkpoint_needs_a_word_on_the_stem_and_its_own_normalisatio
     theirs = tmp_path / "market_bot_R18.pth"
     torch.save({"model": foreign.fast_reid(persons=7) | state}, theirs)
     assert refused(capsys, "adopt", theirs, "-e", spec) == (
-        f"{theirs}: weights of fast-reid, whose versions pool otherwise in the stem; the file does not show how\n"
-        "  want: model.stem_pool=ceil, where its modeling/backbones/resnet.py has MaxPool2d with ceil_mode=True, "
+        f"{theirs}: weights of fast-reid, whose versions pool differently in the stem; the file does not show how\n"
+        "  want: model.stem_pool=ceil, if its modeling/backbones/resnet.py has MaxPool2d with ceil_mode=True, "
         "else padded\n"
     )
     assert refused(capsys, "adopt", theirs, "-e", spec, "model.stem_pool=ceil") == (

@@ -199,8 +199,8 @@ def test_a_folder_with_a_training_of_other_settings_is_refused(trained, folder):
     assert str(error.value) == (
         f"{latest}: a training with other settings: 1 differ\n"
         "  first: train.optim.base_lr: then 0.003, now 0.1\n"
-        "  want: the settings of then; or another folder for the new ones; or, to go on from there with the\n"
-        f"  new ones, train.resume_training_checkpoint_path={latest}"
+        "  want: the settings of then; or another folder for the new ones; or, to resume from there with\n"
+        f"  the new ones, train.resume_training_checkpoint_path={latest}"
     )
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from reid.data.market1501 import HOW_TO_GET, Manifest
 from reid.errors import DatasetError, SpecError
 from reid.spec import Experiment, load_spec
+from reid.spec.slices import stage_slice
 from reid.stages.outcome import Outcome
 from reid.stages.validate import validate
 from reid.tracking.stage_run import StageRun
@@ -89,7 +90,7 @@ def test_a_good_data_set_gives_a_manifest_three_reports_figures_and_slices(marke
     slices = {f"{stage}_spec" for stage in ("train", "evaluate", "inference", "export", "gen_trt_engine", "register")}
     assert set(outcome.parameters) == {"fingerprint", *slices}
     assert outcome.parameters["fingerprint"] == manifest.fingerprint
-    assert outcome.parameters["evaluate_spec"] == spec.stage_slice("evaluate")
+    assert outcome.parameters["evaluate_spec"] == stage_slice(spec, "evaluate")
     assert (tmp_path / "results" / "store" / "index.json").exists()
 
 

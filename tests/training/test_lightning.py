@@ -230,7 +230,7 @@ def test_an_optimizers_state_comes_back_in_the_form_that_is_chosen_now(tmp_path:
     before = of_adam(fused=False)
     state = before.configure_optimizers().state_dict()
     after = of_adam(fused=True)
-    after.go_on_from({"state_dict": before.state_dict(), "optimizer_states": [state]}, epoch=0, step=0)
+    after.resume_from({"state_dict": before.state_dict(), "optimizer_states": [state]}, epoch=0, step=0)
     run(after, tmp_path)
     assert seen == [[True]]
 

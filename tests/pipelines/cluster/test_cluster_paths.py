@@ -1,66 +1,28 @@
-"""Every path of the spec lies on the data volume of a cluster, or stays as it is for a reason that stands here."""
+"""Every path of the spec that a pipeline reads lies on the data volume of a cluster."""
 
-from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+import dataclasses
 
 import pytest
 import yaml
-from pydantic import BaseModel
 
-from pipelines.cluster.preparation import PATHS, RESULTS, spec_on_cluster
-from reid.spec import Experiment, load_spec
-from reid.spec.rules import PORTS
-
-NOT_ON_THE_VOLUME = {
-    "a pod's own disk": ["results_dir"],
-    **PORTS,
-    "no stage of the pipeline reads it: serving is not one": [
-        "triton.model_file",
-        "triton.model_repository",
-        "triton.results_dir",
-    ],
-}
-"""Why a field that names files is not in PATHS -> such fields."""
-NO_FILES = {
-    *(
-        "encryption_key",
-        "model.backbone",
-        "dataset.file_name",
-        "dataset.source.url",
-        "dataset.source.sha256",
-        "re_ranking.device",
-    ),
-    *("gen_trt_engine.tensorrt.compute_capabilities", "gen_trt_engine.tensorrt.layers_precision"),
-    *("triton.model_name", "triton.server_image", "triton.url"),
-    *("mlflow.experiment", "mlflow.run_name", "mlflow.tags", "mlflow.registered_model"),
-}
-"""Fields of text that name no files."""
+from pipelines.cluster.preparation import RESULTS, spec_on_cluster
+from pipelines.cluster.resources import Resources
+from reid.spec import load_spec
+from reid.spec.facts import CountsGpus, Reads, Replaced, Writes
+from reid.spec.fields import fields_of, fields_with, pipeline_paths
 
 
-def kinds_in(annotation: Any) -> set[Any]:
-    """The plain types that an annotation is made of, those of a Literal left out."""
-    if get_origin(annotation) is Literal:
-        return set()
-    return {annotation}.union(*map(kinds_in, get_args(annotation)))
+def test_a_path_is_put_on_the_volume_unless_no_stage_reads_it_or_the_pipeline_replaces_it() -> None:
+    paths = {*fields_with(Reads), *fields_with(Writes)}
+    staying = {*fields_with(Replaced), *(name for name in paths if not fields_of()[name].stages)}
+    assert set(pipeline_paths()) == paths - staying
+    not_replaced = staying - set(fields_with(Replaced))
+    assert not_replaced == {"results_dir", "triton.model_file", "triton.model_repository", "triton.results_dir"}
 
 
-def fields_of_text(section: type[BaseModel] = Experiment, prefix: str = "") -> set[str]:
-    """Dotted names of the fields that can hold any text or a path."""
-    found = set()
-    for name, field in section.model_fields.items():
-        kinds = kinds_in(field.annotation)
-        for inner in (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)):
-            found |= fields_of_text(inner, f"{prefix}{name}.")
-        if kinds & {str, Path}:
-            found.add(f"{prefix}{name}")
-    return found
-
-
-def test_every_field_that_may_name_a_file_is_put_on_the_volume_or_stays_for_a_reason() -> None:
-    staying = {field for fields in NOT_ON_THE_VOLUME.values() for field in fields}
-    assert fields_of_text() - {*PATHS, *staying, *NO_FILES} == set(), "put them in PATHS, or say above why not"
-    assert {*PATHS, *staying, *NO_FILES} - fields_of_text() == set(), "no such fields of text"
-    assert len(PATHS) + len(staying) + len(NO_FILES) == len(fields_of_text()), "in two of the lists"
+def test_a_parameter_that_counts_gpus_is_one_of_the_pipeline() -> None:
+    parameters = {fact.parameter for fact in fields_with(CountsGpus).values()}
+    assert parameters <= {field.name for field in dataclasses.fields(Resources)}
 
 
 @pytest.mark.parametrize(
@@ -77,7 +39,7 @@ def test_relative_paths_are_put_on_the_volume_and_absolute_ones_stay(made: str) 
     )
     sent = yaml.safe_load(spec_on_cluster(load_spec(text=text), "/mnt/sets"))
     found = {}
-    for field in PATHS:
+    for field in pipeline_paths():
         value = sent
         for name in field.split("."):
             value = (value or {}).get(name)

@@ -1,26 +1,13 @@
 """What a container sees of this machine."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
 from pipelines.local.mounts import cache_folders, mounts
 from reid.errors import PipelineError
 from reid.spec import Experiment, load_spec
-
-PATHS_THAT_A_PIPELINE_RUN_PASSES_OVER = {
-    *("train.results_dir", "evaluate.results_dir", "inference.results_dir", "export.results_dir"),
-    *("gen_trt_engine.results_dir", "evaluate.checkpoint", "inference.checkpoint", "export.checkpoint"),
-    "gen_trt_engine.onnx_file",
-    *("evaluate.test_dataset", "evaluate.query_dataset", "inference.test_dataset", "inference.query_dataset"),
-}
-"""The ports win over them, or nothing reads them."""
-NO_PATHS = {
-    *("model.backbone", "model.pretrain_choice", "train.optim.name", "mlflow.experiment", "mlflow.run_name"),
-    *("mlflow.registered_model", "encryption_key", "results_dir"),
-}
+from reid.spec.fields import pipeline_paths
 
 
 def spec(text: str) -> Experiment:
@@ -114,11 +101,10 @@ def test_a_fetched_data_set_is_written_by_validate_from_an_archive_that_it_reads
     assert found["train"][tmp_path / "sets/market/query"] is False
 
 
-def test_every_path_of_the_spec_is_mounted_or_known_to_be_none(tmp_path: Path) -> None:
-    passed_over = PATHS_THAT_A_PIPELINE_RUN_PASSES_OVER | NO_PATHS
+def test_every_path_that_a_pipeline_reads_or_writes_is_mounted(tmp_path: Path) -> None:
     missed = []
-    for name in texts(Experiment):
-        if name in passed_over or name.startswith(("dataset.synthetic.", "dataset.source.", "triton.")):
+    for name in pipeline_paths():
+        if name.startswith(("dataset.synthetic.", "dataset.source.")):
             continue
         there = tmp_path / name / "file.png"  # the ending of a plot; others take any
         there.mkdir(parents=True)
@@ -132,18 +118,13 @@ def test_every_path_of_the_spec_is_mounted_or_known_to_be_none(tmp_path: Path) -
     assert missed == []
 
 
-def texts(section: type[BaseModel], prefix: str = "") -> list[str]:
-    """Fields of the spec, dotted, that hold a text of any content."""
-    found = []
-    for name, field in section.model_fields.items():
-        kinds: tuple[Any, ...] = getattr(field.annotation, "__args__", (field.annotation,))
-        nested = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if nested:
-            found += texts(nested[0], f"{prefix}{name}.")
-        elif field.annotation in {str, str | None} and not field.metadata:
-            found.append(f"{prefix}{name}")
-    return found
+def test_a_folder_of_images_that_is_not_under_the_made_data_set_is_mounted_too(tmp_path: Path) -> None:
+    (tmp_path / "query").mkdir()
+    (tmp_path / "drawn/query").mkdir(parents=True)
+    text = f"dataset: {{query_dataset_dir: {tmp_path}/query, synthetic: {{root: {tmp_path}/drawn}}}}"
+    found = mounts(spec(f"results_dir: {tmp_path}/r\n{text}"), stage="validate", tracking_uri="", caches=[])
+    assert found == {tmp_path / "query": False, tmp_path: True, tmp_path / "r": True, tmp_path / "r/store": True}
 
 
 def test_the_paths_of_the_spec_are_looked_for_at_all() -> None:
-    assert {"dataset.store_dir", "model.pretrained_model_path", "results_dir"} <= set(texts(Experiment))
+    assert {"dataset.store_dir", "model.pretrained_model_path", "export.onnx_file"} <= set(pipeline_paths())

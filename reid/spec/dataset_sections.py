@@ -1,0 +1,136 @@
+"""The spec's sections on the images: where they are, how they are drawn or fetched, how they reach the network."""
+
+# ruff: noqa: RUF012 - pydantic copies a mutable default for each instance
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from reid.spec.facts import (
+    AlsoReadBy,
+    DecidesTraining,
+    HandedToEveryStage,
+    ReadAloneBy,
+    ReadBy,
+    SaidByModel,
+    Writes,
+)
+from reid.spec.field_types import (
+    Count,
+    Positive,
+    ReadFile,
+    ReadFolder,
+    Section,
+    Sha256,
+    Share,
+    Text,
+    WrittenFolder,
+)
+from reid.spec.names import require_file_name
+
+BY_VALIDATE = ReadBy("validate")
+"""The later stages of a pipeline find the images in the manifest that validate writes."""
+BY_TASKS = ReadAloneBy("train", "evaluate", "inference", "export", "gen_trt_engine", "start_client")
+"""The tasks that find the images by themselves when they run alone."""
+
+
+class Synthetic(Section):
+    """A drawn data set in Market-1501's layout, made if `root` does not exist yet."""
+
+    root: Annotated[str, Writes("folder", moved=True)]
+    """Folder of the drawn data set; the three split folders go into it."""
+    train_persons: Count = 120
+    """Persons in the training images; dataset.num_classes has to agree."""
+    test_persons: Count = 60
+    """Persons in the query and gallery images."""
+    cameras: Annotated[int, Field(ge=2)] = 6
+    """Number of cameras; a person is seen by about two thirds of them."""
+    images_per_camera: Count = 3
+    """Images of a person under one camera that saw them, on average."""
+    distractors: Annotated[int, Field(ge=0)] = 60
+    """Gallery images of persons never asked for (person 0)."""
+    junk: Annotated[int, Field(ge=0)] = 30
+    """Gallery images of bad boxes (person -1)."""
+    width: Annotated[int, Field(ge=16)] = 64
+    """Width of the images in pixels."""
+    height: Annotated[int, Field(ge=32)] = 128
+    """Height of the images in pixels."""
+    seed: Annotated[int, Field(ge=0)] = 7
+    """Seed of the drawn data set."""
+
+
+class Source(Section):
+    """An archive of the data set, fetched and unpacked if `root` does not exist yet."""
+
+    root: Annotated[str, Writes("folder", moved=True)]
+    """Folder of the unpacked data set; the three split folders go into it."""
+    url: Text | None = None
+    """Address of the zip to download; a broken download is resumed."""
+    zip: ReadFile | None = None
+    """The zip on this machine, instead of a url."""
+    sha256: Sha256 | None = None
+    """SHA-256 of the zip, checked before it is opened; needed with a url."""
+
+
+class Dataset(Section):
+    """Where the images are and how they reach the network."""
+
+    train_dataset_dir: Annotated[ReadFolder | None, BY_VALIDATE, BY_TASKS] = None
+    """Folder of the training images (bounding_box_train)."""
+    test_dataset_dir: Annotated[ReadFolder | None, BY_VALIDATE, BY_TASKS] = None
+    """Folder of the gallery images (bounding_box_test)."""
+    query_dataset_dir: Annotated[ReadFolder | None, BY_VALIDATE, BY_TASKS] = None
+    """Folder of the query images (query)."""
+    file_name: Annotated[Text, AfterValidator(require_file_name), BY_VALIDATE, BY_TASKS] = "market1501"
+    """How a file's name gives its person and camera: market1501 (0002_c1s1_000451_03.jpg), dukemtmc
+    (0001_c2_f0046182.jpg), or a regular expression with the group `person` and, if any, `camera`, both whole numbers,
+    that matches the whole name without its ending. Person -1 is junk, 0 a distractor."""
+    cameras: Annotated[Literal["file_name", "none"], BY_VALIDATE, BY_TASKS] = "file_name"
+    """Where the cameras come from. none: there is one camera only, or they are not known; queries then count as camera
+    1 and gallery images as camera 2, so that no match is left out as a view of the query's own camera. The same holds
+    if file_name gives no camera."""
+    synthetic: Annotated[Synthetic | None, BY_VALIDATE, BY_TASKS] = None
+    """Draw the data set instead of bringing one."""
+    source: Annotated[Source | None, BY_VALIDATE, BY_TASKS] = None
+    """Fetch the data set instead of bringing one."""
+    store_dir: Annotated[WrittenFolder | None, HandedToEveryStage(), ReadAloneBy("start_client")] = None
+    """Folder of the decoded images; null: <results_dir>/store."""
+    num_classes: Count | None = 751
+    """Persons in the training set; null: they are counted."""
+    corrupt_images: Literal["fail", "skip"] = "fail"
+    """What happens to a training image that cannot be decoded. fail: an error that names it; skip: it is left out, and
+    counted. Every query and gallery image must be readable, for figures over fewer images cannot be compared."""
+    batch_size: Annotated[Count, DecidesTraining()] = 64
+    """Training images in a step, over all GPUs."""
+    val_batch_size: Annotated[Count, AlsoReadBy("evaluate", "inference")] = 128
+    """Images in a step of evaluation and inference."""
+    augment_on: Literal["auto", "cpu", "device"] = "auto"
+    """Where training images are augmented; auto: on the GPU if the training has one, else on the CPU."""
+    num_workers: Annotated[int, Field(ge=0)] = 1
+    """Loader processes, used only if the decoded images do not fit in memory."""
+    pixel_mean: Annotated[list[float], DecidesTraining(), SaidByModel("mean"), ReadAloneBy("adopt")] = [
+        *(0.485, 0.456, 0.406),
+    ]
+    """Mean of each channel's pixels, scaled to 0..1."""
+    pixel_std: Annotated[list[Positive], DecidesTraining(), SaidByModel("std"), ReadAloneBy("adopt")] = [
+        *(0.226, 0.226, 0.226),
+    ]
+    """Standard deviation of each channel's pixels, scaled to 0..1."""
+    padding: Annotated[int, Field(ge=0), DecidesTraining()] = 10
+    """Pixels of black border before the random crop."""
+    prob: Annotated[Share, DecidesTraining()] = 0.5
+    """Probability of a horizontal flip."""
+    re_prob: Annotated[Share, DecidesTraining()] = 0.5
+    """Probability of random erasing: Zhong et al., AAAI 2020, arXiv:1708.04896."""
+    sampler: Annotated[Literal["softmax", "triplet", "softmax_triplet"], DecidesTraining()] = "softmax_triplet"
+    """softmax: cross-entropy, plain shuffling; triplet: metric loss, P x K; softmax_triplet: both, P x K."""
+    num_instances: Annotated[Count, DecidesTraining()] = 4
+    """Images of a person in a P x K batch: its K."""
+
+    @model_validator(mode="after")
+    def _folders_under_the_root(self) -> "Dataset":
+        """A drawn or fetched data set lies under its root."""
+        if made := self.synthetic or self.source:
+            self.train_dataset_dir = self.train_dataset_dir or f"{made.root}/bounding_box_train"
+            self.test_dataset_dir = self.test_dataset_dir or f"{made.root}/bounding_box_test"
+            self.query_dataset_dir = self.query_dataset_dir or f"{made.root}/query"
+        return self

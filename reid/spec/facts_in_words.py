@@ -1,0 +1,56 @@
+"""The facts of a field in words, for `reid spec --explain FIELD`."""
+
+from collections.abc import Iterator
+
+from reid.spec.facts import (
+    STAGES,
+    CountsGpus,
+    DecidesTraining,
+    PartOfNetwork,
+    ReadByRunner,
+    Reads,
+    Replaced,
+    SaidByModel,
+    Secret,
+    WithoutEffect,
+    Writes,
+)
+from reid.spec.fields import SpecField
+
+
+def facts_in_words(field: SpecField) -> Iterator[str]:
+    """What is known of a field beside what it takes and means, a sentence each."""
+    if without := field.fact(WithoutEffect):
+        yield f"It has no effect: {without.why}."
+    if read := field.fact(Reads):
+        yield f"It is the path of a {read.kind} that is read."
+    if written := field.fact(Writes):
+        yield f"It is the path of a {written.kind} that is written."
+    if replaced := field.fact(Replaced):
+        yield f"It has no effect in a pipeline: {replaced.instead}."
+    if not without:
+        yield from _readers(field)
+    if counted := field.fact(CountsGpus):
+        yield f"The pipeline's parameter {counted.parameter} wins over it."
+    if field.fact(PartOfNetwork):
+        yield "It is part of the network, which reid adopt has to be told."
+    if field.fact(SaidByModel):
+        yield "The file of a trained model says it too, and the spec has to agree if it gives it."
+    decides = field.fact(DecidesTraining)
+    if decides and decides.decides:
+        yield "A change of it starts a new training."
+    if field.fact(Secret):
+        yield "It is a secret: it is neither written, nor logged, nor passed on."
+
+
+def _readers(field: SpecField) -> Iterator[str]:
+    stages = () if field.fact(Replaced) else field.stages
+    alone = [task for task in field.tasks if task not in stages]
+    if stages == STAGES:
+        yield "Every stage of the pipeline reads it."
+    elif stages:
+        yield f"Stages of the pipeline that read it: {', '.join(stages)}."
+    elif field.fact(ReadByRunner):
+        yield "What runs the pipeline reads it."
+    if alone:
+        yield f"Tasks that {'also ' if stages else ''}read it when they run alone: {', '.join(alone)}."

@@ -1,0 +1,106 @@
+"""The spec's section on training, with its optimizer and cuDNN's switches."""
+
+# ruff: noqa: RUF012 - pydantic copies a mutable default for each instance
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from reid.spec.facts import AlsoReadBy, CountsGpus, DecidesTraining, ReadAloneBy
+from reid.spec.field_types import Count, GpuIds, NotNegative, Positive, ReadFile, ResultsFolder, Section, Share, Switch
+from reid.spec.names import Optimizer
+
+
+class Optim(Section):
+    """Optimizer and learning-rate schedule; epochs count from 1."""
+
+    name: Optimizer = "Adam"
+    """Optimizer of torch.optim; its LBFGS, Muon and SparseAdam cannot train this network."""
+    lr_scheduler: Literal["MultiStep", "AutoReduce"] = "MultiStep"
+    """MultiStep follows lr_steps or the cosine; AutoReduce multiplies by gamma when lr_monitor stalls."""
+    lr_monitor: Literal["val_loss", "train_loss"] = "val_loss"
+    """Loss that AutoReduce watches."""
+    lr_steps: list[Count] = [40, 70]
+    """Epochs at which the learning rate is multiplied by gamma."""
+    gamma: Positive = 0.1
+    """Factor of a step of the learning rate."""
+    bias_lr_factor: Positive = 1.0
+    """Factor on the learning rate of biases."""
+    weight_decay: NotNegative = 5e-4
+    """L2 penalty of the weights, as the optimizer takes it."""
+    weight_decay_bias: NotNegative = 5e-4
+    """L2 penalty of the biases, as the optimizer takes it."""
+    warmup_factor: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Learning rate at the start of the warm-up, as a share of base_lr."""
+    warmup_iters: Annotated[int, Field(ge=0)] = 10
+    """Epochs of constant or linear warm-up."""
+    warmup_epochs: Annotated[int, Field(ge=0)] = 20
+    """Epochs of the cosine schedule's warm-up."""
+    warmup_method: Literal["constant", "linear", "cosine"] = "linear"
+    """How the learning rate changes, in shares of base_lr. constant: warmup_factor until warmup_iters; linear: from
+    warmup_factor to 1 at warmup_iters; cosine, which takes the place of lr_steps and gamma: from 0.01 to 1 until
+    warmup_epochs, then down to 0.002 at the end."""
+    base_lr: Positive = 3.5e-4
+    """Learning rate of the weights after the warm-up."""
+    momentum: Share = 0.9
+    """Momentum of SGD and RMSprop."""
+    center_loss_weight: Positive = 5e-4
+    """Weight of the centre loss in the sum of the losses."""
+    center_lr: Positive = 0.5
+    """Learning rate of the SGD that moves the centres."""
+    triplet_loss_margin: NotNegative = 0.3
+    """Margin of the triplet loss and of val_loss, in units of the features."""
+
+
+class Cudnn(Section):
+    """cuDNN's switches."""
+
+    benchmark: bool = False
+    """Whether cuDNN tries its algorithms and keeps the fastest; two runs then differ."""
+    deterministic: bool = True
+    """Whether cuDNN uses only algorithms that give the same numbers every time."""
+
+
+class Train(Section):
+    """The training task."""
+
+    num_gpus: Annotated[Count, CountsGpus("gpus")] = 1
+    """GPUs to train on; with gpu_ids, the one that names more GPUs wins. Without any GPU: the CPU."""
+    gpu_ids: GpuIds = [0]
+    """Which GPUs, from 0; free ones are added until there are num_gpus."""
+    cpu_processes: Count = 1
+    """Processes that train together on a machine without GPUs; more than one is faster only with many cores."""
+    num_nodes: Count = 1
+    """Machines that train together; more than one is not supported yet."""
+    seed: Annotated[int, Field(ge=0), AlsoReadBy("evaluate"), ReadAloneBy("start_client"), DecidesTraining()] = 1234
+    """Seed of random choices: same seed, same machine, same results."""
+    num_epochs: Count = 10
+    """Passes over the training images."""
+    checkpoint_interval: Count = 1
+    """Epochs between checkpoints."""
+    checkpoint_minutes: NotNegative = 10.0
+    """Minutes between writes of reid_model_latest.pth within a long epoch; 0: it is written only after epochs."""
+    validation_interval: Count = 1
+    """Epochs between validations; the untrained network is always validated too."""
+    resume_training_checkpoint_path: ReadFile | None = None
+    """Checkpoint to resume from; it wins over the latest one in the results folder."""
+    results_dir: Annotated[ResultsFolder | None, ReadAloneBy("train", "evaluate", "inference", "export")] = None
+    """Folder of the task's files; null: <results_dir>/train."""
+    clip_grad_norm: Annotated[NotNegative, DecidesTraining()] = 0.0
+    """Largest L2 norm of the gradient; 0: no clipping."""
+    precision: Annotated[Literal["auto", "32", "bf16"], DecidesTraining()] = "auto"
+    """Numbers that the network computes with. auto: bf16 on GPUs that have it, fp32 elsewhere."""
+    channels_last: Switch = "auto"
+    """Whether a pixel's channels lie side by side in memory; auto: for convolutional networks."""
+    compile: Switch = "auto"
+    """Whether torch.compile is used; auto: on GPUs, if there is a compiler and the training is long enough to win back
+    the time that compiling takes."""
+    fused_optimizer: Switch = "auto"
+    """Whether one kernel makes the optimizer's whole step; auto: on GPUs, for optimizers that have it."""
+    optim: Annotated[Optim, DecidesTraining()] = Field(default_factory=Optim)
+    cudnn: Cudnn = Field(default_factory=Cudnn)
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _bare_number(cls, value: Any) -> Any:
+        """YAML reads a bare 32 as a number."""
+        return "32" if value == 32 else value
