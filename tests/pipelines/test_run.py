@@ -105,3 +105,12 @@ def test_the_compiled_spec_is_the_default_of_the_form_and_gpus_are_booked_when_a
     assert {task.stage: task.gpus for task in pipeline.tasks if task.gpus} == (
         {"train": gpus, "gen_trt_engine": 1} if gpus else {}
     )
+
+
+def test_two_that_compile_into_one_file_at_once_do_not_tear_each_other(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipelines", "--spec", "demo", "--compile-only", str(tmp_path / "pipeline.yaml")]
+    both = [subprocess.Popen([*command, f"train.num_epochs={epochs}"], cwd=ROOT) for epochs in (7, 8)]
+    assert [process.wait() for process in both] == [0, 0]
+    spec = yaml.safe_load(str(ir.load(tmp_path / "pipeline.yaml").defaults["spec"]))
+    assert spec["train"]["num_epochs"] in {7, 8}
+    assert [path.name for path in tmp_path.iterdir()] == ["pipeline.yaml"]

@@ -80,6 +80,7 @@ def test_a_run_is_submitted_followed_and_its_end_is_ours(
     assert sent["display_name"].startswith("demo ")
     assert "plugins_input" not in sent
     assert server.experiments[0]["display_name"] == "demo"
+    assert not (tmp_path / "results").exists()  # results_dir is a folder of the cluster, and the file is its own
 
 
 def test_the_same_content_is_one_version_found_on_a_later_page(serve, tmp_path: Path) -> None:
