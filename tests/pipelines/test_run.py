@@ -30,7 +30,7 @@ def test_a_spec_is_a_path_or_a_name(tmp_path: Path) -> None:
     )
 
 
-def test_a_missing_data_set_is_told_at_once_and_nothing_heavy_is_loaded() -> None:
+def test_a_missing_data_set_is_reported_at_once_and_nothing_heavy_is_loaded() -> None:
     code = (
         "import sys; from pipelines.run import main; status = main(['--spec', 'market',"
         " 'dataset.query_dataset_dir=/no/such/query', 'dataset.train_dataset_dir=pipelines',"
@@ -58,7 +58,7 @@ def test_a_missing_data_set_is_told_at_once_and_nothing_heavy_is_loaded() -> Non
         ),
     ],
 )
-def test_a_mistake_is_told_without_a_traceback(
+def test_a_mistake_is_reported_without_a_traceback(
     arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--spec", "demo", *arguments]) == 2
@@ -78,7 +78,7 @@ def test_containers_without_docker_are_refused_and_auto_does_without(
     assert "cannot be written" in capsys.readouterr().err  # it got as far as the results folder, with no docker
 
 
-def test_a_results_folder_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_results_folder_that_cannot_be_made_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     assert main(["--spec", "demo", f"results_dir={tmp_path}/file"]) == 2
     assert capsys.readouterr().err == (
