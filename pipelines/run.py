@@ -6,7 +6,6 @@ The spec is read and the data set looked for first, so that a mistake there is r
 torch is loaded.
 """
 
-import argparse
 import getpass
 import logging
 import os
@@ -28,10 +27,11 @@ from pipelines.local.processes import Processes
 from pipelines.local.run_record import RunRecord, close_killed_runs
 from pipelines.local.run_report import RunReport, shown
 from pipelines.local.scheduler import LocalRun, Tasks
+from pipelines.options import parser, spec_path
 from pipelines.summary import print_summary
 from reid.console.progress import duration
 from reid.data.market1501 import require_folders
-from reid.errors import ReidError, SpecError
+from reid.errors import ReidError
 from reid.files.locks import locked
 from reid.files.secrets import key_to_environment
 from reid.spec import Experiment, load_spec, warn_of_replaced_paths
@@ -39,7 +39,6 @@ from reid.spec.secret import open_text, open_values
 from reid.tracking.pipeline_run import open_pipeline_run
 
 ROOT = Path(__file__).resolve().parent.parent
-SPECS = ROOT / "pipelines" / "specs"
 TRACKING_URI = f"sqlite:///{ROOT / 'results' / 'mlflow.db'}"
 """One MLflow store for all runs, so that any two can be compared; MLFLOW_TRACKING_URI wins."""
 FILE_NAMES = {
@@ -52,15 +51,6 @@ FILE_NAMES = {
     "registration": "registration.json",
 }
 """Names of outputs on this machine, for people; a cluster has other names, so no stage may rely on these."""
-DESCRIPTION = (
-    "Runs the whole pipeline of one spec: validate, train, evaluate, inference, export, gen_trt_engine, register."
-)
-EPILOG = """\
-Results lie in the spec's results_dir: pipeline/STAGE/KEY/ holds the outputs and the log of a stage, latest/STAGE leads
-to those of the last run, runs/ keeps a record of each run. A result is used again while its inputs, its part of the
-spec and the code are the same. Nothing is deleted by itself: to free room, or to force a stage to run again, delete
-pipeline/STAGE, or one KEY in it.
-"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done; 1 a stage failed; 2 an error that the user can correct; 130 Ctrl-C, 143 SIGTERM.
     """
-    options = _parser().parse_intermixed_args(arguments)
+    options = parser().parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         path = spec_path(options.spec)
@@ -89,62 +79,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--spec", default="demo", help="a spec file, or the name of one in pipelines/specs (default demo)"
-    )
-    parser.add_argument(
-        "--runner",
-        default="auto",
-        choices=["auto", "process", "docker", "kfp"],
-        help="where tasks run; auto: on the cluster that KFP_ENDPOINT names, else in containers if Docker answers"
-        " and the images are built and up to date, else as processes of this machine",
-    )
-    parser.add_argument(
-        "--jobs",
-        type=_positive,
-        default=os.environ.get("REID_JOBS", "1"),
-        help="how many tasks run at once, if they do not need each other (default REID_JOBS, else 1)",
-    )
-    parser.add_argument(
-        "--compile-only", type=Path, metavar="FILE", help="write the compiled pipeline into FILE, run nothing"
-    )
-    parser.add_argument(
-        "--cluster",
-        type=Path,
-        metavar="FILE",
-        help="the cluster's settings as YAML (memory, claims, tolerations …)",
-    )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="section.field=value",
-        help="fields that replace the spec's, e.g. train.num_epochs=2",
-    )
-    return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: want a whole number from 1")
-    return int(text)
-
-
-def spec_path(name: str) -> Path:
-    """The file of a spec, given as a path or as a name in pipelines/specs. Raises SpecError, which lists the names."""
-    for candidate in (Path(name), SPECS / name, SPECS / f"{name}.yaml"):
-        if candidate.is_file():
-            return candidate
-    names = ", ".join(sorted(path.stem for path in SPECS.glob("*.yaml")))
-    raise SpecError(f"{name}: no such spec file\n  want: a path, or one of {names} (in {SPECS.relative_to(ROOT)})")
 
 
 def _runner(asked: str) -> str:

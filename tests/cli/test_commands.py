@@ -157,7 +157,7 @@ def test_a_wrong_override_is_named(spec_file: Path, capsys: pytest.CaptureFixtur
     )
 
 
-def test_a_fault_of_ours_has_its_traceback_and_status_1(
+def test_a_bug_has_its_traceback_and_status_1(
     spec_file: Path,
     tmp_path: Path,
     task: Callable[[Callable[[Experiment], Outcome]], None],
@@ -183,7 +183,7 @@ def test_the_usage_is_shown_where_the_command_line_makes_no_sense(spec_file: Pat
     usage_error("dataset", "synth", "root", "a=b")
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(["--version"])
     assert (caught.value.code, capsys.readouterr().out) == (0, f"reid {__version__}\n")
@@ -235,7 +235,7 @@ def test_taos_swin_sample_checks_out_and_its_dead_field_is_named(
     ]
 
 
-def test_a_spec_that_is_wrong_is_told_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_spec_that_is_wrong_is_reported_in_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "wrong.yaml"
     file.write_text("train: {num_epoch: 3}\n")
     assert cli.main(["spec", "--check", str(file), "re_ranking.k1=0"]) == 2

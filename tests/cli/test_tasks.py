@@ -152,7 +152,7 @@ def test_the_embeddings_go_where_the_spec_says(spec: Callable[..., Experiment], 
     assert not (tmp_path / "inference" / "inference.json").exists()
 
 
-def test_an_onnx_file_that_is_there_is_not_replaced_unless_told(
+def test_an_onnx_file_that_is_there_is_not_replaced_unless_the_spec_says_so(
     spec: Callable[..., Experiment], tmp_path: Path
 ) -> None:
     (tmp_path / "m.onnx").write_text("mine")
@@ -236,7 +236,7 @@ def test_a_checkpoint_of_another_backbone_than_the_spec_names_is_refused(
 
 
 @pytest.mark.parametrize("task", ["validate", "train", "evaluate", "inference", "export"])
-def test_images_that_cannot_be_used_are_told_and_nothing_is_lost(
+def test_images_that_cannot_be_used_are_reported_and_nothing_is_lost(
     spec: Callable[..., Experiment], market: Path, tmp_path: Path, task: str
 ) -> None:
     kept = results_folder(spec(), task) / "of_an_earlier_run.txt"
@@ -265,7 +265,7 @@ def test_images_that_cannot_be_used_are_told_and_nothing_is_lost(
         ("evaluate", "evaluate.output_sampled_matches_plot"),
     ],
 )
-def test_an_output_that_cannot_be_written_is_told_before_the_work(
+def test_an_output_that_cannot_be_written_is_reported_before_the_work(
     spec: Callable[..., Experiment], tmp_path: Path, task: str, field: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -329,7 +329,7 @@ def test_a_refused_second_training_leaves_the_firsts_files_alone(
     assert [path.name for path in (tmp_path / "train").iterdir()] == [".lock"]
 
 
-def test_an_error_that_is_its_own_cause_is_told_as_it_is(
+def test_an_error_that_is_its_own_cause_is_reported_as_it_is(
     spec: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = ValueError("first"), ValueError("second")

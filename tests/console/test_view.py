@@ -86,7 +86,7 @@ def test_a_warning_says_that_it_is_one() -> None:
     assert stream.getvalue()[8:] == " warning: train.optim.steps is read as train.optim.lr_steps\n"
 
 
-def test_all_of_ours_is_shown_and_of_others_warnings_only() -> None:
+def test_every_record_of_this_project_is_shown_and_only_warnings_of_others() -> None:
     stream = io.StringIO()
     before = logging.getLogger("reid").level
     with shown_on(stream):

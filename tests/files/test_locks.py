@@ -34,7 +34,7 @@ def another_task(folder: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_the_second_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
+def test_the_second_is_refused_and_the_error_names_the_first(tmp_path: Path) -> None:
     with another_task(tmp_path) as first:
         with pytest.raises(FolderInUse) as caught, locked(tmp_path, user="train"):
             pass

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from pipelines import ir
-from pipelines.run import SPECS, main, spec_path
+from pipelines.options import SPECS, spec_path
+from pipelines.run import main
 from reid.data.market1501 import HOW_TO_GET
 from reid.errors import SpecError
 
@@ -29,7 +30,7 @@ def test_a_spec_is_a_path_or_a_name(tmp_path: Path) -> None:
     )
 
 
-def test_a_missing_data_set_is_told_at_once_and_nothing_heavy_is_loaded() -> None:
+def test_a_missing_data_set_is_reported_at_once_and_nothing_heavy_is_loaded() -> None:
     code = (
         "import sys; from pipelines.run import main; status = main(['--spec', 'market',"
         " 'dataset.query_dataset_dir=/no/such/query', 'dataset.train_dataset_dir=pipelines',"
@@ -57,7 +58,7 @@ def test_a_missing_data_set_is_told_at_once_and_nothing_heavy_is_loaded() -> Non
         ),
     ],
 )
-def test_a_mistake_is_told_without_a_traceback(
+def test_a_mistake_is_reported_without_a_traceback(
     arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--spec", "demo", *arguments]) == 2
@@ -77,7 +78,7 @@ def test_containers_without_docker_are_refused_and_auto_does_without(
     assert "cannot be written" in capsys.readouterr().err  # it got as far as the results folder, with no docker
 
 
-def test_a_results_folder_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_results_folder_that_cannot_be_made_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     assert main(["--spec", "demo", f"results_dir={tmp_path}/file"]) == 2
     assert capsys.readouterr().err == (
@@ -104,3 +105,12 @@ def test_the_compiled_spec_is_the_default_of_the_form_and_gpus_are_booked_when_a
     assert {task.stage: task.gpus for task in pipeline.tasks if task.gpus} == (
         {"train": gpus, "gen_trt_engine": 1} if gpus else {}
     )
+
+
+def test_two_that_compile_into_one_file_at_once_do_not_tear_each_other(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipelines", "--spec", "demo", "--compile-only", str(tmp_path / "pipeline.yaml")]
+    both = [subprocess.Popen([*command, f"train.num_epochs={epochs}"], cwd=ROOT) for epochs in (7, 8)]
+    assert [process.wait() for process in both] == [0, 0]
+    spec = yaml.safe_load(str(ir.load(tmp_path / "pipeline.yaml").defaults["spec"]))
+    assert spec["train"]["num_epochs"] in {7, 8}
+    assert [path.name for path in tmp_path.iterdir()] == ["pipeline.yaml"]

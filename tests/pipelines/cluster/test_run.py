@@ -80,6 +80,7 @@ def test_a_run_is_submitted_followed_and_its_end_is_ours(
     assert sent["display_name"].startswith("demo ")
     assert "plugins_input" not in sent
     assert server.experiments[0]["display_name"] == "demo"
+    assert not (tmp_path / "results").exists()  # results_dir is a folder of the cluster, and the file is its own
 
 
 def test_the_same_content_is_one_version_found_on_a_later_page(serve, tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ def test_a_server_that_is_away_for_a_moment_is_asked_again(
     assert "503 Service Unavailable: upstream connect error" in said
 
 
-def test_a_server_that_stays_away_is_given_up_and_the_runs_page_told(serve) -> None:
+def test_a_server_that_stays_away_is_given_up_and_the_runs_page_is_shown(serve) -> None:
     server = serve(GOOD)
     server.failures = [503] * 1000
     cluster = Cluster(Endpoint(server.url))
@@ -186,7 +187,9 @@ def test_a_token_file_is_read_anew_for_each_call(serve, tmp_path: Path, monkeypa
     )
 
 
-def test_a_refused_token_is_told_without_a_traceback(serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_token_is_reported_without_a_traceback(
+    serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     server = serve(GOOD, headers={"authorization": "Bearer right"})
     assert run(tmp_path) == 2
     assert capsys.readouterr().err.splitlines()[-2:] == [
@@ -217,7 +220,7 @@ def test_a_refused_token_is_told_without_a_traceback(serve, tmp_path: Path, caps
         ),
     ],
 )
-def test_a_mistaken_option_is_told(  # noqa: PLR0917
+def test_a_mistaken_option_is_reported(  # noqa: PLR0917
     serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], name, value, text
 ) -> None:
     serve(GOOD)
@@ -226,7 +229,7 @@ def test_a_mistaken_option_is_told(  # noqa: PLR0917
     assert capsys.readouterr().err.endswith(f"error: {text}\n")
 
 
-def test_nobody_at_the_endpoint_is_told(serve, tmp_path: Path, capsys: pytest.CaptureFixture[str], servers) -> None:
+def test_nobody_at_the_endpoint_is_reported(serve, tmp_path: Path, capsys: pytest.CaptureFixture[str], servers) -> None:
     server = serve(GOOD)
     server.close()
     servers.clear()

@@ -138,7 +138,7 @@ def changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> str:
     return text
 
 
-def test_a_changed_path_touches_nothing_and_is_told(tmp_path: Path) -> None:
+def test_a_changed_path_touches_nothing_and_is_reported(tmp_path: Path) -> None:
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis").write_text("years")

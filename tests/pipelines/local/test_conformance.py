@@ -27,7 +27,7 @@ components.load_component_from_file(f"{repository}/mini.yaml")(make_spec='{"text
 
 
 @pytest.mark.slow
-def test_kfps_docker_runner_and_both_of_ours_give_the_same(docker_daemon: None, tmp_path: Path) -> None:  # noqa: F811
+def test_kfps_docker_runner_and_both_of_this_project_give_the_same(docker_daemon: None, tmp_path: Path) -> None:  # noqa: F811
     contained = MiniRepository(tmp_path / "repo", tmp_path / "contained", containers=True).write(python_image())
     processed = MiniRepository(tmp_path / "repo", tmp_path / "processed")
     command = [sys.executable, "-c", WITH_KFP, str(contained.root), str(tmp_path / "kfp")]

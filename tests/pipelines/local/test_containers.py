@@ -230,7 +230,7 @@ except urllib.error.HTTPError as error:
 
 
 @pytest.mark.slow
-def test_a_missing_image_is_told(image: str, tmp_path: Path) -> None:
+def test_a_missing_image_is_reported(image: str, tmp_path: Path) -> None:
     with pytest.raises(PipelineError) as caught:
         containers(tmp_path).identity(task("reid-test/none:1", ""))
     assert str(caught.value) == "train: no image reid-test/none:1 here\n  want: make images, or docker pull"

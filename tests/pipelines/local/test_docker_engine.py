@@ -23,7 +23,9 @@ def test_without_docker_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatc
     ['echo "Cannot connect to the daemon" >&2; exit 1', 'echo \'{"ServerErrors": ["Cannot connect to the daemon"]}\''],
     ids=["new client", "old client"],
 )
-def test_a_daemon_that_does_not_answer_is_told(script: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_daemon_that_does_not_answer_is_reported(
+    script: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     program = tmp_path / "docker"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)

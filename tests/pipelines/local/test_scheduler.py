@@ -124,7 +124,7 @@ def test_a_file_added_to_an_output_runs_nothing_again(repository: MiniRepository
     assert set(states(repository.run()).values()) == {"cached"}
 
 
-def test_a_task_json_that_names_a_foreign_folder_is_told_and_nothing_is_deleted(
+def test_a_task_json_that_names_a_foreign_folder_is_reported_and_nothing_is_deleted(
     repository: MiniRepository, tmp_path: Path
 ) -> None:
     (tmp_path / "foreign").mkdir()
