@@ -125,8 +125,10 @@ def _run(spec: Experiment, path: Path, *, jobs: int, in_containers: bool) -> int
         tasks = _containers(spec, store, tracking_uri, lock) if in_containers else Processes(ROOT, keep_open=[lock])
         compile_pipeline(store.root / "pipeline.yaml", resources=resources_of(spec, cluster={}))
         pipeline = ir.load(store.root / "pipeline.yaml")
-        report = _run_tracked(pipeline, spec, path, store=store, tracking_uri=tracking_uri, jobs=jobs, tasks=tasks)
-    print_summary(report, results_dir=store.results_dir, mlflow=_mlflow_command(tracking_uri), stream=sys.stdout)
+        report, page = _run_tracked(
+            pipeline, spec, path, store=store, tracking_uri=tracking_uri, jobs=jobs, tasks=tasks
+        )
+    print_summary(report, results_dir=store.results_dir, mlflow=_how_to_see(tracking_uri, page), stream=sys.stdout)
     print(f"{'done' if report.exit_status == 0 else 'not finished'} in {duration(time.monotonic() - started)}")
     return report.exit_status
 
@@ -142,20 +144,18 @@ def _containers(spec: Experiment, store: Store, tracking_uri: str, lock: int) ->
     )
 
 
-def _mlflow_command(tracking_uri: str) -> str:
-    """How to open the runs in a browser: a command if the store is a database, the address itself if it is a server."""
-    if tracking_uri == TRACKING_URI:
-        return "make mlflow-ui"
-    database = tracking_uri.startswith(("sqlite:", "postgresql", "mysql"))
-    return (
-        f"{shown(Path(sys.executable))} -m mlflow ui --backend-store-uri {tracking_uri}" if database else tracking_uri
-    )
+def _how_to_see(tracking_uri: str, page: str) -> str:
+    """Returns what opens this page of MLflow in a browser: an address, for a database after a command."""
+    if not tracking_uri.startswith(("sqlite:", "postgresql", "mysql")):
+        return f"{tracking_uri.rstrip('/')}/{page}"
+    command = f"{shown(Path(sys.executable))} -m mlflow ui --backend-store-uri {tracking_uri}"
+    return f"{'make mlflow-ui' if tracking_uri == TRACKING_URI else command}, then http://127.0.0.1:5000/{page}"
 
 
 def _run_tracked(
     pipeline: ir.Pipeline, spec: Experiment, path: Path, *, store: Store, tracking_uri: str, jobs: int, tasks: Tasks
-) -> RunReport:
-    """Runs the pipeline under an MLflow run of its own, and keeps a record of it."""
+) -> tuple[RunReport, str]:
+    """Runs the pipeline under an MLflow run of its own, and keeps a record; returns the page of its figures, too."""
     tracking = open_pipeline_run(
         tracking_uri=tracking_uri,
         experiment=spec.mlflow.experiment,
@@ -188,7 +188,7 @@ def _run_tracked(
     finally:
         record.end("stopped" if exit_status > 128 else "failed" if exit_status else "done", time.monotonic() - started)
         tracking.finish("KILLED" if exit_status > 128 else "FAILED" if exit_status else "FINISHED")
-    return report
+    return report, tracking.figures_page
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A real MLflow tracking server, to be killed and started again on the same port and store."""
+"""A real MLflow tracking server that a test can kill and start again on the same port and store."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ START_S = 120.0
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Returns a port on which no process listens now."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
@@ -29,7 +29,7 @@ class MlflowServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "MlflowServer":
-        """Starts it and waits until it answers."""
+        """Starts the server and waits until it answers."""
         command = [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)),
             *("--workers", "1", "--backend-store-uri", self.database),
@@ -56,7 +56,7 @@ class MlflowServer:
             return False
 
     def kill(self) -> None:
-        """kill -9 of the server and its workers."""
+        """Kills the server and its workers with SIGKILL."""
         if self._process:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()

@@ -1,4 +1,4 @@
-"""The pods of one run of Kubeflow Pipelines, as far as MLflow sees them, one after the other in this process.
+"""Plays the pods of one run of Kubeflow Pipelines as MLflow sees them, one after the other in this process.
 
     KFP_RUN_ID=… MLFLOW_TRACKING_URI=… python -m tests.tracking_pod FOLDER STAGE…
 
@@ -13,7 +13,7 @@ from reid.tracking.stage_run import stage_run
 
 
 def attempt(stage: str, folder: Path, *, fails: bool) -> None:
-    """One pod."""
+    """Plays one pod."""
     with stage_run(stage, folder, experiment="cluster", first=stage == "validate") as run:
         if stage == "validate":
             run.describe_pipeline(params={"re_ranking": {"k1": 20}}, tags={"mlflow.runName": "the third"})
@@ -25,7 +25,7 @@ def attempt(stage: str, folder: Path, *, fails: bool) -> None:
 
 
 def main(folder: Path, stages: list[str]) -> None:
-    """Every stage in turn."""
+    """Plays one stage after the other."""
     for stage in stages:
         name = stage.removesuffix("!")
         if stage != name:

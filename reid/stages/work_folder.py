@@ -1,9 +1,9 @@
-"""The folder in which a stage on a cluster works if it can resume: on a volume that outlives its pod.
+"""The folder on a cluster's volume in which a stage works that resumes after a retry; it outlives the stage's pod.
 
-Its name has the id of the run of Kubeflow Pipelines, so that a retried step, and a retried run, find what they left,
-and another run does not. A stage never removes its own folder: the launcher uploads the results only after the process
-has ended, and if that fails the step is tried again. A later stage (see EMPTIES), whose inputs are those results,
-removes it, since they have arrived then.
+Each run of Kubeflow Pipelines has its own: a retried step and a retried run find what they left there, another run does
+not. A stage never removes its own folder, because the launcher uploads the results only after the stage's process has
+ended, and retries the step if the upload fails. The folder is removed by a later stage that is given those results:
+then they have arrived. EMPTIES names that stage.
 """
 
 import logging
@@ -13,10 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from reid.tracking.journal import Address
-from reid.tracking.outbox import Outbox
-from reid.tracking.stage_run import StageRun
-from reid.tracking.store import load_mlflow
+from reid.tracking.stage_run import send_what_is_left
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +22,12 @@ EMPTIES = {"export": "train"}
 
 
 def work_folder(stage: str) -> Path | None:
-    """The stage's folder on the volume; None without a volume or a cluster, and for a stage that only removes one."""
+    """Returns the stage's folder on the volume; None without a volume or a cluster, or if the stage only empties it."""
     return None if stage in EMPTIES else _folder_of(stage)
 
 
 def deliver(work: Path, files: Mapping[str, Path]) -> None:
-    """Copies a finished stage's results to the files that the launcher uploads."""
+    """Copies a finished stage's results to the paths from which the launcher uploads them."""
     for name, target in files.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         if (work / name).is_dir():
@@ -40,32 +37,23 @@ def deliver(work: Path, files: Mapping[str, Path]) -> None:
 
 
 def empty_for(stage: str) -> None:
-    """Removes the folder that this stage has to remove, and the run's folder if it is empty then; logs if it cannot.
+    """Removes the folder that this stage empties, and the folder of its run if that is empty then.
 
-    What that stage logged and MLflow does not have yet is sent first; if MLflow does not take it, the folder stays.
+    What MLflow has not received of that stage is sent first; if MLflow takes nothing, the folder stays. A folder that
+    cannot be removed is logged as a warning and fails nothing.
     """
     folder = _folder_of(EMPTIES[stage]) if stage in EMPTIES else None
     if folder is None or not folder.exists():
         return
     try:
-        if _all_logged(folder):
+        if send_what_is_left(folder):
             shutil.rmtree(folder)
-            with suppress(OSError):  # another stage's folder is in it
+            with suppress(OSError):  # the folder of another stage is in it
                 folder.parent.rmdir()
         else:
-            logger.warning("%s stays: MLflow has not got all that was logged there", folder)
+            logger.warning("%s stays: MLflow has not received all that was logged there", folder)
     except OSError as error:
         logger.warning("%s cannot be removed: %s", folder, error)
-
-
-def _all_logged(folder: Path) -> bool:
-    address = Address.load(folder)
-    if address is None:
-        return True
-    outbox = Outbox(folder, address)
-    load_mlflow(address.store)
-    StageRun(outbox).close()
-    return not outbox.waiting
 
 
 def _folder_of(stage: str) -> Path | None:

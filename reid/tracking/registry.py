@@ -1,4 +1,7 @@
-"""The MLflow model registry: a trained, exported model becomes a version; the best one on a test set is `champion`."""
+"""The MLflow model registry: an exported model becomes a version; the version with the best figure is `champion`.
+
+A registration does not go through the journal: the stage reports the version that MLflow answers, so it waits for it.
+"""
 
 import json
 import logging
@@ -24,33 +27,33 @@ logger = logging.getLogger(__name__)
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 MODEL = "reid-onnx"
-"""The logged model's name among the run's artifacts."""
-SEALED = "model.onnx.encrypted"
-"""An encrypted ONNX in it; MLflow's ONNX flavour knows plain ones only."""
+"""Name of the logged model among the run's artifacts."""
+ENCRYPTED_ONNX = "model.onnx.encrypted"
+"""File of an encrypted ONNX in the logged model; MLflow's ONNX flavour knows plain ones only."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that is registered, and what it can show for itself."""
+    """A model to register, with the figures and the parity that decide its alias."""
 
     onnx: Path
     model: Any
-    """The same as onnx.ModelProto."""
+    """The same model as an onnx.ModelProto."""
     encrypted: bool
     contract: Contract
     fingerprint: str
-    """Of the data set it was scored on."""
+    """Fingerprint of the data set on which it was scored."""
     figure: str
-    """The figure that counts: mAP or reranked_mAP."""
+    """Name of the figure that is compared: mAP or reranked_mAP."""
     figures: Mapping[str, float]
-    """Both of them, as fractions."""
+    """mAP and reranked_mAP, as fractions."""
     objection: str | None
-    """Why its parity does not hold; None: it holds."""
+    """Why the model's parity does not hold; None if it holds."""
 
 
 @dataclass(frozen=True)
 class Registration:
-    """Where a model version stands in the registry, and why."""
+    """A model version, the alias that it was given, and the reason."""
 
     name: str
     version: str
@@ -65,8 +68,8 @@ def register_model(
 
     It becomes `champion` if its parity holds and there is no champion, or its figure is above the champion's on the
     same data; otherwise `challenger`. The reason is a tag of the version and of the run. The signature is
-    (batch, C, H, W) -> (batch, D), float32. An encrypted ONNX stays encrypted in the store. A retried stage registers
-    no second version. Raises TrackingError where the registry cannot be reached.
+    (batch, C, H, W) -> (batch, D), float32. An encrypted ONNX stays encrypted in the store. A retried stage does not
+    register a second version. Raises TrackingError if the registry cannot be reached.
     """
     client = connect(run.tracking_uri)
     with reaching(run.tracking_uri), tempfile.TemporaryDirectory() as folder:
@@ -79,7 +82,7 @@ def register_model(
         holder = client.get_registered_model(name).aliases.get(CHAMPION)
         incumbent = client.get_model_version(name, holder).tags if holder else {}
         if str(holder) == version:
-            alias, reason = CHAMPION, "an earlier attempt of this stage made it so"
+            alias, reason = CHAMPION, "an earlier attempt of this stage made it champion"
         else:
             alias, reason = _contest(candidate, holder, incumbent)
         scores = {figure: repr(value) for figure, value in candidate.figures.items()}
@@ -93,22 +96,22 @@ def register_model(
 
 
 def _version_of(client: "MlflowClient", run: StageRun, name: str) -> str | None:
-    """The version that an earlier attempt of this stage registered, if one did."""
+    """Returns the version that an earlier attempt of this stage registered; None if there is none."""
     found = client.search_model_versions(f"name = '{name}' and run_id = '{run.run_id}'")
     return str(found[0].version) if found else None
 
 
 def _contest(candidate: Candidate, holder: str | None, incumbent: Mapping[str, str]) -> tuple[str, str]:
-    """The alias, and the reason for it; `holder` is the champion's version, `incumbent` its tags."""
+    """Returns the alias and the reason for it. `holder` is the champion's version, `incumbent` its tags."""
     if candidate.objection:
         return CHALLENGER, f"parity does not hold: {candidate.objection}"
     if holder is None:
         return CHAMPION, "the first version whose parity holds"
     if incumbent.get("fingerprint") != candidate.fingerprint:
-        return CHALLENGER, f"version {holder} holds the title on another data set; figures on two sets do not compare"
+        return CHALLENGER, f"version {holder} is champion on another data set; figures on two sets cannot be compared"
     name = {"mAP": "mAP", "reranked_mAP": "re-ranked mAP"}[candidate.figure]
     if candidate.figure not in incumbent:
-        return CHALLENGER, f"version {holder} holds the title, and its {name} is not known"
+        return CHALLENGER, f"version {holder} is champion, and its {name} is not known"
     best, own = float(incumbent[candidate.figure]), candidate.figures[candidate.figure]
     better = own > best
     relation = "above" if better else "not above"
@@ -130,7 +133,7 @@ def _signature(contract: Contract) -> Any:
 
 
 def _log_plain(run: StageRun, _client: "MlflowClient", name: str, candidate: Candidate, folder: Path) -> str:
-    """A version with MLflow's ONNX flavour: anybody's mlflow.onnx.load_model opens it."""
+    """Registers a version with MLflow's ONNX flavour, which mlflow.onnx.load_model opens."""
     import mlflow
     import onnx
 
@@ -152,18 +155,18 @@ def _log_plain(run: StageRun, _client: "MlflowClient", name: str, candidate: Can
 
 
 def _log_encrypted(run: StageRun, client: "MlflowClient", name: str, candidate: Candidate, folder: Path) -> str:
-    """A version whose ONNX is the encrypted file, under a flavour that no loader of MLflow's takes for a plain one."""
+    """Registers a version with the encrypted file, under a flavour that no loader of MLflow takes for a plain ONNX."""
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
 
-    copy_file(candidate.onnx, folder / SEALED)
+    copy_file(candidate.onnx, folder / ENCRYPTED_ONNX)
     described = Model(
         artifact_path=MODEL,
         run_id=run.run_id,
         signature=_signature(candidate.contract),
         metadata={"reid.contract": json.loads(candidate.contract.to_json())},
     )
-    described.add_flavor("reid_encrypted_onnx", data=SEALED)
+    described.add_flavor("reid_encrypted_onnx", data=ENCRYPTED_ONNX)
     described.save(str(folder / "MLmodel"))
     client.log_artifacts(run.run_id, str(folder), MODEL)
     try:
@@ -176,12 +179,12 @@ def _log_encrypted(run: StageRun, client: "MlflowClient", name: str, candidate: 
 
 @contextmanager
 def _in_run(run: StageRun) -> Iterator[None]:
-    """MLflow's fluent functions log into this run; its id stays in the environment."""
+    """Makes MLflow's module-level functions log into this run; MLFLOW_RUN_ID stays in the environment."""
     import mlflow
 
     mlflow.set_tracking_uri(run.tracking_uri)
     before = os.environ.get("MLFLOW_RUN_ID")
     with mlflow.start_run(run_id=run.run_id):
         yield
-    if before is not None:  # mlflow.start_run takes it out of the environment
+    if before is not None:  # mlflow.start_run removes it from the environment
         os.environ["MLFLOW_RUN_ID"] = before

@@ -1,9 +1,9 @@
-"""What a stage logs to MLflow (the pipeline's own run is in `pipeline_run.py`, the model registry in `registry.py`).
+"""What a stage logs to MLflow (`pipeline_run.py` has the run of a whole pipeline, `registry.py` the model registry).
 
-The environment is the contract, and it is the one of Kubeflow Pipelines' own MLflow plugin: MLFLOW_TRACKING_URI,
-MLFLOW_EXPERIMENT_ID and MLFLOW_RUN_ID name where a stage logs. On a cluster without the plugin KFP_RUN_ID, the run of
-Kubeflow Pipelines, is enough: the stages find or make both runs. Everything goes through an outbox: a server that is
-gone in the middle stops nothing.
+The environment says where a stage logs, in the variables of Kubeflow Pipelines' own MLflow plugin:
+MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_ID and MLFLOW_RUN_ID. On a cluster without the plugin, KFP_RUN_ID (the run of
+Kubeflow Pipelines) is enough: the stages find or create their own run and its parent. Logging appends to a journal
+(`journal.py`), so a server that is away stops nothing.
 """
 
 import json
@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from reid.errors import TrackingError
-from reid.tracking.journal import Address, Record, Sender, now_ms
+from reid.tracking.journal import Address, Record, now_ms
 from reid.tracking.outbox import Outbox
+from reid.tracking.sender import Sender
 from reid.tracking.store import as_params, load_mlflow
 
 logger = logging.getLogger(__name__)
 
 
 class StageRun:
-    """What a stage logs to: its nested MLflow run, or nothing where no run is named. No call waits for the store."""
+    """The nested MLflow run of a stage, or nothing if no run is named. No call waits for the store."""
 
     def __init__(self, outbox: Outbox | None = None) -> None:
         self._outbox = outbox
@@ -33,7 +34,7 @@ class StageRun:
 
     @classmethod
     def none(cls) -> "StageRun":
-        """Logs nothing."""
+        """Returns a run that logs nothing."""
         return cls()
 
     @property
@@ -43,12 +44,12 @@ class StageRun:
 
     @property
     def tracking_uri(self) -> str:
-        """The store."""
+        """The address of the store; empty if nothing is logged."""
         return self._outbox.address.store if self._outbox else ""
 
     @property
     def run_id(self) -> str:
-        """The stage's run; TrackingError where it is not known and the store does not answer."""
+        """The id of the stage's run; raises TrackingError if it is not known and the store does not answer."""
         if self._outbox is None:
             return ""
         self._outbox.settle()
@@ -60,69 +61,77 @@ class StageRun:
             self._sender.wake()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Figures at a step (an epoch, say), for the stage's run and the parent; once for each step."""
+        """Logs metrics at a step (an epoch, for example) on the stage's run and on the parent, once for each step."""
         if self._outbox and self._sender:
             self._outbox.journal.append_metrics(metrics, step or 0)
             self._sender.wake()
 
     def log_series(self, name: str, values: Sequence[float]) -> None:
-        """A curve: step 1 is the first value. CMC curves of several runs lie over each other in the UI."""
+        """Logs a curve; the first value has step 1. MLflow draws the CMC curves of several runs in one chart."""
         for step, value in enumerate(values, start=1):
             self.log_metrics({name: value}, step)
 
     def log_outcome(self, metrics: Mapping[str, float]) -> None:
-        """The stage's closing figures, on its own run and on the parent, where runs are compared.
+        """Logs the stage's final figures on its own run and on the parent, where runs are compared.
 
-        A figure that has a curve already keeps it: another point at step 0 would spoil it.
+        A metric that has a curve is left out: one more point at step 0 would spoil the curve.
         """
         if self._outbox:
             journal = self._outbox.journal
             self.log_metrics({name: value for name, value in metrics.items() if not journal.has_curve(name)})
 
     def log_dataset(self, name: str, *, fingerprint: str, source: str) -> None:
-        """Names the data set of this run and of the parent: the Dataset column of the comparison table."""
+        """Names the data set of this run and of the parent: the Dataset column of MLflow's run table."""
         where = json.dumps({"uri": source})
         about = {"name": name, "digest": fingerprint[:8], "source_type": "local", "source": where}
         self._put({"dataset": about, "time": now_ms()})
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Parameters, nested ones as "section.field"."""
+        """Logs parameters, nested ones as "section.field"."""
         self._put({"params": as_params(params)})
 
     def describe_pipeline(self, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Parameters and tags of the parent: what `open_pipeline_run` does where a runner of ours opens it."""
+        """Logs parameters and tags of the parent, as `open_pipeline_run` does on one machine."""
         self._put({"params": as_params(params), "parent": True})
         self._put({"tags": dict(tags), "parent": True})
+        self._put({"experiment_page": True})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Tags of the stage's run."""
+        """Sets tags of the stage's run."""
         self._put({"tags": dict(tags)})
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Copies a file into the run's artifacts; it must stay where it is until then."""
+        """Copies a file into the run's artifacts; the file must stay where it is until then."""
         self._put({"artifact": str(path), "folder": folder})
 
-    def flush(self) -> bool:
-        """Waits until the store has everything, as long as it takes anything; whether it has."""
-        return self._sender.flush() if self._sender else True
+    def start(self) -> None:
+        """Opens the run again if an earlier attempt has ended it."""
+        self._put({"start": now_ms()})
 
     def end(self, status: str) -> None:
-        """Closes a run that no runner closes, and its parent where this was the last of its stages."""
+        """Ends a run that no runner ends, and its parent if this was the last of its stages."""
         self._put({"end": status, "time": now_ms()})
 
-    def close(self) -> None:
-        """Flushes and stops; what could not be sent stays in the journal."""
+    def flush(self) -> bool:
+        """Waits until the store has everything, as long as it takes anything; returns whether it has."""
+        return self._sender.flush() if self._sender else True
+
+    def close(self) -> bool:
+        """Flushes and stops; returns whether the store has everything. The rest stays in the journal."""
+        done = True
         if self._outbox and self._sender:
-            self._sender.close()
+            done = self._sender.close()
             self._outbox.journal.close()
+        return done
 
 
 @contextmanager
 def stage_run(stage: str, folder: Path, *, experiment: str = "reid", first: bool = False) -> Iterator[StageRun]:
-    """The stage's run as the environment names it; without MLFLOW_TRACKING_URI nothing is logged, and that is said.
+    """Opens the stage's run that the environment names. Without MLFLOW_TRACKING_URI it logs nothing, and says so.
 
-    `folder` keeps the outbox; what a killed attempt left there is sent, and its run goes on. Of a pipeline's `first`
-    stage TrackingError is raised where the store does not answer; a later one goes on, and the figures follow.
+    `folder` keeps the journal; a retried attempt sends what a killed one left there and continues its run. In the
+    `first` stage of a pipeline, raises TrackingError if the store does not answer; a later stage runs, and its figures
+    are sent when the store answers.
     """
     address = _address(stage, folder, experiment)
     if address is None:
@@ -130,14 +139,14 @@ def stage_run(stage: str, folder: Path, *, experiment: str = "reid", first: bool
         return
     load_mlflow(address.store)
     outbox = Outbox(folder, address)
-    if not address.settled:
+    if first:
         try:
-            outbox.learn()
+            outbox.settle()
         except TrackingError:
-            if first:
-                outbox.journal.close()
-                raise
+            outbox.journal.close()
+            raise
     run, status = StageRun(outbox), "FAILED"
+    run.start()
     try:
         yield run
         status = "FINISHED"
@@ -150,8 +159,20 @@ def stage_run(stage: str, folder: Path, *, experiment: str = "reid", first: bool
         run.close()
 
 
+def send_what_is_left(folder: Path) -> bool:
+    """Sends the rest of the journal in this folder, if there is one; returns whether MLflow has all of it now."""
+    address = Address.load(folder)
+    if address is None:
+        return True
+    load_mlflow(address.store)
+    return StageRun(Outbox(folder, address)).close()
+
+
 def _address(stage: str, folder: Path, experiment: str) -> Address | None:
-    """Where this stage logs: as the environment says, else as the folder remembers; None for nowhere."""
+    """Returns where this stage logs: as the folder remembers if the environment agrees, else as the environment says.
+
+    None if the environment names no run.
+    """
     store, run_id = os.environ.get("MLFLOW_TRACKING_URI"), os.environ.get("MLFLOW_RUN_ID", "")
     kfp_run_id = "" if run_id else os.environ.get("KFP_RUN_ID", "")
     if not store:
@@ -159,7 +180,6 @@ def _address(stage: str, folder: Path, experiment: str) -> Address | None:
         return None
     known = Address.load(folder)
     if known and known.store == store and run_id in ("", known.run_id) and known.kfp_run_id == kfp_run_id:
-        known.settled = known.settled and not kfp_run_id  # there the attempt before may have closed its run
         return known
     if not run_id and not kfp_run_id:
         logger.info("MLflow: MLFLOW_RUN_ID is not set; nothing is logged")

@@ -1,4 +1,4 @@
-"""What each field of the spec's section `mlflow` does, on a real SQLite store."""
+"""The effect of each field of the spec's section `mlflow` on a real SQLite store."""
 
 import json
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from tests.spec.lab import BASE, Lab
 
 
 def _pipeline_run(lab: Lab) -> Any:
-    """The MLflow run of a pipeline that ends at its first stage, because its data set is empty."""
+    """Returns the MLflow run of a pipeline that ends at its first stage because its data set is empty."""
     from mlflow import MlflowClient
 
     from pipelines.run import main

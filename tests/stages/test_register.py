@@ -94,14 +94,14 @@ def test_champion_moves_to_a_better_map_on_the_same_test_set_only(registry):
     assert registry.add(mAP=0.6) == ("4", "champion", "mAP 60.00 is above version 1's 50.00")
     assert registry.aliases == {"champion": "4", "challenger": "3"}
     assert registry.add(mAP=0.9, fingerprint="others") == (
-        "5", "challenger", "version 4 holds the title on another data set; figures on two sets do not compare",
+        "5", "challenger", "version 4 is champion on another data set; figures on two sets cannot be compared",
     )  # fmt: skip
     # a headline compares with the champion's figure of the same kind, whatever the champion's own headline was
     assert registry.add(headline="reranked", mAP=0.9) == (
         "6", "challenger", "re-ranked mAP 70.00 is not above version 4's 70.00",
     )  # fmt: skip
     registry.client.delete_model_version_tag("m", "4", "mAP")
-    assert registry.add(mAP=0.9)[1:] == ("challenger", "version 4 holds the title, and its mAP is not known")
+    assert registry.add(mAP=0.9)[1:] == ("challenger", "version 4 is champion, and its mAP is not known")
     assert registry.aliases["champion"] == "4"
 
 

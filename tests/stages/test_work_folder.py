@@ -74,14 +74,14 @@ def test_a_folder_that_cannot_be_removed_is_told_and_fails_no_stage(
 def test_what_mlflow_did_not_take_is_sent_first_and_until_it_takes_it_the_folder_stays(
     volume: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("reid.tracking.journal.GIVE_UP_S", 1.0)
+    monkeypatch.setattr("reid.tracking.sender.GIVE_UP_S", 1.0)
     folder, uri = volume / "run-1" / "train", f"sqlite:///{volume.parent}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     with stage_run("train", folder) as run:
         run.log_metrics({"loss": 0.25}, 1)
     caplog.clear()
     empty_for("export")
-    assert caplog.messages[-1] == f"{folder} stays: MLflow has not got all that was logged there"
+    assert caplog.messages[-1] == f"{folder} stays: MLflow has not received all that was logged there"
     assert (folder / "model" / "latest.pth").exists()
     address = folder / "mlflow.json"
     gone = f'"{os.environ["MLFLOW_TRACKING_URI"]}"'

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from reid.errors import TrackingError
-from reid.tracking import journal
-from reid.tracking.journal import Address, Journal, Sender
+from reid.tracking import journal, sender
+from reid.tracking.journal import Address, Journal
+from reid.tracking.sender import Sender
 
 
 def points(journal: Journal) -> list[tuple[dict[str, float], int]]:
@@ -86,17 +87,17 @@ class Post:
 def test_a_store_that_is_gone_for_a_while_gets_all_of_it_with_one_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(journal, "BACK_OFF_S", (0.05, 0.1))
+    monkeypatch.setattr(sender, "BACK_OFF_S", (0.05, 0.1))
     caplog.set_level(logging.INFO)
     post = Post()
     post.open = False
-    sender = Sender(post.send, waiting=post.waiting, kept_in=tmp_path)
+    sending = Sender(post.send, waiting=post.waiting, kept_in=tmp_path)
     post.queue = 7
-    sender.wake()
+    sending.wake()
     while post.tries < 4:
         time.sleep(0.01)
     post.open = True
-    assert sender.close()
+    assert sending.close()
     assert post.got == 7
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("WARNING", f"MLflow at http://x: gone; figures are kept in {tmp_path} and sent when it answers again"),
@@ -107,11 +108,11 @@ def test_a_store_that_is_gone_for_a_while_gets_all_of_it_with_one_warning(
 def test_the_end_of_a_stage_waits_for_a_gone_store_only_so_long(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(journal, "GIVE_UP_S", 0.5)
+    monkeypatch.setattr(sender, "GIVE_UP_S", 0.5)
     post = Post()
     post.open, post.queue = False, 1
-    sender = Sender(post.send, waiting=post.waiting, kept_in=tmp_path)
+    sending = Sender(post.send, waiting=post.waiting, kept_in=tmp_path)
     started = time.monotonic()
-    assert not sender.close()
+    assert not sending.close()
     assert 0.5 <= time.monotonic() - started < 2
     assert post.queue == 1

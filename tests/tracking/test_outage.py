@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reid.errors import TrackingError
-from reid.tracking import journal
+from reid.tracking import sender
 from reid.tracking.pipeline_run import PipelineRun, open_pipeline_run
 from reid.tracking.stage_run import stage_run
 from reid.tracking.store import CONTINUED, PARENT, connect
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
-    monkeypatch.setattr(journal, "BACK_OFF_S", (0.2, 1.0))
-    monkeypatch.setattr(journal, "GIVE_UP_S", 2.0)
+    monkeypatch.setattr(sender, "BACK_OFF_S", (0.2, 1.0))
+    monkeypatch.setattr(sender, "GIVE_UP_S", 2.0)
     for name in ("MLFLOW_RUN_ID", "KFP_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "server").mkdir()
