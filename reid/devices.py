@@ -45,6 +45,15 @@ def choose_devices(section: str, *, num_gpus: int, gpu_ids: Sequence[int], cpu_p
     return tuple(f"cuda:{gpu}" for gpu in wanted)
 
 
+def too_many_images(field: str, device: str, images: int, error: Exception) -> SpecError:
+    """What to say where a GPU's memory runs out in a batch whose size a field of the spec decides."""
+    found = ". ".join(str(error).split(". ")[:3])  # what was wanted and was free, not the advice behind it
+    return SpecError(
+        f"{field}: the memory of {device} does not suffice for {images} images at once\n"
+        f"  found: {found}\n  want:  a smaller {field}"
+    )
+
+
 def share_the_cpu(devices: Sequence[str]) -> None:
     """Gives this process its part of the CPU, where several ranks compute on it; more threads than cores crawl."""
     import torch

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from reid.contract import Contract
 from reid.data.module import TrainingData
-from reid.devices import Device
+from reid.devices import Device, too_many_images
 from reid.embeddings import OfPixels
 from reid.gathering import ranks
 from reid.lightning import Training
@@ -51,7 +51,7 @@ def fit(
 ) -> None:
     """Trains to the end, from a checkpoint or from the start; all ranks call it alike.
 
-    Raises KeyboardInterrupt where it was interrupted.
+    Raises KeyboardInterrupt where it was interrupted, SpecError where the memory of a GPU runs out.
     """
     if device.on_gpu and device.ranks > 1:  # torch has none for the CPU
         module.model = with_shared_statistics(module.model)
@@ -86,6 +86,9 @@ def fit(
             trainer.fit(module, data)
         except (SystemExit, SIGTERMException):  # SystemExit is Lightning's answer to KeyboardInterrupt
             raise KeyboardInterrupt from None
+        except torch.OutOfMemoryError as error:
+            place, images = str(trainer.strategy.root_device), data.batch_size // device.ranks
+            raise too_many_images("dataset.batch_size", place, images, error) from error
         finally:
             checkpoints.wait()
 

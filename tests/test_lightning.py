@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from pytorch_lightning.callbacks import Callback
 from reid.contract import Contract
 from reid.data.module import TrainingData
 from reid.devices import Device, choose_gpus
+from reid.errors import SpecError
 from reid.lightning import Plateau, Training, build_losses
 from reid.model.embedder import build_embedder
 from reid.resume import DurableCheckpoints
@@ -67,7 +69,7 @@ class Seen(Callback):
         self.rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
 
 
-def run(module: Training, folder: Path, *, epochs: int = 1) -> Seen:
+def run(module: Training, folder: Path, *, epochs: int = 1, more: Sequence[Callback] = ()) -> Seen:
     """Epochs of one step: 5 persons of 4 noise images, all in the batch."""
     pixels = np.random.default_rng(0).integers(0, 256, (20, 64, 32, 3), np.uint8)
     contract = Contract(height=64, width=32, channels=3, mean=(0.5,) * 3, std=(0.2,) * 3, embedding=16)
@@ -89,7 +91,7 @@ def run(module: Training, folder: Path, *, epochs: int = 1) -> Seen:
     fit(
         module,
         data,
-        callbacks=[seen],
+        callbacks=[seen, *more],
         device=device,
         checkpoints=checkpoints,
         epochs=epochs,
@@ -242,3 +244,27 @@ def test_synchronised_batch_norm_keeps_the_activations_that_timm_puts_into_it() 
     found = with_shared_statistics(network)
     assert sum(isinstance(part, torch.nn.SyncBatchNorm) for part in found.modules()) == 49
     torch.testing.assert_close(found(images), wanted)
+
+
+OUT_OF_MEMORY = (
+    "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.20 GiB is "
+    "free. Including non-PyTorch memory, this process has 77.90 GiB memory in use."
+)
+
+
+class NoMemory(Callback):
+    """A GPU without room in the first step."""
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+
+
+def test_a_batch_that_does_not_fit_into_the_gpu_names_the_field_to_change(tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        run(training(), tmp_path, more=[NoMemory()])
+    assert str(caught.value) == (
+        "dataset.batch_size: the memory of cpu does not suffice for 20 images at once\n"
+        "  found: CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.11 GiB "
+        "of which 1.20 GiB is free\n"
+        "  want:  a smaller dataset.batch_size"
+    )
