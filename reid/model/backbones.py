@@ -111,10 +111,14 @@ def set_last_stride(base: ResNet, last_stride: int) -> None:
     first_block = base.layer4[0]
     for name, module in list(first_block.named_modules()):
         stride = getattr(module, "stride", 1)
-        if stride in (1, (1, 1)):
+        if stride in (1, (1,), (1, 1)):
             continue
         if isinstance(module, nn.Conv2d):
             module.stride = (1, 1)
+        elif any(
+            True for _ in module.children()
+        ):  # the block itself, and what else only notes its convolutions' stride
+            module.stride = 1
         else:
             parent, _, child = name.rpartition(".")
             setattr(first_block.get_submodule(parent), child, nn.Identity())

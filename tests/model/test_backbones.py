@@ -1,11 +1,14 @@
 """Backbones by name: strides, stems, layouts, errors."""
 
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+import yaml
 from torch import nn
 
 from reid.errors import SpecError
@@ -28,13 +31,44 @@ def run(base: nn.Module, channels: int = 3) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "backbone", ["resnet_18", "resnet_50", "timm/test_resnet", "timm/resnet26d", "timm/resnetblur18"]
+    "backbone",
+    ["resnet_18", "resnet_50", "timm/test_resnet", "timm/resnet26d", "timm/resnetblur18", "timm/ecaresnet26t"],
 )
 def test_last_stride_1_makes_the_map_twice_as_fine_and_2_is_timms_own(backbone: str) -> None:
     coarse, fine = build(backbone=backbone, last_stride=2), build(backbone=backbone, last_stride=1)
     assert run(coarse).shape[2:] == (2, 1)
     assert run(fine).shape[2:] == (4, 2)
     assert coarse.state_dict().keys() == fine.state_dict().keys()
+
+
+SPECS = sorted((Path(__file__).parents[2] / "pipelines" / "specs").glob("*.yaml"))
+OF_SPECS = [yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["backbone"] for path in SPECS]
+
+
+def convert_as_timm(module: nn.Module) -> nn.Module:
+    return timm.layers.convert_sync_batchnorm(module)  # type: ignore[no-any-return]
+
+
+def convert_as_torch(module: nn.Module) -> nn.Module:
+    return nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("convert", [convert_as_timm, convert_as_torch])
+@pytest.mark.parametrize("backbone", sorted({*BACKBONES, *OF_SPECS}))
+def test_the_batch_norm_of_every_backbone_can_be_synchronised(
+    backbone: str, convert: Callable[[nn.Module], nn.Module]
+) -> None:
+    with torch.device("meta"):  # the modules and their shapes are enough
+        base = build(backbone=backbone, height=224, width=224)
+    names = [child for module in base.modules() for child, _ in module.named_children()]
+    assert all(names)
+    parameters = sum(parameter.numel() for parameter in base.parameters())
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in base.modules())
+    assert norms > 0 or backbone.startswith("swin_")
+    converted = convert(base)
+    assert sum(isinstance(module, nn.SyncBatchNorm) for module in converted.modules()) == norms
+    assert not [name for name, module in converted.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    assert sum(parameter.numel() for parameter in converted.parameters()) == parameters
 
 
 @pytest.mark.parametrize(
