@@ -1,5 +1,6 @@
 """Running Lightning: on which device, in which precision, quietly, and stopping well."""
 
+import inspect
 import logging
 import random
 import warnings
@@ -18,6 +19,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from reid.contract import Contract
 from reid.data.module import TrainingData
@@ -105,11 +107,13 @@ def _together(module: Training, device: Device) -> DDPStrategy:
 
     On GPUs SyncBatchNorm computes the same statistics on each; on the CPU they are rank 0's.
     """
+    takes = inspect.signature(DistributedDataParallel).parameters
+    of_rank_0 = "forward_sync_buffers" if "forward_sync_buffers" in takes else "broadcast_buffers"  # before torch 2.14
     return DDPStrategy(
         process_group_backend="nccl" if device.on_gpu else "gloo",
         find_unused_parameters="cross_entropy" not in module.losses,  # the classifier is not used then
-        forward_sync_buffers=not device.on_gpu,
         gradient_as_bucket_view=True,
+        **{of_rank_0: not device.on_gpu},  # type: ignore[arg-type]
     )
 
 

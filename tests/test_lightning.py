@@ -1,3 +1,4 @@
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import timm
 import torch
 from pytorch_lightning.callbacks import Callback
 
+import reid.training
 from reid.contract import Contract
 from reid.data.module import TrainingData
 from reid.devices import Device, choose_gpus
@@ -235,6 +237,23 @@ def test_an_optimizers_state_comes_back_in_the_form_that_is_chosen_now(tmp_path:
     after.go_on_from({"state_dict": before.state_dict(), "optimizer_states": [state]}, epoch=0, step=0)
     run(after, tmp_path)
     assert seen == [[True]]
+
+
+class OlderDistributedDataParallel(torch.nn.Module):
+    """As in torch 2.11: another name for the buffers that rank 0 gives to all."""
+
+    def __init__(self, module: torch.nn.Module, broadcast_buffers: bool = True) -> None:
+        super().__init__()
+
+
+def test_the_statistics_of_rank_0_are_asked_for_by_the_name_that_torch_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(("cpu", "cpu"), "32-true")
+    with monkeypatch.context() as patch:
+        patch.setattr(reid.training, "DistributedDataParallel", OlderDistributedDataParallel)
+        asked = reid.training._together(training(), device)._ddp_kwargs
+    assert asked["broadcast_buffers"] is True
+    asked = reid.training._together(training(), device)._ddp_kwargs
+    assert set(asked) <= set(inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters)
 
 
 def test_synchronised_batch_norm_keeps_the_activations_that_timm_puts_into_it() -> None:
