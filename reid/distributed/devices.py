@@ -67,6 +67,15 @@ def choose_devices(section: str, *, num_gpus: int, gpu_ids: Sequence[int], cpu_p
     return tuple(f"cuda:{gpu}" for gpu in wanted)
 
 
+def too_many_images(field: str, device: str, images: int, error: Exception) -> SpecError:
+    """The error to raise if a batch, whose size a field of the spec decides, does not fit into a GPU's memory."""
+    found = ". ".join(str(error).split(". ")[:3])  # the memory wanted and free, without torch's advice
+    return SpecError(
+        f"{field}: the memory of {device} does not suffice for {images} images at once\n"
+        f"  found: {found}\n  want:  a smaller {field}"
+    )
+
+
 def share_the_cpu(devices: Sequence[str]) -> None:
     """Gives this process its share of the cores if several ranks compute on the CPU.
 

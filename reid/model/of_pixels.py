@@ -13,19 +13,26 @@ from torch import Tensor
 
 from reid.contract import Contract
 from reid.data.augment import normalize
+from reid.distributed.devices import too_many_images
 from reid.embeddings import OfPixels
 
 
 def of_pixels(
     network: Callable[[Tensor], Tensor], *, contract: Contract, device: torch.device, channels_last: bool
 ) -> OfPixels:
-    """network: images (B, C, H, W) float32 on `device`, as the contract wants them -> embeddings (B, D)."""
+    """network: images (B, C, H, W) float32 on `device`, as the contract wants them -> embeddings (B, D).
+
+    Its start raises SpecError if the memory of a GPU runs out.
+    """
 
     def start(pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
         contract.check_size(pixels)
-        with torch.inference_mode():
-            images = normalize(_sent(pixels, device), mean=contract.mean, std=contract.std)
-            return _fetched(network(images if channels_last else images.contiguous()).float())
+        try:
+            with torch.inference_mode():
+                images = normalize(_sent(pixels, device), mean=contract.mean, std=contract.std)
+                return _fetched(network(images if channels_last else images.contiguous()).float())
+        except torch.OutOfMemoryError as error:
+            raise too_many_images("dataset.val_batch_size", str(device), len(pixels), error) from error
 
     return OfPixels(start)
 

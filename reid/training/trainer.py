@@ -4,6 +4,7 @@ Lightning cannot resume in the middle of an epoch without a data loader that sav
 to know the epoch and the count of steps; batches that were done already are skipped by their numbers.
 """
 
+import inspect
 import logging
 import random
 import warnings
@@ -22,10 +23,11 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from reid.contract import Contract
 from reid.data.module import TrainingData
-from reid.distributed.devices import ComputePlan, gpu_number
+from reid.distributed.devices import ComputePlan, gpu_number, too_many_images
 from reid.distributed.gathering import ranks
 from reid.embeddings import OfPixels
 from reid.model.of_pixels import of_pixels
@@ -55,7 +57,7 @@ def fit(
 ) -> None:
     """Trains to the end, from a checkpoint or from the start; all ranks call it alike.
 
-    Raises KeyboardInterrupt if the training is interrupted.
+    Raises KeyboardInterrupt if the training is interrupted, SpecError if the memory of a GPU runs out.
     """
     if plan.on_gpu and plan.ranks > 1:  # torch has no SyncBatchNorm for the CPU
         module.model = with_shared_statistics(module.model)
@@ -90,6 +92,9 @@ def fit(
             trainer.fit(module, data)
         except (SystemExit, SIGTERMException):  # SystemExit is Lightning's answer to KeyboardInterrupt
             raise KeyboardInterrupt from None
+        except torch.OutOfMemoryError as error:
+            place, images = str(trainer.strategy.root_device), data.batch_size // plan.ranks
+            raise too_many_images("dataset.batch_size", place, images, error) from error
         finally:
             checkpoints.wait()
 
@@ -106,11 +111,13 @@ def _gradient_exchange(module: Training, plan: ComputePlan) -> DDPStrategy:
 
     On GPUs SyncBatchNorm gives every rank the same statistics; on the CPU all ranks take rank 0's.
     """
+    takes = inspect.signature(DistributedDataParallel).parameters
+    of_rank_0 = "forward_sync_buffers" if "forward_sync_buffers" in takes else "broadcast_buffers"  # before torch 2.14
     return DDPStrategy(
         process_group_backend="nccl" if plan.on_gpu else "gloo",
         find_unused_parameters="cross_entropy" not in module.losses,  # the classifier is not used then
-        forward_sync_buffers=not plan.on_gpu,
         gradient_as_bucket_view=True,
+        **{of_rank_0: not plan.on_gpu},  # type: ignore[arg-type]
     )
 
 

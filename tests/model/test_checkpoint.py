@@ -16,9 +16,10 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from reid.contract import Contract
-from reid.errors import ArtifactError
+from reid.errors import ArtifactError, SpecError
 from reid.model.checkpoint import load_model, reid_entry, save_model
 from reid.model.embedder import build_embedder
+from reid.model.of_pixels import of_pixels
 from reid.model.safe_files import Inert, read_file
 from tests.networks import network_settings
 
@@ -74,6 +75,20 @@ def test_decoded_images_are_embedded_as_the_contract_prepares_them(checkpoint: P
     np.testing.assert_array_equal(found, loaded.embed(CONTRACT.preprocess(pixels)))
     with pytest.raises(ArtifactError, match="images of shape"):
         loaded.of_pixels().start(pixels[:, :-1])
+
+
+def test_a_batch_that_does_not_fit_into_the_gpu_names_the_field_to_change() -> None:
+    def no_room(_images: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB. GPU 0 has 8 GiB. And so on.")
+
+    network = of_pixels(no_room, contract=CONTRACT, device=torch.device("cpu"), channels_last=True)
+    with pytest.raises(SpecError) as caught:
+        network.start(np.zeros((3, CONTRACT.height, CONTRACT.width, 3), np.uint8))
+    assert str(caught.value) == (
+        "dataset.val_batch_size: the memory of cpu does not suffice for 3 images at once\n"
+        "  found: CUDA out of memory. Tried to allocate 9.00 GiB. GPU 0 has 8 GiB\n"
+        "  want:  a smaller dataset.val_batch_size"
+    )
 
 
 def test_the_entry_holds_plain_values_only() -> None:

@@ -1,3 +1,5 @@
+import inspect
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,9 @@ from pytorch_lightning.callbacks import Callback
 from reid.contract import Contract
 from reid.data.module import TrainingData
 from reid.distributed.devices import ComputePlan, choose_gpus
+from reid.errors import SpecError
 from reid.model.embedder import build_embedder
+from reid.training import trainer
 from reid.training.lightning import Plateau, Training, build_losses
 from reid.training.resume import DurableCheckpoints
 from reid.training.schedule import build_optimizer, parameter_groups
@@ -67,7 +71,7 @@ class Seen(Callback):
         self.rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
 
 
-def run(module: Training, folder: Path, *, epochs: int = 1) -> Seen:
+def run(module: Training, folder: Path, *, epochs: int = 1, more: Sequence[Callback] = ()) -> Seen:
     """Epochs of one step: 5 persons of 4 noise images, all in the batch."""
     pixels = np.random.default_rng(0).integers(0, 256, (20, 64, 32, 3), np.uint8)
     contract = Contract(height=64, width=32, channels=3, mean=(0.5,) * 3, std=(0.2,) * 3, embedding=16)
@@ -89,7 +93,7 @@ def run(module: Training, folder: Path, *, epochs: int = 1) -> Seen:
     fit(
         module,
         data,
-        callbacks=[seen],
+        callbacks=[seen, *more],
         plan=plan,
         checkpoints=checkpoints,
         epochs=epochs,
@@ -235,6 +239,23 @@ def test_an_optimizers_state_comes_back_in_the_form_that_is_chosen_now(tmp_path:
     assert seen == [[True]]
 
 
+class OlderDistributedDataParallel(torch.nn.Module):
+    """As in torch 2.11: another name for the buffers that rank 0 gives to all."""
+
+    def __init__(self, module: torch.nn.Module, broadcast_buffers: bool = True) -> None:
+        super().__init__()
+
+
+def test_the_statistics_of_rank_0_are_asked_for_by_the_name_that_torch_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = ComputePlan(("cpu", "cpu"), "32-true")
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "DistributedDataParallel", OlderDistributedDataParallel)
+        asked = trainer._gradient_exchange(training(), plan)._ddp_kwargs
+    assert asked["broadcast_buffers"] is True
+    asked = trainer._gradient_exchange(training(), plan)._ddp_kwargs
+    assert set(asked) <= set(inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters)
+
+
 def test_synchronised_batch_norm_keeps_the_activations_that_timm_puts_into_it() -> None:
     network = timm.create_model("efficientnet_b0", num_classes=0).eval()
     images = torch.rand(1, 3, 64, 64)
@@ -242,3 +263,27 @@ def test_synchronised_batch_norm_keeps_the_activations_that_timm_puts_into_it() 
     found = with_shared_statistics(network)
     assert sum(isinstance(part, torch.nn.SyncBatchNorm) for part in found.modules()) == 49
     torch.testing.assert_close(found(images), wanted)
+
+
+OUT_OF_MEMORY = (
+    "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.20 GiB is "
+    "free. Including non-PyTorch memory, this process has 77.90 GiB memory in use."
+)
+
+
+class NoMemory(Callback):
+    """A GPU without room in the first step."""
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+
+
+def test_a_batch_that_does_not_fit_into_the_gpu_names_the_field_to_change(tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        run(training(), tmp_path, more=[NoMemory()])
+    assert str(caught.value) == (
+        "dataset.batch_size: the memory of cpu does not suffice for 20 images at once\n"
+        "  found: CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.11 GiB "
+        "of which 1.20 GiB is free\n"
+        "  want:  a smaller dataset.batch_size"
+    )
