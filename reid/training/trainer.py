@@ -59,13 +59,7 @@ def fit(
 
     Raises KeyboardInterrupt if the training is interrupted, SpecError if the memory of a GPU runs out.
     """
-    if plan.on_gpu and plan.ranks > 1:  # torch has no SyncBatchNorm for the CPU
-        module.model = with_shared_statistics(module.model)
-    if plan.channels_last:
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if plan.compiled:
-        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is; torch logs it
-        module.model.compile()
+    _apply_plan(module, plan)
     with _quiet():
         trainer = pl.Trainer(
             accelerator="gpu" if plan.on_gpu else "cpu",
@@ -97,6 +91,17 @@ def fit(
             raise too_many_images("dataset.batch_size", place, images, error) from error
         finally:
             checkpoints.wait()
+
+
+def _apply_plan(module: Training, plan: ComputePlan) -> None:
+    """Changes the network as the plan says: shared statistics, memory format, compilation."""
+    if plan.on_gpu and plan.ranks > 1:  # torch has no SyncBatchNorm for the CPU
+        module.model = with_shared_statistics(module.model)
+    if plan.channels_last:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if plan.compiled:
+        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is; torch logs it
+        module.model.compile()
 
 
 def with_shared_statistics(network: Module) -> Module:
