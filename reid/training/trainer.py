@@ -65,7 +65,7 @@ def fit(
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if plan.compiled:
         torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is; torch logs it
-        module.model.compile()
+        module.model.compile(mode=plan.compile_mode)
     with _quiet():
         trainer = pl.Trainer(
             accelerator="gpu" if plan.on_gpu else "cpu",

@@ -256,6 +256,14 @@ def test_the_statistics_of_rank_0_are_asked_for_by_the_name_that_torch_has(monke
     assert set(asked) <= set(inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters)
 
 
+@pytest.mark.parametrize(
+    ("devices", "mode"),
+    [(("cuda:0",), "reduce-overhead"), (("cuda:0", "cuda:1"), None), (("cpu",), None), (("cpu", "cpu"), None)],
+)
+def test_only_a_gpu_that_trains_alone_compiles_to_cuda_graphs(devices: tuple[str, ...], mode: str | None) -> None:
+    assert ComputePlan(devices, "bf16-mixed", compiled=True).compile_mode == mode
+
+
 def test_synchronised_batch_norm_keeps_the_activations_that_timm_puts_into_it() -> None:
     network = timm.create_model("efficientnet_b0", num_classes=0).eval()
     images = torch.rand(1, 3, 64, 64)
