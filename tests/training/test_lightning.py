@@ -1,4 +1,5 @@
 import inspect
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -262,6 +263,18 @@ def test_the_statistics_of_rank_0_are_asked_for_by_the_name_that_torch_has(monke
 )
 def test_only_a_gpu_that_trains_alone_compiles_to_cuda_graphs(devices: tuple[str, ...], mode: str | None) -> None:
     assert ComputePlan(devices, "bf16-mixed", compiled=True).compile_mode == mode
+
+
+class Warns(Callback):
+    """As inductor does where it compiles products in whole float32."""
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        warnings.warn("TensorFloat32 tensor cores for float32 products available but not enabled.", stacklevel=1)
+
+
+def test_torch_does_not_advise_to_compute_with_fewer_bits(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    run(training(), tmp_path, more=[Warns()])
+    assert [warning for warning in recwarn if "TensorFloat32" in str(warning.message)] == []
 
 
 def test_synchronised_batch_norm_keeps_the_activations_that_timm_puts_into_it() -> None:
