@@ -101,7 +101,7 @@ def _apply_plan(module: Training, plan: ComputePlan) -> None:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if plan.compiled:
         torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is; torch logs it
-        module.model.compile()
+        module.model.compile(mode=plan.compile_mode)
 
 
 def with_shared_statistics(network: Module) -> Module:
@@ -173,7 +173,7 @@ def evaluating(module: Training) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences remarks of Lightning that a user of this project cannot act on."""
+    """Silences remarks of Lightning and torch that a user of this project cannot act on."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch")]
     levels = [one.level for one in loggers]
     for one in loggers:
@@ -182,6 +182,8 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PossibleUserWarning)
             warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+            # precision 32 has 32 bits here
+            warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores", category=UserWarning)
             yield
     finally:
         for one, level in zip(loggers, levels):
