@@ -28,9 +28,9 @@ from reid.spec.field_types import (
 from reid.spec.names import require_file_name
 
 BY_VALIDATE = ReadBy("validate")
-"""The later stages of a pipeline find the images in the manifest that validate writes."""
+"""The fact of fields that only the first stage of a pipeline reads: later stages read the manifest that it writes."""
 BY_TASKS = ReadAloneBy("train", "evaluate", "inference", "export", "gen_trt_engine", "start_client")
-"""The tasks that find the images by themselves when they run alone."""
+"""The fact of fields by which these tasks find the images when they run alone, without a manifest."""
 
 
 class Synthetic(Section):
@@ -45,11 +45,11 @@ class Synthetic(Section):
     cameras: Annotated[int, Field(ge=2)] = 6
     """Number of cameras; a person is seen by about two thirds of them."""
     images_per_camera: Count = 3
-    """Images of a person under one camera that saw them, on average."""
+    """Average images of a person under a camera that sees them."""
     distractors: Annotated[int, Field(ge=0)] = 60
-    """Gallery images of persons never asked for (person 0)."""
+    """Gallery images of persons who are in no query (person 0)."""
     junk: Annotated[int, Field(ge=0)] = 30
-    """Gallery images of bad boxes (person -1)."""
+    """Gallery images that are badly cropped (person -1)."""
     width: Annotated[int, Field(ge=16)] = 64
     """Width of the images in pixels."""
     height: Annotated[int, Field(ge=32)] = 128
@@ -66,7 +66,7 @@ class Source(Section):
     url: Text | None = None
     """Address of the zip to download; a broken download is resumed."""
     zip: ReadFile | None = None
-    """The zip on this machine, instead of a url."""
+    """Zip file on this machine, in place of a url."""
     sha256: Sha256 | None = None
     """SHA-256 of the zip, checked before it is opened; needed with a url."""
 
@@ -85,28 +85,28 @@ class Dataset(Section):
     (0001_c2_f0046182.jpg), or a regular expression with the group `person` and, if any, `camera`, both whole numbers,
     that matches the whole name without its ending. Person -1 is junk, 0 a distractor."""
     cameras: Annotated[Literal["file_name", "none"], BY_VALIDATE, BY_TASKS] = "file_name"
-    """Where the cameras come from. none: there is one camera only, or they are not known; queries then count as camera
-    1 and gallery images as camera 2, so that no match is left out as a view of the query's own camera. The same holds
-    if file_name gives no camera."""
+    """Source of the camera numbers. file_name: each image's name; none: there is one camera only, or cameras are not
+    known. With none, or if file_name gives no camera, queries count as camera 1 and gallery images as camera 2, so that
+    no match is left out as a view of the query's own camera."""
     synthetic: Annotated[Synthetic | None, BY_VALIDATE, BY_TASKS] = None
-    """Draw the data set instead of bringing one."""
+    """Parameters of a drawn data set to use in place of your own; null: none is drawn."""
     source: Annotated[Source | None, BY_VALIDATE, BY_TASKS] = None
-    """Fetch the data set instead of bringing one."""
+    """Archive to fetch the data set from; null: none is fetched."""
     store_dir: Annotated[WrittenFolder | None, HandedToEveryStage(), ReadAloneBy("start_client")] = None
     """Folder of the decoded images; null: <results_dir>/store."""
     num_classes: Count | None = 751
-    """Persons in the training set; null: they are counted."""
+    """Number of persons in the training images; null: they are counted."""
     corrupt_images: Literal["fail", "skip"] = "fail"
-    """What happens to a training image that cannot be decoded. fail: an error that names it; skip: it is left out, and
-    counted. Every query and gallery image must be readable, for figures over fewer images cannot be compared."""
+    """What happens if a training image cannot be decoded. fail: the task ends with an error that names it; skip: it is
+    left out and counted. Query and gallery images must be readable: figures over fewer images cannot be compared."""
     batch_size: Annotated[Count, DecidesTraining()] = 64
-    """Training images in a step, over all GPUs."""
+    """Number of images in a training step, over all GPUs."""
     val_batch_size: Annotated[Count, AlsoReadBy("evaluate", "inference")] = 128
-    """Images in a step of evaluation and inference."""
+    """Number of images in a batch of evaluation and inference."""
     augment_on: Literal["auto", "cpu", "device"] = "auto"
     """Where training images are augmented; auto: on the GPU if the training has one, else on the CPU."""
     num_workers: Annotated[int, Field(ge=0)] = 1
-    """Loader processes, used only if the decoded images do not fit in memory."""
+    """Number of loader processes; they are used only if the decoded images do not fit in memory."""
     pixel_mean: Annotated[list[float], DecidesTraining(), SaidByModel("mean"), ReadAloneBy("adopt")] = [
         *(0.485, 0.456, 0.406),
     ]
@@ -116,15 +116,16 @@ class Dataset(Section):
     ]
     """Standard deviation of each channel's pixels, scaled to 0..1."""
     padding: Annotated[int, Field(ge=0), DecidesTraining()] = 10
-    """Pixels of black border before the random crop."""
+    """Width in pixels of the black border that is added before the random crop."""
     prob: Annotated[Share, DecidesTraining()] = 0.5
     """Probability of a horizontal flip."""
     re_prob: Annotated[Share, DecidesTraining()] = 0.5
     """Probability of random erasing: Zhong et al., AAAI 2020, arXiv:1708.04896."""
     sampler: Annotated[Literal["softmax", "triplet", "softmax_triplet"], DecidesTraining()] = "softmax_triplet"
-    """softmax: cross-entropy, plain shuffling; triplet: metric loss, P x K; softmax_triplet: both, P x K."""
+    """Losses, and how batches are made. softmax: cross-entropy, images shuffled; triplet: metric loss, batches of P
+    persons with K images each; softmax_triplet: both losses, batches as for triplet."""
     num_instances: Annotated[Count, DecidesTraining()] = 4
-    """Images of a person in a P x K batch: its K."""
+    """Number K of images of each person in a batch, if sampler is triplet or softmax_triplet."""
 
     @model_validator(mode="after")
     def _folders_under_the_root(self) -> "Dataset":

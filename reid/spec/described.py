@@ -21,7 +21,7 @@ BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 @dataclass(frozen=True)
 class Described:
-    """One field, or one section, in words."""
+    """A field or a section of the spec, described in words."""
 
     name: str
     """Dotted, from the top of the spec."""

@@ -25,19 +25,19 @@ class ReRanking(Section):
     """k-reciprocal re-ranking: Zhong et al., CVPR 2017, arXiv:1701.08398."""
 
     re_ranking: bool = True
-    """Whether the re-ranked figures are the headline; both are always computed."""
+    """Whether the re-ranked figures are the headline; plain and re-ranked figures are always both computed."""
     k1: Count = 20
-    """Neighbours that form the k-reciprocal set R(p, k1)."""
+    """Number of neighbours that form the k-reciprocal set R(p, k1)."""
     k2: Count = 6
-    """Neighbours averaged by local query expansion; not above k1."""
+    """Number of neighbours that local query expansion averages; not above k1."""
     lambda_value: Share = 0.3
     """Weight of the original distance; 0 is the pure Jaccard distance."""
     device: Device = "auto"
     """Where both rankings are computed; auto: on evaluate's first GPU if its memory suffices, else on the CPU."""
     max_rank: Count = 10
-    """CMC ranks of the CMC plot, and columns of the matches sheet."""
+    """Number of CMC ranks in the CMC plot, and of columns in the matches sheet."""
     num_query: Count = 10
-    """Rows of the matches sheet."""
+    """Number of rows in the matches sheet."""
 
 
 class Evaluate(Section):
@@ -50,15 +50,15 @@ class Evaluate(Section):
     query_dataset: Annotated[ReadFolder | None, QUERY] = None
     """Query folder; null: dataset.query_dataset_dir."""
     output_sampled_matches_plot: WrittenFile | None = None
-    """Further file for the queries with their nearest gallery images: .png, .svg or .pdf."""
+    """Another file to write the matches sheet to (queries with their nearest gallery images): .png, .svg or .pdf."""
     output_cmc_curve_plot: WrittenFile | None = None
-    """Further file for the CMC curve: .png, .svg or .pdf."""
+    """Another file to write the CMC plot to: .png, .svg or .pdf."""
     num_gpus: Annotated[Count, CountsGpus("embedding_gpus")] = 1
-    """GPUs that share the images; with gpu_ids, the one that names more GPUs wins. Without any GPU: the CPU."""
+    """Number of GPUs that share the images; gpu_ids decides if it names more. A machine without a GPU uses the CPU."""
     gpu_ids: GpuIds = [0]
-    """Which GPUs, from 0; free ones are added until there are num_gpus."""
+    """GPUs to use, from 0; others are added until there are num_gpus."""
     cpu_processes: Count = 1
-    """Processes that share the images on a machine without GPUs."""
+    """Number of processes that share the images on a machine without GPUs."""
     results_dir: Annotated[ResultsFolder | None, ReadAloneBy("evaluate")] = None
     """Folder of the task's files; null: <results_dir>/evaluate."""
 
@@ -69,16 +69,16 @@ class Inference(Section):
     checkpoint: Annotated[ReadFile | None, TRAINED] = None
     """Checkpoint (.pth), ONNX (.onnx) or engine (.engine, .plan) to embed with; null: the best of the task train."""
     output_file: WrittenFile | None = None
-    """JSON of {"img_path", "embedding"} rows; null: inference.json in the results folder."""
+    """JSON file to write, a list of {"img_path", "embedding"}; null: inference.json in the results folder."""
     test_dataset: Annotated[ReadFolder | None, GALLERY] = None
     """Gallery folder; null: dataset.test_dataset_dir."""
     query_dataset: Annotated[ReadFolder | None, QUERY] = None
     """Query folder; null: dataset.query_dataset_dir."""
     num_gpus: Annotated[Count, CountsGpus("embedding_gpus")] = 1
-    """GPUs that share the images; with gpu_ids, the one that names more GPUs wins. Without any GPU: the CPU."""
+    """Number of GPUs that share the images; gpu_ids decides if it names more. A machine without a GPU uses the CPU."""
     gpu_ids: GpuIds = [0]
-    """Which GPUs, from 0; free ones are added until there are num_gpus."""
+    """GPUs to use, from 0; others are added until there are num_gpus."""
     cpu_processes: Count = 1
-    """Processes that share the images on a machine without GPUs."""
+    """Number of processes that share the images on a machine without GPUs."""
     results_dir: Annotated[ResultsFolder | None, ReadAloneBy("inference")] = None
     """Folder of the task's files; null: <results_dir>/inference."""

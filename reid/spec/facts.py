@@ -21,7 +21,7 @@ FIRST_RUNS: dict[str, tuple[Task, ...]] = {"start_server": ("triton", "export", 
 
 
 class Fact:
-    """What is known of a field beside its kind, its default and its meaning."""
+    """A fact about a field, in addition to its kind, its default and its meaning."""
 
     tasks: ClassVar[tuple[Task, ...]] = ()
     """The tasks that read every field of this fact when they run alone."""
@@ -35,25 +35,25 @@ class ReadBy(Fact):
 
 
 class AlsoReadBy(Fact):
-    """The stages that read the field besides those of its section."""
+    """The stages that read the field in addition to those of its section."""
 
     def __init__(self, *stages: Stage) -> None:
         self.stages = stages
 
 
 class HandedToEveryStage(Fact):
-    """Every stage of the pipeline is handed the field, after the fields that it reads besides."""
+    """Every stage of the pipeline gets the field, after its other fields."""
 
 
 class ReadAloneBy(Fact):
-    """The tasks that read the field only when they run alone, because in a pipeline a stage hands them the answer."""
+    """The tasks that read the field only when they run alone: in a pipeline an earlier stage gives them the value."""
 
     def __init__(self, *by: Task) -> None:
         self.by = by
 
 
 class ReadByRunner(Fact):
-    """What runs the pipeline reads the field; on a cluster the first stage does it."""
+    """The runner of the pipeline reads the field; on a cluster the first stage does."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Writes(Fact):
 
     kind: Literal["file", "folder"]
     moved: bool = False
-    """Whether it is made beside its place, and moved there when it is whole."""
+    """Whether it is made under another name beside it, and renamed when it is complete."""
 
 
 class NoPath(Fact):

@@ -19,7 +19,7 @@ from reid.spec.fields import SpecField
 
 
 def facts_in_words(field: SpecField) -> Iterator[str]:
-    """What is known of a field beside what it takes and means, a sentence each."""
+    """The facts of a field, one sentence each."""
     if without := field.fact(WithoutEffect):
         yield f"It has no effect: {without.why}."
     if read := field.fact(Reads):
@@ -33,9 +33,9 @@ def facts_in_words(field: SpecField) -> Iterator[str]:
     if counted := field.fact(CountsGpus):
         yield f"The pipeline's parameter {counted.parameter} wins over it."
     if field.fact(PartOfNetwork):
-        yield "It is part of the network, which reid adopt has to be told."
+        yield "It is part of the network that the spec describes to reid adopt."
     if field.fact(SaidByModel):
-        yield "The file of a trained model says it too, and the spec has to agree if it gives it."
+        yield "A trained model's file states it too; a spec that gives it has to agree."
     decides = field.fact(DecidesTraining)
     if decides and decides.decides:
         yield "A change of it starts a new training."
@@ -51,6 +51,6 @@ def _readers(field: SpecField) -> Iterator[str]:
     elif stages:
         yield f"Stages of the pipeline that read it: {', '.join(stages)}."
     elif field.fact(ReadByRunner):
-        yield "What runs the pipeline reads it."
+        yield "The runner of the pipeline reads it."
     if alone:
         yield f"Tasks that {'also ' if stages else ''}read it when they run alone: {', '.join(alone)}."

@@ -1,4 +1,4 @@
-"""What the fields of the spec are made of: a section, the ranges that many of them share, and the texts and paths."""
+"""The types of the spec's fields: the base class of sections, and ranges, texts and paths that many fields share."""
 
 from typing import Annotated, Any, Literal
 

@@ -46,7 +46,7 @@ class SpecField:
 
     @property
     def own_stages(self) -> frozenset[Stage]:
-        """The stages that read the field for a reason of their own."""
+        """The stages that the field's ReadBy and AlsoReadBy name."""
         read, also = self.fact(ReadBy), self.fact(AlsoReadBy)
         return frozenset((read.stages if read else ()) + (also.stages if also else ()))
 

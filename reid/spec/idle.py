@@ -1,4 +1,4 @@
-"""Fields of the spec that have no effect under its other choices, and values that are understood as others."""
+"""Finds fields of the spec that have no effect because of its other fields, and values that are read as others."""
 
 from collections.abc import Iterator
 

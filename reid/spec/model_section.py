@@ -10,7 +10,7 @@ from reid.spec.names import require_backbone
 
 
 class Model(Section):
-    """Architecture: Luo et al., CVPR Workshops 2019, arXiv:1903.07071 (BNNeck)."""
+    """The network: Luo et al., CVPR Workshops 2019, arXiv:1903.07071 (BNNeck)."""
 
     backbone: Annotated[
         Text,
@@ -19,47 +19,48 @@ class Model(Section):
         PartOfNetwork("backbone"),
         SaidByModel(contract=None),
     ] = "resnet_50"
-    """resnet_18/34/50/101/152, swin_{tiny,small,base}_patch4_window7_224, or any timm model as timm/<name>."""
+    """Backbone: resnet_18/34/50/101/152, swin_{tiny,small,base}_patch4_window7_224, or timm/<name of timm's model>."""
     last_stride: Annotated[Literal[1, 2], PartOfNetwork("last_stride")] = 1
     """Stride of the last ResNet stage; 1 doubles the feature map's height and width."""
     stem_relu: Annotated[Switch, PartOfNetwork("stem_relu")] = "auto"
-    """ReLU after the stem's first BatchNorm; TAO's ResNet has none. auto: off for TAO's weights, else on."""
+    """Whether a ResNet's stem has a ReLU after its first BatchNorm; TAO's has none. auto: off for TAO's weights, else
+    on."""
     stem_pool: Annotated[Literal["padded", "ceil"], PartOfNetwork("stem_pool")] = "padded"
-    """Max pooling of a ResNet's stem: padded by a pixel on all sides (torchvision, TAO), or not at all (fast-reid)."""
+    """Max pooling of a ResNet's stem. padded: by a pixel on all sides (torchvision, TAO); ceil: without (fast-reid)."""
     pretrain_choice: Literal["imagenet", "self", ""] = "imagenet"
-    """imagenet: ImageNet weights; self: a re-identification checkpoint; "": random weights."""
+    """First weights. imagenet: ImageNet weights; self: a re-identification checkpoint; "": random weights."""
     pretrained_model_path: Annotated[ReadFile | None, DecidesTraining(False)] = None
-    """File of the weights that pretrain_choice names; null with imagenet: they are downloaded."""
+    """File of the weights that pretrain_choice asks for; null: those of imagenet are downloaded."""
     min_matched_share: Share = 0.5
-    """Least share of the backbone's tensors that the weights file must fill."""
+    """Smallest share of the backbone's tensors that the weights file has to fill."""
     input_channels: Annotated[Literal[1, 3], PartOfNetwork("input_channels"), SaidByModel("channels")] = 3
-    """Colour channels of the input: 1 is grey, 3 is RGB."""
+    """Number of colour channels of the input: 1 is grey, 3 is RGB."""
     input_width: Annotated[Count, PartOfNetwork("width"), SaidByModel("width")] = 128
     """Width of the input in pixels."""
     input_height: Annotated[Count, PartOfNetwork("height"), SaidByModel("height")] = 256
     """Height of the input in pixels."""
     neck: Annotated[Literal["bnneck", ""], PartOfNetwork("neck")] = "bnneck"
-    """bnneck: BatchNorm between the features of the metric loss and the classifier; "": nothing between them."""
+    """Layer between the features of the metric loss and the classifier. bnneck: a BatchNorm; "": none."""
     feat_dim: Annotated[Count | None, PartOfNetwork("feat_dim")] = 256
-    """Width of the embedding; null: the backbone's own width. A Swin is reduced to it with reduce_feat_dim only."""
+    """Width of the embedding; null: the backbone's own width. A Swin keeps its own unless reduce_feat_dim is true."""
     neck_feat: Annotated[Literal["before", "after"], PartOfNetwork("neck_feat")] = "after"
-    """Side of the neck whose output is the embedding at test time."""
+    """Side of the neck from which the embedding is taken at test time."""
     metric_loss_type: Literal["triplet", "center", "triplet_center"] = "triplet"
-    """Metric loss beside the cross-entropy; center and triplet_center need with_center_loss."""
+    """Metric loss; center and triplet_center need with_center_loss."""
     with_center_loss: bool = False
-    """Center loss: Wen et al., ECCV 2016; a metric_loss_type of triplet is then read as triplet_center."""
+    """Whether the centre loss is used (Wen et al., ECCV 2016); metric_loss_type = triplet then means triplet_center."""
     with_flip_feature: Annotated[bool, PartOfNetwork("with_flip_feature"), SaidByModel("flip")] = False
     """Whether the embedding at test time is the sum of those of the image and of its mirror image."""
     label_smooth: bool = True
-    """Cross-entropy with label smoothing, epsilon 0.1: Szegedy et al., CVPR 2016."""
+    """Whether the cross-entropy has label smoothing, epsilon 0.1: Szegedy et al., CVPR 2016."""
     drop_path: Annotated[Share, PartOfNetwork("drop_path")] = 0.1
     """Probability with which a Swin skips a block in training (stochastic depth)."""
     drop_out: Annotated[Share, PartOfNetwork("drop_out")] = 0.0
-    """Dropout of a Swin's projections."""
+    """Dropout probability in a Swin's projections."""
     att_drop_rate: Annotated[Share, PartOfNetwork("att_drop_rate")] = 0.0
-    """Dropout of a Swin's attention."""
+    """Dropout probability in a Swin's attention."""
     dropout_rate: Annotated[Share, PartOfNetwork("dropout_rate")] = 0.0
-    """Dropout before the classifier."""
+    """Dropout probability before the classifier."""
     reduce_feat_dim: Annotated[bool, PartOfNetwork("reduce_feat_dim")] = False
     """Whether a Swin's embedding is reduced to feat_dim."""
     semantic_weight: Annotated[float, PartOfNetwork("semantic_weight")] = 1.0

@@ -27,7 +27,7 @@ BACKBONES = (
     *("resnet_18", "resnet_34", "resnet_50", "resnet_101", "resnet_152"),
     *("swin_tiny_patch4_window7_224", "swin_small_patch4_window7_224", "swin_base_patch4_window7_224"),
 )
-"""The backbones of reid.model.backbones; any model of timm is one besides."""
+"""The backbones of reid.model.backbones; any model of timm is another."""
 ANY_TIMM = "timm/"
 
 _REGISTERED = re.compile(r"^@register_model\ndef (\w+)\(", re.MULTILINE)

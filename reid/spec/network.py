@@ -1,4 +1,4 @@
-"""What a spec says of the network and of its input: build_embedder's keyword values, and the preprocessing contract."""
+"""The network and its input as a spec describes them: keywords for build_embedder, and the preprocessing contract."""
 
 from typing import TypedDict
 
@@ -28,7 +28,7 @@ class NetworkValues(TypedDict):
 
 
 def network_values(spec: Experiment) -> NetworkValues:
-    """The spec's network as keywords for build_embedder, which takes stem_relu and num_classes besides."""
+    """The spec's network as keywords for build_embedder, which also takes stem_relu and num_classes."""
     model = spec.model
     return NetworkValues(
         backbone=model.backbone,

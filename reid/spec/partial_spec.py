@@ -1,4 +1,4 @@
-"""What is left of a spec after the values that were refused, so that everything else that is wrong is found too."""
+"""A spec without the values that were refused, so that everything else that is wrong with it is found too."""
 
 from collections.abc import Sequence, Set
 from typing import Any

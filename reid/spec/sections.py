@@ -20,20 +20,20 @@ from reid.spec.training_sections import Train
 
 
 class MLflow(Section):
-    """Where and under which names the run is recorded."""
+    """Names under which a run is recorded in MLflow."""
 
     experiment: Annotated[Text, ReadByRunner()] = "reid"
-    """MLflow experiment of the pipeline's runs."""
+    """Name of the MLflow experiment that holds the pipeline's runs."""
     run_name: Annotated[Text | None, ReadBy(), ReadByRunner()] = None
     """Name of the pipeline's run; null: the spec file's name and the time."""
     tags: Annotated[dict[str, Text], ReadByRunner()] = {}
-    """Tags of the pipeline's run."""
+    """Tags that are set on the pipeline's run."""
     registered_model: RegisteredName = "reid"
-    """Name in the MLflow model registry."""
+    """Name of the model in the MLflow model registry."""
 
 
 class Experiment(Section):
-    """One experiment, whole. The stage register keeps most of it with the model: what it was made of."""
+    """A whole experiment spec. The stage register keeps most of it with the model, to say how the model was made."""
 
     results_dir: Annotated[WrittenFolder, ReadByRunner(), ReadAloneBy(*(task for task in TASKS if task != "adopt"))] = (
         "/results"

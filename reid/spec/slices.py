@@ -1,7 +1,7 @@
 """The part of the spec that a stage of the pipeline is handed: the fields that it reads, and no others.
 
-The cache key of a stage is made of its part, so that a change of a field leaves the results good of every stage that
-does not read it.
+The cache key of a stage is made from its part of the spec: a change of a field does not invalidate the results of
+stages that do not read it.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Keys of NVIDIA TAO's re_identification schema that do nothing here, and older spellings of keys that do.
+"""Keys of NVIDIA TAO's re_identification schema that have no effect here, and older spellings of fields.
 
 Facts: the schema of nvidia-tao-core 7.3.0 and the published documentation; gen_trt_engine is as in its other networks.
 At its default a key of IDLE is accepted silently; with another value it is accepted with one warning that says why it
@@ -73,4 +73,4 @@ IDLE: dict[str, tuple[Any, str]] = {
     "gen_trt_engine.tensorrt.calibration.cal_batch_size": (1, _NO_INT8),
     "gen_trt_engine.tensorrt.calibration.cal_batches": (1, _NO_INT8),
 }
-"""Key -> (TAO's default, why it does nothing here)."""
+"""Key -> (TAO's default, why it has no effect here)."""

@@ -16,13 +16,13 @@ class Optim(Section):
     name: Optimizer = "Adam"
     """Optimizer of torch.optim; its LBFGS, Muon and SparseAdam cannot train this network."""
     lr_scheduler: Literal["MultiStep", "AutoReduce"] = "MultiStep"
-    """MultiStep follows lr_steps or the cosine; AutoReduce multiplies by gamma when lr_monitor stalls."""
+    """How the learning rate falls. MultiStep: by lr_steps or cosine; AutoReduce: by gamma when lr_monitor stalls."""
     lr_monitor: Literal["val_loss", "train_loss"] = "val_loss"
     """Loss that AutoReduce watches."""
     lr_steps: list[Count] = [40, 70]
     """Epochs at which the learning rate is multiplied by gamma."""
     gamma: Positive = 0.1
-    """Factor of a step of the learning rate."""
+    """Factor by which each step of lr_steps or of AutoReduce multiplies the learning rate."""
     bias_lr_factor: Positive = 1.0
     """Factor on the learning rate of biases."""
     weight_decay: NotNegative = 5e-4
@@ -32,13 +32,13 @@ class Optim(Section):
     warmup_factor: Annotated[float, Field(gt=0, le=1)] = 0.01
     """Learning rate at the start of the warm-up, as a share of base_lr."""
     warmup_iters: Annotated[int, Field(ge=0)] = 10
-    """Epochs of constant or linear warm-up."""
+    """Number of epochs of the constant or linear warm-up."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 20
-    """Epochs of the cosine schedule's warm-up."""
+    """Number of epochs of the cosine schedule's warm-up."""
     warmup_method: Literal["constant", "linear", "cosine"] = "linear"
-    """How the learning rate changes, in shares of base_lr. constant: warmup_factor until warmup_iters; linear: from
-    warmup_factor to 1 at warmup_iters; cosine, which takes the place of lr_steps and gamma: from 0.01 to 1 until
-    warmup_epochs, then down to 0.002 at the end."""
+    """How the learning rate rises, in shares of base_lr. constant: warmup_factor until warmup_iters; linear: from
+    warmup_factor to 1 at warmup_iters; cosine: from 0.01 to 1 until warmup_epochs, then down to 0.002 at the end;
+    lr_steps and gamma then have no effect."""
     base_lr: Positive = 3.5e-4
     """Learning rate of the weights after the warm-up."""
     momentum: Share = 0.9
@@ -55,7 +55,7 @@ class Cudnn(Section):
     """cuDNN's switches."""
 
     benchmark: bool = False
-    """Whether cuDNN tries its algorithms and keeps the fastest; two runs then differ."""
+    """Whether cuDNN tries its algorithms and keeps the fastest; if so, two runs differ."""
     deterministic: bool = True
     """Whether cuDNN uses only algorithms that give the same numbers every time."""
 
@@ -64,33 +64,33 @@ class Train(Section):
     """The training task."""
 
     num_gpus: Annotated[Count, CountsGpus("gpus")] = 1
-    """GPUs to train on; with gpu_ids, the one that names more GPUs wins. Without any GPU: the CPU."""
+    """Number of GPUs to train on; gpu_ids decides if it names more. A machine without a GPU uses the CPU."""
     gpu_ids: GpuIds = [0]
-    """Which GPUs, from 0; free ones are added until there are num_gpus."""
+    """GPUs to use, from 0; others are added until there are num_gpus."""
     cpu_processes: Count = 1
-    """Processes that train together on a machine without GPUs; more than one is faster only with many cores."""
+    """Number of processes that train together on a machine without GPUs; several are faster only with many cores."""
     num_nodes: Count = 1
-    """Machines that train together; more than one is not supported yet."""
+    """Number of machines that train together; more than one is not supported yet."""
     seed: Annotated[int, Field(ge=0), AlsoReadBy("evaluate"), ReadAloneBy("start_client"), DecidesTraining()] = 1234
-    """Seed of random choices: same seed, same machine, same results."""
+    """Seed of all random choices; on one machine, the same seed gives the same results."""
     num_epochs: Count = 10
-    """Passes over the training images."""
+    """Number of epochs (passes over the training images)."""
     checkpoint_interval: Count = 1
-    """Epochs between checkpoints."""
+    """Number of epochs between checkpoints."""
     checkpoint_minutes: NotNegative = 10.0
-    """Minutes between writes of reid_model_latest.pth within a long epoch; 0: it is written only after epochs."""
+    """Minutes between writes of reid_model_latest.pth within an epoch; 0: it is written only at the end of epochs."""
     validation_interval: Count = 1
-    """Epochs between validations; the untrained network is always validated too."""
+    """Number of epochs between validations; the untrained network is always validated too."""
     resume_training_checkpoint_path: ReadFile | None = None
-    """Checkpoint to resume from; it wins over the latest one in the results folder."""
+    """Checkpoint to resume from, in place of the latest one in the results folder."""
     results_dir: Annotated[ResultsFolder | None, ReadAloneBy("train", "evaluate", "inference", "export")] = None
     """Folder of the task's files; null: <results_dir>/train."""
     clip_grad_norm: Annotated[NotNegative, DecidesTraining()] = 0.0
     """Largest L2 norm of the gradient; 0: no clipping."""
     precision: Annotated[Literal["auto", "32", "bf16"], DecidesTraining()] = "auto"
-    """Numbers that the network computes with. auto: bf16 on GPUs that have it, fp32 elsewhere."""
+    """Number type that the network computes with. auto: bf16 on GPUs that have it, else fp32."""
     channels_last: Switch = "auto"
-    """Whether a pixel's channels lie side by side in memory; auto: for convolutional networks."""
+    """Whether a pixel's channels lie side by side in memory (channels last); auto: for convolutional networks."""
     compile: Switch = "auto"
     """Whether torch.compile is used; auto: on GPUs, if there is a compiler and the training is long enough to win back
     the time that compiling takes."""

@@ -17,13 +17,16 @@ from reid.spec.fields import fields_of
 
 def test_a_field_is_explained_by_its_kind_its_range_its_default_and_its_meaning() -> None:
     assert explain("train.optim.gamma", width=80) == (
-        "train.optim.gamma: number, above 0\n  default: 0.1\n  Factor of a step of the learning rate.\n"
+        "train.optim.gamma: number, above 0\n  default: 0.1\n"
+        "  Factor by which each step of lr_steps or of AutoReduce multiplies the learning rate.\n"
         "  Stages of the pipeline that read it: train, register.\n  A change of it starts a new training.\n"
     )
     assert explain("dataset.sampler", width=120) == (
         "dataset.sampler: softmax, triplet or softmax_triplet\n"
         "  default: softmax_triplet\n"
-        "  softmax: cross-entropy, plain shuffling; triplet: metric loss, P x K; softmax_triplet: both, P x K.\n"
+        "  Losses, and how batches are made. softmax: cross-entropy, images shuffled; triplet: metric loss, batches of P "
+        "persons\n"
+        "  with K images each; softmax_triplet: both losses, batches as for triplet.\n"
         "  Stages of the pipeline that read it: validate, train, register.\n"
         "  A change of it starts a new training.\n"
     )
@@ -33,14 +36,14 @@ def test_a_section_is_explained_a_row_a_field() -> None:
     assert explain("re_ranking", width=100).splitlines()[:4] == [
         "re_ranking: k-reciprocal re-ranking: Zhong et al., CVPR 2017, arXiv:1701.08398.",
         "  re_ranking = true                   true or false. Whether the re-ranked figures are the headline;",
-        "                                      both are always computed.",
-        "  k1 = 20                             whole number, at least 1. Neighbours that form the",
+        "                                      plain and re-ranked figures are always both computed.",
+        "  k1 = 20                             whole number, at least 1. Number of neighbours that form the",
     ]
 
 
 def test_a_section_that_may_be_null_is_explained_with_its_fields() -> None:
     text = explain("dataset.synthetic", width=100)
-    assert text.startswith("dataset.synthetic: section; or null\n  default: null\n  Draw the data set")
+    assert text.startswith("dataset.synthetic: section; or null\n  default: null\n  Parameters of a drawn data set")
     assert "\n  root                                text. Folder of the drawn data set" in text
     assert explain("dataset.synthetic.root", width=80).splitlines()[1] == "  default: none, it must be given"
 
@@ -114,7 +117,8 @@ def test_a_blank_spec_names_every_field_and_says_what_it_takes() -> None:
     text = blank()
     for name in fields_of():
         assert f"{name.rpartition('.')[2]}: " in text, name
-    assert "  k2: 6  # whole number, at least 1. Neighbours averaged by local query expansion; not above k1.\n" in text
+    sentence = "whole number, at least 1. Number of neighbours that local query expansion averages; not above k1."
+    assert f"  k2: 6  # {sentence}\n" in text
     assert max(map(len, text.splitlines())) <= 120
 
 
@@ -139,9 +143,9 @@ def test_single_fields_are_listed_under_their_section() -> None:
         "  query_dataset_dir = null            text; or null. Folder of the query images (query).",
         "",
         "train:",
-        "  seed = 1234                         whole number, at least 0. Seed of random choices: same seed, same "
-        "machine, same",
-        "                                      results.",
+        "  seed = 1234                         whole number, at least 0. Seed of all random choices; on one machine, "
+        "the same",
+        "                                      seed gives the same results.",
         "",
         "evaluate: The evaluation task.",
     ]
