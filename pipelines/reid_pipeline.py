@@ -36,7 +36,7 @@ def person_reid(resources: Resources, spec_text: str) -> dsl.base_component.Base
     def pipeline(
         spec: str = spec_text,
         data_claim: str = resources.data_claim,
-        gpus: str = str(resources.gpus),  # texts: of a number that is a parameter KFP's driver would book none
+        gpus: str = str(resources.gpus),  # a text: KFP's driver books no GPU for a number
         embedding_gpus: str = str(resources.embedding_gpus),
         engine_gpus: str = str(resources.engine_gpus),
     ) -> None:
@@ -72,8 +72,7 @@ def person_reid(resources: Resources, spec_text: str) -> dsl.base_component.Base
         )
         booked = {
             "train": gpus,
-            "evaluate": embedding_gpus,
-            "inference": embedding_gpus,
+            **dict.fromkeys(("evaluate", "inference"), embedding_gpus),
             "gen_trt_engine": engine_gpus,
         }
         for task in (data, trained, scored, embedded, exported, engine, registered):

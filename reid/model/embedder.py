@@ -116,10 +116,9 @@ def build_embedder(
     reduce_feat_dim: bool,
     semantic_weight: float,
 ) -> Embedder:
-    """The network of a spec's model section, with random weights.
+    """The network of a spec's model section, with random weights; `stem_relu` is resolved by weights.resolve_stem_relu.
 
-    `stem_relu`: weights.resolve_stem_relu has turned the spec's auto into True or False. `feat_dim`, `reduce_feat_dim`:
-    see `_reduction`. Raises SpecError for an unknown backbone, neck or neck_feat.
+    Raises SpecError for an unknown backbone, neck or neck_feat.
     """
     settings = dict(locals())
     _check_neck(neck, neck_feat)

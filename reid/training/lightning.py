@@ -166,12 +166,12 @@ class Training(pl.LightningModule):
         training needs no state of a generator.
         """
         torch.manual_seed(self._step_seed(batch))
+        self.zero_grad(set_to_none=True)  # before the forward pass: a CUDA graph writes over the last gradients there
         features, logits = self.model(batch.images)
         parts = self.compute_losses(features, logits, batch.label)
         weighted = {name: self._weight(name) * part for name, part in parts.items()}
         of_all = [part * (ranks() if name in OF_THE_WHOLE_BATCH else 1) for name, part in weighted.items()]
         optimizer = self.optimizers()
-        self.zero_grad(set_to_none=True)
         self.manual_backward(torch.stack(of_all).sum())
         norm = self._clip()
         optimizer.step()  # type: ignore[union-attr]

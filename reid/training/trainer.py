@@ -59,13 +59,7 @@ def fit(
 
     Raises KeyboardInterrupt if the training is interrupted, SpecError if the memory of a GPU runs out.
     """
-    if plan.on_gpu and plan.ranks > 1:  # torch has no SyncBatchNorm for the CPU
-        module.model = with_shared_statistics(module.model)
-    if plan.channels_last:
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if plan.compiled:
-        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is; torch logs it
-        module.model.compile()
+    _apply_plan(module, plan)
     with _quiet():
         trainer = pl.Trainer(
             accelerator="gpu" if plan.on_gpu else "cpu",
@@ -97,6 +91,17 @@ def fit(
             raise too_many_images("dataset.batch_size", place, images, error) from error
         finally:
             checkpoints.wait()
+
+
+def _apply_plan(module: Training, plan: ComputePlan) -> None:
+    """Changes the network as the plan says: shared statistics, memory format, compilation."""
+    if plan.on_gpu and plan.ranks > 1:  # torch has no SyncBatchNorm for the CPU
+        module.model = with_shared_statistics(module.model)
+    if plan.channels_last:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if plan.compiled:
+        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is; torch logs it
+        module.model.compile(mode=plan.compile_mode)
 
 
 def with_shared_statistics(network: Module) -> Module:
@@ -168,7 +173,7 @@ def evaluating(module: Training) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences remarks of Lightning that a user of this project cannot act on."""
+    """Silences remarks of Lightning and torch that a user of this project cannot act on."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch")]
     levels = [one.level for one in loggers]
     for one in loggers:
@@ -177,6 +182,8 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PossibleUserWarning)
             warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+            # precision 32 has 32 bits here
+            warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores", category=UserWarning)
             yield
     finally:
         for one, level in zip(loggers, levels):

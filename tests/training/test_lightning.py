@@ -1,4 +1,5 @@
 import inspect
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -254,6 +255,26 @@ def test_the_statistics_of_rank_0_are_asked_for_by_the_name_that_torch_has(monke
     assert asked["broadcast_buffers"] is True
     asked = trainer._gradient_exchange(training(), plan)._ddp_kwargs
     assert set(asked) <= set(inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters)
+
+
+@pytest.mark.parametrize(
+    ("devices", "mode"),
+    [(("cuda:0",), "reduce-overhead"), (("cuda:0", "cuda:1"), None), (("cpu",), None), (("cpu", "cpu"), None)],
+)
+def test_only_a_gpu_that_trains_alone_compiles_to_cuda_graphs(devices: tuple[str, ...], mode: str | None) -> None:
+    assert ComputePlan(devices, "bf16-mixed", compiled=True).compile_mode == mode
+
+
+class Warns(Callback):
+    """Warns as inductor does when it compiles float32 products."""
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        warnings.warn("TensorFloat32 tensor cores for float32 products available but not enabled.", stacklevel=1)
+
+
+def test_torch_does_not_advise_to_compute_with_fewer_bits(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    run(training(), tmp_path, more=[Warns()])
+    assert [warning for warning in recwarn if "TensorFloat32" in str(warning.message)] == []
 
 
 def test_synchronised_batch_norm_keeps_the_activations_that_timm_puts_into_it() -> None:

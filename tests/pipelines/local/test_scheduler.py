@@ -233,7 +233,7 @@ def test_a_killed_runner_leaves_no_task_and_the_next_run_continues(repository: M
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_is_passed_on_and_the_next_run_continues(repository: MiniRepository, number: signal.Signals) -> None:
-    spec = {"steps": 40, "step_s": 0.05}
+    spec = {"steps": 100, "step_s": 0.05}
     runner = drive(repository, left=spec)
     wait_for(lambda: steps_done(repository) >= 3)
     runner.send_signal(number)
