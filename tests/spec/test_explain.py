@@ -24,9 +24,8 @@ def test_a_field_is_explained_by_its_kind_its_range_its_default_and_its_meaning(
     assert explain("dataset.sampler", width=120) == (
         "dataset.sampler: softmax, triplet or softmax_triplet\n"
         "  default: softmax_triplet\n"
-        "  Losses, and how batches are made. softmax: cross-entropy, images shuffled; triplet: metric loss, batches of P "
-        "persons\n"
-        "  with K images each; softmax_triplet: both losses, batches as for triplet.\n"
+        "  Losses, and how batches are made. softmax: cross-entropy, images shuffled; triplet: metric loss, "
+        "batches of P persons\n  with K images each; softmax_triplet: both losses, batches as for triplet.\n"
         "  Stages of the pipeline that read it: validate, train, register.\n"
         "  A change of it starts a new training.\n"
     )

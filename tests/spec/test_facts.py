@@ -186,7 +186,7 @@ def test_the_facts_of_a_field_are_told_in_words() -> None:
     ]
     assert "  The pipeline's parameter gpus wins over it.\n" in explain("train.num_gpus", width=120)
     assert "  Every stage of the pipeline reads it.\n" in explain("dataset.store_dir", width=120)
-    assert "  What runs the pipeline reads it.\n" in explain("mlflow.run_name", width=120)
+    assert "  The runner of the pipeline reads it.\n" in explain("mlflow.run_name", width=120)
     assert "  It is a secret: it is neither written, nor logged, nor passed on.\n" in explain(
         "encryption_key", width=120
     )
