@@ -12,7 +12,7 @@ from reid.files.hashes import file_sha256
 RECORD = "build.json"
 """The record's name in the engine's folder. A copy of the engine has its own beside it: its name and ".json"."""
 RUNNABLE = "not run yet"
-"""The value of `measured` while nothing speaks against running the engine on this machine."""
+"""The value of `measured` if this machine can run the engine and has not run it yet."""
 
 
 @dataclass(frozen=True)

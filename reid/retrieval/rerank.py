@@ -28,7 +28,7 @@ KEPT_BYTES = 512 << 20
 SCAN_COST = 60
 """Multiplications that take as long as the scan of one similarity; fitted to galleries of 30,000 to 300,000, 256-d."""
 CELL_COST = 1200
-"""Multiplications that take as long as blending and scoring one distance; fitted to the same."""
+"""Multiplications that take as long as blending and scoring one distance; fitted to the same galleries."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Sender:
         self._thread.start()
 
     def wake(self) -> None:
-        """Tells the thread that there is something to send."""
+        """Wakes the thread because there is something to send."""
         self._wake.set()
 
     def flush(self) -> bool:

@@ -199,7 +199,7 @@ def test_a_folder_with_a_training_of_other_settings_is_refused(trained, folder):
     assert str(error.value) == (
         f"{latest}: a training with other settings: 1 differ\n"
         "  first: train.optim.base_lr: then 0.003, now 0.1\n"
-        "  want: the settings of then; or another folder for the new ones; or, to resume from there with\n"
+        "  want: the earlier settings; or another folder for the new ones; or, to resume from there with\n"
         f"  the new ones, train.resume_training_checkpoint_path={latest}"
     )
 

@@ -179,7 +179,7 @@ def test_a_finished_one_of_other_settings_is_refused(folder: Path, finished: Pat
     assert said == (
         f"{finished}: finished, after 2 epochs, with other settings: 2 differ\n"
         "  first: dataset.padding: then 3, now 1\n"
-        "  want: the settings of then; or more epochs, train.num_epochs=3 or above"
+        "  want: the earlier settings; or more epochs, train.num_epochs=3 or above"
     )
 
 
