@@ -155,7 +155,7 @@ def _how_to_open(tracking_uri: str, page: str) -> str:
 def _run_tracked(
     pipeline: ir.Pipeline, spec: Experiment, path: Path, *, store: Store, tracking_uri: str, jobs: int, tasks: Tasks
 ) -> tuple[RunReport, str]:
-    """Runs the pipeline under an MLflow run of its own, and keeps a record; returns the page of its figures, too."""
+    """Runs the pipeline with an MLflow run and a record; returns the report and the page of its figures."""
     tracking = open_pipeline_run(
         tracking_uri=tracking_uri,
         experiment=spec.mlflow.experiment,

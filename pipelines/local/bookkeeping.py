@@ -119,7 +119,7 @@ class Bookkeeping:
         self._store.point_latest(task.stage, plan.folder)
         run_id = None
         if self._tracking:
-            run_id = self._tracking.start_stage(task.stage, plan.folder, goes_on=prepared.resumes)
+            run_id = self._tracking.start_stage(task.stage, plan.folder, resumes=prepared.resumes)
         return Attempt(plan, prepared.resumes, reason, run_id)
 
     def _show_what_is_set_aside(self, plan: Plan, prepared: Prepared) -> None:

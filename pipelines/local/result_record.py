@@ -86,7 +86,7 @@ def read_record(folder: Path) -> Record | None:
 
 
 def record_of(task: Task, folder: Path) -> Record | None:
-    """As `read_record`, and raises NoRecordError if the record has other outputs than this task, or some elsewhere."""
+    """The record in this folder; None if there is none. Raises NoRecordError also if its outputs are not the task's."""
     record = read_record(folder)
     if record is not None:
         _compare_names("artifacts", record.artifacts.keys(), task.output_artifacts.keys())

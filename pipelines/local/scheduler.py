@@ -31,7 +31,7 @@ class Tasks(Protocol):
     """How tasks are run: as `Processes` or `Containers`."""
 
     def identity(self, task: Task) -> dict[str, str]:
-        """What decides a result besides the inputs."""
+        """What decides a result apart from its inputs."""
 
     def start(
         self, task: Task, *, executor_input: Mapping[str, Any], log: Path, environment: Mapping[str, str]

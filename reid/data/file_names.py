@@ -55,7 +55,7 @@ DUKEMTMC = FileNames(
     "named as DukeMTMC-reID names them; want PPPP_cC_fFFFFFFF.jpg, e.g. 0001_c2_f0046182.jpg, or set dataset.file_name",
 )
 ANY = FileNames(re.compile(r"(?s:.*)"), "")
-"""For tasks that need neither persons nor cameras: every image belongs to nobody."""
+"""The names for tasks that need neither persons nor cameras: every image counts as a distractor."""
 KNOWN = {"market1501": MARKET1501, "dukemtmc": DUKEMTMC}
 
 

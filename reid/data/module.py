@@ -88,7 +88,7 @@ class AugmentedImages(Dataset[Batch]):
 
 
 class Parcels(AugmentedImages):
-    """The same batches, to be augmented on a device; `with_pixels` is false if the device holds all images."""
+    """The items of AugmentedImages before a device augments them; `with_pixels` is false if it holds all images."""
 
     with_pixels = True
 

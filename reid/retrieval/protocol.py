@@ -1,7 +1,7 @@
 """Which gallery images match a query, and which are ignored. Q queries, G gallery images.
 
 The protocol of Market-1501 (Zheng et al., ICCV 2015): a query ignores the gallery images of its own person from its
-own camera, and all junk (person < 0). Distractors (person 0) belong to nobody and stay.
+own camera, and all junk (person < 0). Distractors (person 0) match no query and stay.
 """
 
 from typing import NamedTuple

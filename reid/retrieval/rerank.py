@@ -136,7 +136,7 @@ def _announce(queries: int, gallery: int, *, width: int, k1: int, k2: int) -> No
     cost = forecast(queries, gallery, width=width, k1=k1, k2=k2)
     logger.info(
         "re-ranking %d queries against %d gallery images on the CPU: about %s, "
-        "at most %.1f GB of memory beside the embeddings",
+        "at most %.1f GB of memory in addition to the embeddings",
         queries, gallery, duration(cost.seconds), cost.memory_bytes / 1e9,
     )  # fmt: skip
 

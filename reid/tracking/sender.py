@@ -1,4 +1,4 @@
-"""The thread that sends journals to MLflow while the work goes on, and tries again while MLflow does not answer."""
+"""The thread that sends journals to MLflow while the stage works, and tries again while MLflow does not answer."""
 
 import logging
 import threading

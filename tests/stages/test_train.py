@@ -135,7 +135,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(trained, f
         assert_same_weights(model / "model_epoch_000.pth", tmp_path / "other/model_epoch_000.pth")
 
 
-def test_a_training_that_goes_on_ends_as_one_that_never_stopped(trained, folder, tmp_path, caplog):
+def test_a_resumed_training_ends_as_one_that_never_stopped(trained, folder, tmp_path, caplog):
     model, _ = trained
     run(folder, tmp_path, "train.num_epochs=1")
     with caplog.at_level(logging.INFO):
