@@ -18,7 +18,7 @@ export NUMBA_CACHE_DIR ?= $(CURDIR)/.cache/numba
 export PYTHONPATH := $(CURDIR)
 export BASE TENSORRT_BASE BUILD_ARGS DOCKER_ARGS
 
-.PHONY: help setup pipeline-run compile images push mlflow-ui test test-slow test-all check format docs bench bench-gpu lock clean
+.PHONY: help setup pipeline-run compile images push mlflow-ui test test-slow test-all check format docs bench bench-gpu gpu-check lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,9 @@ bench: $(STAMP) ## measure the speed against textbook code and the machine's lim
 
 bench-gpu: $(STAMP) ## measure training, embedding and re-ranking at Market-1501's size on a GPU; ARGS="--rows …" for some of it
 	@$(RUN) -m tests.bench.bench_gpu $(ARGS)
+
+gpu-check: $(STAMP) ## run the checks that need a GPU, each compared with the CPU, in at most 8 minutes; ARGS="--rows …" for some of them
+	@$(RUN) -m tests.bench.gpu_check $(ARGS)
 
 lock: requirements.in tests/tritonserver.in docs/requirements.in ## write the lock files anew from their .in files, and the images' lists of packages (needs uv)
 	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q requirements.in -o requirements.lock
