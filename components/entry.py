@@ -225,10 +225,10 @@ def _configure_logging() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0 done; 2 an error that the user can mend (a text, no traceback); 130 interrupted; 1 a bug."""
+    """The exit status: 0 done; 2 an error that the user can correct (no traceback); 130 interrupted; 1 a bug."""
     parser = argparse.ArgumentParser(prog="python -m components.entry", description="Runs one stage of the pipeline.")
     parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--executor-input", required=True, help="JSON that the runner writes in the place of {{$}}")
+    parser.add_argument("--executor-input", required=True, help="JSON that the runner writes in place of {{$}}")
     parser.add_argument("--encrypted", action="store_true", help=f"run only if {KEY_ENVIRONMENT} is set")
     options = parser.parse_args(arguments)
     _configure_logging()

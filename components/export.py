@@ -27,6 +27,6 @@ def export(  # noqa: PLR0917 - kfp passes them by position
     Returns:
         onnx: The ONNX file; input `input` (batch, C, H, W), output `fc_pred` (batch, D).
         parity: How far the ONNX's embeddings are from the network's, as JSON.
-        metrics: Least cosine and largest difference over the compared images.
+        metrics: Lowest cosine and largest difference over the compared images.
     """
     return dsl.ContainerSpec(image=images.REID, command=[*images.ENTRY, "export"], args=images.EXECUTOR_INPUT)

@@ -11,7 +11,7 @@ from reid import __version__
 REID = os.environ.get("REID_IMAGE") or f"reid-pipeline/torch:{__version__}"
 """PyTorch, on CPU or CUDA."""
 TENSORRT = os.environ.get("REID_TRT_IMAGE") or f"reid-pipeline/tensorrt:{__version__}"
-"""TensorRT beside what the torch-free stages need."""
+"""TensorRT, and what the stages that need no torch use."""
 ENTRY = ["python3", "-m", "components.entry"]
 """The command of every stage; the name of the stage follows it."""
 EXECUTOR_INPUT = ["--executor-input", "{{$}}"]

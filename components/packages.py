@@ -17,7 +17,7 @@ EXTRAS = {"torch": ("mlflow", "export"), "tensorrt": ("mlflow", "export", "tenso
 """Image -> extras of pyproject.toml that its stages need; neither has kfp, tests or a linter."""
 WITHOUT_TORCH = {"tensorrt"}
 TORCH = re.compile(r"torch|torchvision|triton|nvidia-.*|cuda-.*")
-"""What a BASE that has PyTorch brings itself."""
+"""Packages that a BASE with PyTorch has already."""
 
 
 def names_of(image: str, project: Mapping[str, object]) -> list[str]:

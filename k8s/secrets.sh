@@ -1,7 +1,7 @@
 #!/bin/sh
 # Prints the secrets of MLflow and its stores, with passwords drawn anew, as YAML for kubectl:
 #     sh k8s/secrets.sh | kubectl apply -f -
-# Once: the database keeps the password of its first start. They stand in no file and in no manifest.
+# Run it once: the database keeps the password of its first start. The passwords are in no file and in no manifest.
 set -eu
 if kubectl get secret postgres --namespace reid --request-timeout=10s >/dev/null 2>&1; then
     echo "the secrets are there already: kubectl get secret --namespace reid" >&2

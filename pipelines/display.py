@@ -1,4 +1,4 @@
-"""What a run shows while it runs: a line for each stage's start and end, and how far the running stages are."""
+"""Shows a run while it runs: a line for each stage's start and end, and how far the running stages are."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from reid.console.live import LiveLines
 
 
 class Display:
-    """Lines about stages. To be closed, or used in a `with`, so that no moving line is left on the terminal."""
+    """Lines about stages. Close it, or use it in a `with`, so that no moving line is left on the terminal."""
 
     def __init__(self, stream: TextIO, *, width: int, clock: Callable[[], float] = time.monotonic) -> None:
         """`width` is that of the column of stage names."""
@@ -28,12 +28,12 @@ class Display:
         self._lines.write(text, task=stage)
 
     def started(self, stage: str, text: str) -> None:
-        """The stage runs from now on."""
+        """Shows that the stage has started."""
         self.say(stage, text)
         self._lines.start(stage)
 
     def ended(self, stage: str, text: str) -> None:
-        """The stage runs no longer."""
+        """Shows that the stage has ended."""
         self._lines.end(stage)
         self.say(stage, text)
 
@@ -42,7 +42,7 @@ class Display:
         self._lines.progress(stage, text.removeprefix(f"{stage}: "))
 
     def tick(self) -> None:
-        """Redraws the moving lines; to be called often."""
+        """Redraws the moving lines; call it often."""
         self._lines.redraw()
 
     def close(self) -> None:

@@ -91,7 +91,7 @@ def compiled(*, resources: Resources | None = None, spec_text: str | None = None
 
 
 def _without_head(text: str) -> str:
-    """The YAML less kfp's leading comment: of a default of several lines only the first is commented out there."""
+    """The YAML without kfp's leading comment, which leaves a default's second and later lines outside the comment."""
     lines = text.splitlines(keepends=True)
     start = next(number for number, line in enumerate(lines) if line.startswith(FIRST_KEYS))
     return "".join(lines[start:])

@@ -128,7 +128,7 @@ def _run(spec: Experiment, path: Path, *, jobs: int, in_containers: bool) -> int
         report, page = _run_tracked(
             pipeline, spec, path, store=store, tracking_uri=tracking_uri, jobs=jobs, tasks=tasks
         )
-    print_summary(report, results_dir=store.results_dir, mlflow=_how_to_see(tracking_uri, page), stream=sys.stdout)
+    print_summary(report, results_dir=store.results_dir, mlflow=_how_to_open(tracking_uri, page), stream=sys.stdout)
     print(f"{'done' if report.exit_status == 0 else 'not finished'} in {duration(time.monotonic() - started)}")
     return report.exit_status
 
@@ -144,7 +144,7 @@ def _containers(spec: Experiment, store: Store, tracking_uri: str, lock: int) ->
     )
 
 
-def _how_to_see(tracking_uri: str, page: str) -> str:
+def _how_to_open(tracking_uri: str, page: str) -> str:
     """Returns what opens this page of MLflow in a browser: an address, for a database after a command."""
     if not tracking_uri.startswith(("sqlite:", "postgresql", "mysql")):
         return f"{tracking_uri.rstrip('/')}/{page}"
@@ -155,7 +155,7 @@ def _how_to_see(tracking_uri: str, page: str) -> str:
 def _run_tracked(
     pipeline: ir.Pipeline, spec: Experiment, path: Path, *, store: Store, tracking_uri: str, jobs: int, tasks: Tasks
 ) -> tuple[RunReport, str]:
-    """Runs the pipeline under an MLflow run of its own, and keeps a record; returns the page of its figures, too."""
+    """Runs the pipeline with an MLflow run and a record; returns the report and the page of its figures."""
     tracking = open_pipeline_run(
         tracking_uri=tracking_uri,
         experiment=spec.mlflow.experiment,

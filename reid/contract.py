@@ -1,7 +1,7 @@
 """The preprocessing contract: how an image is prepared for the network, and what the network returns.
 
 It travels with the model: in the checkpoint, in the metadata of the ONNX file, in the build record beside the engine.
-Whoever runs the model reads it there, never in a spec.
+A program that runs the model reads it there, never in a spec.
 
 Shapes: N images, H height, W width, C channels (3 = RGB, 1 = grey).
 """

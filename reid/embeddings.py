@@ -65,7 +65,7 @@ DAMAGE = (
     *(OSError, ValueError, KeyError, EOFError, TypeError, SyntaxError, RuntimeError, MemoryError),
     *(zipfile.BadZipFile, zlib.error),
 )
-"""What reading a damaged npz file raises; which one depends on where the damage is."""
+"""The errors that reading a damaged npz file raises; which one depends on the place of the damage."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ class Embeddings:
     paths: list[str]
     """N absolute paths."""
     person: NDArray[np.int64]
-    """(N,): -1 junk, 0 distractor."""
+    """(N,): the person of each image; -1 junk, 0 distractor."""
     camera: NDArray[np.int64]
-    """(N,), from 1."""
+    """(N,): the camera of each image, from 1."""
     vectors: NDArray[np.float32]
     """(N, D)."""
 
@@ -154,7 +154,7 @@ def embed(
 ) -> Embeddings:
     """pixels (N, H, W, C) of a split's images -> their embeddings; with `keep` (N,), of those images only.
 
-    It works batch by batch, so that a memory map of any length takes one batch of memory besides the vectors. Several
+    It works batch by batch, so that a memory map of any length takes only a batch of memory and the vectors. Several
     `ranks` take turns at the batches that one process would make; only rank 0 has all vectors in the end. `between` is
     called before each round of batches, equally often on every rank; `what` names the work in progress lines. Raises
     ArtifactError if the network's output is not (B, contract.embedding) or not finite.

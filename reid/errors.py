@@ -12,7 +12,7 @@ class ReidError(Exception):
 
 
 class SpecError(ReidError):
-    """The experiment spec is wrong: an unknown key, a wrong type, a value out of range, or fields that contradict."""
+    """The experiment spec is wrong: an unknown key, a wrong type, a value out of range, or contradictory fields."""
 
 
 class DatasetError(ReidError):

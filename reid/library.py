@@ -49,10 +49,10 @@ def embed(
 ) -> Embeddings:
     """The embeddings of all images of a folder, sorted by file name, not normalised; folders in it are not read.
 
-    file_name: how names tell person and camera, as dataset.file_name of the spec: market1501, dukemtmc or a regular
-    expression. unknown_camera: the camera of all images if names tell none; give query and gallery different ones, for
-    the metric passes over images of the query's own camera. Raises DatasetError if the folder is missing, has no image,
-    or has images that are misnamed or unreadable.
+    file_name: how names give person and camera, as dataset.file_name of the spec: market1501, dukemtmc or a regular
+    expression. unknown_camera: the camera of all images if names give none; it must differ between query and gallery,
+    because the metric leaves out images of the query's own camera. Raises DatasetError if the folder is missing, has no
+    image, or has images that are misnamed or unreadable.
     """
     names = file_names(file_name, cameras=DATASET.cameras)
     listing = list_folder(Path(folder).absolute(), names=names, unknown_camera=unknown_camera)

@@ -19,7 +19,7 @@ TIMEOUT_S = 60
 EQUALS = 1
 """The operation's number in a filter of the API."""
 FILES = {
-    "KFP_CA_CERT": "the certificate (PEM) of the authority that signed the endpoint's",
+    "KFP_CA_CERT": "the certificate (PEM) of the authority that signed the endpoint's certificate",
     "KFP_TOKEN_FILE": "a file that holds a token",
 }
 """Variables that name files -> what the file has to hold."""

@@ -57,7 +57,7 @@ def resources_of(
     """
     booked: dict[str, int] = {}
     for name, fact in fields_with(CountsGpus).items():
-        asked = _asked(spec, name.rpartition(".")[0])
+        asked = _gpus_asked_for(spec, name.rpartition(".")[0])
         booked[fact.parameter] = max(booked.get(fact.parameter, 0), asked)
     return Resources(
         gpus=booked["gpus"],
@@ -69,7 +69,7 @@ def resources_of(
     )
 
 
-def _asked(spec: Experiment, section: str) -> int:
+def _gpus_asked_for(spec: Experiment, section: str) -> int:
     """GPUs that a section of the spec asks for explicitly; 0 if it leaves both fields at their default."""
     part = getattr(spec, section)
     given = {"num_gpus", "gpu_ids"} & part.model_fields_set
@@ -136,12 +136,12 @@ def compile_for_cluster(path: Path, spec: Experiment, *, cluster_file: Path | No
     encrypted = asks_for_encryption(spec)
     resources = resources_of(spec, cluster=read_cluster(cluster_file), cached=pinned, encrypted=encrypted)
     if encrypted:
-        print(_where_the_key_is(resources, cluster_file), file=sys.stderr)
+        print(_note_on_the_key(resources, cluster_file), file=sys.stderr)
     compile_pipeline(path, resources=resources, spec_text=spec_on_cluster(spec, resources.data_path))
     return resources
 
 
-def _where_the_key_is(resources: Resources, cluster_file: Path | None) -> str:
+def _note_on_the_key(resources: Resources, cluster_file: Path | None) -> str:
     """The note on the key. Raises PipelineError if the cluster's file names no Secret that holds it."""
     found = resources.key_secret
     if found is None:

@@ -20,7 +20,7 @@ IMAGE_STAGES = ("validate", "train", "evaluate", "inference", "export", "gen_trt
 WORK_STAGES = ("train", "export")
 """Stages that see the work volume (see `reid.stages.work_folder`): train works there, export empties it."""
 NETWORKED_STAGES = ("train", "register")
-"""Stages that are retried: they need a server (weights, MLflow's registry), or run so long that their node may go."""
+"""Stages that are retried: they need a server (weights, MLflow's registry), or run so long that a node may be lost."""
 RUN_LABEL = "metadata.labels['pipeline/runid']"
 """The label that Kubeflow Pipelines puts on each pod of a run."""
 HOUR = 3600
@@ -61,7 +61,7 @@ class Resources:
     work_path: str = "/work"
     node_selector: Mapping[str, str] = field(default_factory=dict)
     gpu_node_selector: Mapping[str, str] = field(default_factory=dict)
-    """Node labels for the stages that may ask for a GPU, besides node_selector."""
+    """Node labels for the stages that may ask for a GPU, in addition to node_selector."""
     tolerations: Sequence[Mapping[str, Any]] = ()
     """key, operator, value, effect, toleration_seconds, as Kubernetes names them; of every stage."""
     config_maps: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: CONFIG_MAPS)

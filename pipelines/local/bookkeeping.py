@@ -1,4 +1,4 @@
-"""What is known of the tasks of a run: finished results, the cache, the run's record, MLflow's runs, and what the user
+"""Keeps the state of a run's tasks: finished results, the cache, the run's record, MLflow's runs, and what the user
 is shown. It starts and stops nothing: the scheduler does, and reports every step here.
 """
 
@@ -53,7 +53,7 @@ class Attempt:
 
 
 class Bookkeeping:
-    """The books of one run."""
+    """The state of one run's tasks."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Bookkeeping:
         return self._results[source.task].outputs.parameters[source.output]
 
     def use_cached(self, plan: Plan) -> bool:
-        """Takes the stored result of the task if there is one; says whether there was."""
+        """Takes the stored result of the task if there is one; returns whether there was."""
         task = plan.task
         cached = self._store.look_up(plan.folder, task) if task.cacheable else None
         if cached is None:
@@ -119,7 +119,7 @@ class Bookkeeping:
         self._store.point_latest(task.stage, plan.folder)
         run_id = None
         if self._tracking:
-            run_id = self._tracking.start_stage(task.stage, plan.folder, goes_on=prepared.resumes)
+            run_id = self._tracking.start_stage(task.stage, plan.folder, resumes=prepared.resumes)
         return Attempt(plan, prepared.resumes, reason, run_id)
 
     def _show_what_is_set_aside(self, plan: Plan, prepared: Prepared) -> None:
@@ -151,7 +151,7 @@ class Bookkeeping:
         }
 
     def started(self, attempt: Attempt) -> None:
-        """The task's process runs."""
+        """Notes and shows that the task's process has started."""
         stage, folder = attempt.plan.task.stage, str(attempt.plan.folder)
         self._record.stage(stage, state="running", folder=folder, mlflow_run_id=attempt.mlflow_run_id)
         if attempt.resumes:
@@ -161,7 +161,7 @@ class Bookkeeping:
         self._display.started(stage, text)
 
     def ended(self, attempt: Attempt, running: Running, status: int) -> bool:
-        """The task's process ended by itself; says whether it ended well and left what it declares."""
+        """Notes how the task's process ended by itself; returns whether it ended well and wrote what it declares."""
         task, seconds = attempt.plan.task, time.monotonic() - running.started
         error = f"exit status {status}"
         if status == 0:
@@ -185,11 +185,11 @@ class Bookkeeping:
         return False
 
     def stopping(self, attempt: Attempt) -> None:
-        """The task's process has been asked to end."""
+        """Shows that the task's process has been asked to end."""
         self._display.say(attempt.plan.task.stage, "stopping (Ctrl-C again: at once)")
 
     def stopped(self, attempt: Attempt, running: Running) -> None:
-        """The task's process ended because the run was interrupted."""
+        """Notes that the task's process ended because the run was interrupted."""
         seconds = time.monotonic() - running.started
         self._note_end(attempt, STOPPED, "KILLED", seconds)
         text = f"stopped after {duration(seconds)}; the next run continues it"
@@ -205,7 +205,7 @@ class Bookkeeping:
             self._tracking.finish_stage(folder, mlflow_status)
 
     def not_run(self, tasks: Sequence[Task], *, say_why: bool) -> None:
-        """These tasks are not run: the run was interrupted, or a task that they need failed."""
+        """Notes that these tasks are not run: the run was interrupted, or a task that they need failed."""
         for task in tasks:
             missing = sorted(self._reports[name].stage for name in task.needs - self._results.keys())
             self._display.say(task.stage, f"not run: needs {', '.join(missing)}" if say_why else "not run")

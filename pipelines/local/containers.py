@@ -56,7 +56,7 @@ class Containers:
             docker("rm", "--force", container)
 
     def identity(self, task: Task) -> dict[str, str]:
-        """What decides a result besides the inputs: the image, which holds the code and every package, and for an
+        """What decides a result apart from its inputs: the image, which holds the code and every package, and for an
         engine the GPUs.
         """
         parts = {"image": self._image(task)}

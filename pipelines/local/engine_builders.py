@@ -1,4 +1,4 @@
-"""What decides, besides inputs and code, which engine gen_trt_engine builds: TensorRT and this machine's GPUs.
+"""What decides which engine gen_trt_engine builds, in addition to inputs and code: TensorRT and this machine's GPUs.
 
 Both are part of the stage's cache key: after `pip install tensorrt`, or with another GPU, the engine is built again.
 """

@@ -38,7 +38,7 @@ def cache_folders(spec: Experiment, root: Path) -> dict[str, Path]:
 
 
 def _folders_made_in(spec: Experiment, stage: str) -> set[Path]:
-    """The data set that this stage draws or fetches: made beside its place, and moved there when it is whole."""
+    """The data set that this stage draws or fetches: made under another name beside it, renamed when it is complete."""
     moved = [name for name, fact in fields_with(Writes).items() if fact.moved and stage in fields_of()[name].stages]
     return {_absolute(path) for name in moved if (path := value_of(spec, name))}
 
@@ -54,7 +54,7 @@ def _read(spec: Experiment, stage: str) -> Iterator[Path]:
 
 
 def _written(spec: Experiment) -> Iterator[Path]:
-    """The folders that the pipeline writes to, but for the data sets that it makes."""
+    """The folders that the pipeline writes to, except the data sets that it makes."""
     yield from map(_absolute, (spec.results_dir, spec.store_dir))
     for name, fact in pipeline_paths().items():
         if isinstance(fact, Writes) and not fact.moved and (path := value_of(spec, name)):

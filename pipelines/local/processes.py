@@ -2,7 +2,7 @@
 
 Each is a process group, so that a signal reaches everything that it started; its output goes into its log file, from
 which the runner reads how far it is. `Containers` has the same two methods: `identity` says what decides a result
-besides the inputs, `start` starts a task.
+in addition to the inputs, `start` starts a task.
 """
 
 import json
@@ -133,7 +133,7 @@ class Processes:
         self.keep_open = tuple(keep_open)
 
     def identity(self, task: Task) -> dict[str, str]:
-        """What decides a result besides the inputs: the stage's code, the packages, and for an engine the GPUs."""
+        """What decides a result apart from its inputs: the stage's code, the packages, and for an engine the GPUs."""
         stage = code_hash.stage_of(task.command)
         python = ".".join(platform.python_version_tuple()[:2])
         lock = code_hash.file_hash(self.root / "requirements.lock")

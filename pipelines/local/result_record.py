@@ -1,7 +1,7 @@
 """task.json: the record of a finished task.
 
 It decides which files are used again, moved and deleted, so it is checked like a file of unknown origin: a path in it
-is the name of something in the result's own folder, or the file is no record at all.
+has to be the name of something in the result's own folder, else the file is no record.
 """
 
 import json
@@ -31,13 +31,13 @@ class NoRecordError(ValueError):
     """task.json is not the record of a finished task; the text names the field."""
 
 
-def _plain(name: str) -> str:
+def _require_plain_name(name: str) -> str:
     if name in {"", ".", ".."} or any(character in name for character in "/\\\0"):
         raise ValueError(f"found {name!r}, want a plain name")
     return name
 
 
-def _below(stamp: Stamp) -> Stamp:
+def _require_file_inside(stamp: Stamp) -> Stamp:
     name = PurePosixPath(stamp[0])
     if name.is_absolute() or ".." in name.parts or "\0" in stamp[0]:
         raise ValueError(f"found {stamp[0]!r}, want the name of a file of the artifact")
@@ -49,14 +49,14 @@ class Made(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True)
 
-    path: Annotated[str, AfterValidator(_plain)]
+    path: Annotated[str, AfterValidator(_require_plain_name)]
     """Its name in the result's folder."""
     kind: str = Field(alias="schema")
     """KFP's schema, e.g. system.Model."""
     metadata: dict[str, Any]
     digest: str
     """SHA-256 of its content."""
-    files: list[Annotated[Stamp, AfterValidator(_below)]]
+    files: list[Annotated[Stamp, AfterValidator(_require_file_inside)]]
 
 
 class Record(BaseModel):
@@ -86,7 +86,7 @@ def read_record(folder: Path) -> Record | None:
 
 
 def record_of(task: Task, folder: Path) -> Record | None:
-    """As `read_record`, and raises NoRecordError if the record has other outputs than this task, or some elsewhere."""
+    """The record in this folder; None if there is none. Raises NoRecordError also if its outputs are not the task's."""
     record = read_record(folder)
     if record is not None:
         _compare_names("artifacts", record.artifacts.keys(), task.output_artifacts.keys())

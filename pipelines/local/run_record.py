@@ -32,7 +32,7 @@ class RunRecord:
         write_json(self.path, self.content)
 
     def end(self, state: str, seconds: float) -> None:
-        """The run is over."""
+        """Notes how the run ended."""
         self.content.update(state=state, seconds=round(seconds, 3))
         write_json(self.path, self.content)
 
@@ -40,8 +40,8 @@ class RunRecord:
 def close_killed_runs(folder: Path) -> None:
     """Marks earlier runs that never ended as killed.
 
-    To be called by the holder of the folder's lock, before it writes its own record: every run that is recorded as
-    running is dead then. A file that is no record of a run stays as it is.
+    Call it while holding the folder's lock, before the new run writes its record: every run that is recorded as
+    running has then been killed. A file that is no record of a run stays as it is.
     """
     for path in sorted(folder.glob("*.json")):
         try:

@@ -31,7 +31,7 @@ class Tasks(Protocol):
     """How tasks are run: as `Processes` or `Containers`."""
 
     def identity(self, task: Task) -> dict[str, str]:
-        """What decides a result besides the inputs."""
+        """What decides a result apart from its inputs."""
 
     def start(
         self, task: Task, *, executor_input: Mapping[str, Any], log: Path, environment: Mapping[str, str]
@@ -74,7 +74,7 @@ class LocalRun:
     def run(self) -> RunReport:
         """Runs every task that can run; a failed one stops only those that need it."""
         started = time.monotonic()
-        with self._noting_signals(), self._display:
+        with self._note_signals(), self._display:
             try:
                 while (self._waiting or self._running) and not self._signals:
                     self._start_ready_tasks()
@@ -84,7 +84,7 @@ class LocalRun:
                         time.sleep(POLL_S)
                 if self._signals:
                     self._stop_running_tasks()
-            finally:  # after an error of this program no task may run on unwatched
+            finally:  # after an error of this program no task may keep running unwatched
                 stop([running for _, running in self._running], at_once=lambda: True)
             self._books.not_run(self._waiting, say_why=False)
         return RunReport(self._books.reports(), time.monotonic() - started, self._exit_status)
@@ -127,7 +127,7 @@ class LocalRun:
                     self._exit_status = max(self._exit_status, USER_ERROR if status == USER_ERROR else 1)
 
     @contextmanager
-    def _noting_signals(self) -> Iterator[None]:
+    def _note_signals(self) -> Iterator[None]:
         """Notes SIGINT, SIGTERM and SIGHUP while the block runs, instead of ending this process by them."""
         before = {number: signal.signal(number, lambda number, _: self._signals.append(number)) for number in SIGNALS}
         try:

@@ -1,4 +1,4 @@
-"""The command `reid adopt`: makes a file that the tasks read of another project's trained file.
+"""The command `reid adopt`: converts another project's trained file into one that the tasks read.
 
 reid adopt model_epoch_119.tlt -e spec.yaml
 """

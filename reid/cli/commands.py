@@ -140,7 +140,7 @@ def _help_on(task: str) -> Callable[[], str]:
 
         fields = listed(fields_of_task(task), width=_columns())
         if said := fields_said_by_model(task):
-            note = f"the model's file says these too, and the spec has to agree if it gives them: {', '.join(said)}"
+            note = f"a trained model's file states these too; a spec that gives them has to agree: {', '.join(said)}"
             fields += "\n" + textwrap.fill(note, _columns()) + "\n"
         return f"fields of the spec that {task} reads, with their defaults:\n\n{fields}"
 
@@ -169,7 +169,7 @@ def _add_spec_command(parser: argparse.ArgumentParser) -> None:
 def _add_dataset_commands(parser: Parser) -> None:
     commands = parser.add_subparsers(required=True, metavar="ACTION")
     synth = commands.add_parser("synth", help="draw a data set in Market-1501's layout")
-    synth.add_argument("root", type=Path, help="folder that is made")
+    synth.add_argument("root", type=Path, help="folder to make")
     for name in DRAWN:
         synth.add_argument(f"--{name.replace('_', '-')}", type=int, default=argparse.SUPPRESS, metavar="N")
     synth.add_argument("--workers", type=int, default=0, metavar="N", help="number of processes; 0: one per core")
@@ -177,7 +177,7 @@ def _add_dataset_commands(parser: Parser) -> None:
     synth.more_help = _drawn_help
     sheet = commands.add_parser("sheet", help="draw a sheet: a row for each person, a column for each camera")
     sheet.add_argument("root", type=Path, help="folder of a data set in Market-1501's layout")
-    sheet.add_argument("output", type=Path, help="picture that is written, .png or .jpg")
+    sheet.add_argument("output", type=Path, help="picture to write, .png or .jpg")
     sheet.add_argument("--persons", type=int, default=8)
     sheet.add_argument("--file-name", default="market1501", metavar="PATTERN", help="in place of dataset.file_name")
     sheet.add_argument("--seed", type=int, default=0)

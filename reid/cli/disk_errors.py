@@ -1,4 +1,4 @@
-"""A full or read-only disk as an error that the user can correct, wherever it was met."""
+"""Reports a full or read-only disk as an error that the user can correct, wherever it occurs."""
 
 import errno
 from collections.abc import Iterator

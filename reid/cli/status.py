@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 TAO_NAMES = {"rank1": "cmc_rank_1", "rank5": "cmc_rank_5", "rank10": "cmc_rank_10", "accuracy": "train_acc"}
 """Names of our figures -> TAO's names for them: a kpi has both."""
 BESIDE_KPI = ("epoch", "step", "seconds")
-"""Entries of a history's row that stand beside the kpi, as in TAO's lines."""
+"""Entries of a history's row that are written next to the kpi, not in it, as in TAO's lines."""
 
 
 class StatusFile:

@@ -34,7 +34,7 @@ def model_of(spec: Experiment, task: str) -> Path:
 def onnx_to_write(spec: Experiment) -> Path:
     """export.onnx_file, else in the folder of the task export, under the checkpoint's name.
 
-    Never beside a checkpoint of another folder: that may be a cached result of the pipeline, or a read-only folder.
+    It never goes beside a checkpoint of another folder: that may be a cached result of the pipeline, or read-only.
     """
     if spec.export.onnx_file:
         return Path(spec.export.onnx_file)

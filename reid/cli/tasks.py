@@ -70,7 +70,7 @@ def run_task(task: str, spec: Experiment) -> Outcome:
 
 
 def make_servable(spec: Experiment) -> None:
-    """Writes the model repository that the spec asks for; the export and the engine are made first if they lack."""
+    """Writes the model repository that the spec asks for; a missing export or engine is made first."""
     if spec.triton.model_file is None:
         if not exported_onnx(spec).exists():
             run_task("export", spec)

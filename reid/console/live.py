@@ -39,7 +39,7 @@ class _Moving:
 
 
 class LiveLines:
-    """Writes to one stream. To be closed, or used in a `with`, so that no moving line is left on the terminal."""
+    """Writes to one stream. Close it, or use it in a `with`, so that no moving line is left on the terminal."""
 
     def __init__(self, stream: TextIO, *, label_columns: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         """`label_columns` is the width of the column of task names; 0 shows no names."""
@@ -69,7 +69,7 @@ class LiveLines:
             self._live.console.print(Text(line), soft_wrap=True)
 
     def start(self, task: str) -> None:
-        """The task runs from now on."""
+        """Shows the task as running."""
         self._tasks[task] = _Moving(started=self._clock(), written=self._clock())
 
     def progress(self, task: str, text: str, *, plain: str | None = None) -> None:
@@ -85,14 +85,14 @@ class LiveLines:
             self.write(plain or text, task=task)
 
     def end(self, task: str) -> None:
-        """The task runs no longer: its moving line is removed."""
+        """Removes the moving line of a task that has ended."""
         if self._terminal:
             self._tasks.pop(task, None)
         if self._live and not self._tasks:
             self.close()
 
     def redraw(self, *, now: bool = False) -> None:
-        """Draws the moving lines again, at most five times a second; to be called often."""
+        """Draws the moving lines again, at most five times a second; call it often."""
         if not self._terminal or not self._tasks or (not now and self._clock() - self._drawn_at < REDRAW_INTERVAL_S):
             return
         self._drawn_at = self._clock()

@@ -1,4 +1,4 @@
-"""What a command of `reid` shows while it works: its log lines, and how far it is."""
+"""Shows the work of a command of `reid`: its log lines, and how far it is."""
 
 import logging
 import time

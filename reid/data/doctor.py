@@ -12,7 +12,7 @@ from reid.data.findings import EXAMPLES, Finding, SplitSurvey, Surveys, counted
 from reid.data.market1501 import DISTRACTOR, JUNK, PersonImage
 
 MIN_WIDTH, MIN_HEIGHT = 16, 32
-"""Pixels; an image that is smaller in either tells a network next to nothing."""
+"""Least width and height in pixels; a smaller image teaches a network almost nothing."""
 MIN_ASPECT, MAX_ASPECT = 1.0, 6.0
 """Height over width of a standing person's box, with a wide margin."""
 FORMAT_OF_ENDING = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}

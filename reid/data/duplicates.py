@@ -23,7 +23,7 @@ def duplicates(surveys: Surveys) -> Iterator[Finding]:
     for splits, sets in sorted(
         groups.items(), key=lambda entry: (len(entry[0]) == 1, entry[0][0] != "train", entry[0])
     ):
-        message = _where_duplicated(splits, counted(len(sets), "picture"))
+        message = _describe_duplicates(splits, counted(len(sets), "picture"))
         differing = sum(len({image.person for _, image in same}) > 1 for same in sets)
         if differing:
             message += f"; {differing:,} of them under different persons"
@@ -72,7 +72,7 @@ def queries_by_name_in_gallery(surveys: Surveys) -> Iterator[Finding]:
         yield query.finding("warning", "query in gallery", message, files)
 
 
-def _where_duplicated(splits: tuple[str, ...], pictures: str) -> str:
+def _describe_duplicates(splits: tuple[str, ...], pictures: str) -> str:
     if len(splits) == 1:
         return f"{splits[0]}: {pictures} there more than once, byte for byte"
     if splits[0] == "train":

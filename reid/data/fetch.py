@@ -26,11 +26,11 @@ ATTEMPTS = 6
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 """Seconds between attempts, from the first wait to the longest; each wait is twice the one before."""
 PASSING = {408, 425, 429}
-"""HTTP statuses after which another attempt may succeed, besides server errors (500 and above)."""
+"""HTTP statuses, below those of server errors (500 and above), after which another attempt may succeed."""
 
 
 def ensure_fetched(root: Path, *, url: str | None, archive: Path | None, sha256: str | None) -> bool:
-    """Unpacks the data set into the folder `root` if that is absent, from a local archive or a URL; returns whether.
+    """Unpacks the data set into `root` if that is absent, from a local archive or a URL; returns whether it did.
 
     A folder that was laid out by hand is left as it is. Raises DatasetError if the archive cannot be read or
     downloaded, has another SHA-256, is no Market-1501 or not safe to unpack, or if `root` came from another archive.

@@ -25,7 +25,7 @@ from reid.files.writing import replacing
 logger = logging.getLogger(__name__)
 
 VERSION = 1
-"""Of the index file: a file of another version is read as empty."""
+"""Version of the index file; a file of another version is read as empty."""
 BATCH = 256
 """Files handed to the thread pool between two progress lines."""
 

@@ -55,20 +55,20 @@ DUKEMTMC = FileNames(
     "named as DukeMTMC-reID names them; want PPPP_cC_fFFFFFFF.jpg, e.g. 0001_c2_f0046182.jpg, or set dataset.file_name",
 )
 ANY = FileNames(re.compile(r"(?s:.*)"), "")
-"""For tasks that need neither persons nor cameras: every image belongs to nobody."""
+"""The names for tasks that need neither persons nor cameras: every image counts as a distractor."""
 KNOWN = {"market1501": MARKET1501, "dukemtmc": DUKEMTMC}
 
 
 def file_names(pattern: str, *, cameras: str) -> FileNames:
     """The file names that dataset.file_name describes; cameras: dataset.cameras, "none" ignores a group `camera`.
 
-    Raises ValueError, with what is wanted, if the pattern is no regular expression or lacks the group `person`.
+    Raises ValueError, with what is wanted, if the pattern is no regular expression or has no group `person`.
     """
-    names = KNOWN.get(pattern) or _own(pattern)
+    names = KNOWN.get(pattern) or _from_regular_expression(pattern)
     return replace(names, cameras=names.cameras and cameras != "none")
 
 
-def _own(pattern: str) -> FileNames:
+def _from_regular_expression(pattern: str) -> FileNames:
     want = f"{' or '.join(KNOWN)}, or a regular expression with the groups (?P<person>...) and, if any, (?P<camera>...)"
     try:
         compiled = re.compile(pattern)
@@ -79,6 +79,7 @@ def _own(pattern: str) -> FileNames:
     numbers = "person and camera" if "camera" in compiled.groupindex else "person"
     return FileNames(
         compiled,
-        f"named as dataset.file_name says; want {pattern} to match the whole name less its ending, {numbers} as digits",
+        f"named as dataset.file_name says; want {pattern} to match the whole name without its ending, "
+        f"{numbers} as digits",
         "camera" in compiled.groupindex,
     )

@@ -195,7 +195,7 @@ def _samples(images: Sequence[PersonImage]) -> list[str]:
 
 @dataclass(frozen=True)
 class Examination:
-    """A data set examined: what the reports show."""
+    """The result of examining a data set, which the reports show."""
 
     fingerprint: str
     splits: tuple[SplitSummary, ...]

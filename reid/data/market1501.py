@@ -89,17 +89,17 @@ class Split:
 
     def without_junk(self) -> "Split":
         """The split without its junk (person -1) but with distractors: the images that evaluation ranks."""
-        return self._only(lambda image: image.person != JUNK)
+        return self._filter(lambda image: image.person != JUNK)
 
     def of_persons(self) -> "Split":
         """The split without junk and distractors (person > 0): the images that training learns from."""
-        return self._only(lambda image: image.person > DISTRACTOR)
+        return self._filter(lambda image: image.person > DISTRACTOR)
 
     def of(self, persons: Collection[int]) -> "Split":
         """The images of these persons."""
-        return self._only(lambda image: image.person in persons)
+        return self._filter(lambda image: image.person in persons)
 
-    def _only(self, wanted: Callable[[PersonImage], bool]) -> "Split":
+    def _filter(self, wanted: Callable[[PersonImage], bool]) -> "Split":
         return Split(self.root, tuple(image for image in self.images if wanted(image)))
 
 

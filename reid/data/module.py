@@ -77,24 +77,24 @@ class AugmentedImages(Dataset[Batch]):
 
     def __getitem__(self, wanted: Step) -> Batch:
         """This rank's part of a step's batch."""
-        own, plan = self._drawn(wanted)
+        own, plan = self._draw(wanted)
         images = augment(self.pixels[own], plan, mean=self.contract.mean, std=self.contract.std)
         return Batch(images, torch.from_numpy(self.label[own]), wanted)
 
-    def _drawn(self, wanted: Step) -> tuple[Indices, Plan]:
+    def _draw(self, wanted: Step) -> tuple[Indices, Plan]:
         """This rank's images and their augmentation, which is drawn for all ranks and then cut."""
         rng = step_rng(seed=self.seed, epoch=wanted.epoch, step=wanted.step)
         return wanted.indices[self.columns], self.plan(rng, len(wanted.indices)).rows(self.columns)
 
 
 class Parcels(AugmentedImages):
-    """The same batches, to be augmented on a device; `with_pixels` is false if the device holds all images."""
+    """The items of AugmentedImages before a device augments them; `with_pixels` is false if it holds all images."""
 
     with_pixels = True
 
     def __getitem__(self, wanted: Step) -> Parcel:  # type: ignore[override]
-        """What a device makes this rank's part of a step's batch of."""
-        own, plan = self._drawn(wanted)
+        """What a device needs to make this rank's part of a step's batch."""
+        own, plan = self._draw(wanted)
         pixels = torch.from_numpy(self.pixels[own if self.with_pixels else own[:0]])
         return Parcel(pixels, torch.from_numpy(own), packed(plan), torch.from_numpy(self.label[own]), wanted)
 

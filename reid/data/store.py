@@ -43,13 +43,13 @@ def open_store(split: Split, *, height: int, width: int, channels: int, folder: 
     if not len(split):
         return np.empty(shape, np.uint8)
     path = folder / _name(split, height=height, width=width, channels=channels, key=key)
-    store = _opened(path, shape)
+    store = _open_existing(path, shape)
     if store is None:
         with _only_one_builder(folder):
-            store = _opened(path, shape)  # the process that held the lock may have built it
+            store = _open_existing(path, shape)  # the process that held the lock may have built it
             if store is None:
                 _build(path, split, shape)
-                store = _opened(path, shape)
+                store = _open_existing(path, shape)
     if store is None:
         raise ArtifactError(f"{path}: the store of decoded images was removed while it was opened")
     return store
@@ -63,7 +63,7 @@ def _name(split: Split, *, height: int, width: int, channels: int, key: str) -> 
     return f"{split.root.name}-{height}x{width}x{channels}-{digest.hexdigest()[:20]}.npy"
 
 
-def _opened(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+def _open_existing(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
     """The store; None if it is not there or damaged."""
     try:
         store: NDArray[np.uint8] = np.lib.format.open_memmap(path, mode="r")  # type: ignore[no-untyped-call]

@@ -25,13 +25,13 @@ LARGEST_RATIO = 100
 def unpack(archive: Path, root: Path, *, stamp: Mapping[str, str]) -> None:
     """Writes the three folders below `root`, whole or not at all, and the texts of `stamp` (name -> text) beside them.
 
-    Raises DatasetError if the file is no zip or damaged, lacks a folder, has two data sets, or is not safe to unpack.
+    Raises DatasetError if the file is no zip or damaged, misses one of the folders, has two data sets, or is not safe.
     """
     partial = root.with_name(f"{root.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with ZipFile(archive) as file:
-            chosen = _chosen(archive, file.infolist())
+            chosen = _images_in(archive, file.infolist())
             require_room(root, sum(info.file_size for info in chosen.values()), purpose=f"to unpack {archive}")
             for folder in FOLDERS:
                 (partial / folder).mkdir(parents=True)
@@ -51,7 +51,7 @@ def unpack(archive: Path, root: Path, *, stamp: Mapping[str, str]) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _chosen(archive: Path, members: list[ZipInfo]) -> dict[str, ZipInfo]:
+def _images_in(archive: Path, members: list[ZipInfo]) -> dict[str, ZipInfo]:
     """{"FOLDER/FILE": member} of every image in the three folders."""
     chosen: dict[str, ZipInfo] = {}
     above = set()
@@ -70,7 +70,7 @@ def _chosen(archive: Path, members: list[ZipInfo]) -> dict[str, ZipInfo]:
     if missing := [folder for folder in FOLDERS if folder not in found]:
         raise DatasetError(
             f"{archive}: not an archive of Market-1501: no images in {', '.join(missing)}\n"
-            f"  found: {_shown(members)}\n  want:  the folders {', '.join(FOLDERS)}"
+            f"  found: {_first_names(members)}\n  want:  the folders {', '.join(FOLDERS)}"
         )
     if len(above) > 1:
         raise DatasetError(f"{archive}: more than one data set: {', '.join(sorted(above))}\n  want: one")
@@ -92,6 +92,6 @@ def _refuse_bomb(archive: Path, info: ZipInfo) -> None:
         )
 
 
-def _shown(members: list[ZipInfo]) -> str:
+def _first_names(members: list[ZipInfo]) -> str:
     names = sorted({PurePosixPath(info.filename).parts[0] for info in members if info.filename.strip("/")})
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "nothing"

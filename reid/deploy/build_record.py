@@ -12,7 +12,7 @@ from reid.files.hashes import file_sha256
 RECORD = "build.json"
 """The record's name in the engine's folder. A copy of the engine has its own beside it: its name and ".json"."""
 RUNNABLE = "not run yet"
-"""The value of `measured` while nothing speaks against running the engine on this machine."""
+"""The value of `measured` if this machine can run the engine and has not run it yet."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class BuildRecord:
     measured: str = "not run"
     """The GPU on which it was run, or why it was not run."""
     speed: list[dict[str, float]] = field(default_factory=list)
-    """For each batch size: batch_size, latency_ms (median, with copies to and from the GPU), images_per_second."""
+    """A row for each batch size: batch_size, latency_ms (median, copies to and from the GPU too), images_per_second."""
     parity: dict[str, Any] | None = None
     """How close its embeddings of query images are to the ONNX's; null if they were not compared."""
 

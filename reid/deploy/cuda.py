@@ -1,4 +1,4 @@
-"""Buffers of a GPU and a stream, by NVIDIA's driver alone, because the TensorRT image has no torch.
+"""A stream and buffers of a GPU, through NVIDIA's driver alone, because the TensorRT image has no torch.
 
 They belong to the GPU that gpu.use_gpu made current, and to the thread that called it.
 """

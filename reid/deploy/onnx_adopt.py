@@ -49,7 +49,7 @@ def adopt_onnx(path: Path, contract: Contract) -> tuple[bytes, Contract]:
         raise ArtifactError(f"{path}: no such ONNX file")
     try:
         model = onnx.load(path)  # also weights in files beside it
-    except Exception as error:  # protobuf's own DecodeError, under a name that moves with its version
+    except Exception as error:  # protobuf's own DecodeError, whose place differs from version to version
         raise ArtifactError(f"{path}: damaged, or no ONNX file ({one_line(error)})") from error
     if any(entry.key == CONTRACT_KEY for entry in model.metadata_props):
         raise ArtifactError(
@@ -60,7 +60,7 @@ def adopt_onnx(path: Path, contract: Contract) -> tuple[bytes, Contract]:
     half = any(weight.data_type == onnx.TensorProto.FLOAT16 for weight in model.graph.initializer)
     for key, value in ((CONTRACT_KEY, contract.to_json()), (DATA_TYPE_KEY, "FP16" if half else "FP32")):
         model.metadata_props.add(key=key, value=value)
-    embeddings = _tried(model, contract, path)
+    embeddings = _embed_noise(model, contract, path)
     normalized = bool(np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=SAME))
     contract = dataclasses.replace(contract, normalized=normalized)
     next(entry for entry in model.metadata_props if entry.key == CONTRACT_KEY).value = contract.to_json()
@@ -103,7 +103,7 @@ def _fix(port: Any, sizes: Sequence[int]) -> bool:
     return fits
 
 
-def _tried(model: Any, contract: Contract, path: Path) -> NDArray[np.float32]:
+def _embed_noise(model: Any, contract: Contract, path: Path) -> NDArray[np.float32]:
     """Embeddings (B, D) of noise; raises ArtifactError if they show that the network is not what the contract says."""
     network = OnnxModel(path, content=model.SerializeToString())
     shape = (TRIED_IMAGES, contract.channels, contract.height, contract.width)
@@ -119,12 +119,12 @@ def _tried(model: Any, contract: Contract, path: Path) -> NDArray[np.float32]:
             f"{path}: its embeddings are {embeddings.shape[1]} wide\n"
             f"  want: {contract.embedding}, or model.feat_dim={embeddings.shape[1]} in the spec"
         )
-    if not _same(embeddings, alone):
+    if not _nearly_equal(embeddings, alone):
         raise ArtifactError(
             f"{path}: an image's embedding in a batch of {TRIED_IMAGES} is not its embedding alone\n"
             "  want: a network in evaluation mode, exported with a dynamic batch"
         )
-    if _same(embeddings, mirrored) != contract.flip:
+    if _nearly_equal(embeddings, mirrored) != contract.flip:
         found, other = ("gives", "true") if not contract.flip else ("does not give", "false")
         raise ArtifactError(
             f"{path}: {found} an image and its mirror image the same embedding\n  want: model.with_flip_feature={other}"
@@ -132,5 +132,5 @@ def _tried(model: Any, contract: Contract, path: Path) -> NDArray[np.float32]:
     return embeddings
 
 
-def _same(some: NDArray[np.float32], others: NDArray[np.float32]) -> bool:
+def _nearly_equal(some: NDArray[np.float32], others: NDArray[np.float32]) -> bool:
     return bool(np.abs(some - others).max() <= SAME * np.abs(some).max())

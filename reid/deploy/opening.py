@@ -1,4 +1,4 @@
-"""Opens whatever embeds images: a checkpoint, an ONNX file or a TensorRT engine, chosen by the file's ending.
+"""Opens a model that embeds images: a checkpoint, an ONNX file or a TensorRT engine, chosen by the file's ending.
 
 Shapes: B images in a batch, C channels, H height, W width, D width of the embedding.
 """

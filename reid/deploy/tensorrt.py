@@ -45,7 +45,7 @@ def build_engine(
     asked for, or if TensorRT refuses it; SpecError for INT8, for a target the package does not know, and for a GPU that
     is not there.
     """
-    model, contract = _read_for(data_type, onnx)
+    model, contract = _read_network(data_type, onnx)
     encrypted = is_encrypted(onnx)
     record: dict[str, Any] = {
         "onnx_sha256": file_sha256(onnx),
@@ -74,10 +74,12 @@ def build_engine(
     )
     write_model(engine, serialized, key=encryption_key() if encrypted else None)
     record |= {"tf32": tf32 if data_type == "FP32" else None, "seconds": round(time.monotonic() - started, 3)}
-    return BuildRecord(built=True, reason=None, **record, **_built_by(package, targets), **_size_and_hash(engine))
+    return BuildRecord(
+        built=True, reason=None, **record, **_builder_entries(package, targets), **_size_and_hash(engine)
+    )
 
 
-def _built_by(package: Package, targets: list[str]) -> dict[str, Any]:
+def _builder_entries(package: Package, targets: list[str]) -> dict[str, Any]:
     """The entries of the record that say what built the engine, and for which GPUs."""
     return {
         "package": package.name,
@@ -92,7 +94,7 @@ def _size_and_hash(engine: Path) -> dict[str, Any]:
     return {"engine_bytes": engine.stat().st_size, "engine_sha256": file_sha256(engine)}
 
 
-def _read_for(data_type: str, onnx: Path) -> tuple[Any, Contract]:
+def _read_network(data_type: str, onnx: Path) -> tuple[Any, Contract]:
     """The network and its contract; raises if no engine in this data type can be built from it."""
     if data_type not in ("FP32", "FP16"):
         raise SpecError(

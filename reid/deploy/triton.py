@@ -135,7 +135,7 @@ def _contract_of_plan(engine: Path, *, max_batch_size: int) -> Contract:
         raise ArtifactError(
             f"{engine}: an engine of TensorRT-RTX ({record.version}); Triton's tensorrt backend loads plans of "
             "TensorRT only:\n  an RTX engine has another format, and its kernels are compiled at load time by a "
-            "runtime that Triton has not\n"
+            "runtime that Triton does not have\n"
             "  want: an engine that gen_trt_engine built with the package tensorrt (pip install tensorrt, of the "
             "server's version),\n        on a GPU of the server's kind; or triton.backend=onnxruntime or python, "
             "which serve the ONNX"

@@ -44,7 +44,7 @@ class TritonModel:
         self._warned_at = -1.0
         self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="triton")
         try:
-            self._patiently(lambda _: None)
+            self._retry_while_away(lambda _: None)
         except BaseException:
             self.close()
             raise
@@ -68,7 +68,7 @@ class TritonModel:
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """images (N, C, H, W), preprocessed -> embeddings (N, D), in the order of the images."""
-        self._patiently(self._check_contract)  # the server may have been restarted since
+        self._retry_while_away(self._check_contract)  # the server may have been restarted since
         starts = range(0, len(images), self.batch_size)
         parts = list(self._pool.map(lambda start: self._infer(images[start : start + self.batch_size]), starts))
         return np.concatenate(parts) if parts else np.empty((0, self.contract.embedding), np.float32)
@@ -76,7 +76,7 @@ class TritonModel:
     def _infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """One request: images (B, C, H, W) -> (B, D)."""
         server = self._server
-        found = self._patiently(lambda client: infer(client, server, images))
+        found = self._retry_while_away(lambda client: infer(client, server, images))
         if found is None or found.shape != (len(images), self.contract.embedding):
             raise ServerError(
                 f"{server.url}: {server.model_name} answers with "
@@ -85,7 +85,7 @@ class TritonModel:
             )
         return np.asarray(found, np.float32)
 
-    def _patiently(self, ask: Callable[[Any], T]) -> T:
+    def _retry_while_away(self, ask: Callable[[Any], T]) -> T:
         """The server's answer; while the server is away, the request is repeated for patience_s, in growing pauses."""
         wait_s, give_up_at = FIRST_WAIT_S, time.monotonic() + self._patience_s
         while True:
@@ -103,7 +103,7 @@ class TritonModel:
                     raise ServerError(
                         f"{self._server.url}: no answer for {self._patience_s:g} s, by {self._server.protocol}\n"
                         f"  found: {error}\n"
-                        "  want:  a Triton server; its port is 8000 for HTTP and 8001 for gRPC unless told otherwise"
+                        "  want:  a Triton server; its port is by default 8000 for HTTP and 8001 for gRPC"
                     ) from error
                 if now > self._warned_at + 1:  # one warning for all requests under way
                     self._warned_at = now
@@ -130,7 +130,7 @@ class TritonModel:
         contract = contract_of(client, self._server, batch_size=self.batch_size)
         if self._contract not in (None, contract):
             raise ServerError(
-                f"{self._server.url}: {self._server.model_name} has changed while it was asked: another contract\n"
+                f"{self._server.url}: {self._server.model_name} has changed between two requests: another contract\n"
                 f"  found: {contract.to_json()}\n  want:  {self.contract.to_json()}"
             )
         self._contract = contract

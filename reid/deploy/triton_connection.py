@@ -86,7 +86,7 @@ def refusal(server: Server, error: Exception) -> Exception:
     if isinstance(error, HTTPParseError):
         return ServerError(
             f"{server.url}: the answer is not HTTP\n  found: {error}\n"
-            "  want:  Triton's HTTP port, 8000 unless told otherwise; or gRPC (-i grpc) with its port, 8001"
+            "  want:  Triton's HTTP port, by default 8000; or gRPC (-i grpc) with its port, 8001"
         )
     if isinstance(error, ssl.SSLError):
         return ServerError(
@@ -166,7 +166,7 @@ def contract_of(client: Any, server: Server, *, batch_size: int) -> Contract:
     parameter = config.get("parameters", {}).get(CONTRACT_KEY)
     if parameter is None:
         raise ServerError(
-            f"{where} has no preprocessing contract, so that nobody knows how to prepare an image for it\n"
+            f"{where} has no preprocessing contract, which says how to prepare an image for it\n"
             f"  want: the parameter {CONTRACT_KEY!r} in its configuration, which reid triton writes"
         )
     try:

@@ -92,7 +92,7 @@ class _OtherRanks:
         here = [f"here/{rank}" for rank in range(1, len(self._processes) + 1)]
         while not store.check(here):
             if self._lost is not None:
-                raise TrainingError(self._how_it_ended(self._lost))
+                raise TrainingError(self._describe_end(self._lost))
             time.sleep(POLL_S)
 
     def wait(self) -> None:
@@ -122,7 +122,7 @@ class _OtherRanks:
             error = json.loads(lines[-1])
             kind: type[ReidError] = getattr(errors, error["kind"])
             return kind(error["text"])
-        return TrainingError(self._how_it_ended(self._lost))
+        return TrainingError(self._describe_end(self._lost))
 
     def end(self) -> None:
         """Ends the ranks that still run."""
@@ -146,13 +146,13 @@ class _OtherRanks:
             bad = [number for number, process in enumerate(self._processes) if process.poll() not in (None, 0)]
             self._lost = bad[0] if bad else None
         if not self._over.wait(STUCK_S):
-            logger.error("%s; rank 0 waits for it in vain and ends too", self._how_it_ended(self._lost))
+            logger.error("%s; rank 0 cannot continue without it and ends too", self._describe_end(self._lost))
             os._exit(1)
 
-    def _how_it_ended(self, number: int) -> str:
+    def _describe_end(self, number: int) -> str:
         status = self._processes[number].returncode
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
-        return f"rank {number + 1} of {len(self._processes) + 1} {how}; its last words are above, if it had any"
+        return f"rank {number + 1} of {len(self._processes) + 1} {how}; its last messages, if any, are above"
 
 
 def _environment(size: int, *, port: int) -> dict[str, str]:

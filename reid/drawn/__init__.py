@@ -1,6 +1,6 @@
 """The drawn (synthetic) data set: walking people under six or more cameras, drawn from random numbers.
 
-Other wings import `reid.drawn.dataset` and nothing else of this folder. The way of an image through it:
+Other packages import `reid.drawn.dataset` and no other module of this folder. An image is made in these steps:
 
 - `plan`: which persons there are, which cameras see them, and the name of every image
 - `looks`: the build, hair, clothes and bag that a person keeps under every camera

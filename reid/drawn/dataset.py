@@ -1,4 +1,4 @@
-"""The door of the drawn data set: walking people under cameras that differ, in Market-1501's layout.
+"""The functions that draw a data set: walking people under cameras that differ, in Market-1501's layout.
 
 - `draw_market` draws a data set into a new folder
 - `ensure_market` draws it if its folder is absent, and else checks that the folder was drawn with equal parameters
@@ -163,14 +163,14 @@ def _in_processes(draw: Callable[[Subject], int], subjects: Sequence[Subject], *
     if min(workers, len(subjects) // SUBJECTS_AT_ONCE) <= 1:
         yield from map(draw, subjects)
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_follow_the_parent)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
     try:
         yield from pool.map(draw, subjects, chunksize=SUBJECTS_AT_ONCE)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _follow_the_parent() -> None:
+def _end_with_parent() -> None:
     """Leaves Ctrl-C to the parent, and ends this process when the parent is gone, even by kill -9."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

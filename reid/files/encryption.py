@@ -35,7 +35,7 @@ def encrypt(source: IO[bytes], target: IO[bytes], key: str) -> None:
     salt, prefix = os.urandom(SALT_BYTES), os.urandom(PREFIX_BYTES)
     target.write(MAGIC + salt + prefix)
     cipher = _cipher(key, salt)
-    for nonce, chunk in _numbered(source, CHUNK_BYTES, prefix):
+    for nonce, chunk in _chunks_with_nonces(source, CHUNK_BYTES, prefix):
         target.write(cipher.encrypt(nonce, chunk, MAGIC))
 
 
@@ -57,7 +57,7 @@ def decrypt(path: Path, key: str | None) -> io.BytesIO:
             )
         cipher = _cipher(key, salt)
         try:
-            for nonce, chunk in _numbered(stream, CHUNK_BYTES + TAG_BYTES, prefix):
+            for nonce, chunk in _chunks_with_nonces(stream, CHUNK_BYTES + TAG_BYTES, prefix):
                 plain.write(cipher.decrypt(nonce, chunk, MAGIC))
         except InvalidTag:
             raise KeyRefused(f"{path}: the key is not the one it was encrypted with, or the file was changed") from None
@@ -83,7 +83,7 @@ def _cipher(key: str, salt: bytes) -> AESGCM:
     return AESGCM(Scrypt(salt=salt, length=32, n=2**15, r=8, p=1).derive(key.encode()))
 
 
-def _numbered(stream: IO[bytes], size: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _chunks_with_nonces(stream: IO[bytes], size: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yields (nonce, chunk), at least once; the nonce holds the chunk's number and whether it is the last."""
     chunk, number = stream.read(size), 0
     while True:

@@ -1,4 +1,4 @@
-"""One process at a time in a folder: a lock on `<folder>/.lock`, which is free however its holder ended."""
+"""One process at a time in a folder: a lock on `<folder>/.lock`, which the system frees however its holder ends."""
 
 import fcntl
 import json
@@ -71,7 +71,7 @@ def made_in_turn(path: Path) -> Iterator[None]:
     """Lets one process at a time make `path`: waits while another one does, and says so in the log.
 
     The block has to look again whether `path` exists. The lock is a file beside `path`, which is removed at the end. If
-    it cannot be made, the block runs without: what it writes beside `path` cannot be made either, and it says why.
+    it cannot be made, the block runs without it: its own writes beside `path` then fail too, with the reason.
     """
     descriptor = _open_removable(path.with_name(f"{path.name}.lock"), path)
     try:
@@ -134,7 +134,7 @@ def _acquire(descriptor: int, folder: Path) -> None:
 
 
 def _read_holder(descriptor: int) -> dict[str, Any]:
-    """What the holder wrote about itself; empty in the instant before it has, and if the file says something else."""
+    """What the holder wrote about itself; empty if it has not written yet, or if the file holds something else."""
     try:
         found = json.loads(os.pread(descriptor, 4096, 0))
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Room on a disk, asked for before hours of work end in a full one."""
+"""Checks that a disk has room, before hours of work are lost because it is full."""
 
 import shutil
 from pathlib import Path

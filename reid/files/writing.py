@@ -2,8 +2,8 @@
 
 Every writer has a temporary file of its own beside the target, so that two at once do not tear each other: the last to
 finish wins. The writer holds a lock on it, which the system frees however the process ends; a temporary file that
-nobody holds was left by a killed process, and the next writer of the same target removes it. (A process number would
-not tell: another container or machine that writes into the same folder has numbers of its own.)
+nobody holds was left by a killed process, and the next writer of the same target removes it. (A process number could
+not show that: other containers and machines that write into the same folder number their processes themselves.)
 """
 
 import errno
@@ -92,11 +92,11 @@ def require_writable(path: str | Path | None) -> None:
     """Raises ArtifactError now, and not after hours of work, if `replacing` could not write this file; None is fine."""
     if path is None:
         return
-    with suppress(_Tried), replacing(Path(path)):
-        raise _Tried
+    with suppress(_NothingToWrite), replacing(Path(path)):
+        raise _NothingToWrite
 
 
-class _Tried(Exception):
+class _NothingToWrite(Exception):
     """Leaves `replacing` without a file."""
 
 

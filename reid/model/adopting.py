@@ -26,7 +26,7 @@ NO_PART_OF_THE_EMBEDDING = re.compile(
     # fast-reid's preprocessing
     r"|base\.pixel_(mean|std)"
 )
-"""Names, in this project, of tensors that a file may have or lack."""
+"""Names, in this project, of tensors that a file may but need not have."""
 
 PARTS = {
     r"pool\w*\.p$": "GeM pooling",
@@ -126,7 +126,7 @@ def _require_all(path: Path, network: Embedder, named: Named, report: WeightsRep
     lacking = [part for pattern, part in PARTS.items() if any(re.search(pattern, name) for name in wrong["unexpected"])]
     fitting = _fields_that_fit(network, named)
     if lacking:
-        lines.append(f"  it has {' and '.join(lacking)}, which the spec's network has not")
+        lines.append(f"  it has {' and '.join(lacking)}, which the spec's network does not have")
     elif fitting:
         lines.append(f"  want: {' '.join(fitting)}, as the file has it")
     else:

@@ -32,7 +32,7 @@ PREFIX = "model."
 """The beginning of the network's tensor names: the LightningModule keeps it as `model`."""
 
 ADDED_SETTINGS = {"stem_pool": "padded"}
-"""Settings that older checkpoints lack, and their values at that time."""
+"""Settings that older checkpoints do not have, and their values at that time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +144,7 @@ def _settings(path: Path, entry: Any) -> dict[str, Any]:
     if set(settings) != wanted:
         raise ArtifactError(
             f"{path}: written by another version of this project\n"
-            f"  its model section lacks {sorted(wanted - set(settings))}, has besides {sorted(set(settings) - wanted)}"
+            f"  its model section misses {sorted(wanted - set(settings))}, has unknown {sorted(set(settings) - wanted)}"
         )
     return settings
 

@@ -29,20 +29,20 @@ def of_pixels(
         contract.check_size(pixels)
         try:
             with torch.inference_mode():
-                images = normalize(_sent(pixels, device), mean=contract.mean, std=contract.std)
-                return _fetched(network(images if channels_last else images.contiguous()).float())
+                images = normalize(_send(pixels, device), mean=contract.mean, std=contract.std)
+                return _start_fetch(network(images if channels_last else images.contiguous()).float())
         except torch.OutOfMemoryError as error:
             raise too_many_images("dataset.val_batch_size", str(device), len(pixels), error) from error
 
     return OfPixels(start)
 
 
-def _sent(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
+def _send(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
     here = torch.from_numpy(pixels)
     return here.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else here.to(device)
 
 
-def _fetched(vectors: Tensor) -> Callable[[], NDArray[np.float32]]:
+def _start_fetch(vectors: Tensor) -> Callable[[], NDArray[np.float32]]:
     """A function that waits for these vectors, but not for work that the device was given after them."""
     if vectors.device.type != "cuda":
         return vectors.cpu().numpy

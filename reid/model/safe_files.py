@@ -27,7 +27,7 @@ PLAIN: dict[str, Callable[..., Any]] = {
     for name in ("bool", "dict", "float", "int", "list", "set", "str", "tuple")
 }
 PLAIN["collections.defaultdict"] = lambda *_factory: {}  # torch fills plain dicts only
-"""Types that are allowed besides torch's own: building them does nothing else."""
+"""Types that are allowed in addition to torch's own: building them does nothing else."""
 
 INERT_PACKAGES = (
     *("lightning", "nvidia_tao_core", "nvidia_tao_pytorch", "omegaconf", "pytorch_lightning", "yacs"),
@@ -37,7 +37,7 @@ INERT_PACKAGES = (
 
 
 class Inert:
-    """Takes the place of an object of INERT_PACKAGES: it accepts what the file gives, and does nothing."""
+    """Stands in for an object of INERT_PACKAGES: it accepts what the file gives, and does nothing."""
 
     def __new__(cls, *_args: object, **_kwargs: object) -> "Inert":
         return super().__new__(cls)

@@ -14,7 +14,7 @@ class Tile:
     before: float | None = None
     note: str = ""
     main: bool = False
-    """The figure is one of those that count, and is marked."""
+    """Whether it is one of the main figures, which are marked."""
 
     @property
     def points(self) -> float:
@@ -29,4 +29,4 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     main: int | None = None
-    """Number of the row that counts, from 0; it is shown in bold."""
+    """Number of the main row, from 0; it is shown in bold."""

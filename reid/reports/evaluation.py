@@ -1,4 +1,4 @@
-"""The evaluate stage's HTML report: what training and re-ranking gained, matches to look at, a distance to trust."""
+"""The evaluate stage's HTML report: what training and re-ranking gained, sampled matches, and thresholds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Evaluation:
     subtitle: str
     curves: Sequence[Curve]
     headline: str
-    """"reranked" or "plain": the curve that counts."""
+    """"reranked" or "plain": the ranking of the headline figures."""
     sampled: Sequence[MatchRow]
     sampled_note: str
     hardest: Sequence[MatchRow]

@@ -12,9 +12,9 @@ from reid.reports.page import render
 from reid.reports.thumbnails import Thumbnails
 
 THUMBNAIL = {"width": 64, "height": 112}
-"""Pixels at most; shown at two thirds, so that they are sharp on fine screens."""
+"""Largest width and height in pixels; thumbnails are shown at two thirds, so that they are sharp on fine screens."""
 THUMBNAIL_BUDGET_BYTES = 200_000
-"""All thumbnails together; pictures beyond it are left out, their names stay."""
+"""Bytes of all thumbnails together; pictures beyond that are left out, but their names stay."""
 SPLIT_TITLES = {
     "train": ("Training", "the network learns these persons"),
     "query": ("Query", "images to search for"),

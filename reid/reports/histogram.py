@@ -7,7 +7,7 @@ from reid.data.findings import counted
 BARS = 20
 """At most."""
 WIDTH, BASELINE, TALLEST = 340, 105, 90
-"""In units of the drawing, y downward: its width, the foot of the bars, and the height of the tallest bar."""
+"""The width of the drawing, the foot of the bars and the height of the tallest, in its own units, y downward."""
 FILLED = 0.82
 """Share of its step that a bar fills."""
 

@@ -8,7 +8,7 @@ from reid.reports.matches import Match, MatchRow
 from reid.reports.thumbnails import Thumbnails
 
 SIZE = {"width": 80, "height": 160}
-"""Pixels at most; shown at four fifths, and larger under the pointer."""
+"""Largest width and height in pixels; pictures are shown at four fifths, and larger under the pointer."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class MatchGrid:
 
 
 def match_grid(rows: Sequence[MatchRow], thumbnails: Thumbnails, *, ranks: int, first_right: bool = False) -> MatchGrid:
-    """Queries and their top `ranks`, with first_right also the first right image beyond; stops with the budget."""
+    """The queries with their first `ranks` images and, with first_right, the first right one; within the budget."""
     shown: list[GridRow] = []
     for row in rows:
         if thumbnails.left_bytes <= 0:

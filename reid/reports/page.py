@@ -36,7 +36,7 @@ def printable(text: str) -> str:
 
 @cache
 def environment() -> "Environment":
-    """Jinja2 with this package's templates; a value that a template names and nobody gave is an error."""
+    """Jinja2 with this package's templates; a value that a template names but is not given is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     made = Environment(

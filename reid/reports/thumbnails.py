@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 QUALITY = 72
-"""Of the JPEG, from 1 to 95."""
+"""Quality of the JPEG, from 1 to 95."""
 
 
 class Thumbnails:

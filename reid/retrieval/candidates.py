@@ -45,7 +45,7 @@ class Candidates(NamedTuple):
         )
 
     def rows(self, first: int, end: int) -> "Candidates":
-        """The same for a range of the vectors: views, not copies."""
+        """The candidates of a range of the vectors: views, not copies."""
         return Candidates(*(array[first:end] for array in self))  # type: ignore[arg-type]
 
 
@@ -72,7 +72,7 @@ class Neighbours(NamedTuple):
         )
 
     def rows(self, first: int, end: int) -> "Neighbours":
-        """The same for a range of the vectors: views, not copies."""
+        """The neighbours of a range of the vectors: views, not copies."""
         return Neighbours(*(array[first:end] for array in self))  # type: ignore[arg-type]
 
 

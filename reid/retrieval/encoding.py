@@ -66,7 +66,7 @@ def encode(pool: ThreadPoolExecutor, vectors: Floats, neighbours: Neighbours, *,
     )
     ranges = row_ranges(total, size=ROWS)
     run_all(pool, lambda rows: _find_half_sets(*rows, hood), ranges)
-    return _stacked("k-reciprocal sets", total, in_order(pool, lambda rows: _encode_rows(*rows, vectors, hood), ranges))
+    return _stack("k-reciprocal sets", total, in_order(pool, lambda rows: _encode_rows(*rows, vectors, hood), ranges))
 
 
 def expand(pool: ThreadPoolExecutor, encoding: SparseRows, nearest: Ints, *, k2: int) -> SparseRows:
@@ -79,10 +79,10 @@ def expand(pool: ThreadPoolExecutor, encoding: SparseRows, nearest: Ints, *, k2:
     count = min(k2, nearest.shape[1])
     total, ranges = len(nearest), row_ranges(len(nearest), size=ROWS)
     expanded = in_order(pool, lambda rows: _expand_rows(*rows, nearest[:, :count], encoding), ranges)
-    return _stacked("query expansion", total, expanded)
+    return _stack("query expansion", total, expanded)
 
 
-def _stacked(what: str, total: int, found: Iterator[tuple[Ints, Ints, Floats]]) -> SparseRows:
+def _stack(what: str, total: int, found: Iterator[tuple[Ints, Ints, Floats]]) -> SparseRows:
     """Joins the parts (sizes, columns, values) of consecutive rows, `total` rows in all; `what` names the progress."""
     parts = []
     with Progress(what, total, "vectors") as progress:

@@ -6,7 +6,7 @@ computed again in float64, and equal ones are ordered by index. The neighbours a
 exact distances, whatever the BLAS, the tiles or the number of threads, as long as no product is off by more than
 `near_tie_margin` allows for. That margin is more than was ever measured, but it is not a proven bound.
 
-The same on the device of a tensor: tensors/knn.py.
+tensors/knn.py does the same on the device of a tensor.
 """
 
 import logging

@@ -56,7 +56,7 @@ def both_rows(
     if chosen != CPU:
         came = False
         try:
-            for block in _of_tensors(chosen, vectors, queries=queries, k1=k1, k2=k2, lambda_value=lambda_value):
+            for block in _both_rows_by_torch(chosen, vectors, queries=queries, k1=k1, k2=k2, lambda_value=lambda_value):
                 came = True
                 yield block
             return
@@ -93,7 +93,7 @@ def chosen_device(
     return chosen
 
 
-def _of_tensors(
+def _both_rows_by_torch(
     device: str, vectors: NDArray[np.float32], *, queries: int, k1: int, k2: int, lambda_value: float
 ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
     import torch

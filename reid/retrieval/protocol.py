@@ -1,7 +1,7 @@
 """Which gallery images match a query, and which are ignored. Q queries, G gallery images.
 
 The protocol of Market-1501 (Zheng et al., ICCV 2015): a query ignores the gallery images of its own person from its
-own camera, and all junk (person < 0). Distractors (person 0) belong to nobody and stay.
+own camera, and all junk (person < 0). Distractors (person 0) match no query and stay.
 """
 
 from typing import NamedTuple
@@ -83,7 +83,7 @@ def why_no_match(protocol: Protocol) -> str:
     if nobody.any():
         lines.append(f"  {nobody.sum()} show no known person (distractor or junk); first: query {nobody.argmax()}")
     if absent.any():
-        lines.append(f"  {absent.sum()} show a person that the gallery lacks; first: person {person[absent][0]}")
+        lines.append(f"  {absent.sum()} show a person who is not in the gallery; first: person {person[absent][0]}")
     if one_camera.any():
         lines.append(
             f"  {one_camera.sum()} have their person in the gallery from their own camera only; "

@@ -28,7 +28,7 @@ KEPT_BYTES = 512 << 20
 SCAN_COST = 60
 """Multiplications that take as long as the scan of one similarity; fitted to galleries of 30,000 to 300,000, 256-d."""
 CELL_COST = 1200
-"""Multiplications that take as long as blending and scoring one distance; fitted to the same."""
+"""Multiplications that take as long as blending and scoring one distance; fitted to the same galleries."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _announce(queries: int, gallery: int, *, width: int, k1: int, k2: int) -> No
     cost = forecast(queries, gallery, width=width, k1=k1, k2=k2)
     logger.info(
         "re-ranking %d queries against %d gallery images on the CPU: about %s, "
-        "at most %.1f GB of memory beside the embeddings",
+        "at most %.1f GB of memory in addition to the embeddings",
         queries, gallery, duration(cost.seconds), cost.memory_bytes / 1e9,
     )  # fmt: skip
 

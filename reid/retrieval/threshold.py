@@ -2,7 +2,7 @@
 
 The idea: a market of 3,368 queries and 15,913 gallery images has 54 million pairs, too many to sort. The range of
 distances is cut into BINS equal steps, and same-person and different-person pairs are counted in each step. The running
-sums of both counts are the receiver operating curve, exact but for the width of one step.
+sums of both counts are the receiver operating curve, exact to the width of one step.
 
 Q queries, G gallery images, T thresholds. Pairs that the ranking protocol ignores are left out: an image of the query's
 own person from its own camera, and junk.
@@ -50,7 +50,7 @@ class Verification:
     """The rate at which the share of accepted different-person pairs equals that of refused same-person pairs."""
     equal_error_threshold: float
     at_false_match_rate: dict[float, OperatingPoint]
-    """For 1e-2, 1e-3 and 1e-4: the highest threshold that accepts no larger a share of different-person pairs."""
+    """The highest thresholds that accept at most 1e-2, 1e-3 and 1e-4 of the different-person pairs."""
     best_f1: float
     best_f1_threshold: float
     same_person_pairs: int

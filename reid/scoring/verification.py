@@ -52,10 +52,10 @@ class ThresholdRow:
 
 
 def pair_counter(query: Embeddings, gallery: Embeddings) -> PairCounter | None:
-    """What `score` counts pairs with; None, with a warning, if there is no pair of two persons."""
+    """The counter of pairs for `score`; None, with a warning, if there is no pair of two persons."""
     known, facing = np.unique(query.person[query.person > 0]), gallery.person[gallery.person >= 0]
     if not known.size or len(np.union1d(known, facing)) == 1:
-        logger.warning("no query of a known person faces an image of another one; no distance can be judged")
+        logger.warning("no query of a known person is compared with an image of another; no threshold can be judged")
         return None
     return PairCounter(protocol_of(query, gallery), low=0, high=4)
 

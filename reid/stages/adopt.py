@@ -118,7 +118,7 @@ def _log_unchecked(
     )
     if settings:
         names = UNSEEN["swin" if "swin_" in settings["backbone"] else "resnet"]
-        unseen = ", ".join(f"{name} {_spelled(settings[name])}" for name in names)
+        unseen = ", ".join(f"{name} {_in_words(settings[name])}" for name in names)
         logger.info("what its tensors do not show: %s; the map is pooled by its mean", unseen)
     logger.info(
         "images: %d x %d pixels (width x height), %s, resized bilinearly, mean %s, std %s",
@@ -126,5 +126,5 @@ def _log_unchecked(
     )  # fmt: skip
 
 
-def _spelled(value: object) -> object:
+def _in_words(value: object) -> object:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value

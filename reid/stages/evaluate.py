@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 
 from reid.data.market1501 import Manifest
-from reid.deploy.embedding import embed_on_devices
-from reid.deploy.opening import find_checkpoint
 from reid.distributed.devices import choose_devices
 from reid.embeddings import UNTRAINED_EMBEDDINGS, Embeddings
 from reid.errors import ArtifactError, DatasetError
@@ -24,7 +22,7 @@ from reid.scoring.per_query import per_query_csv
 from reid.scoring.ranking import Scored, score
 from reid.scoring.verification import pair_counter
 from reid.spec import Experiment
-from reid.stages.agreement import require_agreement
+from reid.stages.embedding import embed_dataset
 from reid.stages.evaluate_report import build_page, roc_record, save_figures, threshold_record
 from reid.stages.outcome import Outcome
 from reid.tracking.stage_run import StageRun
@@ -47,15 +45,7 @@ def evaluate(spec: Experiment, *, dataset: Path, model: Path, results: Path, rep
     devices = choose_devices(
         "evaluate", num_gpus=section.num_gpus, gpu_ids=section.gpu_ids, cpu_processes=section.cpu_processes
     )
-    opened, parts, images_per_second = embed_on_devices(
-        find_checkpoint(model),
-        devices,
-        dataset=dataset,
-        batch_size=spec.dataset.val_batch_size,
-        store=Path(spec.store_dir),
-        with_junk=False,
-        check=lambda opened: require_agreement(spec, opened.contract, opened.settings.get("backbone"), opened.file),
-    )
+    opened, parts, images_per_second = embed_dataset(spec, devices, dataset=dataset, model=model, with_junk=False)
     Embeddings.joined(*parts.values()).save_npz(results / "embeddings.npz")
     score_pair = partial(
         score,

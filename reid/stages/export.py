@@ -62,7 +62,7 @@ def export(spec: Experiment, *, dataset: Path, model: Path, onnx: Path, parity: 
         data_type=section.data_type,
         key=key,
     )
-    found, fp16 = _compared(loaded, candidate, sample, data_type=section.data_type)
+    found, fp16 = _compare_with_checkpoint(loaded, candidate, sample, data_type=section.data_type)
     limits = Limits(section.min_cosine, section.max_mAP_drop, section.max_rank1_drop)
     objections = found.objections(limits, section="export")
     report = {"passed": not objections, **asdict(limits), **_report(section, found, sample, candidate)}
@@ -87,7 +87,7 @@ def export(spec: Experiment, *, dataset: Path, model: Path, onnx: Path, parity: 
     return _outcome(report, onnx)
 
 
-def _compared(
+def _compare_with_checkpoint(
     loaded: "LoadedModel", onnx: Path, sample: Sample, *, data_type: str
 ) -> tuple[Comparison, dict[str, dict[str, Any]]]:
     """The ONNX compared with the checkpoint, and for an FP32 file the report's entry of what FP16 would give."""

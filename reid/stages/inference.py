@@ -3,13 +3,11 @@
 import logging
 from pathlib import Path
 
-from reid.deploy.embedding import embed_on_devices
-from reid.deploy.opening import find_checkpoint
 from reid.distributed.devices import choose_devices
 from reid.embeddings import write_json
 from reid.files.writing import copy_file, require_writable
 from reid.spec import Experiment
-from reid.stages.agreement import require_agreement
+from reid.stages.embedding import embed_dataset
 from reid.stages.outcome import Outcome
 from reid.tracking.stage_run import StageRun
 
@@ -27,15 +25,7 @@ def inference(spec: Experiment, *, dataset: Path, model: Path, embeddings: Path,
     devices = choose_devices(
         "inference", num_gpus=section.num_gpus, gpu_ids=section.gpu_ids, cpu_processes=section.cpu_processes
     )
-    opened, parts, images_per_second = embed_on_devices(
-        find_checkpoint(model),
-        devices,
-        dataset=dataset,
-        batch_size=spec.dataset.val_batch_size,
-        store=Path(spec.store_dir),
-        with_junk=True,
-        check=lambda opened: require_agreement(spec, opened.contract, opened.settings.get("backbone"), opened.file),
-    )
+    opened, parts, images_per_second = embed_dataset(spec, devices, dataset=dataset, model=model, with_junk=True)
     write_json(embeddings, *parts.values())
     if spec.inference.output_file:
         copy_file(embeddings, Path(spec.inference.output_file))

@@ -1,4 +1,4 @@
-"""What a stage returns besides the files it wrote."""
+"""The value that a stage returns, in addition to the files that it wrote."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -161,7 +161,7 @@ def _card(
         f"- Worst cosine between the ONNX ({parity.get('data_type', 'FP32')}) and torch: "
         f"{float(parity['worst_cosine']):.6f} over {parity['images']} images.\n"
         f"- TensorRT engine: {_engine(build)}.\n\n"
-        f"Where it comes from; the spec lies beside the model:\n\n{origin}\n"
+        f"The model comes from these; the spec is a file beside it:\n\n{origin}\n"
     )
 
 

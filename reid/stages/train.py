@@ -119,7 +119,7 @@ def _compare_settings(spec: Experiment, manifest: Manifest, settings: dict[str, 
     if differing and not named:
         raise TrainingError(
             f"{start.path}: a training with other settings: {len(differing)} differ\n  first: {first}\n"
-            "  want: the settings of then; or another folder for the new ones; or, to resume from there with\n"
+            "  want: the earlier settings; or another folder for the new ones; or, to resume from there with\n"
             f"  the new ones, train.resume_training_checkpoint_path={start.path}"
         )
     persons = np.unique(manifest.train.of_persons().person).tolist()
@@ -128,7 +128,7 @@ def _compare_settings(spec: Experiment, manifest: Manifest, settings: dict[str, 
         raise TrainingError(
             f"{start.path}: finished, after {start.epochs_done} epochs, with other settings: {len(differing)} differ\n"
             f"  first: {first}\n"
-            f"  want: the settings of then; or more epochs, train.num_epochs={start.epochs_done + 1} or above"
+            f"  want: the earlier settings; or more epochs, train.num_epochs={start.epochs_done + 1} or above"
         )
     if differing:
         logger.warning("%s: continuing with other settings: %d differ, first %s", start.path, len(differing), first)

@@ -32,7 +32,7 @@ class Outbox:
     def settle(self) -> None:
         """Finds or creates the MLflow runs now; raises TrackingError if the store does not answer."""
         with self._lock:
-            self._settled()
+            self._settle_and_connect()
 
     def send(self) -> int:
         """Replays the next records; returns the bytes that arrived. Raises TrackingError if the store does not answer.
@@ -40,7 +40,7 @@ class Outbox:
         What had arrived before the error is noted.
         """
         with self._lock:
-            client = self._settled()
+            client = self._settle_and_connect()
             before = sum(self.address.sent.values())
             try:
                 with reaching(self.address.store):
@@ -51,7 +51,7 @@ class Outbox:
                     self.address.save(self.folder)
             return count
 
-    def _settled(self) -> "MlflowClient":
+    def _settle_and_connect(self) -> "MlflowClient":
         self._client = self._client or connect(self.address.store)
         if not self.address.settled:
             with reaching(self.address.store):

@@ -87,14 +87,14 @@ class PipelineRun:
             self._outboxes.append(outbox)
         self._sender.wake()
 
-    def start_stage(self, stage: str, folder: Path, *, goes_on: bool = False) -> str:
+    def start_stage(self, stage: str, folder: Path, *, resumes: bool = False) -> str:
         """Opens the nested run of a stage with its results in `folder`; returns its id, "" if the store is away.
 
-        If the stage `goes_on`, it resumes the run of its interrupted attempt, which moves under this pipeline run.
+        If the stage `resumes`, its run is that of the interrupted attempt, which moves under this pipeline run.
         """
         with self._lock:
             self._outboxes = [outbox for outbox in self._outboxes if outbox.folder != folder]
-        address = Address.load(folder) if goes_on else None
+        address = Address.load(folder) if resumes else None
         if address is None or address.store != self.tracking_uri:
             self._set_aside(folder)
             address = Address(self.tracking_uri, stage)

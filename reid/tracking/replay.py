@@ -48,7 +48,7 @@ def _send(client: "MlflowClient", address: Address, target: str, records: Sequen
     """Sends records to one run; what MLflow refuses for good is logged and left out."""
     from mlflow.exceptions import MlflowException
 
-    for record in _joined(address, target, records):
+    for record in _join_metrics(address, target, records):
         try:
             _send_one(client, address, target, record)
         except MlflowException as error:
@@ -57,7 +57,7 @@ def _send(client: "MlflowClient", address: Address, target: str, records: Sequen
             logger.warning("MLflow refuses a record of run %s: %s", target, str(error).splitlines()[0])
 
 
-def _joined(address: Address, target: str, records: Sequence[Record]) -> Iterator[Record]:
+def _join_metrics(address: Address, target: str, records: Sequence[Record]) -> Iterator[Record]:
     """Yields the records; consecutive metrics are joined into one: {"rows": [(name, value, time, step), ...]}.
 
     Points that an earlier attempt has logged are left out: a retried pod repeats them in a journal of its own.

@@ -1,4 +1,4 @@
-"""The thread that sends journals to MLflow while the work goes on, and tries again while MLflow does not answer."""
+"""The thread that sends journals to MLflow while the stage works, and tries again while MLflow does not answer."""
 
 import logging
 import threading
@@ -32,7 +32,7 @@ class Sender:
         self._thread.start()
 
     def wake(self) -> None:
-        """Tells the thread that there is something to send."""
+        """Wakes the thread because there is something to send."""
         self._wake.set()
 
     def flush(self) -> bool:

@@ -55,7 +55,7 @@ class StageRun:
         self._outbox.settle()
         return self._outbox.address.run_id
 
-    def _put(self, record: Record) -> None:
+    def _append(self, record: Record) -> None:
         if self._outbox and self._sender:
             self._outbox.journal.append(record)
             self._sender.wake()
@@ -84,33 +84,33 @@ class StageRun:
         """Names the data set of this run and of the parent: the Dataset column of MLflow's run table."""
         where = json.dumps({"uri": source})
         about = {"name": name, "digest": fingerprint[:8], "source_type": "local", "source": where}
-        self._put({"dataset": about, "time": now_ms()})
+        self._append({"dataset": about, "time": now_ms()})
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Logs parameters, nested ones as "section.field"."""
-        self._put({"params": as_params(params)})
+        self._append({"params": as_params(params)})
 
     def describe_pipeline(self, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Logs parameters and tags of the parent, as `open_pipeline_run` does on one machine."""
-        self._put({"params": as_params(params), "parent": True})
-        self._put({"tags": dict(tags), "parent": True})
-        self._put({"experiment_page": True})
+        self._append({"params": as_params(params), "parent": True})
+        self._append({"tags": dict(tags), "parent": True})
+        self._append({"experiment_page": True})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Sets tags of the stage's run."""
-        self._put({"tags": dict(tags)})
+        self._append({"tags": dict(tags)})
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Copies a file into the run's artifacts; the file must stay where it is until then."""
-        self._put({"artifact": str(path), "folder": folder})
+        self._append({"artifact": str(path), "folder": folder})
 
     def start(self) -> None:
         """Opens the run again if an earlier attempt has ended it."""
-        self._put({"start": now_ms()})
+        self._append({"start": now_ms()})
 
     def end(self, status: str) -> None:
         """Ends a run that no runner ends, and its parent if this was the last of its stages."""
-        self._put({"end": status, "time": now_ms()})
+        self._append({"end": status, "time": now_ms()})
 
     def flush(self) -> bool:
         """Waits until the store has everything, as long as it takes anything; returns whether it has."""

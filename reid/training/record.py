@@ -1,4 +1,4 @@
-"""What the end of an epoch leaves: figures, the learning rate, a row of the history, checkpoints, MLflow's curves."""
+"""Records the end of an epoch: figures, the learning rate, a row of the history, checkpoints, MLflow's curves."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -83,7 +83,7 @@ class Record(Checkpoint):
         epoch = trainer.current_epoch
         row: Row = {"epoch": epoch, "step": trainer.global_step, **self._steps.figures}
         row["learning_rate"] = module.learning_rate
-        if self._due(epoch, self._validation_interval):
+        if self._is_due(epoch, self._validation_interval):
             try:
                 row |= self._validate(trainer, module, epoch)
             except Stopped:
@@ -108,7 +108,7 @@ class Record(Checkpoint):
 
     def _save_after(self, trainer: pl.Trainer, epoch: int, *, is_best: bool) -> None:
         self._position = {"position": [epoch + 1, 0]}
-        periodic = self._due(epoch, self._checkpoint_interval)
+        periodic = self._is_due(epoch, self._checkpoint_interval)
         if periodic or is_best:
             path = self._folder / (epoch_file(epoch) if periodic else BEST)
             trainer.save_checkpoint(path)
@@ -118,7 +118,7 @@ class Record(Checkpoint):
         if trainer.is_global_zero:
             self._checkpoints.then(partial(write_history, self._folder, list(self.history)))
 
-    def _due(self, epoch: int, interval: int) -> bool:
+    def _is_due(self, epoch: int, interval: int) -> bool:
         return (epoch + 1) % interval == 0 or epoch + 1 == self._epochs
 
     def _add(self, row: Row) -> None:

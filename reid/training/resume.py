@@ -117,7 +117,7 @@ class Start(NamedTuple):
 
     @property
     def step(self) -> int:
-        """How many steps of the next epoch it holds besides; if all, what comes at that epoch's end is still to do."""
+        """How many steps of the next epoch it also holds; if all, what comes at that epoch's end is still to do."""
         return int(self._position[1])
 
     @property

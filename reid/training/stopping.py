@@ -30,7 +30,7 @@ class Stopped(Exception):
 
 
 class Vote:
-    """Tells every rank whether any rank wished something; each call returns the answer to the call before.
+    """Lets every rank know whether any rank wished something; each call returns the answer to the call before.
 
     The ranks exchange their wishes while the step in between runs. A single process gets its answer at once.
     """

@@ -195,7 +195,7 @@ def test_figures_of_two_gpus_are_not_mixed(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_bench_that_was_stopped_keeps_what_it_measured_and_goes_on(tmp_path, capsys, monkeypatch):
+def test_a_bench_that_was_stopped_keeps_what_it_measured_and_resumes(tmp_path, capsys, monkeypatch):
     """As on a GPU, but for the products and the retrieval, which need one; nvidia-smi always answers 97."""
     asked = tmp_path / "bin" / "nvidia-smi"
     asked.parent.mkdir()

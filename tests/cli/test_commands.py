@@ -198,7 +198,7 @@ def test_a_tasks_help_lists_the_fields_it_reads(name: str, capsys: pytest.Captur
     assert f"fields of the spec that {name} reads, with their defaults:\n\n  results_dir = /results" in shown
     own = [field.rpartition(".")[2] for field in fields_of() if field.startswith(f"{name}.")]
     assert [field for field in own if f"  {field} = " not in shown] == []
-    agree = "the model's file says these too, and the spec has to agree if it gives them: model.backbone, "
+    agree = "a trained model's file states these too; a spec that gives them has to agree: model.backbone, "
     assert (agree in " ".join(shown.split())) is (name in {"evaluate", "inference", "export"})
 
 

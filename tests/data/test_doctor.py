@@ -226,7 +226,7 @@ def test_if_no_name_is_as_wanted_the_pattern_and_the_first_names_are_shown(marke
     assert (train.check, train.message) == (
         "bad name",
         r"train: none of 6 images is named as dataset.file_name says; want (?P<person>\d+)-(?P<camera>\d+) to match "
-        "the whole name less its ending, person and camera as digits; "
+        "the whole name without its ending, person and camera as digits; "
         "found 0001_c1s1_000001_01.jpg, 0001_c2s1_000001_01.jpg, 0002_c1s1_000001_01.jpg",
     )
 

@@ -115,8 +115,8 @@ def test_an_engine_of_tensorrt_rtx_is_refused_with_the_reason(tmp_path: Path) ->
     engine = a_plan(tmp_path / "engine", package="tensorrt_rtx", version="1.7.1.116")
     assert refusal(tmp_path / "repository", engine, "tensorrt") == (
         f"{engine}: an engine of TensorRT-RTX (1.7.1.116); Triton's tensorrt backend loads plans of TensorRT only:\n"
-        "  an RTX engine has another format, and its kernels are compiled at load time by a runtime that Triton has "
-        "not\n"
+        "  an RTX engine has another format, and its kernels are compiled at load time by a runtime that Triton "
+        "does not have\n"
         "  want: an engine that gen_trt_engine built with the package tensorrt (pip install tensorrt, of the server's "
         "version),\n        on a GPU of the server's kind; "
         "or triton.backend=onnxruntime or python, which serve the ONNX"

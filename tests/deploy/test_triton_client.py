@@ -204,7 +204,7 @@ def test_a_server_that_comes_back_with_another_contract_is_refused(
         with pytest.raises(ServerError) as caught:
             model(noise(3))
     assert str(caught.value).startswith(
-        f"{own_server.url(protocol)}: {NAME} has changed while it was asked: another contract\n"
+        f"{own_server.url(protocol)}: {NAME} has changed between two requests: another contract\n"
     )
 
 
@@ -239,8 +239,8 @@ def test_a_model_without_contract_or_against_it_is_refused(
     assert (
         refusal(own_server, protocol)
         == {
-            "contract": f"{url}: {NAME} has no preprocessing contract, so that nobody knows how to prepare an image "
-            "for it\n  want: the parameter 'reid.contract' in its configuration, which reid triton writes",
+            "contract": f"{url}: {NAME} has no preprocessing contract, which says how to prepare an image for it\n"
+            "  want: the parameter 'reid.contract' in its configuration, which reid triton writes",
             "dims": f"{url}: {NAME}: inputs and outputs are input TYPE_FP32 (3, 32, 64), fc_pred TYPE_FP32 (16)\n"
             "  want: input TYPE_FP32 (3, 64, 32), fc_pred TYPE_FP32 (16), as its contract says",
             "order": f"{url}: {NAME}: preprocessing contract: channel_order 'BGR' of 3 channels\n"
@@ -272,9 +272,7 @@ def test_a_server_that_is_not_there_is_waited_for_as_long_as_told(protocol: str)
     assert 0.5 < time.monotonic() - started < 5
     text = str(caught.value)
     assert text.startswith(f"localhost:{port}: no answer for 1 s, by {protocol}\n  found: ")
-    assert text.endswith(
-        "\n  want:  a Triton server; its port is 8000 for HTTP and 8001 for gRPC unless told otherwise"
-    )
+    assert text.endswith("\n  want:  a Triton server; its port is by default 8000 for HTTP and 8001 for gRPC")
 
 
 @pytest.mark.parametrize(

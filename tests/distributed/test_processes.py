@@ -66,7 +66,7 @@ def test_an_error_of_another_rank_is_raised_by_the_first():
 def test_a_rank_that_was_killed_is_named():
     with pytest.raises(TrainingError) as error, started(2, "tests.rank_work:die", {}) as ranks:
         rank_work.die(ranks=ranks)
-    assert str(error.value) == "rank 1 of 2 was killed by SIGKILL; its last words are above, if it had any"
+    assert str(error.value) == "rank 1 of 2 was killed by SIGKILL; its last messages, if any, are above"
 
 
 def test_ranks_that_do_not_end_with_the_first_are_named(tmp_path, monkeypatch):

@@ -55,7 +55,7 @@ class Pods:
 
 
 @pytest.mark.slow
-def test_a_train_step_whose_node_dies_goes_on_in_the_next_pod_and_in_its_mlflow_run(tmp_path: Path) -> None:
+def test_a_train_step_whose_node_dies_resumes_in_the_next_pod_and_in_its_mlflow_run(tmp_path: Path) -> None:
     pods = Pods(tmp_path)
     text = SPEC.format(folder=tmp_path).replace("num_epochs: 2", f"num_epochs: {EPOCHS}")
     first = pods.start("validate", "validate", {"spec": text, "gpus": "0", "embedding_gpus": "0"}, {})

@@ -224,7 +224,7 @@ def test_what_no_network_here_has_is_named(tmp_path: Path, name: str, part: str)
     assert refusal(path, {"model": state}, **RESNET_18, stem_pool="ceil") == (
         f"{path}: weights of fast-reid, and not of the network that the spec describes\n"
         f"  unexpected: {name}\n"
-        f"  it has {part}, which the spec's network has not"
+        f"  it has {part}, which the spec's network does not have"
     )
 
 

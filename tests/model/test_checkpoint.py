@@ -177,7 +177,7 @@ def test_a_checkpoint_with_other_settings_than_ours_is_an_error(checkpoint: Path
         load_model(checkpoint)
     assert str(error.value) == (
         f"{checkpoint}: written by another version of this project\n"
-        "  its model section lacks ['neck'], has besides ['gem_pooling']"
+        "  its model section misses ['neck'], has unknown ['gem_pooling']"
     )
 
 

@@ -129,7 +129,7 @@ def test_no_match_at_all_is_an_error_that_says_why():
         "evaluation: none of 4 queries has a match (an image of its person from another camera) "
         "among 3 gallery images\n"
         "  1 show no known person (distractor or junk); first: query 0\n"
-        "  1 show a person that the gallery lacks; first: person 5\n"
+        "  1 show a person who is not in the gallery; first: person 5\n"
         "  2 have their person in the gallery from their own camera only; first: person 1, camera 1\n"
         "  want: query and gallery of the same persons, each seen by at least two cameras"
     )

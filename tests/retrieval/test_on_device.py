@@ -30,8 +30,8 @@ def no_gpu_memory(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has")
 
     monkeypatch.setattr("reid.retrieval.tensors.rerank.nearest_neighbours", out_of_memory)
-    of_tensors = on_device._of_tensors
-    monkeypatch.setattr(on_device, "_of_tensors", lambda _, *given, **named: of_tensors("cpu", *given, **named))
+    of_tensors = on_device._both_rows_by_torch
+    monkeypatch.setattr(on_device, "_both_rows_by_torch", lambda _, *given, **named: of_tensors("cpu", *given, **named))
     monkeypatch.setattr(on_device, "chosen_device", lambda *_, **__: "cuda:0")
 
 
@@ -54,7 +54,7 @@ def test_what_goes_through_tensors_is_what_the_cpu_gives(seed, queries, gallery,
     pair = embeddings(seed, queries=queries, gallery=gallery)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distance, "BLOCK_BYTES", 4 * gallery * block_rows)
-        found = matrices(*pair, partial(on_device._of_tensors, "cpu"), **parameters)
+        found = matrices(*pair, partial(on_device._both_rows_by_torch, "cpu"), **parameters)
     assert np.abs(np.subtract(found, matrices(*pair, **parameters))).max() < tolerance(*pair)
 
 

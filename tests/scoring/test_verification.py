@@ -53,7 +53,9 @@ def test_a_false_match_rate_of_less_than_one_pair_is_no_threshold():
 def test_one_person_alone_gives_no_thresholds_but_a_warning(caplog, queries, images):
     with caplog.at_level(logging.WARNING):
         assert pair_counter(on_a_circle(*queries), on_a_circle(*images)) is None
-    assert caplog.messages == ["no query of a known person faces an image of another one; no distance can be judged"]
+    assert caplog.messages == [
+        "no query of a known person is compared with an image of another; no threshold can be judged"
+    ]
 
 
 def test_a_distractor_in_the_gallery_is_another_person():

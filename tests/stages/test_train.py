@@ -135,7 +135,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(trained, f
         assert_same_weights(model / "model_epoch_000.pth", tmp_path / "other/model_epoch_000.pth")
 
 
-def test_a_training_that_goes_on_ends_as_one_that_never_stopped(trained, folder, tmp_path, caplog):
+def test_a_resumed_training_ends_as_one_that_never_stopped(trained, folder, tmp_path, caplog):
     model, _ = trained
     run(folder, tmp_path, "train.num_epochs=1")
     with caplog.at_level(logging.INFO):
@@ -199,7 +199,7 @@ def test_a_folder_with_a_training_of_other_settings_is_refused(trained, folder):
     assert str(error.value) == (
         f"{latest}: a training with other settings: 1 differ\n"
         "  first: train.optim.base_lr: then 0.003, now 0.1\n"
-        "  want: the settings of then; or another folder for the new ones; or, to resume from there with\n"
+        "  want: the earlier settings; or another folder for the new ones; or, to resume from there with\n"
         f"  the new ones, train.resume_training_checkpoint_path={latest}"
     )
 

@@ -141,7 +141,7 @@ def test_kill_9_at_any_instant_leaves_a_training_that_ends_bit_equal(folder, str
 @pytest.mark.slow
 @ALONE_AND_TOGETHER
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_a_stopped_training_goes_on_from_the_step_it_was_at(folder, straight, tmp_path, sent, processes):
+def test_a_stopped_training_resumes_from_the_step_it_was_at(folder, straight, tmp_path, sent, processes):
     """Stopped three times within its grace time, in steps or in a validation, sent to all its processes."""
     overrides = (*EVERYTHING, f"train.cpu_processes={processes}")
     rng = np.random.default_rng()

@@ -140,7 +140,7 @@ def test_a_damaged_best_is_passed_over(
     assert same_weights(tmp_path / "model" / "reid_model_latest.pth", finished)
 
 
-def test_one_from_before_the_stems_pooling_was_a_choice_goes_on(
+def test_one_from_before_the_stems_pooling_was_a_choice_resumes(
     folder: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     content = read(finished)
@@ -179,7 +179,7 @@ def test_a_finished_one_of_other_settings_is_refused(folder: Path, finished: Pat
     assert said == (
         f"{finished}: finished, after 2 epochs, with other settings: 2 differ\n"
         "  first: dataset.padding: then 3, now 1\n"
-        "  want: the settings of then; or more epochs, train.num_epochs=3 or above"
+        "  want: the earlier settings; or more epochs, train.num_epochs=3 or above"
     )
 
 
@@ -220,7 +220,7 @@ def test_a_plateau_that_was_not_reached_is_not_reached_after_a_resume(folder: Pa
 
 
 @pytest.mark.parametrize("place", [(1, 2), (1, 4)], ids=["in the middle of an epoch", "before its validation"])
-def test_a_checkpoint_from_within_an_epoch_goes_on_in_another_folder_to_the_same_weights(
+def test_a_checkpoint_from_within_an_epoch_resumes_in_another_folder_to_the_same_weights(
     folder: Path,
     finished: Path,
     tmp_path: Path,

@@ -182,7 +182,7 @@ def test_a_pattern_that_matches_nothing_is_told_with_the_first_names(shop: Path,
     with pytest.raises(DatasetError) as error:
         _validate(_spec(shop, r"dataset.file_name=(?P<person>[a-z]+).*"), tmp_path / "out")
     want = (
-        "named as dataset.file_name says; want (?P<person>[a-z]+).* to match the whole name less its ending, "
+        "named as dataset.file_name says; want (?P<person>[a-z]+).* to match the whole name without its ending, "
         "person as digits"
     )
     assert str(error.value) == (

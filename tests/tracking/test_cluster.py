@@ -89,7 +89,7 @@ def test_where_kfps_own_plugin_made_the_runs_a_stage_logs_into_its_own(
     assert client.get_run(task).info.status == "RUNNING"  # the launcher closes it
 
 
-def test_without_its_mlflow_server_the_first_stage_refuses_and_a_later_one_goes_on(
+def test_without_its_mlflow_server_the_first_stage_refuses_and_a_later_one_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reid.tracking.sender.GIVE_UP_S", 0.5)

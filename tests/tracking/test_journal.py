@@ -46,7 +46,7 @@ def test_a_line_that_a_kill_cut_off_costs_nothing_else(tmp_path: Path) -> None:
     assert points(again) == [({"loss": 2.0}, 1), ({"loss": 0.5}, 3)]
 
 
-def test_reading_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_reading_resumes_where_it_stopped(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     for step in range(5):
         journal.append_metrics({"loss": 1.0}, step)

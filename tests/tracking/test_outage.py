@@ -115,9 +115,7 @@ def test_what_a_run_could_not_send_the_next_run_of_the_results_folder_sends(
     assert list((results / "runs" / "mlflow").iterdir()) == []
 
 
-def test_a_training_that_goes_on_goes_on_in_its_run_under_the_new_pipeline_run(
-    server: MlflowServer, tmp_path: Path
-) -> None:
+def test_a_resumed_training_keeps_its_run_under_the_new_pipeline_run(server: MlflowServer, tmp_path: Path) -> None:
     results, folder = tmp_path / "results", tmp_path / "results" / "train"
     first = open_run(server, results)
     run_id = first.start_stage("train", folder)
@@ -128,7 +126,7 @@ def test_a_training_that_goes_on_goes_on_in_its_run_under_the_new_pipeline_run(
     first.finish("KILLED")
 
     second = open_run(server, results)
-    assert second.start_stage("train", folder, goes_on=True) == run_id
+    assert second.start_stage("train", folder, resumes=True) == run_id
     with stage_run("train", folder) as run:
         for step in (2, 3, 4):  # back at the last checkpoint, after step 1
             run.log_metrics({"loss": float(step)}, step)

@@ -183,7 +183,7 @@ def test_a_plateau_that_is_not_reached_leaves_the_factor_and_gamma_is_the_new_on
     assert other.factor == 0.5
 
 
-def test_a_plateau_goes_on_where_its_state_was_taken():
+def test_a_plateau_resumes_where_its_state_was_taken():
     plateau, other = Plateau(gamma=0.5), Plateau(gamma=0.5)
     for _ in range(16):
         plateau.look(2.0)

@@ -17,7 +17,7 @@ BLOCK_BYTES = 256 << 20
 
 @contextmanager
 def float32_products(device: torch.device) -> Iterator[None]:
-    """Inside the block products are full float32, whatever a training set: no TF32, bf16, autocast or gradients."""
+    """Inside the block products are full float32, whatever was set before: no TF32, bf16, autocast or gradients."""
     cpu = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     products = torch.backends.cuda.matmul if device.type == "cuda" else cpu
     before = products.fp32_precision

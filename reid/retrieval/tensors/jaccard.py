@@ -58,7 +58,7 @@ def encode(vectors: Tensor, neighbours: Neighbours, *, k1: int) -> SparseRows:
     size = max(1, exactness.BLOCK_BYTES // (full * half * (full + 16)))
     blocks = row_ranges(total, size=size)
     half_sets = torch.cat([_reciprocal(neighbours.nearest, *block, half) for block in blocks])
-    return _stacked([_encoded(vectors, neighbours, block, full, half_sets) for block in blocks])
+    return _stack([_encode_rows(vectors, neighbours, block, full, half_sets) for block in blocks])
 
 
 def expand(encoding: SparseRows, nearest: Tensor, *, k2: int) -> SparseRows:
@@ -70,7 +70,7 @@ def expand(encoding: SparseRows, nearest: Tensor, *, k2: int) -> SparseRows:
         return encoding
     nearest = nearest[:, :k2]
     entries = encoding.sizes()[nearest].sum(dim=1)
-    return _stacked([_expanded(encoding, nearest[first:end]) for first, end in _blocks_of(entries)])
+    return _stack([_expand_rows(encoding, nearest[first:end]) for first, end in _blocks_of(entries)])
 
 
 def invert(encoding: SparseRows, first_row: int) -> SparseRows:
@@ -131,7 +131,7 @@ def _reciprocal(nearest: Tensor, first: int, end: int, count: int) -> Tensor:
     return forward.masked_fill(~mutual, -1)
 
 
-def _encoded(
+def _encode_rows(
     vectors: Tensor, neighbours: Neighbours, rows: tuple[int, int], full: int, half_sets: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(sizes, columns, values) of the rows from rows[0] to before rows[1]."""
@@ -154,7 +154,7 @@ def _encoded(
     return once.sum(dim=1), column.int(), weights[once].float()
 
 
-def _expanded(encoding: SparseRows, nearest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _expand_rows(encoding: SparseRows, nearest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(sizes, columns, values) of some rows, given the neighbours of each (n, k2)."""
     rows, count = nearest.shape
     total = len(encoding.start) - 1
@@ -167,7 +167,7 @@ def _expanded(encoding: SparseRows, nearest: Tensor) -> tuple[Tensor, Tensor, Te
     return torch.bincount(cell // total, minlength=rows), (cell % total).int(), values.sum(dim=1) / count
 
 
-def _stacked(parts: list[tuple[Tensor, Tensor, Tensor]]) -> SparseRows:
+def _stack(parts: list[tuple[Tensor, Tensor, Tensor]]) -> SparseRows:
     """Joins the parts (sizes, columns, values) of consecutive rows."""
     sizes, columns, values = (torch.cat(list(part)) for part in zip(*parts))
     return SparseRows(_starts(sizes), columns, values)

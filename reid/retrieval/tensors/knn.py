@@ -45,7 +45,7 @@ def nearest_neighbours(vectors: Tensor, *, count: int) -> Neighbours:
             similarity = vectors[first:end] @ vectors.T
             farthest[first:end] = (2 - 2 * similarity.amin(dim=1)).clamp(min=0)
             best = similarity.topk(kept, dim=1)
-            nearest[first:end] = _in_exact_order(vectors, first, best.indices)[:, :count]
+            nearest[first:end] = _sort_exactly(vectors, first, best.indices)[:, :count]
             if kept < total:  # there may be vectors as near as the last one wanted that are no candidates
                 near_ties = best.values[:, count - 1] - best.values[:, -1] <= margin
                 crowded.append(first + near_ties.nonzero()[:, 0])
@@ -54,7 +54,7 @@ def nearest_neighbours(vectors: Tensor, *, count: int) -> Neighbours:
     with Progress("near-ties", len(again), "vectors") as progress:
         for first, end in row_ranges(len(again), size=max(1, exactness.BLOCK_BYTES // (PAIR_BYTES * total))):
             rows = again[first:end]
-            nearest[rows] = _among_all(vectors, rows, count, margin)
+            nearest[rows] = _search_among_all(vectors, rows, count, margin)
             progress.update(end)
     return Neighbours(nearest, farthest)
 
@@ -71,7 +71,7 @@ def check_lengths(vectors: Tensor) -> None:
         )
 
 
-def _in_exact_order(vectors: Tensor, first_row: int, candidates: Tensor) -> Tensor:
+def _sort_exactly(vectors: Tensor, first_row: int, candidates: Tensor) -> Tensor:
     """candidates (n, C) of the vectors from `first_row` on -> the same, nearest first, equally near ones by index."""
     rows, kept = candidates.shape
     by_index = candidates.sort(dim=1).values
@@ -80,7 +80,7 @@ def _in_exact_order(vectors: Tensor, first_row: int, candidates: Tensor) -> Tens
     return by_index.gather(1, distance.sort(dim=1, stable=True).indices)
 
 
-def _among_all(vectors: Tensor, rows: Tensor, count: int, margin: float) -> Tensor:
+def _search_among_all(vectors: Tensor, rows: Tensor, count: int, margin: float) -> Tensor:
     """The `count` nearest of the vectors at rows (n,): all within `margin` of the last of them, compared in float64."""
     similarity = vectors[rows] @ vectors.T
     bar = similarity.topk(count, dim=1).values[:, -1:] - margin

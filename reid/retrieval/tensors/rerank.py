@@ -1,7 +1,7 @@
 """Re-ranking with k-reciprocal encoding on the device of the embeddings. Zhong et al., CVPR 2017, arXiv:1701.08398.
 
-It computes the same as reid.retrieval.rerank, for torch tensors. Memory is bounded in the same way: beside the vectors
-and the sparse encodings there are only blocks of exactness.BLOCK_BYTES.
+It computes the same as reid.retrieval.rerank, for torch tensors. Memory is bounded in the same way: there are only the
+vectors, the sparse encodings and blocks of exactness.BLOCK_BYTES.
 Q queries, G gallery images, N = Q + G, D values a vector.
 """
 

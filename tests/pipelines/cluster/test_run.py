@@ -211,7 +211,7 @@ def test_a_refused_token_is_reported_without_a_traceback(
             "CA_CERT",
             "/no/ca.pem",
             "KFP_CA_CERT: found '/no/ca.pem', no such file\n"
-            "  want: the certificate (PEM) of the authority that signed the endpoint's",
+            "  want: the certificate (PEM) of the authority that signed the endpoint's certificate",
         ),
         (
             "TOKEN_FILE",

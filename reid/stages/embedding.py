@@ -1,0 +1,28 @@
+"""Embeds the query and gallery images of a data set for the stages evaluate and inference."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from reid.deploy.embedding import embed_on_devices
+from reid.deploy.opening import OpenModel, find_checkpoint
+from reid.embeddings import Embeddings
+from reid.spec import Experiment
+from reid.stages.agreement import require_agreement
+
+
+def embed_dataset(
+    spec: Experiment, devices: Sequence[str], *, dataset: Path, model: Path, with_junk: bool
+) -> tuple[OpenModel, dict[str, Embeddings], float]:
+    """The opened model, the embeddings of query and gallery, and the images per second.
+
+    Raises ArtifactError if the spec describes another model than the model's file.
+    """
+    return embed_on_devices(
+        find_checkpoint(model),
+        devices,
+        dataset=dataset,
+        batch_size=spec.dataset.val_batch_size,
+        store=Path(spec.store_dir),
+        with_junk=with_junk,
+        check=lambda opened: require_agreement(spec, opened.contract, opened.settings.get("backbone"), opened.file),
+    )
