@@ -22,7 +22,7 @@ class Optim(Section):
     lr_steps: list[Count] = [40, 70]
     """Epochs at which the learning rate is multiplied by gamma."""
     gamma: Positive = 0.1
-    """Factor by which each step of lr_steps or of AutoReduce multiplies the learning rate."""
+    """Factor on the learning rate at each step of lr_steps or of AutoReduce."""
     bias_lr_factor: Positive = 1.0
     """Factor on the learning rate of biases."""
     weight_decay: NotNegative = 5e-4

@@ -18,7 +18,7 @@ from reid.spec.fields import fields_of
 def test_a_field_is_explained_by_its_kind_its_range_its_default_and_its_meaning() -> None:
     assert explain("train.optim.gamma", width=80) == (
         "train.optim.gamma: number, above 0\n  default: 0.1\n"
-        "  Factor by which each step of lr_steps or of AutoReduce multiplies the learning rate.\n"
+        "  Factor on the learning rate at each step of lr_steps or of AutoReduce.\n"
         "  Stages of the pipeline that read it: train, register.\n  A change of it starts a new training.\n"
     )
     assert explain("dataset.sampler", width=120) == (
