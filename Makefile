@@ -48,6 +48,7 @@ push: ## push both images to REGISTRY, and print their digests
 
 mlflow-ui: $(STAMP) ## serve the experiments for a browser: http://127.0.0.1:5000
 	@mkdir -p results
+	@echo "The experiments, opened on model training: http://127.0.0.1:$(or $(PORT),5000)/#/experiments?workflowType=machine_learning"
 	@$(VENV)/bin/mlflow ui --backend-store-uri "$(TRACKING_URI)" --host 127.0.0.1 --port $(or $(PORT),5000)
 
 test: export OMP_NUM_THREADS := 1
