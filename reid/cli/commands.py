@@ -192,15 +192,13 @@ def _drawn_help() -> str:
 
 
 def _synth(options: argparse.Namespace) -> None:
-    from reid.drawn.dataset import ensure_market
     from reid.spec import load_spec
+    from reid.stages.validate import ensure_drawn
 
     given = [f"dataset.synthetic.{name}={getattr(options, name)}" for name in DRAWN if name in options]
     settings = load_spec(text="dataset: {synthetic: {root: from the command line}}", overrides=given).dataset.synthetic
     assert settings is not None
-    drawn = ensure_market(
-        options.root, **settings.model_dump(exclude={"root"}), workers=options.workers or os.cpu_count() or 1
-    )
+    drawn = ensure_drawn(settings, root=options.root, workers=options.workers or os.cpu_count() or 1)
     print(f"{options.root}: {'drawn' if drawn else 'exists already, with these settings'}")
 
 

@@ -74,9 +74,8 @@ def build_engine(
     )
     write_model(engine, serialized, key=encryption_key() if encrypted else None)
     record |= {"tf32": tf32 if data_type == "FP32" else None, "seconds": round(time.monotonic() - started, 3)}
-    return BuildRecord(
-        built=True, reason=None, **record, **_builder_entries(package, targets), **_size_and_hash(engine)
-    )
+    made = _builder_entries(package, targets) | _size_and_hash(engine)
+    return BuildRecord(built=True, reason=None, **record, **made)
 
 
 def _builder_entries(package: Package, targets: list[str]) -> dict[str, Any]:

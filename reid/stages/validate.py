@@ -16,6 +16,7 @@ from reid.files.writing import replacing
 from reid.reports.findings import to_json, to_lines, to_markdown
 from reid.reports.findings_page import to_html
 from reid.spec import Experiment
+from reid.spec.dataset_sections import Synthetic
 from reid.spec.facts import STAGES
 from reid.spec.slices import stage_slice
 from reid.stages.outcome import Outcome
@@ -104,9 +105,9 @@ def require_weights(backbone: str) -> None:
 
 def ensure_made(spec: Experiment) -> None:
     """Draws or fetches the data set if the spec asks for that and it is absent."""
-    source = spec.dataset.source
-    if spec.dataset.synthetic:
-        ensure_drawn(spec)
+    drawn, source = spec.dataset.synthetic, spec.dataset.source
+    if drawn:
+        ensure_drawn(drawn, root=Path(drawn.root), workers=os.cpu_count() or 1)
     elif source:
         from reid.data.fetch import ensure_fetched
 
@@ -114,14 +115,26 @@ def ensure_made(spec: Experiment) -> None:
         ensure_fetched(Path(source.root), url=source.url, archive=archive, sha256=source.sha256)
 
 
-def ensure_drawn(spec: Experiment) -> None:
-    """Draws the data set of dataset.synthetic if it is absent; raises if one drawn with other settings is there."""
+def ensure_drawn(settings: Synthetic, *, root: Path, workers: int) -> bool:
+    """Draws the data set of these settings into `root` if it is absent; returns whether it did.
+
+    Raises DatasetError if one drawn with other settings is there.
+    """
     from reid.drawn.dataset import ensure_market
 
-    settings = spec.dataset.synthetic
-    assert settings is not None
-    figures = settings.model_dump()
-    ensure_market(Path(figures.pop("root")), **figures, workers=os.cpu_count() or 1)
+    return ensure_market(
+        root,
+        train_persons=settings.train_persons,
+        test_persons=settings.test_persons,
+        cameras=settings.cameras,
+        images_per_camera=settings.images_per_camera,
+        distractors=settings.distractors,
+        junk=settings.junk,
+        width=settings.width,
+        height=settings.height,
+        seed=settings.seed,
+        workers=workers,
+    )
 
 
 def _refuse_errors(examination: Examination, *, report: Path, advice: str) -> None:

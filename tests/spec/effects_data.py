@@ -14,7 +14,7 @@ from PIL import Image
 from reid.data.market1501 import Manifest, Split, list_folder
 from reid.errors import DatasetError
 from reid.stages.train import train
-from reid.stages.validate import ensure_drawn
+from reid.stages.validate import ensure_made
 from reid.tracking.stage_run import StageRun
 from tests.drawn_persons import write_persons
 from tests.spec.lab import FOLDERS, Lab
@@ -41,7 +41,7 @@ def _drawn(lab: Lab, **changes: int) -> dict[str, Split]:
     """The splits of a drawn data set; "train" and so on."""
     root = lab.root / "-".join(["drawn", *(f"{name}{value}" for name, value in changes.items())])
     values = [f"dataset.synthetic.{name}={value}" for name, value in (DRAWN | changes).items()]
-    lab.once(root, lambda: ensure_drawn(lab.spec(f"dataset.synthetic.root={root}", *values)))
+    lab.once(root, lambda: ensure_made(lab.spec(f"dataset.synthetic.root={root}", *values)))
     return {name: list_folder(root / folder).split for name, folder in FOLDERS.items()}
 
 
