@@ -207,7 +207,7 @@ def test_taos_resnet_50_goes_through_evaluate_inference_and_export(tmp_path: Pat
     found = np.array([row["embedding"] for row in rows])
     # fifty layers of float32, summed in another order
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
-    exported = OnnxModel(tmp_path / "theirs.adopted.onnx")(pixels.numpy())
+    exported = OnnxModel(tmp_path / "r" / "export" / "theirs.adopted.onnx")(pixels.numpy())
     np.testing.assert_allclose(exported, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
