@@ -8,7 +8,7 @@ plugin tags it; the run of a stage by its parent and its stage.
 import os
 import socket
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from reid.errors import TrackingError
 from reid.files.processes import is_alive
@@ -114,7 +114,7 @@ def reopen(client: "MlflowClient", run_id: str) -> None:
 
 def close_parent(client: "MlflowClient", parent_id: str) -> None:
     """Ends a parent that no runner holds, as its stages' runs ended; the next stage, if any, opens it again."""
-    states = {run.info.status for run in _children(client, client.get_run(parent_id))}
+    states = {run.info.status for run in children(client, client.get_run(parent_id))}
     if "RUNNING" not in states:
         client.set_terminated(parent_id, next((bad for bad in ("FAILED", "KILLED") if bad in states), "FINISHED"))
 
@@ -130,10 +130,18 @@ def close_killed_runs(client: "MlflowClient", beside: str, *, host: str) -> None
     for run in client.search_runs([client.get_run(beside).info.experiment_id], query):
         process = int(run.data.tags.get(PROCESS, "0"))
         if process and process != os.getpid() and not is_alive(process):
-            for one in [*_children(client, run), run]:
+            for one in [*children(client, run), run]:
                 if one.info.status == "RUNNING":
                     client.set_terminated(one.info.run_id, "KILLED")
 
 
-def _children(client: "MlflowClient", parent: "Run") -> Any:
-    return client.search_runs([parent.info.experiment_id], f"tags.`{PARENT}` = '{parent.info.run_id}'")
+def parents_of_kfp_run(client: "MlflowClient", kfp_run_id: str) -> "list[Run]":
+    """Returns the parent runs, in any experiment, of a run of Kubeflow Pipelines: one, or none."""
+    everywhere = [found.experiment_id for found in client.search_experiments()]
+    runs = client.search_runs(everywhere, f"tags.`{KFP_RUN}` = '{kfp_run_id}'")
+    return [run for run in runs if PARENT not in run.data.tags]
+
+
+def children(client: "MlflowClient", parent: "Run") -> "list[Run]":
+    """Returns the nested runs of a parent."""
+    return list(client.search_runs([parent.info.experiment_id], f"tags.`{PARENT}` = '{parent.info.run_id}'"))
