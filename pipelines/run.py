@@ -82,9 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 every=options.every,
             )
         if options.detach or options.every:
-            raise PipelineError(
-                "--detach and --every: found no cluster\n  want: the address of its API in KFP_ENDPOINT"
-            )
+            raise PipelineError("--detach, --every: found no cluster\n  want: the address of its API in KFP_ENDPOINT")
         _require_data(spec)
         return _run(spec, path, jobs=options.jobs, in_containers=runner == "docker")
     except ReidError as error:

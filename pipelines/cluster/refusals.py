@@ -1,4 +1,4 @@
-"""What it means that Kubeflow Pipelines' API refuses a call or does not answer, as an error that says what is wanted."""
+"""What it means that Kubeflow Pipelines' API refuses a call or does not answer, as an error with what is wanted."""
 
 import json
 from collections.abc import Iterator

@@ -44,30 +44,26 @@ def outcome(run: Any) -> str:
     return state
 
 
+def _details(run: Any) -> list[Any]:
+    """The run's tasks in the order in which they started; KFP names every try of a task alike."""
+    details = (run.run_details.task_details if run.run_details else None) or ()
+    return sorted((task for task in details if task.display_name), key=lambda task: str(task.start_time or ""))
+
+
 def tasks_of(run: Any) -> dict[str, Any]:
-    """The run's tasks by name; of those of one name, the latest."""
-    found: dict[str, Any] = {}
-    for task in (run.run_details.task_details if run.run_details else None) or ():
-        earlier = found.get(task.display_name)
-        if task.display_name and (
-            earlier is None
-            or None in {earlier.create_time, task.create_time}
-            or task.create_time >= earlier.create_time
-        ):
-            found[task.display_name] = task
-    return found
+    """The run's tasks by name; of several tries, the latest."""
+    return {task.display_name: task for task in _details(run)}
 
 
 def stages_of(run: Any) -> list[str]:
     """The stages that the run has come to, as KFP names them, in the order in which their drivers started."""
-    drivers = [task for name, task in tasks_of(run).items() if name.endswith(DRIVER) and name != f"root{DRIVER}"]
-    drivers.sort(key=lambda task: str(task.start_time or "~"))  # "~" comes after every time
-    return [task.display_name.removesuffix(DRIVER) for task in drivers]
+    names = dict.fromkeys(task.display_name for task in _details(run))
+    return [name.removesuffix(DRIVER) for name in names if name.endswith(DRIVER) and name != f"root{DRIVER}"]
 
 
 def waits_for_pods(run: Any) -> int:
     """How many pods of the run do not run yet."""
-    return sum(task.state == "PENDING" for task in (run.run_details.task_details if run.run_details else None) or ())
+    return sum(task.state == "PENDING" for task in _details(run))
 
 
 def states_of(run: Any, workflow: Workflow | None) -> dict[str, StageState]:

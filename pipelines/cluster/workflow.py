@@ -109,7 +109,7 @@ def read_workflow(manifest: Mapping[str, Any]) -> Workflow:
     pods: dict[tuple[str, bool], Pod] = {}
     ended: dict[tuple[str, bool], str] = {}
     cached = set()
-    for key, node in nodes.items():
+    for key, node in sorted(nodes.items(), key=lambda item: str(item[1].get("startedAt") or "")):
         found = TASK.fullmatch(re.sub(r"^(\(\d+\))?\.", "", node["name"].removeprefix(about["name"])))
         if not found:
             continue
@@ -121,14 +121,10 @@ def read_workflow(manifest: Mapping[str, Any]) -> Workflow:
             ended[stage, driver] = node["message"]
         if node["type"] != "Pod":
             continue
-        started = str(node.get("startedAt") or "")
-        earlier = pods.get((stage, driver))
-        if earlier is None or started >= earlier.started:
-            number = key.rpartition("-")[2]
-            name = key if named_by_node else f"{about['name']}-{node.get('templateName', '')}-{number}"
-            pods[stage, driver] = Pod(
-                stage, driver, node["phase"], node.get("message") or "", started, node=key, name=name
-            )
+        number = key.rpartition("-")[2]
+        name = key if named_by_node else f"{about['name']}-{node.get('templateName', '')}-{number}"
+        started, message = str(node.get("startedAt") or ""), node.get("message") or ""
+        pods[stage, driver] = Pod(stage, driver, node["phase"], message, started, node=key, name=name)
     return Workflow(
         about.get("namespace", ""), status.get("message") or "", pods=pods, ended=ended, cached=frozenset(cached)
     )
