@@ -146,10 +146,10 @@ def _read_spec(stage: str, parameters: Mapping[str, Any]) -> Experiment:
 
 
 def _booked_gpus(parameters: Mapping[str, Any]) -> list[str]:
-    """The GPUs that pipeline parameters book, as overrides of the spec; 0 leaves the spec as it is."""
+    """The GPUs that pipeline parameters book, as overrides of the spec; none (or 0) leaves the spec as it is."""
     overrides = []
     for name, fact in fields_with(CountsGpus).items():
-        text = str(parameters.get(fact.parameter, "0"))
+        text = str(parameters.get(fact.parameter) or "0")
         if not text.isdecimal():
             raise SpecError(
                 f"pipeline parameter {fact.parameter}: found {text!r}\n  want: a whole number of GPUs, from 0"

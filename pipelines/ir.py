@@ -202,7 +202,7 @@ def _gpus(accelerator: Mapping[str, Any], document: Mapping[str, Any]) -> int:
     found = PARAMETER.fullmatch(str(accelerator.get("resourceCount", "")))
     if not found:
         return int(accelerator.get("resourceCount") or accelerator.get("count", 0))
-    return int(document["root"]["inputDefinitions"]["parameters"][found[1]].get("defaultValue", 0))
+    return int(document["root"]["inputDefinitions"]["parameters"][found[1]].get("defaultValue") or 0)
 
 
 def _parameter(task: str, name: str, entry: Mapping[str, Any]) -> Source:

@@ -18,7 +18,7 @@ from components.inference import inference
 from components.register import register
 from components.train import train
 from components.validate import validate
-from pipelines.cluster.resources import Resources
+from pipelines.cluster.resources import Resources, as_text
 
 MARKET = Path(__file__).parent / "specs" / "market.yaml"
 FIRST_KEYS = ("components:", "deploymentSpec:")
@@ -36,18 +36,18 @@ def person_reid(resources: Resources, spec_text: str) -> dsl.base_component.Base
     def pipeline(
         spec: str = spec_text,
         data_claim: str = resources.data_claim,
-        gpus: str = str(resources.gpus),  # a text: KFP's driver books no GPU for a number
-        embedding_gpus: str = str(resources.embedding_gpus),
-        engine_gpus: str = str(resources.engine_gpus),
+        gpus: str = as_text(resources.gpus),
+        embedding_gpus: str = as_text(resources.embedding_gpus),
+        engine_gpus: str = as_text(resources.engine_gpus),
     ) -> None:
         """From a folder of person images to a registered embedding model, its report and its TensorRT engine.
 
         Args:
             spec: The experiment spec, as YAML text. Its data set folders lie below the mounted volume.
-            data_claim: The PersistentVolumeClaim that holds the data sets.
-            gpus: GPUs of train; they win over train.num_gpus. 0: train on the CPU.
-            embedding_gpus: GPUs of evaluate and of inference, each. 0: on the CPU.
-            engine_gpus: GPUs of gen_trt_engine. 1: an engine for that kind of GPU; 0: what can be built without any.
+            data_claim: The PersistentVolumeClaim that holds the data sets; not the work claim, no dot in its name.
+            gpus: GPUs of train; they win over train.num_gpus. Empty: train on the CPU.
+            embedding_gpus: GPUs of evaluate and of inference, each. Empty: on the CPU.
+            engine_gpus: GPUs of gen_trt_engine. 1: an engine for that kind of GPU; empty: what can be built without.
         """
         # Every stage but the first takes the part of the spec it reads, and the fingerprint of the data: a field that
         # it doesn't read leaves its cached result good; changed data under an old name never comes out of a cache.

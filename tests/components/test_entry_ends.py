@@ -91,9 +91,9 @@ def test_progress_is_marked_and_other_lines_say_where_they_come_from() -> None:
     assert line("reid.data.store") == "INFO reid.data.store: train: 3/25"
 
 
-@pytest.mark.parametrize(("gpus", "wanted"), [(0, 3), (4, 4)])
+@pytest.mark.parametrize(("gpus", "wanted"), [("", 3), ("0", 3), ("4", 4)])
 def test_the_gpus_of_the_form_win_over_the_specs(
-    tmp_path: Path, stage: Callable[[Callable[..., Outcome]], None], gpus: int, wanted: int
+    tmp_path: Path, stage: Callable[[Callable[..., Outcome]], None], gpus: str, wanted: int
 ) -> None:
     seen: list[int] = []
 
@@ -103,7 +103,7 @@ def test_the_gpus_of_the_form_win_over_the_specs(
 
     stage(evaluate)
     ports = json.loads(executor_input(tmp_path, spec="evaluate: {num_gpus: 3}\ninference: {num_gpus: 3}\n"))
-    ports["inputs"]["parameterValues"]["embedding_gpus"] = str(gpus)
+    ports["inputs"]["parameterValues"]["embedding_gpus"] = gpus
     assert main(["evaluate", "--executor-input", json.dumps(ports)]) == 0
     assert seen == [wanted, wanted, 1]
 

@@ -84,9 +84,9 @@ def test_compiling_twice_gives_the_same_bytes_in_valid_yaml(compiled: Path, tmp_
     assert ir.load(compiled).defaults == {
         "spec": "a: 1\nb: 2\n",
         "data_claim": "reid-data",
-        "gpus": "0",
-        "embedding_gpus": "0",
-        "engine_gpus": "0",
+        "gpus": "",
+        "embedding_gpus": "",
+        "engine_gpus": "",
     }
 
 
@@ -286,7 +286,7 @@ def test_kfps_docker_runner_accepts_the_pipeline_and_agrees_with_ours(
 
 def test_what_a_stage_gives_arrives_where_the_graph_says(repository: Path, compiled: Path, tmp_path: Path) -> None:
     folders = run_here(repository, compiled, tmp_path / "ours")
-    manifest = "validate.dataset of (embedding_gpus=0, gpus=0, spec=the spec)"
+    manifest = "validate.dataset of (embedding_gpus=, gpus=, spec=the spec)"
     model = f"train.model of (dataset={manifest}, fingerprint=validate.fingerprint, spec=validate.train_spec)"
     assert (folders["train"] / "model").read_text() == model
     assert (folders["evaluate"] / "results").read_text() == (

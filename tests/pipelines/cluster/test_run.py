@@ -73,7 +73,7 @@ def test_a_run_is_submitted_followed_and_its_end_is_ours(
         "spec": "",
         "data_claim": "reid-data",
         "gpus": "2",
-        "embedding_gpus": "0",
+        "embedding_gpus": "",
         "engine_gpus": "1",
     }
     assert yaml.safe_load(sent["runtime_config"]["parameters"]["spec"])["dataset"]["synthetic"]["root"] == "/data/demo"
