@@ -115,7 +115,7 @@ def test_stages_know_their_run_and_where_mlflow_is_and_those_on_the_network_are_
     for executor in platform.values():
         assert executor["fieldPathAsEnv"] == [{"name": "KFP_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}]
         assert executor["configMapAsEnv"][0]["keyToEnv"] == [
-            {"configMapKey": "tracking-uri", "envVar": "MLFLOW_TRACKING_URI"}
+            {"configMapKey": "tracking-uri", "envVar": "REID_MLFLOW_TRACKING_URI"}
         ]
         assert int(executor["activeDeadlineSeconds"]) >= 3600
     retried = {
