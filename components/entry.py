@@ -31,6 +31,7 @@ from reid.spec.fields import fields_with
 from reid.spec.secret import open_values
 from reid.stages.outcome import Outcome
 from reid.stages.work_folder import deliver, empty_for, work_folder
+from reid.tracking.environment import take_mlflow_settings
 from reid.tracking.stage_run import stage_run
 
 logger = logging.getLogger("components.entry")
@@ -232,6 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--encrypted", action="store_true", help=f"run only if {KEY_ENVIRONMENT} is set")
     options = parser.parse_args(arguments)
     _configure_logging()
+    take_mlflow_settings(os.environ)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a deleted pod closes its MLflow runs, as on Ctrl-C
     try:
         if options.encrypted and not encryption_key():

@@ -169,7 +169,15 @@ class Resources:
         """Sets the run's id, by which the stages find their MLflow run, and what config maps and secrets hold."""
         kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", RUN_LABEL)
         for name, keys in self.config_maps.items():
-            kubernetes.use_config_map_as_env(task, name, dict(keys), optional=True)
+            kubernetes.use_config_map_as_env(task, name, _renamed(keys), optional=True)
         for name, keys in self.secrets.items():
             optional = not (self.encrypted and KEY_ENVIRONMENT in keys.values())
-            kubernetes.use_secret_as_env(task, name, dict(keys), optional=optional)
+            kubernetes.use_secret_as_env(task, name, _renamed(keys), optional=optional)
+
+
+def _renamed(keys: Mapping[str, str]) -> dict[str, str]:
+    """Key -> variable, MLFLOW_… as REID_MLFLOW_…: KFP's own MLflow plugin may set the same names on the pod.
+
+    A name with two sources makes a pod invalid. The stage takes the prefix off (`reid.tracking.environment`).
+    """
+    return {key: f"REID_{variable}" if variable.startswith("MLFLOW_") else variable for key, variable in keys.items()}

@@ -20,11 +20,11 @@ from reid.errors import ReidError, TrackingError
 from reid.tracking.experiment import figures_page
 from reid.tracking.journal import ADDRESS, JOURNAL, Address, now_ms
 from reid.tracking.outbox import Outbox
+from reid.tracking.runs import children, parents_of_kfp_run
 from reid.tracking.sender import Sender
 from reid.tracking.store import (
     CONTINUED,
     HOST,
-    KFP_RUN,
     PARENT,
     PROCESS,
     as_params,
@@ -187,7 +187,23 @@ def figures_of_kfp_run(tracking_uri: str, kfp_run_id: str) -> dict[str, float]:
     """Returns the metrics on the parent run of a run of Kubeflow Pipelines; none if MLflow knows no such run."""
     client = connect(tracking_uri)
     with reaching(tracking_uri):
-        places = [found.experiment_id for found in client.search_experiments()]
-        runs = client.search_runs(places, f"tags.`{KFP_RUN}` = '{kfp_run_id}'")
-    parents = [run for run in runs if PARENT not in run.data.tags]
+        parents = parents_of_kfp_run(client, kfp_run_id)
     return dict(parents[0].data.metrics) if parents else {}
+
+
+def end_runs_of_kfp_run(tracking_uri: str, kfp_run_id: str, status: str) -> int:
+    """Ends what MLflow still shows as running of a run of Kubeflow Pipelines that is over; returns how many runs.
+
+    `status` is FINISHED, FAILED or KILLED, as the run of Kubeflow Pipelines ended. A pod that was killed could not end
+    its MLflow runs, and a stage that never started leaves a parent that looks finished. Runs that ended keep their
+    status and their time, except such a parent. Raises TrackingError if the store does not answer.
+    """
+    client = connect(tracking_uri)
+    with reaching(tracking_uri):
+        parents = parents_of_kfp_run(client, kfp_run_id)
+        nested = [run for parent in parents for run in children(client, parent)]
+        wrong = [run for run in nested if run.info.status == "RUNNING"]
+        wrong += [run for run in parents if run.info.status in {"RUNNING", "FINISHED"} - {status}]
+        for run in wrong:
+            client.set_terminated(run.info.run_id, status)
+    return len(wrong)

@@ -2,19 +2,20 @@
 
 The runs of one pipeline run are found by their tags, so a retried stage, a second process or a lost answer does not
 create another: the parent by the key of its journal, or by `kfp.pipeline_run_id` as Kubeflow Pipelines' own MLflow
-plugin tags it; the run of a stage by its parent and its stage.
+plugin tags it; the run of a stage by its parent and its stage. The plugin makes a nested run for each task too, without
+telling the stage unless its `injectUserEnvVars` is set; the stage then finds that run by the task's name.
 """
 
 import os
 import socket
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from reid.errors import TrackingError
 from reid.files.processes import is_alive
 from reid.tracking.experiment import experiment_id
 from reid.tracking.journal import Address
-from reid.tracking.store import HOST, KEY, KFP_RUN, PARENT, PROCESS, STAGE, on_parent
+from reid.tracking.store import HOST, KEY, KFP_RUN, PARENT, PLUGIN, PROCESS, STAGE, on_parent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,6 +33,8 @@ def settle(client: "MlflowClient", address: Address) -> None:
         raise TrackingError(f"MLflow at {address.store}: found an answer without a run's id, want the run")
     address.run_id = run.info.run_id
     address.parent_id = address.parent_id or run.data.tags.get(PARENT, "")
+    if address.stage and STAGE not in run.data.tags:
+        client.set_tag(address.run_id, STAGE, address.stage)
     if address.stage and run.data.metrics and not address.sent.get(address.run_id):
         _note_earlier_attempt(client, address, list(run.data.metrics))
     address.settled = True
@@ -62,12 +65,25 @@ def _find_or_create(client: "MlflowClient", address: Address) -> "Run":
     if not address.parent_id:
         everywhere = [found.experiment_id for found in client.search_experiments()]  # the plugin may have made it
         name, tags = f"kfp {address.kfp_run_id[:8]}", {KFP_RUN: address.kfp_run_id}
-        address.parent_id = _tagged(client, everywhere, tags, name=name, create_in=experiment).info.run_id
+        parent = _tagged(client, everywhere, tags, name=name, create_in=experiment)
+        address.parent_id, address.held = parent.info.run_id, PLUGIN in parent.data.tags
         if not address.parent_id:
             raise TrackingError(f"MLflow at {address.store}: found an answer without a run's id, want the parent run")
-    place = client.get_run(address.parent_id).info.experiment_id
+    parent = client.get_run(address.parent_id)
+    if address.held and (made := _made_by_plugin(client, parent, address.stage)):
+        return made
+    place = parent.info.experiment_id
     tags = {PARENT: address.parent_id, STAGE: address.stage}
     return _tagged(client, [place], tags, name=address.stage, create_in=lambda: place)
+
+
+def _made_by_plugin(client: "MlflowClient", parent: "Run", stage: str) -> "Run | None":
+    """Returns the run that the plugin made for the task of this stage; None if the stage has a run of its own."""
+    nested = children(client, parent)
+    if any(run.data.tags.get(STAGE) == stage for run in nested):
+        return None
+    named = [run for run in nested if run.info.run_name == stage.replace("_", "-")]
+    return min(named, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
 
 
 def _tagged(
@@ -114,7 +130,7 @@ def reopen(client: "MlflowClient", run_id: str) -> None:
 
 def close_parent(client: "MlflowClient", parent_id: str) -> None:
     """Ends a parent that no runner holds, as its stages' runs ended; the next stage, if any, opens it again."""
-    states = {run.info.status for run in _children(client, client.get_run(parent_id))}
+    states = {run.info.status for run in children(client, client.get_run(parent_id))}
     if "RUNNING" not in states:
         client.set_terminated(parent_id, next((bad for bad in ("FAILED", "KILLED") if bad in states), "FINISHED"))
 
@@ -130,10 +146,18 @@ def close_killed_runs(client: "MlflowClient", beside: str, *, host: str) -> None
     for run in client.search_runs([client.get_run(beside).info.experiment_id], query):
         process = int(run.data.tags.get(PROCESS, "0"))
         if process and process != os.getpid() and not is_alive(process):
-            for one in [*_children(client, run), run]:
+            for one in [*children(client, run), run]:
                 if one.info.status == "RUNNING":
                     client.set_terminated(one.info.run_id, "KILLED")
 
 
-def _children(client: "MlflowClient", parent: "Run") -> Any:
-    return client.search_runs([parent.info.experiment_id], f"tags.`{PARENT}` = '{parent.info.run_id}'")
+def parents_of_kfp_run(client: "MlflowClient", kfp_run_id: str) -> "list[Run]":
+    """Returns the parent runs, in any experiment, of a run of Kubeflow Pipelines: one, or none."""
+    everywhere = [found.experiment_id for found in client.search_experiments()]
+    runs = client.search_runs(everywhere, f"tags.`{KFP_RUN}` = '{kfp_run_id}'")
+    return [run for run in runs if PARENT not in run.data.tags]
+
+
+def children(client: "MlflowClient", parent: "Run") -> "list[Run]":
+    """Returns the nested runs of a parent."""
+    return list(client.search_runs([parent.info.experiment_id], f"tags.`{PARENT}` = '{parent.info.run_id}'"))

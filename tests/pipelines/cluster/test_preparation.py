@@ -118,7 +118,7 @@ def test_stages_know_their_run_and_where_mlflow_is_and_run_as_no_root(tmp_path: 
     for executor in platform.values():
         assert executor["fieldPathAsEnv"] == [{"name": "KFP_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}]
         assert executor["configMapAsEnv"][0]["keyToEnv"] == [
-            {"configMapKey": "tracking-uri", "envVar": "MLFLOW_TRACKING_URI"}
+            {"configMapKey": "tracking-uri", "envVar": "REID_MLFLOW_TRACKING_URI"}
         ]
         assert int(executor["activeDeadlineSeconds"]) >= 3600
         assert executor["securityContext"] == {"runAsNonRoot": True}  # all that Pod Security "restricted" lacked
