@@ -11,12 +11,12 @@ def validate(  # noqa: PLR0917 - kfp passes them by position
     spec: str,
     gpus: str,
     embedding_gpus: str,
-    dataset: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
     findings: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     fingerprint: dsl.OutputPath(str),
+    manifest_spec: dsl.OutputPath(str),
     train_spec: dsl.OutputPath(str),
     evaluate_spec: dsl.OutputPath(str),
     inference_spec: dsl.OutputPath(str),
@@ -32,12 +32,12 @@ def validate(  # noqa: PLR0917 - kfp passes them by position
         embedding_gpus: GPUs of evaluate and of inference; 0 leaves the spec as it is.
 
     Returns:
-        dataset: Manifest: every image of the three splits with its person and camera.
         report: What was found, with pictures.
         summary: What was found, in short.
         findings: What was found, as JSON.
         metrics: Persons, cameras and images per split.
         fingerprint: Hash of the data set's bytes; every later stage takes it, so no cache serves results of other data.
+        manifest_spec: The fields of the spec that manifest reads.
         train_spec: The fields of the spec that train reads; other fields can change without training again.
         evaluate_spec: The fields of the spec that evaluate reads.
         inference_spec: The fields of the spec that inference reads.

@@ -1,4 +1,4 @@
-"""The pipeline: validate -> train -> evaluate, inference, export -> gen_trt_engine -> register.
+"""The pipeline: validate -> manifest -> train -> evaluate, inference, export -> gen_trt_engine -> register.
 
     make compile SPEC=market
 
@@ -15,6 +15,7 @@ from components.evaluate import evaluate
 from components.export import export
 from components.gen_trt_engine import gen_trt_engine
 from components.inference import inference
+from components.manifest import manifest
 from components.register import register
 from components.train import train
 from components.validate import validate
@@ -51,9 +52,11 @@ def person_reid(resources: Resources, spec_text: str) -> dsl.base_component.Base
         """
         # Every stage but the first takes the part of the spec it reads, and the fingerprint of the data: a field that
         # it doesn't read leaves its cached result good; changed data under an old name never comes out of a cache.
+        # No stage takes an artifact of the first, which always runs: see reid.stages.manifest.
         data = validate(spec=spec, gpus=gpus, embedding_gpus=embedding_gpus).set_caching_options(False)
         found = data.outputs
-        images = {"fingerprint": found["fingerprint"], "dataset": found["dataset"]}
+        listed = manifest(spec=found["manifest_spec"], fingerprint=found["fingerprint"])
+        images = {"fingerprint": found["fingerprint"], "dataset": listed.outputs["dataset"]}
         trained = train(spec=found["train_spec"], **images)
         model = trained.outputs["model"]
         scored = evaluate(spec=found["evaluate_spec"], model=model, **images)
@@ -75,7 +78,7 @@ def person_reid(resources: Resources, spec_text: str) -> dsl.base_component.Base
             **dict.fromkeys(("evaluate", "inference"), embedding_gpus),
             "gen_trt_engine": engine_gpus,
         }
-        for task in (data, trained, scored, embedded, exported, engine, registered):
+        for task in (data, listed, trained, scored, embedded, exported, engine, registered):
             resources.request(task, task.name.replace("-", "_"), data_claim=data_claim, gpus=booked)
 
     return pipeline

@@ -25,7 +25,7 @@ HEAVY = {
     "numba",
     "tritonclient",
 }
-COMPONENTS = ("validate", "train", "evaluate", "inference", "export", "gen_trt_engine", "register")
+COMPONENTS = ("validate", "manifest", "train", "evaluate", "inference", "export", "gen_trt_engine", "register")
 PIPELINES_MAY_IMPORT = {
     *(
         "reid",

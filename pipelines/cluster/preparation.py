@@ -130,7 +130,7 @@ def compile_for_cluster(path: Path, spec: Experiment, *, cluster_file: Path | No
     if not pinned:
         print(
             "note: REID_IMAGE and REID_TRT_IMAGE name no digest (@sha256:…), so Kubeflow's cache is off:"
-            " it could not tell a new image from an old one",
+            " it could not tell a new image from an old one; every stage runs again",
             file=sys.stderr,
         )
     encrypted = asks_for_encryption(spec)

@@ -7,7 +7,7 @@ A field inherits the facts of the sections that it lies in; a fact of the same k
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-Stage = Literal["validate", "train", "evaluate", "inference", "export", "gen_trt_engine", "register"]
+Stage = Literal["validate", "manifest", "train", "evaluate", "inference", "export", "gen_trt_engine", "register"]
 Task = Literal[
     "validate", "train", "evaluate", "inference", "export", "gen_trt_engine",
     "adopt", "triton", "start_server", "start_client",

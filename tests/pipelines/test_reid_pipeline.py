@@ -25,7 +25,7 @@ from pipelines.local.run_record import RunRecord
 from pipelines.local.scheduler import LocalRun
 from pipelines.reid_pipeline import person_reid
 
-SLICES = ["train", "evaluate", "inference", "export", "gen_trt_engine", "register"]
+SLICES = ["manifest", "train", "evaluate", "inference", "export", "gen_trt_engine", "register"]
 STAGE = '''"""Stands for every stage: writes what its ports ask for, out of what it was given."""
 import json
 import sys
@@ -99,11 +99,12 @@ def test_kfp_itself_reads_the_compiled_file(compiled: Path) -> None:
 def test_the_graph_is_the_one_of_the_architecture(compiled: Path) -> None:
     assert {stage: {name.replace("-", "_") for name in task.needs} for stage, task in tasks_of(compiled).items()} == {
         "validate": set(),
-        "train": {"validate"},
-        "evaluate": {"validate", "train"},
-        "inference": {"validate", "train"},
-        "export": {"validate", "train"},
-        "gen_trt_engine": {"validate", "export"},
+        "manifest": {"validate"},
+        "train": {"validate", "manifest"},
+        "evaluate": {"validate", "manifest", "train"},
+        "inference": {"validate", "manifest", "train"},
+        "export": {"validate", "manifest", "train"},
+        "gen_trt_engine": {"validate", "manifest", "export"},
         "register": {"validate", "train", "evaluate", "export", "gen_trt_engine"},
     }
 
@@ -112,6 +113,7 @@ def test_the_ports_are_those_of_the_stages(compiled: Path) -> None:
     tasks = tasks_of(compiled)
     assert {stage: sorted(task.artifacts) for stage, task in tasks.items()} == {
         "validate": [],
+        "manifest": [],
         "train": ["dataset"],
         "evaluate": ["dataset", "model"],
         "inference": ["dataset", "model"],
@@ -123,7 +125,8 @@ def test_the_ports_are_those_of_the_stages(compiled: Path) -> None:
         stage: {name: kind.removeprefix("system.") for name, kind in task.output_artifacts.items() if name != "metrics"}
         for stage, task in tasks.items()
     } == {
-        "validate": {"dataset": "Dataset", "report": "HTML", "summary": "Markdown", "findings": "Artifact"},
+        "validate": {"report": "HTML", "summary": "Markdown", "findings": "Artifact"},
+        "manifest": {"dataset": "Dataset"},
         "train": {"model": "Model", "report": "HTML"},
         "evaluate": {"results": "Artifact", "report": "HTML", "verification": "ClassificationMetrics"},
         "inference": {"embeddings": "Artifact"},
@@ -131,7 +134,8 @@ def test_the_ports_are_those_of_the_stages(compiled: Path) -> None:
         "gen_trt_engine": {"engine": "Model"},
         "register": {"registration": "Artifact"},
     }
-    assert all(task.output_artifacts["metrics"] == "system.Metrics" for task in tasks.values())
+    kinds = {stage: task.output_artifacts.get("metrics") for stage, task in tasks.items()}
+    assert kinds == {**dict.fromkeys(tasks, "system.Metrics"), "manifest": None}
     assert {stage: task.output_parameters for stage, task in tasks.items() if task.output_parameters} == {
         "validate": {"fingerprint": "STRING", **{f"{stage}_spec": "STRING" for stage in SLICES}},
         "evaluate": {"mAP": "NUMBER_DOUBLE"},
@@ -186,7 +190,7 @@ def test_the_platform_spec_has_shared_memory_and_the_data_volume(compiled: Path)
     _, platform = yaml.safe_load_all(compiled.read_text())
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     mounted = {name for name, entry in executors.items() if "pvcMount" in entry}
-    reads_images = ("validate", "train", "evaluate", "inference", "export", "gen-trt-engine")
+    reads_images = ("validate", "manifest", "train", "evaluate", "inference", "export", "gen-trt-engine")
     assert mounted == {f"exec-{stage}" for stage in reads_images}
     assert executors["exec-train"]["emptyDirMounts"] == [
         {"medium": "Memory", "mountPath": "/dev/shm", "sizeLimit": "2Gi", "volumeName": "shm"}
@@ -286,7 +290,7 @@ def test_kfps_docker_runner_accepts_the_pipeline_and_agrees_with_ours(
 
 def test_what_a_stage_gives_arrives_where_the_graph_says(repository: Path, compiled: Path, tmp_path: Path) -> None:
     folders = run_here(repository, compiled, tmp_path / "ours")
-    manifest = "validate.dataset of (embedding_gpus=0, gpus=0, spec=the spec)"
+    manifest = "manifest.dataset of (fingerprint=validate.fingerprint, spec=validate.manifest_spec)"
     model = f"train.model of (dataset={manifest}, fingerprint=validate.fingerprint, spec=validate.train_spec)"
     assert (folders["train"] / "model").read_text() == model
     assert (folders["evaluate"] / "results").read_text() == (

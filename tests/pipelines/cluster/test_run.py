@@ -16,7 +16,7 @@ from reid.errors import PipelineError
 from reid.tracking.store import KFP_RUN, PARENT, connect
 from tests.pipelines.cluster.kfp_server import KfpServer, Moment
 
-STAGES = ["validate", "train", "evaluate", "inference", "export", "gen-trt-engine", "register"]
+STAGES = ["validate", "manifest", "train", "evaluate", "inference", "export", "gen-trt-engine", "register"]
 GOOD: list[Moment] = [
     ("PENDING", {}),
     ("RUNNING", {"validate": "RUNNING"}),
