@@ -11,6 +11,17 @@ def validate(  # noqa: PLR0917 - kfp passes them by position
     spec: str,
     gpus: str,
     embedding_gpus: str,
+    backbone: str,
+    batch_size: str,
+    embedding_width: str,
+    epochs: str,
+    image_height: str,
+    image_width: str,
+    k1: str,
+    k2: str,
+    lambda_value: str,
+    learning_rate: str,
+    seed: str,
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
     findings: dsl.Output[dsl.Artifact],
@@ -30,6 +41,17 @@ def validate(  # noqa: PLR0917 - kfp passes them by position
         spec: The experiment spec, as YAML text.
         gpus: GPUs of train, for train.num_gpus; 0 leaves the spec as it is.
         embedding_gpus: GPUs of evaluate and of inference; 0 leaves the spec as it is.
+        backbone: Wins over model.backbone, unless it is empty.
+        batch_size: Wins over dataset.batch_size, unless it is empty.
+        embedding_width: Wins over model.feat_dim, unless it is empty.
+        epochs: Wins over train.num_epochs, unless it is empty.
+        image_height: Wins over model.input_height, unless it is empty.
+        image_width: Wins over model.input_width, unless it is empty.
+        k1: Wins over re_ranking.k1, unless it is empty.
+        k2: Wins over re_ranking.k2, unless it is empty.
+        lambda_value: Wins over re_ranking.lambda_value, unless it is empty.
+        learning_rate: Wins over train.optim.base_lr, unless it is empty.
+        seed: Wins over train.seed, unless it is empty.
 
     Returns:
         report: What was found, with pictures.

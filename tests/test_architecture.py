@@ -32,6 +32,7 @@ PIPELINES_MAY_IMPORT = {
         "reid.spec",
         "reid.spec.facts",
         "reid.spec.fields",
+        "reid.spec.one_line",
         "reid.spec.secret",
         "reid.files",
         "reid.files.secrets",

@@ -9,6 +9,7 @@ from reid.spec.facts import (
     AlsoReadBy,
     DecidesTraining,
     HandedToEveryStage,
+    InForm,
     ReadAloneBy,
     ReadBy,
     SaidByModel,
@@ -101,7 +102,7 @@ class Dataset(Section):
     corrupt_images: Annotated[Literal["fail", "skip"], AlsoReadBy("manifest")] = "fail"
     """What happens if a training image cannot be decoded. fail: the task ends with an error that names it; skip: it is
     left out and counted. Query and gallery images must be readable: figures over fewer images cannot be compared."""
-    batch_size: Annotated[Count, DecidesTraining()] = 64
+    batch_size: Annotated[Count, DecidesTraining(), InForm("batch_size")] = 64
     """Number of images in a training step, over all GPUs."""
     val_batch_size: Annotated[Count, AlsoReadBy("evaluate", "inference")] = 128
     """Number of images in a batch of evaluation and inference."""

@@ -117,6 +117,14 @@ class CountsGpus(Fact):
     """The parameter of the pipeline that wins over the field."""
 
 
+@dataclass(frozen=True)
+class InForm(Fact):
+    """The field is one of those that are changed most, so that the pipeline has a parameter of its own for it."""
+
+    parameter: str
+    """The parameter of the pipeline, which wins over the field unless it is empty."""
+
+
 class NamesGpus(Fact):
     """The field says which GPUs, from 0. In a pod they are always counted from 0."""
 

@@ -23,9 +23,15 @@ from pipelines.local.cache import Store
 from pipelines.local.processes import Processes
 from pipelines.local.run_record import RunRecord
 from pipelines.local.scheduler import LocalRun
+from pipelines.options import SPECS
 from pipelines.reid_pipeline import person_reid
+from reid.spec import load_spec
+from reid.spec.facts import InForm
+from reid.spec.fields import fields_with
 
 SLICES = ["manifest", "train", "evaluate", "inference", "export", "gen_trt_engine", "register"]
+OF_FIELDS = {fact.parameter for fact in fields_with(InForm).values()}
+"""Parameters of the pipeline that are fields of the spec."""
 STAGE = '''"""Stands for every stage: writes what its ports ask for, out of what it was given."""
 import json
 import sys
@@ -87,6 +93,7 @@ def test_compiling_twice_gives_the_same_bytes_in_valid_yaml(compiled: Path, tmp_
         "gpus": "0",
         "embedding_gpus": "0",
         "engine_gpus": "0",
+        **dict.fromkeys(OF_FIELDS, ""),
     }
 
 
@@ -163,7 +170,8 @@ def test_every_later_stage_takes_its_own_slice_and_the_fingerprint_and_only_vali
 def test_the_form_of_the_kubeflow_ui_is_explained(compiled: Path) -> None:
     document = next(iter(yaml.safe_load_all(compiled.read_text())))
     assert document["root"]["inputDefinitions"]["parameters"]["spec"]["description"] == (
-        "The experiment spec, as YAML text. Its data set folders lie below the mounted volume."
+        "What differs from the defaults of the experiment spec, as YAML on one line. Its data set folders lie\n"
+        "below the mounted volume."
     )
     for component in document["components"].values():
         ports = [
@@ -174,6 +182,24 @@ def test_the_form_of_the_kubeflow_ui_is_explained(compiled: Path) -> None:
         ]
         assert ports
         assert all(port.get("description") for port in ports)
+
+
+def test_the_form_asks_for_what_is_changed_most_and_validate_gets_it(compiled: Path) -> None:
+    root = next(iter(yaml.safe_load_all(compiled.read_text())))["root"]
+    given = tasks_of(compiled)["validate"].parameters
+    assert {name for name in given if name not in ("spec", "gpus", "embedding_gpus")} == OF_FIELDS
+    assert given == {name: ir.PipelineParameter(name) for name in given}
+    for field, fact in fields_with(InForm).items():
+        entry = root["inputDefinitions"]["parameters"][fact.parameter]
+        assert (entry["parameterType"], entry["defaultValue"]) == ("STRING", "")
+        assert field in entry["description"] and entry["description"].endswith("; empty: as in the spec.")
+
+
+def test_without_a_spec_the_form_starts_with_the_published_recipe_on_one_line(tmp_path: Path) -> None:
+    compile_pipeline(tmp_path / "pipeline.yaml")
+    text = str(ir.load(tmp_path / "pipeline.yaml").defaults["spec"])
+    assert "\n" not in text
+    assert load_spec(text=text) == load_spec(SPECS / "market.yaml")
 
 
 def test_a_gpu_is_booked_for_the_stages_that_ask_and_never_for_another(tmp_path: Path) -> None:
