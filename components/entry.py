@@ -25,9 +25,9 @@ from reid.errors import ReidError, SpecError
 from reid.files.locks import locked
 from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
 from reid.files.writing import write_text
-from reid.spec import Experiment, load_spec, warn_of_replaced_paths
-from reid.spec.facts import STAGES, CountsGpus
-from reid.spec.fields import fields_with
+from reid.spec import Experiment, warn_of_replaced_paths
+from reid.spec.facts import STAGES
+from reid.spec.form import load_spec_of_form
 from reid.spec.secret import open_values
 from reid.stages.outcome import Outcome
 from reid.stages.work_folder import deliver, empty_for, work_folder
@@ -140,24 +140,10 @@ def run_stage(stage: str, ports: Ports) -> None:
 def _read_spec(stage: str, parameters: Mapping[str, Any]) -> Experiment:
     """The spec that the stage is handed; the first stage reads the whole of it, and warns for all the others."""
     first = stage == STAGES[0]
-    spec = load_spec(text=parameters["spec"], overrides=_booked_gpus(parameters), warn=first)
+    spec = load_spec_of_form(parameters["spec"], parameters, warn=first)
     if first:
         warn_of_replaced_paths(spec)
     return spec
-
-
-def _booked_gpus(parameters: Mapping[str, Any]) -> list[str]:
-    """The GPUs that pipeline parameters book, as overrides of the spec; none (or 0) leaves the spec as it is."""
-    overrides = []
-    for name, fact in fields_with(CountsGpus).items():
-        text = str(parameters.get(fact.parameter) or "0")
-        if not text.isdecimal():
-            raise SpecError(
-                f"pipeline parameter {fact.parameter}: found {text!r}\n  want: a whole number of GPUs, from 0"
-            )
-        if int(text):
-            overrides.append(f"{name}={int(text)}")
-    return overrides
 
 
 def _arguments(ports: Ports, work: Path | None) -> dict[str, Any]:

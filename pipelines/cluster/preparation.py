@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from pipelines.cluster.cluster_file import read_cluster
 from pipelines.cluster.resources import Resources
 from reid.errors import PipelineError
@@ -15,6 +13,7 @@ from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
 from reid.spec import Experiment
 from reid.spec.facts import CountsGpus, NamesGpus
 from reid.spec.fields import fields_of, fields_with, pipeline_paths, sections_that_count_gpus
+from reid.spec.one_line import one_line
 from reid.spec.secret import open_values
 
 RESULTS = "/tmp/reid"
@@ -55,9 +54,10 @@ def named_by_digest(*images: str) -> bool:
 
 
 def spec_on_cluster(spec: Experiment, data_path: str) -> str:
-    """The spec as YAML, its relative paths on the data volume: data/market1501/query -> /data/market1501/query.
+    """The spec on one line, its relative paths on the data volume: data/market1501/query -> /data/market1501/query.
 
-    The number of GPUs stays, their ids do not: a pod counts the GPUs that it is given from 0.
+    It holds what differs from the defaults, and loads as the same spec as all of its values would. The number of GPUs
+    stays, their ids do not: a pod counts the GPUs that it is given from 0.
     """
     values = open_values(spec)
     values["results_dir"] = RESULTS
@@ -72,7 +72,7 @@ def spec_on_cluster(spec: Experiment, data_path: str) -> str:
         part, key = _section_of(values, name)
         if part.get(key):
             part[key] = _on_volume(str(part[key]), data_path)
-    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    return one_line(values)
 
 
 def _section_of(values: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
@@ -103,7 +103,7 @@ def compile_for_cluster(path: Path, spec: Experiment, *, cluster_file: Path | No
     if not pinned:
         print(
             "note: REID_IMAGE and REID_TRT_IMAGE name no digest (@sha256:…), so Kubeflow's cache is off:"
-            " it could not tell a new image from an old one",
+            " it could not tell a new image from an old one; every stage runs again",
             file=sys.stderr,
         )
     encrypted = asks_for_encryption(spec)

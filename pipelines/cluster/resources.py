@@ -17,7 +17,7 @@ NETWORK_STAGES = ("train", "evaluate", "inference")
 """Stages that run the network over many images."""
 GPU_STAGES = (*NETWORK_STAGES, "gen_trt_engine")
 """The only stages that ever ask for a GPU; gen_trt_engine does because TensorRT builds for the GPU that it finds."""
-IMAGE_STAGES = ("validate", "train", "evaluate", "inference", "export", "gen_trt_engine")
+IMAGE_STAGES = ("validate", "manifest", "train", "evaluate", "inference", "export", "gen_trt_engine")
 """Stages that open images, for which they need the data volume."""
 WORK_STAGES = ("train", "export")
 """Stages that see the work volume (see `reid.stages.work_folder`): train works there, export empties it."""

@@ -12,6 +12,7 @@ import pytest
 
 from components.entry import main, read_ports
 from reid.spec import Experiment
+from reid.spec.facts import STAGES
 from reid.stages.outcome import Outcome
 from reid.tracking.stage_run import StageRun
 from tests.components.executor import EXECUTOR_LOGS, executor_input, listed, start
@@ -136,8 +137,8 @@ def test_an_address_becomes_the_local_path_of_kfps_rule(uri: str, custom: str, p
 
 
 def test_the_command_of_the_images_runs_the_real_validate_stage_and_loads_neither_torch_nor_kfp(tmp_path: Path) -> None:
-    names = ["dataset", "report", "summary", "findings"]
-    slices = [f"{name}_spec" for name in ("train", "evaluate", "inference", "export", "gen_trt_engine", "register")]
+    names = ["report", "summary", "findings"]
+    slices = [f"{stage}_spec" for stage in STAGES[1:]]
     spec = (
         f"results_dir: {tmp_path}\nmodel: {{pretrain_choice: ''}}\n"
         f"dataset: {{num_classes: null, synthetic: {{root: {tmp_path}/drawn, train_persons: 4, test_persons: 2,"

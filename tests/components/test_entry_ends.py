@@ -117,6 +117,17 @@ def test_a_mistaken_number_of_gpus_in_the_form_is_told(tmp_path: Path, capsys: p
     )
 
 
+def test_a_mistaken_field_in_the_form_is_told_by_the_name_of_its_parameter(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ports = json.loads(executor_input(tmp_path))
+    ports["inputs"]["parameterValues"] |= {"epochs": "ten", "seed": ""}
+    assert main(["evaluate", "--executor-input", json.dumps(ports)]) == 2
+    assert capsys.readouterr().err == (
+        "error: pipeline parameter epochs: train.num_epochs: found 'ten' (str); want: a whole number\n"
+    )
+
+
 def test_a_pipeline_that_was_compiled_to_be_encrypted_runs_only_with_a_key(
     tmp_path: Path,
     stage: Callable[[Callable[..., Outcome]], None],

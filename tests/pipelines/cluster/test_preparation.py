@@ -14,6 +14,9 @@ from pipelines.cluster.preparation import named_by_digest
 from pipelines.run import ROOT, main
 from reid.errors import PipelineError
 from reid.files.secrets import KEY_ENVIRONMENT
+from reid.spec import load_spec
+from reid.spec.facts import InForm
+from reid.spec.fields import fields_with
 from reid.stages.work_folder import EMPTIES
 
 CLUSTER = """
@@ -46,6 +49,7 @@ def test_the_form_has_a_usable_default_and_a_description_for_every_parameter(tmp
         "gpus": "1",
         "embedding_gpus": "1",
         "engine_gpus": "1",
+        **{fact.parameter: "" for fact in fields_with(InForm).values()},
     }
     assert all(entry["description"] for entry in form.values())
     spec = yaml.safe_load(form["spec"]["defaultValue"])
@@ -84,9 +88,9 @@ def test_gpus_named_by_number_are_counted_and_lose_their_names(tmp_path: Path) -
     form = pipeline["root"]["inputDefinitions"]["parameters"]
     asked = {name: form[name]["defaultValue"] for name in ("gpus", "embedding_gpus", "engine_gpus")}
     assert asked == {"gpus": "4", "embedding_gpus": "", "engine_gpus": "1"}
-    submitted = yaml.safe_load(form["spec"]["defaultValue"])
-    assert (submitted["train"]["num_gpus"], submitted["train"]["gpu_ids"]) == (4, [0])
-    assert submitted["gen_trt_engine"]["gpu_id"] == 0
+    submitted = load_spec(text=form["spec"]["defaultValue"])
+    assert (submitted.train.num_gpus, submitted.train.gpu_ids) == (4, [0])
+    assert submitted.gen_trt_engine.gpu_id == 0
 
 
 def test_a_spec_without_gpus_books_none(tmp_path: Path) -> None:

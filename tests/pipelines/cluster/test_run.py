@@ -13,10 +13,12 @@ from pipelines.cluster import run as kfp_run
 from pipelines.cluster.api import Cluster, Endpoint
 from pipelines.run import main
 from reid.errors import PipelineError
+from reid.spec.facts import InForm
+from reid.spec.fields import fields_with
 from reid.tracking.store import KFP_RUN, PARENT, connect
 from tests.pipelines.cluster.kfp_server import KfpServer, Moment
 
-STAGES = ["validate", "train", "evaluate", "inference", "export", "gen-trt-engine", "register"]
+STAGES = ["validate", "manifest", "train", "evaluate", "inference", "export", "gen-trt-engine", "register"]
 GOOD: list[Moment] = [
     ("PENDING", {}),
     ("RUNNING", {"validate": "RUNNING"}),
@@ -76,6 +78,7 @@ def test_a_run_is_submitted_followed_and_its_end_is_ours(
         "gpus": "2",
         "embedding_gpus": "",
         "engine_gpus": "1",
+        **{fact.parameter: "" for fact in fields_with(InForm).values()},
     }
     assert yaml.safe_load(sent["runtime_config"]["parameters"]["spec"])["dataset"]["synthetic"]["root"] == "/data/demo"
     assert sent["display_name"].startswith("demo ")
