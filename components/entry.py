@@ -176,12 +176,17 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
 def write_outputs(ports: Ports, outcome: Outcome, metrics: Mapping[str, float]) -> None:
     """Writes the output parameters' files, the Metrics artifact and the executor output.
 
-    The outcome's lines go to the first artifact that has a file: a Metrics artifact may hold floats only, for KFP's
+    An output parameter that the stage does not give is left out: the runner says so if it is one of its component. The
+    outcome's lines go to the first artifact that has a file: a Metrics artifact may hold floats only, for KFP's
     user interface and its MLflow plugin read any other value as 0.
     """
-    parameters = {name: outcome.parameters[name] for name in ports.output_parameters}
+    parameters = {}
     for name, file in ports.output_parameters.items():
-        write_text(file, str(parameters[name]))
+        if name in outcome.parameters:
+            parameters[name] = outcome.parameters[name]
+            write_text(file, str(parameters[name]))
+        else:
+            logger.warning("output parameter %s: left out, for the stage gives no such value", name)
     listed, lines = {}, list(outcome.lines)
     for port, artifact in sorted(ports.outputs.items()):  # each runner lists them in its own order
         metadata: dict[str, Any] = {}

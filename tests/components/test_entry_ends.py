@@ -65,9 +65,9 @@ def test_a_mistake_of_the_user_is_a_text_and_status_2(
 def test_a_fault_of_ours_is_a_traceback_and_status_1(
     tmp_path: Path, stage: Callable[[Callable[..., Outcome]], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stage(lambda spec, *, run, **_: Outcome({}, {}))
+    stage(lambda spec, *, run, **_: Outcome({"mAP": 1 / 0}))
     assert start(tmp_path) == 1
-    assert capsys.readouterr().err.endswith("KeyError: 'mAP'\n")
+    assert capsys.readouterr().err.endswith("ZeroDivisionError: division by zero\n")
 
 
 def test_an_interrupted_stage_ends_with_130(

@@ -324,3 +324,12 @@ def test_what_a_stage_gives_arrives_where_the_graph_says(repository: Path, compi
         " spec=validate.evaluate_spec)"
     )
     assert (folders["evaluate"] / "report.html").exists()
+
+
+def test_a_stage_here_is_given_what_kfp_adds_for_its_resources_too(compiled: Path) -> None:
+    tasks = tasks_of(compiled)
+    assert tasks["export"].resource_parameters == tasks["validate"].resource_parameters == {}
+    for stage, parameter in (("train", "gpus"), ("evaluate", "embedding_gpus"), ("gen_trt_engine", "engine_gpus")):
+        booked = ir.PipelineParameter(parameter)
+        names = ("accelerator_count", f"pipelinechannel--{parameter}")
+        assert tasks[stage].resource_parameters == dict.fromkeys(names, booked)

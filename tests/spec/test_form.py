@@ -68,9 +68,9 @@ def test_what_is_wrong_is_named_by_its_parameter_with_all_else_that_is_wrong() -
         "pipeline parameter backbone: model.backbone: found 'resnet_51' (str); want: resnet_18, resnet_34, "
         "resnet_50, resnet_101, resnet_152, swin_tiny_patch4_window7_224, swin_small_patch4_window7_224, "
         "swin_base_patch4_window7_224, or timm/<name> for any model of timm; did you mean resnet_50?",
-        "pipeline parameter epochs: train.num_epochs: found 'ten' (str); want: a whole number",
         "spec: train.seed: found 'x' (str); want: a whole number",
-        "pipeline parameter learning_rate: train.optim.base_lr: found -1 (int); want: above 0",
+        "pipeline parameter epochs: train.num_epochs: found 'ten' (str); want: a whole number",
+        "pipeline parameter learning_rate: train.optim.base_lr: found -1 (int); want: above 0.0",
         "pipeline parameter k2: re_ranking.k2: 30 is above re_ranking.k1 = 20; want k2 <= k1",
     ]
     assert refusal("", gpus="two") == ["pipeline parameter gpus: found 'two'", "  want: a whole number of GPUs, from 0"]
