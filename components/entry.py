@@ -25,12 +25,13 @@ from reid.errors import ReidError, SpecError
 from reid.files.locks import locked
 from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
 from reid.files.writing import write_text
-from reid.spec import Experiment, load_spec, warn_of_replaced_paths
-from reid.spec.facts import STAGES, CountsGpus
-from reid.spec.fields import fields_with
+from reid.spec import Experiment, warn_of_replaced_paths
+from reid.spec.facts import STAGES
+from reid.spec.form import load_spec_of_form
 from reid.spec.secret import open_values
 from reid.stages.outcome import Outcome
 from reid.stages.work_folder import deliver, empty_for, work_folder
+from reid.tracking.environment import take_mlflow_settings
 from reid.tracking.stage_run import stage_run
 
 logger = logging.getLogger("components.entry")
@@ -139,24 +140,10 @@ def run_stage(stage: str, ports: Ports) -> None:
 def _read_spec(stage: str, parameters: Mapping[str, Any]) -> Experiment:
     """The spec that the stage is handed; the first stage reads the whole of it, and warns for all the others."""
     first = stage == STAGES[0]
-    spec = load_spec(text=parameters["spec"], overrides=_booked_gpus(parameters), warn=first)
+    spec = load_spec_of_form(parameters["spec"], parameters, warn=first)
     if first:
         warn_of_replaced_paths(spec)
     return spec
-
-
-def _booked_gpus(parameters: Mapping[str, Any]) -> list[str]:
-    """The GPUs that pipeline parameters book, as overrides of the spec; 0 leaves the spec as it is."""
-    overrides = []
-    for name, fact in fields_with(CountsGpus).items():
-        text = str(parameters.get(fact.parameter, "0"))
-        if not text.isdecimal():
-            raise SpecError(
-                f"pipeline parameter {fact.parameter}: found {text!r}\n  want: a whole number of GPUs, from 0"
-            )
-        if int(text):
-            overrides.append(f"{name}={int(text)}")
-    return overrides
 
 
 def _arguments(ports: Ports, work: Path | None) -> dict[str, Any]:
@@ -189,12 +176,17 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
 def write_outputs(ports: Ports, outcome: Outcome, metrics: Mapping[str, float]) -> None:
     """Writes the output parameters' files, the Metrics artifact and the executor output.
 
-    The outcome's lines go to the first artifact that has a file: a Metrics artifact may hold floats only, for KFP's
+    An output parameter that the stage does not give is left out: the runner says so if it is one of its component. The
+    outcome's lines go to the first artifact that has a file: a Metrics artifact may hold floats only, for KFP's
     user interface and its MLflow plugin read any other value as 0.
     """
-    parameters = {name: outcome.parameters[name] for name in ports.output_parameters}
+    parameters = {}
     for name, file in ports.output_parameters.items():
-        write_text(file, str(parameters[name]))
+        if name in outcome.parameters:
+            parameters[name] = outcome.parameters[name]
+            write_text(file, str(parameters[name]))
+        else:
+            logger.warning("output parameter %s: left out, for the stage gives no such value", name)
     listed, lines = {}, list(outcome.lines)
     for port, artifact in sorted(ports.outputs.items()):  # each runner lists them in its own order
         metadata: dict[str, Any] = {}
@@ -232,6 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--encrypted", action="store_true", help=f"run only if {KEY_ENVIRONMENT} is set")
     options = parser.parse_args(arguments)
     _configure_logging()
+    take_mlflow_settings(os.environ)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a deleted pod closes its MLflow runs, as on Ctrl-C
     try:
         if options.encrypted and not encryption_key():

@@ -23,7 +23,7 @@ def evaluate(  # noqa: PLR0917 - kfp passes them by position
     Args:
         spec: The fields of the experiment spec that evaluate reads, as YAML text.
         fingerprint: Hash of the data set's bytes.
-        dataset: Manifest of the images, from validate.
+        dataset: Manifest of the images.
         model: Folder of checkpoints, from train.
 
     Returns:
@@ -31,6 +31,6 @@ def evaluate(  # noqa: PLR0917 - kfp passes them by position
         report: CMC curves and the best and worst queries with their top matches; one self-contained page.
         verification: The ROC of "do two images show one person?" over thresholds of cosine similarity.
         metrics: mAP, rank-k and mINP as fractions of 1; re-ranked and untrained ones by prefix.
-        mAP: The headline mAP, as a fraction of 1.
+        mAP: The plain mAP, as a fraction of 1: the one of this name among the metrics.
     """
     return dsl.ContainerSpec(image=images.REID, command=[*images.ENTRY, "evaluate"], args=images.EXECUTOR_INPUT)

@@ -21,7 +21,7 @@ def export(  # noqa: PLR0917 - kfp passes them by position
     Args:
         spec: The fields of the experiment spec that export reads, as YAML text.
         fingerprint: Hash of the data set's bytes.
-        dataset: Manifest of the images, from validate; real query images are compared.
+        dataset: Manifest of the images; real query images are compared.
         model: Folder of checkpoints, from train.
 
     Returns:

@@ -23,7 +23,7 @@ def gen_trt_engine(  # noqa: PLR0917 - kfp passes them by position
         spec: The fields of the experiment spec that gen_trt_engine reads, as YAML text.
         fingerprint: Hash of the data set's bytes.
         engine_gpus: GPUs booked for this task; an engine built without one is no cached result for a task with one.
-        dataset: Manifest of the images, from validate; if there is a GPU the engine is compared on query images.
+        dataset: Manifest of the images; if there is a GPU the engine is compared on query images.
         onnx: The ONNX file, from export.
 
     Returns:

@@ -20,7 +20,7 @@ def inference(  # noqa: PLR0917 - kfp passes them by position
     Args:
         spec: The fields of the experiment spec that inference reads, as YAML text.
         fingerprint: Hash of the data set's bytes.
-        dataset: Manifest of the images, from validate.
+        dataset: Manifest of the images.
         model: Folder of checkpoints, from train.
 
     Returns:

@@ -20,7 +20,7 @@ def train(  # noqa: PLR0917 - kfp passes them by position
     Args:
         spec: The fields of the experiment spec that train reads, as YAML text.
         fingerprint: Hash of the data set's bytes.
-        dataset: Manifest of the images, from validate.
+        dataset: Manifest of the images.
 
     Returns:
         model: Folder of checkpoints, training history and the untrained network's embeddings.

@@ -11,12 +11,23 @@ def validate(  # noqa: PLR0917 - kfp passes them by position
     spec: str,
     gpus: str,
     embedding_gpus: str,
-    dataset: dsl.Output[dsl.Dataset],
+    backbone: str,
+    batch_size: str,
+    embedding_width: str,
+    epochs: str,
+    image_height: str,
+    image_width: str,
+    k1: str,
+    k2: str,
+    lambda_value: str,
+    learning_rate: str,
+    seed: str,
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
     findings: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     fingerprint: dsl.OutputPath(str),
+    manifest_spec: dsl.OutputPath(str),
     train_spec: dsl.OutputPath(str),
     evaluate_spec: dsl.OutputPath(str),
     inference_spec: dsl.OutputPath(str),
@@ -30,14 +41,25 @@ def validate(  # noqa: PLR0917 - kfp passes them by position
         spec: The experiment spec, as YAML text.
         gpus: GPUs of train, for train.num_gpus; 0 leaves the spec as it is.
         embedding_gpus: GPUs of evaluate and of inference; 0 leaves the spec as it is.
+        backbone: Wins over model.backbone, unless it is empty.
+        batch_size: Wins over dataset.batch_size, unless it is empty.
+        embedding_width: Wins over model.feat_dim, unless it is empty.
+        epochs: Wins over train.num_epochs, unless it is empty.
+        image_height: Wins over model.input_height, unless it is empty.
+        image_width: Wins over model.input_width, unless it is empty.
+        k1: Wins over re_ranking.k1, unless it is empty.
+        k2: Wins over re_ranking.k2, unless it is empty.
+        lambda_value: Wins over re_ranking.lambda_value, unless it is empty.
+        learning_rate: Wins over train.optim.base_lr, unless it is empty.
+        seed: Wins over train.seed, unless it is empty.
 
     Returns:
-        dataset: Manifest: every image of the three splits with its person and camera.
         report: What was found, with pictures.
         summary: What was found, in short.
         findings: What was found, as JSON.
         metrics: Persons, cameras and images per split.
         fingerprint: Hash of the data set's bytes; every later stage takes it, so no cache serves results of other data.
+        manifest_spec: The fields of the spec that manifest reads.
         train_spec: The fields of the spec that train reads; other fields can change without training again.
         evaluate_spec: The fields of the spec that evaluate reads.
         inference_spec: The fields of the spec that inference reads.

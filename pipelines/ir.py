@@ -8,7 +8,7 @@ import graphlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,8 @@ class Task:
     """Names of the tasks that must have ended well before this one."""
     shared_memory: str | None = None
     """Size of its /dev/shm as Kubernetes writes it, e.g. 2Gi; None: the engine's default, 64 MB with Docker."""
+    resource_parameters: Mapping[str, Source] = field(default_factory=dict)
+    """Inputs that kfp adds for the resources, e.g. pipelinechannel--gpus: given to the task, and no ports of it."""
     accelerator: bool = False
     """Whether it asks for GPUs. How many it uses on this machine is decided by its spec and by what there is."""
 
@@ -170,9 +172,8 @@ def _task(name: str, entry: Mapping[str, Any], document: Mapping[str, Any], shar
     container = executor["container"]
     inputs, outputs = component.get("inputDefinitions", {}), component.get("outputDefinitions", {})
     given = entry.get("inputs", {})
-    # kfp gives a task the parameters of its resources, too; they are no ports
-    ports = {key: value for key, value in given.get("parameters", {}).items() if key in inputs.get("parameters", {})}
-    parameters = {key: _parameter(name, key, value) for key, value in ports.items()}
+    declared, sources_given = inputs.get("parameters", {}), given.get("parameters", {})
+    parameters = {key: _parameter(name, key, value) for key, value in sources_given.items() if key in declared}
     for key, definition in inputs.get("parameters", {}).items():
         if key not in parameters and "defaultValue" in definition:
             parameters[key] = Constant(definition["defaultValue"])
@@ -188,6 +189,9 @@ def _task(name: str, entry: Mapping[str, Any], document: Mapping[str, Any], shar
         gpus=_gpus(container.get("resources", {}).get("accelerator", {}), document),
         parameters=parameters,
         parameter_types={key: value["parameterType"] for key, value in inputs.get("parameters", {}).items()},
+        resource_parameters={
+            key: _resource_parameter(name, key, value) for key, value in sources_given.items() if key not in declared
+        },
         artifacts=artifacts,
         output_parameters={key: value["parameterType"] for key, value in outputs.get("parameters", {}).items()},
         output_artifacts={key: _schema(name, key, value) for key, value in outputs.get("artifacts", {}).items()},
@@ -202,7 +206,7 @@ def _gpus(accelerator: Mapping[str, Any], document: Mapping[str, Any]) -> int:
     found = PARAMETER.fullmatch(str(accelerator.get("resourceCount", "")))
     if not found:
         return int(accelerator.get("resourceCount") or accelerator.get("count", 0))
-    return int(document["root"]["inputDefinitions"]["parameters"][found[1]].get("defaultValue", 0))
+    return int(document["root"]["inputDefinitions"]["parameters"][found[1]].get("defaultValue") or 0)
 
 
 def _parameter(task: str, name: str, entry: Mapping[str, Any]) -> Source:
@@ -215,6 +219,12 @@ def _parameter(task: str, name: str, entry: Mapping[str, Any]) -> Source:
     if constant is None or (isinstance(constant, str) and "{{" in constant):
         raise _refusal(task, f"the value of parameter {name!r}: {json.dumps(entry)}")
     return Constant(constant)
+
+
+def _resource_parameter(task: str, name: str, entry: Mapping[str, Any]) -> Source:
+    """The source of an input that kfp adds for a resource: a pipeline parameter, also where it stands in a text."""
+    found = PARAMETER.fullmatch(str(entry.get("runtimeValue", {}).get("constant", "")))
+    return PipelineParameter(found[1]) if found else _parameter(task, name, entry)
 
 
 def _artifact(task: str, name: str, entry: Mapping[str, Any]) -> TaskOutput:

@@ -8,7 +8,8 @@ from reid.errors import SpecError
 
 SPECS = Path(__file__).resolve().parent / "specs"
 DESCRIPTION = (
-    "Runs the whole pipeline of one spec: validate, train, evaluate, inference, export, gen_trt_engine, register."
+    "Runs the whole pipeline of one spec:"
+    " validate, manifest, train, evaluate, inference, export, gen_trt_engine, register."
 )
 EPILOG = """\
 Results lie in the spec's results_dir: pipeline/STAGE/KEY/ holds the outputs and the log of a stage, latest/STAGE leads

@@ -25,13 +25,14 @@ HEAVY = {
     "numba",
     "tritonclient",
 }
-COMPONENTS = ("validate", "train", "evaluate", "inference", "export", "gen_trt_engine", "register")
+COMPONENTS = ("validate", "manifest", "train", "evaluate", "inference", "export", "gen_trt_engine", "register")
 PIPELINES_MAY_IMPORT = {
     *(
         "reid",
         "reid.spec",
         "reid.spec.facts",
         "reid.spec.fields",
+        "reid.spec.one_line",
         "reid.spec.secret",
         "reid.files",
         "reid.files.secrets",

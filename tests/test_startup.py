@@ -15,6 +15,7 @@ HEAVY = {
 }
 AT_IMPORT = {
     "validate": set(),
+    "manifest": set(),
     "train": {"torch", "torchvision", "pytorch_lightning", "timm", "numba", "matplotlib", "cryptography", "rich"},
     "evaluate": {"numba"},
     "inference": set(),
@@ -26,6 +27,7 @@ AT_IMPORT = {
 NETWORK = {"torch", "torchvision", "timm", "torch._dynamo"}
 NEVER = {
     "validate": {*NETWORK, "pytorch_lightning", "numba", "matplotlib", "onnx", "onnxruntime", "onnxscript", "kfp"},
+    "manifest": {*NETWORK, "pytorch_lightning", "numba", "matplotlib", "onnx", "onnxruntime", "onnxscript", "kfp"},
     "train": {"onnx", "onnxruntime", "onnxscript", "kfp"},
     "evaluate": {"pytorch_lightning", "onnx", "onnxruntime", "onnxscript", "kfp"},
     "inference": {"pytorch_lightning", "numba", "matplotlib", "onnx", "onnxruntime", "onnxscript", "kfp"},

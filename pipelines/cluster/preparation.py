@@ -1,51 +1,23 @@
-"""The pipeline as a cluster gets it: resources from the spec and from the cluster's file, paths on volumes.
+"""The pipeline as a cluster gets it: resources from the spec and from the cluster's file, paths on volumes."""
 
-The file (`make compile CLUSTER=cluster.yaml`) holds fields of `pipelines.cluster.resources.Resources` as YAML:
-memory, claims, node selectors, tolerations, secrets, time-outs.
-"""
-
-import dataclasses
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
+from pipelines.cluster.cluster_file import read_cluster
 from pipelines.cluster.resources import Resources
 from reid.errors import PipelineError
 from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
 from reid.spec import Experiment
 from reid.spec.facts import CountsGpus, NamesGpus
 from reid.spec.fields import fields_of, fields_with, pipeline_paths, sections_that_count_gpus
+from reid.spec.one_line import one_line
 from reid.spec.secret import open_values
 
-FROM_THE_SPEC = {"gpus", "embedding_gpus", "engine_gpus", "cached", "encrypted"}
-"""Fields of the resources that the spec decides, so that the cluster's file does not have them."""
 RESULTS = "/tmp/reid"
 """Folder of a pod's own disk, for files that no other stage needs: mostly decoded images."""
-
-
-def read_cluster(path: Path | None) -> dict[str, Any]:
-    """The fields of the cluster's file. Raises PipelineError if one is unknown or of another kind."""
-    if path is None:
-        return {}
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise PipelineError(f"{path}: {str(error).splitlines()[0]}\n  want: a YAML file of the cluster") from None
-    fields = {field.name: field for field in dataclasses.fields(Resources) if field.name not in FROM_THE_SPEC}
-    if not isinstance(values, dict):
-        raise PipelineError(f"{path}: found a {type(values).__name__}\n  want: fields as `memory: 32G`")
-    defaults = Resources()
-    for name, value in values.items():
-        if name not in fields:
-            raise PipelineError(f"{path}: unknown field {name!r}\n  want: some of {', '.join(sorted(fields))}")
-        kind = {tuple: list}.get(type(getattr(defaults, name)), type(getattr(defaults, name)))
-        if not isinstance(value, kind):
-            raise PipelineError(f"{path}: {name}: found {value!r}\n  want: a {kind.__name__}")
-    return values
 
 
 def resources_of(
@@ -82,9 +54,10 @@ def named_by_digest(*images: str) -> bool:
 
 
 def spec_on_cluster(spec: Experiment, data_path: str) -> str:
-    """The spec as YAML, its relative paths on the data volume: data/market1501/query -> /data/market1501/query.
+    """The spec on one line, its relative paths on the data volume: data/market1501/query -> /data/market1501/query.
 
-    The number of GPUs stays, their ids do not: a pod counts the GPUs that it is given from 0.
+    It holds what differs from the defaults, and loads as the same spec as all of its values would. The number of GPUs
+    stays, their ids do not: a pod counts the GPUs that it is given from 0.
     """
     values = open_values(spec)
     values["results_dir"] = RESULTS
@@ -99,7 +72,7 @@ def spec_on_cluster(spec: Experiment, data_path: str) -> str:
         part, key = _section_of(values, name)
         if part.get(key):
             part[key] = _on_volume(str(part[key]), data_path)
-    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    return one_line(values)
 
 
 def _section_of(values: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:
@@ -130,7 +103,7 @@ def compile_for_cluster(path: Path, spec: Experiment, *, cluster_file: Path | No
     if not pinned:
         print(
             "note: REID_IMAGE and REID_TRT_IMAGE name no digest (@sha256:…), so Kubeflow's cache is off:"
-            " it could not tell a new image from an old one",
+            " it could not tell a new image from an old one; every stage runs again",
             file=sys.stderr,
         )
     encrypted = asks_for_encryption(spec)

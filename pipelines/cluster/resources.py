@@ -11,18 +11,24 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
+from pipelines.cluster.memory import PerStage, memory_limit, memory_request
+
 NETWORK_STAGES = ("train", "evaluate", "inference")
 """Stages that run the network over many images."""
 GPU_STAGES = (*NETWORK_STAGES, "gen_trt_engine")
 """The only stages that ever ask for a GPU; gen_trt_engine does because TensorRT builds for the GPU that it finds."""
-IMAGE_STAGES = ("validate", "train", "evaluate", "inference", "export", "gen_trt_engine")
+IMAGE_STAGES = ("validate", "manifest", "train", "evaluate", "inference", "export", "gen_trt_engine")
 """Stages that open images, for which they need the data volume."""
 WORK_STAGES = ("train", "export")
 """Stages that see the work volume (see `reid.stages.work_folder`): train works there, export empties it."""
-NETWORKED_STAGES = ("train", "register")
-"""Stages that are retried: they need a server (weights, MLflow's registry), or run so long that a node may be lost."""
+BACKOFF_S = 10
+"""Argo waits this long before it looks whether to retry: a failed stage is reported that much later."""
+NO_END_S = 10 * 365 * 24 * 3600
+"""Argo counts a retry's maximal duration from the start of the first attempt: it ends a later attempt at that moment,
+and retries nothing after it. KFP has no way to leave it out, and its default is an hour."""
 RUN_LABEL = "metadata.labels['pipeline/runid']"
 """The label that Kubeflow Pipelines puts on each pod of a run."""
+SHARED_MEMORY, SHARED_MEMORY_PATH = "shm", "/dev/shm"
 HOUR = 3600
 KEY_ENVIRONMENT = "REID_ENCRYPTION_KEY"
 """The name that reid.files.secrets gives it, too; this file does not import reid."""
@@ -34,9 +40,15 @@ SECRETS = {
 }
 
 
+def as_text(gpus: int) -> str:
+    """A count of GPUs as a pipeline parameter: KFP's driver books no GPU for a number or for "", and asks for 0 of them
+    for "0"."""
+    return str(gpus or "")
+
+
 @dataclass(frozen=True)
 class Resources:
-    """Requests of one compiled pipeline; all but the first five can stand in the file of `make compile CLUSTER=…`."""
+    """Requests of one compiled pipeline; all but the first five can stand in the cluster's file (`cluster_file.py`)."""
 
     gpus: int = 0
     """Default of the pipeline parameter `gpus`: GPUs of train."""
@@ -49,7 +61,12 @@ class Resources:
     encrypted: bool = False
     """Whether the spec asks for encryption; nothing then starts without the Secret of the key."""
     gpu_kind: str = "nvidia.com/gpu"
-    memory: str = "16G"
+    memory: PerStage = field(default_factory=dict)
+    """Memory that a stage may use at most: "32G" for every stage, or stage -> memory; see memory.py for the others."""
+    memory_requests: PerStage = field(default_factory=dict)
+    """Memory that a stage's pod books on its node, likewise."""
+    cpu_request: str = "250m"
+    """CPUs that each stage's pod books; a stage uses what is idle beyond that. "": books none."""
     shared_memory: str = "2Gi"
     """Size of /dev/shm in the network stages; Kubernetes gives 64 MB, too little for loader processes and NCCL."""
     data_claim: str = "reid-data"
@@ -70,7 +87,7 @@ class Resources:
     """Secret -> key -> environment variable; a Secret that is missing is left out, but not the key's if `encrypted`."""
     pull_secrets: Sequence[str] = ()
     retries: int = 2
-    """Retries of each of the NETWORKED_STAGES, after 1 minute, 2, 4 … at most 10."""
+    """Retries of each stage, after 10 seconds, 20, 40 …; 0: none but those of the installation's own defaults."""
     timeouts: Mapping[str, int] = field(
         default_factory=lambda: {"train": 7 * 24 * HOUR, "evaluate": 6 * HOUR, "inference": 6 * HOUR}
     )
@@ -80,12 +97,16 @@ class Resources:
 
     def request(self, task: dsl.PipelineTask, stage: str, *, data_claim: str, gpus: Mapping[str, str]) -> None:
         """Adds a stage's requests to its task. data_claim and gpus (by stage) are pipeline parameters."""
-        task.set_memory_limit(self.memory)
+        self._size(task, stage)
         if not self.cached:
             task.set_caching_options(False)
         if stage in NETWORK_STAGES:
             kubernetes.empty_dir_mount(
-                task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit=self.shared_memory
+                task,
+                volume_name=SHARED_MEMORY,
+                mount_path=SHARED_MEMORY_PATH,
+                medium="Memory",
+                size_limit=self.shared_memory,
             )
         if stage in GPU_STAGES:
             task.set_accelerator_type(self.gpu_kind)
@@ -95,14 +116,35 @@ class Resources:
         if stage in WORK_STAGES and self.work_claim:
             kubernetes.mount_pvc(task, pvc_name=self.work_claim, mount_path=self.work_path)
             task.set_env_variable("REID_WORK_DIR", self.work_path)
-        if stage in NETWORKED_STAGES and self.retries:
-            task.set_retry(self.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration="600s")
+        if self.retries:
+            task.set_retry(
+                self.retries,
+                backoff_duration=f"{BACKOFF_S}s",
+                backoff_factor=2,
+                backoff_max_duration=f"{NO_END_S}s",
+            )
         kubernetes.set_timeout(task, self.timeouts.get(stage, self.timeout_s))
+        kubernetes.set_security_context(task, run_as_non_root=True)  # as which user is the image's to say
         self._place(task, stage)
         self._environment(task)
         if self.encrypted and task.container_spec:
             # in the command, for Kubeflow's cache looks at no secrets: it would take a run's unencrypted result
             task.container_spec.command = [*task.container_spec.command, "--encrypted"]
+
+    def limit(self, stage: str) -> str:
+        """The memory that a stage may use at most."""
+        return memory_limit(stage, chosen=self.memory, gpus=self.gpus)
+
+    def booked(self, stage: str) -> str:
+        """The memory that a stage's pod books."""
+        return memory_request(stage, chosen=self.memory_requests, limit=self.limit(stage), gpus=self.gpus)
+
+    def _size(self, task: dsl.PipelineTask, stage: str) -> None:
+        """Says what memory and CPUs the task needs. No limit of CPUs: it would only slow a stage down."""
+        task.set_memory_limit(self.limit(stage))
+        task.set_memory_request(self.booked(stage))
+        if self.cpu_request:
+            task.set_cpu_request(self.cpu_request)
 
     @property
     def key_secret(self) -> tuple[str, str] | None:
@@ -127,7 +169,15 @@ class Resources:
         """Sets the run's id, by which the stages find their MLflow run, and what config maps and secrets hold."""
         kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", RUN_LABEL)
         for name, keys in self.config_maps.items():
-            kubernetes.use_config_map_as_env(task, name, dict(keys), optional=True)
+            kubernetes.use_config_map_as_env(task, name, _renamed(keys), optional=True)
         for name, keys in self.secrets.items():
             optional = not (self.encrypted and KEY_ENVIRONMENT in keys.values())
-            kubernetes.use_secret_as_env(task, name, dict(keys), optional=optional)
+            kubernetes.use_secret_as_env(task, name, _renamed(keys), optional=optional)
+
+
+def _renamed(keys: Mapping[str, str]) -> dict[str, str]:
+    """Key -> variable, MLFLOW_… as REID_MLFLOW_…: KFP's own MLflow plugin may set the same names on the pod.
+
+    A name with two sources makes a pod invalid. The stage takes the prefix off (`reid.tracking.environment`).
+    """
+    return {key: f"REID_{variable}" if variable.startswith("MLFLOW_") else variable for key, variable in keys.items()}

@@ -74,6 +74,7 @@ def command(name: str, asked: str, *, stream: TextIO) -> int:
             state = "goes on" if not ended else f"is over: it {HOW[ended]}"
             raise PipelineError(f"run {run_id}: {state}\n  want: a run that failed or was cancelled")
         cluster.retry(run_id)
+        stream.write("what failed in it runs again\n")
     return _wait(cluster, run_id, stream)
 
 

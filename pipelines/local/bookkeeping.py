@@ -132,9 +132,10 @@ class Bookkeeping:
 
     def executor_input(self, plan: Plan) -> dict[str, Any]:
         """The JSON that the task is started with."""
+        own = {name: self._value(source) for name, source in plan.task.resource_parameters.items()}
         return executor_input(
             plan.task,
-            parameters=plan.parameters,
+            parameters={**plan.parameters, **own},
             artifacts=plan.artifacts,
             folder=plan.folder,
             file_names=self._file_names,

@@ -30,6 +30,7 @@ from reid.files.secrets import key_to_environment
 from reid.files.writing import write_text
 from reid.spec import Experiment
 from reid.spec.secret import open_text
+from reid.stages.manifest import manifest
 from reid.stages.outcome import Outcome
 from reid.stages.validate import validate
 from reid.tracking.stage_run import StageRun, stage_run
@@ -84,14 +85,17 @@ def _validate(task: TaskRun) -> Outcome:
 
 
 def _validate_into(folder: Path, spec: Experiment, tracking: StageRun) -> Outcome:
-    return validate(
+    """Checks the data set; if it is good, writes the manifest too, which a pipeline leaves to the next stage."""
+    outcome = validate(
         spec,
-        dataset=folder / MANIFEST,
         report=folder / "report.html",
         summary=folder / "summary.md",
         findings=folder / "findings.json",
         run=tracking,
     )
+    fingerprint = str(outcome.parameters["fingerprint"])
+    manifest(spec, fingerprint=fingerprint, dataset=folder / MANIFEST, run=StageRun.none())
+    return outcome
 
 
 def _train(task: TaskRun) -> Outcome:

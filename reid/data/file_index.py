@@ -1,7 +1,8 @@
 """Reads every image of a data set once, and keeps its hash, picture size and mode in an index by path, size and times.
 
 A second look at an unchanged data set stats the files and opens none. A file whose size, modification or change time
-differs is read again; so is every file that could not be read.
+differs is read again; so is every file that could not be read. `read_images` decodes what it reads, `hash_images` only
+hashes it: their fingerprints are the same.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -46,25 +47,39 @@ class ImageFacts:
     error: str = ""
 
 
+Stamp = tuple[int, int, int]
+Index = dict[str, tuple[Stamp, ImageFacts]]
+
+
 def read_image(path: Path) -> ImageFacts:
     """The facts of one file, which is decoded completely. It never raises because of what is wrong with the file."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for ever
-            return ImageFacts("", 0, error="not a regular file")
-        data = path.read_bytes()
-    except OSError as error:
-        return ImageFacts("", 0, error=error.strerror or type(error).__name__)
-    sha256 = hashlib.sha256(data).hexdigest()
-    if not data:
-        return ImageFacts(sha256, 0, error="empty file")
+    facts, data = _hashed(path)
+    if facts.error:
+        return facts
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
-            return ImageFacts(sha256, len(data), image.width, image.height, image.mode, str(image.format))
+            return ImageFacts(facts.sha256, len(data), image.width, image.height, image.mode, str(image.format))
     except UnidentifiedImageError:
-        return ImageFacts(sha256, len(data), error="not an image")
+        return ImageFacts(facts.sha256, len(data), error="not an image")
     except Exception as error:  # decoders raise anything on damaged bytes: SyntaxError, struct.error, ...
-        return ImageFacts(sha256, len(data), error=str(error) or type(error).__name__)
+        return ImageFacts(facts.sha256, len(data), error=str(error) or type(error).__name__)
+
+
+def hash_image(path: Path) -> ImageFacts:
+    """Hash and size of one file, which is not decoded: the other fields are empty. It never raises either."""
+    return _hashed(path)[0]
+
+
+def _hashed(path: Path) -> tuple[ImageFacts, bytes]:
+    """Hash, size and content of a file; an error if there is no content."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for ever
+            return ImageFacts("", 0, error="not a regular file"), b""
+        data = path.read_bytes()
+    except OSError as error:
+        return ImageFacts("", 0, error=error.strerror or type(error).__name__), b""
+    return ImageFacts(hashlib.sha256(data).hexdigest(), len(data), error="" if data else "empty file"), data
 
 
 def read_images(files: Mapping[str, Sequence[Path]], *, index_file: Path) -> dict[Path, ImageFacts]:
@@ -73,6 +88,25 @@ def read_images(files: Mapping[str, Sequence[Path]], *, index_file: Path) -> dic
     The index is rewritten if anything changed. If it cannot be written that is a warning, for it only saves time.
     """
     known = _load(index_file)
+    stamps, facts = _facts(files, known=known, read=read_image)
+    entries = {str(path): (stamp, facts[path]) for path, stamp in stamps.items() if stamp and not facts[path].error}
+    if entries != known:
+        _save(index_file, entries)
+    return facts
+
+
+def hash_images(files: Mapping[str, Sequence[Path]], *, index_file: Path) -> dict[Path, ImageFacts]:
+    """Hash and size of all files, given by split; what the index knows is not opened, and nothing is decoded.
+
+    The index stays as it is, for it holds decoded images only.
+    """
+    return _facts(files, known=_load(index_file), read=hash_image)[1]
+
+
+def _facts(
+    files: Mapping[str, Sequence[Path]], *, known: Index, read: Callable[[Path], ImageFacts]
+) -> tuple[dict[Path, Stamp | None], dict[Path, ImageFacts]]:
+    """Stamps and facts of all files: those of the index if size and times are the same, else those that are read."""
     # stamped before it is read: a file changed meanwhile is read again next time
     stamps = {path: _stamp(path) for paths in files.values() for path in paths}
     facts: dict[Path, ImageFacts] = {}
@@ -82,11 +116,8 @@ def read_images(files: Mapping[str, Sequence[Path]], *, index_file: Path) -> dic
             facts[path] = entry[1]
     new = [path for path in stamps if path not in facts]
     logger.info("%d images, %d of them new or changed", len(stamps), len(new))
-    facts.update(zip(new, _read_all(new)))
-    entries = {str(path): (stamp, facts[path]) for path, stamp in stamps.items() if stamp and not facts[path].error}
-    if entries != known:
-        _save(index_file, entries)
-    return facts
+    facts.update(zip(new, _read_all(new, read)))
+    return stamps, facts
 
 
 def fingerprint(files: Mapping[str, Iterable[tuple[str, ImageFacts]]]) -> str:
@@ -98,17 +129,14 @@ def fingerprint(files: Mapping[str, Iterable[tuple[str, ImageFacts]]]) -> str:
     return digest.hexdigest()
 
 
-def _read_all(paths: Sequence[Path]) -> list[ImageFacts]:
+def _read_all(paths: Sequence[Path], read: Callable[[Path], ImageFacts]) -> list[ImageFacts]:
     facts: list[ImageFacts] = []
     remaining = iter(paths)
     with ThreadPoolExecutor(max_workers=min(32, os.cpu_count() or 1)) as pool, Progress("reading", len(paths)) as bar:
         while batch := list(islice(remaining, BATCH)):
-            facts.extend(pool.map(read_image, batch))  # hashing and decoding release the interpreter lock
+            facts.extend(pool.map(read, batch))  # hashing and decoding release the interpreter lock
             bar.update(len(facts))
     return facts
-
-
-Stamp = tuple[int, int, int]
 
 
 def _stamp(path: Path) -> Stamp | None:
@@ -120,7 +148,7 @@ def _stamp(path: Path) -> Stamp | None:
     return seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
 
 
-def _load(index_file: Path) -> dict[str, tuple[Stamp, ImageFacts]]:
+def _load(index_file: Path) -> Index:
     try:
         body = json.loads(index_file.read_text(encoding="utf-8"))
         if body["version"] != VERSION:
@@ -133,7 +161,7 @@ def _load(index_file: Path) -> dict[str, tuple[Stamp, ImageFacts]]:
         return {}
 
 
-def _save(index_file: Path, entries: Mapping[str, tuple[Stamp, ImageFacts]]) -> None:
+def _save(index_file: Path, entries: Index) -> None:
     files = {path: [stamp, asdict(facts)] for path, (stamp, facts) in sorted(entries.items())}
     try:
         with replacing(index_file) as partial:

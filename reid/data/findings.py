@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from reid.data.file_index import ImageFacts, fingerprint, read_images
 from reid.data.file_names import MARKET1501, UNKNOWN_CAMERA, FileNames
@@ -119,10 +119,25 @@ class SplitSurvey:
 Surveys = Mapping[str, SplitSurvey]
 
 
+class ReadImages(Protocol):
+    """Gives the facts of files that are listed by split: read_images or hash_images."""
+
+    def __call__(self, files: Mapping[str, Sequence[Path]], *, index_file: Path) -> dict[Path, ImageFacts]:
+        """The facts of each file."""
+
+
 def survey_folders(
-    folders: dict[str, str | None], *, missing: dict[str, str], names: FileNames, index_file: Path
+    folders: dict[str, str | None],
+    *,
+    missing: dict[str, str],
+    names: FileNames,
+    index_file: Path,
+    read: ReadImages = read_images,
 ) -> Surveys:
-    """Lists the folders and reads every image; a missing or closed folder is an empty split with its reason."""
+    """Lists the folders and reads every image; a missing or closed folder is an empty split with its reason.
+
+    read: read_images, or hash_images if no image need be decoded.
+    """
     if names.without_cameras:
         logger.info(names.without_cameras)
     listings: dict[str, Listing] = {}
@@ -135,7 +150,7 @@ def survey_folders(
                 listings[name] = list_folder(root, names=names, unknown_camera=UNKNOWN_CAMERA[name])
             except DatasetError as error:
                 reasons[name] = str(error)
-    facts = read_images(
+    facts = read(
         {name: [listing.root / file for file in listing.files] for name, listing in listings.items()},
         index_file=index_file,
     )

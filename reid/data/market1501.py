@@ -205,11 +205,11 @@ class Manifest:
             splits = {name: _split_from_json(body[name]) for name in SPEC_FIELDS}
             return cls(fingerprint=str(body["fingerprint"]), **splits)
         except FileNotFoundError:
-            raise ArtifactError(f"{path}: no such data set manifest; the validate stage writes it") from None
+            raise ArtifactError(f"{path}: no such data set manifest; the manifest stage writes it") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
                 f"{path}: not a data set manifest ({type(error).__name__}: {error})\n"
-                "  want: the file that the validate stage writes"
+                "  want: the file that the manifest stage writes"
             ) from None
 
 

@@ -1,5 +1,6 @@
 """Verification: how well a distance tells whether two images show the same person, and thresholds to decide by."""
 
+import heapq
 import logging
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from reid.scoring.matches import protocol_of
 logger = logging.getLogger(__name__)
 
 HISTOGRAM_BINS = 80
+STRAIGHT = 5e-4
+"""A curve this near to a straight line, in shares of 1, is drawn as the line: less than a pixel."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +80,39 @@ def pair_histogram(found: Verification) -> PairHistogram:
 
 
 def roc_rows(found: Verification, *, points: int) -> list[RocRow]:
-    """The receiver operating curve in at most `points` points, evenly spaced along its length, both ends included."""
-    steps = np.hypot(np.diff(found.false_match_rate), np.diff(found.true_match_rate))
-    length = np.concatenate([[0.0], steps.cumsum()])
-    chosen = np.unique(np.searchsorted(length, np.linspace(0, length[-1], points - 1)))
-    last = len(length) - 1
+    """The receiver operating curve in at most `points` points, dense where it bends, both ends included.
+
+    Straight lines between them are never further from the curve than STRAIGHT, if so few points can do that.
+    """
     return [
         RocRow(1 - float(found.thresholds[at]) / 2, float(found.true_match_rate[at]), float(found.false_match_rate[at]))
-        for at in dict.fromkeys([*chosen.tolist(), last])
+        for at in _bends(found.false_match_rate, found.true_match_rate, points=points)
     ]
+
+
+def _bends(x: NDArray[np.float64], y: NDArray[np.float64], *, points: int) -> list[int]:
+    """At most `points` places of a curve: its ends, then always the place that is furthest from the straight lines.
+
+    x, y (T,). Ramer 1972, Douglas & Peucker 1973, with the worst line first.
+    """
+    chosen = [0, len(x) - 1]
+    lines = [_furthest(x, y, 0, len(x) - 1)]
+    while len(chosen) < points and lines and -lines[0][0] > STRAIGHT:
+        _, at, first, last = heapq.heappop(lines)
+        chosen.append(at)
+        heapq.heappush(lines, _furthest(x, y, first, at))
+        heapq.heappush(lines, _furthest(x, y, at, last))
+    return sorted(chosen)
+
+
+def _furthest(x: NDArray[np.float64], y: NDArray[np.float64], first: int, last: int) -> tuple[float, int, int, int]:
+    """(minus the distance, the place) of the curve's place furthest from the line from first to last, and these two."""
+    across, up = x[last] - x[first], y[last] - y[first]
+    away_x, away_y = x[first : last + 1] - x[first], y[first : last + 1] - y[first]
+    length = float(np.hypot(across, up))
+    distance = np.abs(across * away_y - up * away_x) / length if length else np.hypot(away_x, away_y)
+    at = int(distance.argmax())
+    return -float(distance[at]), first + at, first, last
 
 
 def threshold_rows(found: Verification) -> list[ThresholdRow]:

@@ -9,6 +9,7 @@ from reid.spec.facts import (
     AlsoReadBy,
     DecidesTraining,
     HandedToEveryStage,
+    InForm,
     ReadAloneBy,
     ReadBy,
     SaidByModel,
@@ -28,7 +29,9 @@ from reid.spec.field_types import (
 from reid.spec.names import require_file_name
 
 BY_VALIDATE = ReadBy("validate")
-"""The fact of fields that only the first stage of a pipeline reads: later stages read the manifest that it writes."""
+"""The fact of fields by which the first stage of a pipeline makes the data set."""
+FINDS_IMAGES = ReadBy("validate", "manifest")
+"""The fact of fields by which the first stages of a pipeline find the images: later stages read the manifest."""
 BY_TASKS = ReadAloneBy("train", "evaluate", "inference", "export", "gen_trt_engine", "start_client")
 """The fact of fields by which these tasks find the images when they run alone, without a manifest."""
 
@@ -74,17 +77,17 @@ class Source(Section):
 class Dataset(Section):
     """Where the images are and how they reach the network."""
 
-    train_dataset_dir: Annotated[ReadFolder | None, BY_VALIDATE, BY_TASKS] = None
+    train_dataset_dir: Annotated[ReadFolder | None, FINDS_IMAGES, BY_TASKS] = None
     """Folder of the training images (bounding_box_train)."""
-    test_dataset_dir: Annotated[ReadFolder | None, BY_VALIDATE, BY_TASKS] = None
+    test_dataset_dir: Annotated[ReadFolder | None, FINDS_IMAGES, BY_TASKS] = None
     """Folder of the gallery images (bounding_box_test)."""
-    query_dataset_dir: Annotated[ReadFolder | None, BY_VALIDATE, BY_TASKS] = None
+    query_dataset_dir: Annotated[ReadFolder | None, FINDS_IMAGES, BY_TASKS] = None
     """Folder of the query images (query)."""
-    file_name: Annotated[Text, AfterValidator(require_file_name), BY_VALIDATE, BY_TASKS] = "market1501"
+    file_name: Annotated[Text, AfterValidator(require_file_name), FINDS_IMAGES, BY_TASKS] = "market1501"
     """How a file's name gives its person and camera: market1501 (0002_c1s1_000451_03.jpg), dukemtmc
     (0001_c2_f0046182.jpg), or a regular expression with the group `person` and, if any, `camera`, both whole numbers,
     that matches the whole name without its ending. Person -1 is junk, 0 a distractor."""
-    cameras: Annotated[Literal["file_name", "none"], BY_VALIDATE, BY_TASKS] = "file_name"
+    cameras: Annotated[Literal["file_name", "none"], FINDS_IMAGES, BY_TASKS] = "file_name"
     """Source of the camera numbers. file_name: each image's name; none: there is one camera only, or cameras are not
     known. With none, or if file_name gives no camera, queries count as camera 1 and gallery images as camera 2, so that
     no match is left out as a view of the query's own camera."""
@@ -96,10 +99,10 @@ class Dataset(Section):
     """Folder of the decoded images; null: <results_dir>/store."""
     num_classes: Count | None = 751
     """Number of persons in the training images; null: they are counted."""
-    corrupt_images: Literal["fail", "skip"] = "fail"
+    corrupt_images: Annotated[Literal["fail", "skip"], AlsoReadBy("manifest")] = "fail"
     """What happens if a training image cannot be decoded. fail: the task ends with an error that names it; skip: it is
     left out and counted. Query and gallery images must be readable: figures over fewer images cannot be compared."""
-    batch_size: Annotated[Count, DecidesTraining()] = 64
+    batch_size: Annotated[Count, DecidesTraining(), InForm("batch_size")] = 64
     """Number of images in a training step, over all GPUs."""
     val_batch_size: Annotated[Count, AlsoReadBy("evaluate", "inference")] = 128
     """Number of images in a batch of evaluation and inference."""

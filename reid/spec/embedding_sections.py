@@ -3,7 +3,7 @@
 # ruff: noqa: RUF012 - pydantic copies a mutable default for each instance
 from typing import Annotated
 
-from reid.spec.facts import CountsGpus, ReadAloneBy, Replaced
+from reid.spec.facts import CountsGpus, InForm, ReadAloneBy, Replaced
 from reid.spec.field_types import (
     Count,
     Device,
@@ -26,11 +26,11 @@ class ReRanking(Section):
 
     re_ranking: bool = True
     """Whether the re-ranked figures are the headline; plain and re-ranked figures are always both computed."""
-    k1: Count = 20
+    k1: Annotated[Count, InForm("k1")] = 20
     """Number of neighbours that form the k-reciprocal set R(p, k1)."""
-    k2: Count = 6
+    k2: Annotated[Count, InForm("k2")] = 6
     """Number of neighbours that local query expansion averages; not above k1."""
-    lambda_value: Share = 0.3
+    lambda_value: Annotated[Share, InForm("lambda_value")] = 0.3
     """Weight of the original distance; 0 is the pure Jaccard distance."""
     device: Device = "auto"
     """Where both rankings are computed; auto: on evaluate's first GPU if its memory suffices, else on the CPU."""

@@ -7,7 +7,7 @@ A field inherits the facts of the sections that it lies in; a fact of the same k
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-Stage = Literal["validate", "train", "evaluate", "inference", "export", "gen_trt_engine", "register"]
+Stage = Literal["validate", "manifest", "train", "evaluate", "inference", "export", "gen_trt_engine", "register"]
 Task = Literal[
     "validate", "train", "evaluate", "inference", "export", "gen_trt_engine",
     "adopt", "triton", "start_server", "start_client",
@@ -115,6 +115,14 @@ class CountsGpus(Fact):
 
     parameter: str
     """The parameter of the pipeline that wins over the field."""
+
+
+@dataclass(frozen=True)
+class InForm(Fact):
+    """The field is one of those that are changed most, so that the pipeline has a parameter of its own for it."""
+
+    parameter: str
+    """The parameter of the pipeline, which wins over the field unless it is empty."""
 
 
 class NamesGpus(Fact):

@@ -6,6 +6,7 @@ from reid.spec.facts import (
     STAGES,
     CountsGpus,
     DecidesTraining,
+    InForm,
     PartOfNetwork,
     ReadByRunner,
     Reads,
@@ -32,6 +33,8 @@ def facts_in_words(field: SpecField) -> Iterator[str]:
         yield from _readers(field)
     if counted := field.fact(CountsGpus):
         yield f"The pipeline's parameter {counted.parameter} wins over it."
+    if in_form := field.fact(InForm):
+        yield f"The pipeline's parameter {in_form.parameter} wins over it, unless it is empty."
     if field.fact(PartOfNetwork):
         yield "It is part of the network that the spec describes to reid adopt."
     if field.fact(SaidByModel):

@@ -5,8 +5,9 @@ Every error of a file is reported at once, each with its place, what was found a
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -25,22 +26,26 @@ from reid.spec.tao import ALIASES, IDLE
 
 logger = logging.getLogger(__name__)
 
+COMMAND_LINE = "command line"
+
 
 def load_spec(
     path: str | os.PathLike[str] | None = None,
     *,
     text: str | None = None,
     overrides: Sequence[str] = (),
+    origins: Mapping[str, str] = MappingProxyType({}),
     warn: bool = True,
 ) -> Experiment:
     """The experiment that a YAML file (or text) and overrides like "train.num_epochs=2" describe.
 
-    An older spelling or a key that does nothing here is a warning in the log. `warn` is False if this is a part of a
-    spec that another stage has read, and warned of, before. Raises SpecError, which names all that is wrong.
+    `origins` says where the override of a field comes from, for errors; without an entry it is the command line. An
+    older spelling or a key that does nothing here is a warning in the log. `warn` is False if this is a part of a spec
+    that another stage has read, and warned of, before. Raises SpecError, which names all that is wrong.
     """
     where = Path(path).name if path is not None else "spec"
     raw = _read(path, text, where)
-    given = _apply_overrides(raw, overrides)
+    given = _apply_overrides(raw, overrides, origins)
     values = _resolve(raw, where)
     wrong: list[str] = []
     notices = list(_rename_and_drop(values, wrong))
@@ -79,20 +84,25 @@ def _read(path: str | os.PathLike[str] | None, text: str | None, where: str) -> 
     return loaded
 
 
-def _apply_overrides(raw: DictConfig, overrides: Sequence[str]) -> set[str]:
-    """Merges the overrides into raw; returns the dotted names of the fields they set and the sections they add."""
-    given, written = set(), OmegaConf.to_container(raw)
+def _apply_overrides(raw: DictConfig, overrides: Sequence[str], origins: Mapping[str, str]) -> dict[str, str]:
+    """Merges the overrides into raw; returns the dotted names of the fields they set and the sections they add.
+
+    Each name leads to where its override comes from.
+    """
+    given: dict[str, str] = {}
+    written = OmegaConf.to_container(raw)
     for override in overrides:
         name, equals, _ = override.partition("=")
+        origin = origins.get(name, COMMAND_LINE)
         if not equals or not name.strip():
-            raise SpecError(f"command line: {override!r}: want section.field=value, e.g. train.num_epochs=2")
+            raise SpecError(f"{COMMAND_LINE}: {override!r}: want section.field=value, e.g. train.num_epochs=2")
         try:
             raw.merge_with(OmegaConf.from_dotlist([override]))
         except (OmegaConfBaseException, YAMLError) as error:
-            raise SpecError(f"command line: {override!r}: {str(error).splitlines()[0]}") from None
+            raise SpecError(f"{origin}: {override!r}: {str(error).splitlines()[0]}") from None
         _drop_other_spelling(raw, name)
-        given.add(ALIASES.get(name, name))
-        given.update(_sections_new_by(name, written))
+        given[ALIASES.get(name, name)] = origin
+        given.update(dict.fromkeys(_sections_new_by(name, written), origin))
     return given
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, field_validator
 
-from reid.spec.facts import AlsoReadBy, DecidesTraining, PartOfNetwork, SaidByModel
+from reid.spec.facts import AlsoReadBy, DecidesTraining, InForm, PartOfNetwork, SaidByModel
 from reid.spec.field_types import Count, ReadFile, Section, Share, Switch, Text
 from reid.spec.names import require_backbone
 
@@ -18,6 +18,7 @@ class Model(Section):
         AlsoReadBy("validate"),
         PartOfNetwork("backbone"),
         SaidByModel(contract=None),
+        InForm("backbone"),
     ] = "resnet_50"
     """Backbone: resnet_18/34/50/101/152, swin_{tiny,small,base}_patch4_window7_224, or timm/<name of timm's model>."""
     last_stride: Annotated[Literal[1, 2], PartOfNetwork("last_stride")] = 1
@@ -35,13 +36,13 @@ class Model(Section):
     """Smallest share of the backbone's tensors that the weights file has to fill."""
     input_channels: Annotated[Literal[1, 3], PartOfNetwork("input_channels"), SaidByModel("channels")] = 3
     """Number of colour channels of the input: 1 is grey, 3 is RGB."""
-    input_width: Annotated[Count, PartOfNetwork("width"), SaidByModel("width")] = 128
+    input_width: Annotated[Count, PartOfNetwork("width"), SaidByModel("width"), InForm("image_width")] = 128
     """Width of the input in pixels."""
-    input_height: Annotated[Count, PartOfNetwork("height"), SaidByModel("height")] = 256
+    input_height: Annotated[Count, PartOfNetwork("height"), SaidByModel("height"), InForm("image_height")] = 256
     """Height of the input in pixels."""
     neck: Annotated[Literal["bnneck", ""], PartOfNetwork("neck")] = "bnneck"
     """Layer between the features of the metric loss and the classifier. bnneck: a BatchNorm; "": none."""
-    feat_dim: Annotated[Count | None, PartOfNetwork("feat_dim")] = 256
+    feat_dim: Annotated[Count | None, PartOfNetwork("feat_dim"), InForm("embedding_width")] = 256
     """Width of the embedding; null: the backbone's own width. A Swin keeps its own unless reduce_feat_dim is true."""
     neck_feat: Annotated[Literal["before", "after"], PartOfNetwork("neck_feat")] = "after"
     """Side of the neck from which the embedding is taken at test time."""

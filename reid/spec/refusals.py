@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Mapping
 
 from pydantic_core import ErrorDetails
 
@@ -11,13 +12,13 @@ from reid.spec.names import did_you_mean
 from reid.spec.sections import Experiment
 
 
-def place_of(field: str, where: str, given: set[str]) -> str:
-    """The field, and whether the command line gave it (`given`) or the file `where`."""
-    set_by_hand = any(field == name or field.startswith(f"{name}.") for name in given)
-    return f"command line: {field}" if set_by_hand else f"{where}: {field}"
+def place_of(field: str, where: str, given: Mapping[str, str]) -> str:
+    """The field, and what gave it: an override (`given`: its field -> where it comes from), else the file `where`."""
+    origins = (origin for name, origin in given.items() if field == name or field.startswith(f"{name}."))
+    return f"{next(origins, where)}: {field}"
 
 
-def refusal(details: ErrorDetails, where: str, given: set[str]) -> str:
+def refusal(details: ErrorDetails, where: str, given: Mapping[str, str]) -> str:
     """One of pydantic's errors as one line: where, what was found, what is wanted."""
     location = details["loc"]
     field = ".".join(str(part) for part in location)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from reid.spec.facts import AlsoReadBy, CountsGpus, DecidesTraining, ReadAloneBy
+from reid.spec.facts import AlsoReadBy, CountsGpus, DecidesTraining, InForm, ReadAloneBy
 from reid.spec.field_types import Count, GpuIds, NotNegative, Positive, ReadFile, ResultsFolder, Section, Share, Switch
 from reid.spec.names import Optimizer
 
@@ -39,7 +39,7 @@ class Optim(Section):
     """How the learning rate rises, in shares of base_lr. constant: warmup_factor until warmup_iters; linear: from
     warmup_factor to 1 at warmup_iters; cosine: from 0.01 to 1 until warmup_epochs, then down to 0.002 at the end;
     lr_steps and gamma then have no effect."""
-    base_lr: Positive = 3.5e-4
+    base_lr: Annotated[Positive, InForm("learning_rate")] = 3.5e-4
     """Learning rate of the weights after the warm-up."""
     momentum: Share = 0.9
     """Momentum of SGD and RMSprop."""
@@ -71,9 +71,11 @@ class Train(Section):
     """Number of processes that train together on a machine without GPUs; several are faster only with many cores."""
     num_nodes: Count = 1
     """Number of machines that train together; more than one is not supported yet."""
-    seed: Annotated[int, Field(ge=0), AlsoReadBy("evaluate"), ReadAloneBy("start_client"), DecidesTraining()] = 1234
+    seed: Annotated[
+        int, Field(ge=0), AlsoReadBy("evaluate"), ReadAloneBy("start_client"), DecidesTraining(), InForm("seed")
+    ] = 1234
     """Seed of all random choices; on one machine, the same seed gives the same results."""
-    num_epochs: Count = 10
+    num_epochs: Annotated[Count, InForm("epochs")] = 10
     """Number of epochs (passes over the training images)."""
     checkpoint_interval: Count = 1
     """Number of epochs between checkpoints."""

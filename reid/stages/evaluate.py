@@ -70,8 +70,7 @@ def evaluate(spec: Experiment, *, dataset: Path, model: Path, results: Path, rep
     _write_page(page, results / "thresholds.json", report)
     save_figures(spec, page, results)
     _log(run, scored, results, report)
-    mean_ap = scored.ranking(headline).scores.mAP
-    return Outcome(metrics, {"mAP": mean_ap}, _lines(metrics, headline), {"verification": roc_record(page)})
+    return Outcome(metrics, {"mAP": metrics["mAP"]}, _lines(metrics, headline), {"verification": roc_record(page)})
 
 
 def _require_matches(manifest: Manifest) -> None:

@@ -1,6 +1,8 @@
 """The validate stage: looks at every file of the data set before a GPU is booked.
 
-It also cuts the spec into a slice for each stage and hands them out as the output parameters <stage>_spec.
+It also cuts the spec into a slice for each stage and hands them out as the output parameters <stage>_spec. It hands no
+artifact to the stages after it: Kubeflow names each artifact anew, so one of a stage that always runs would keep every
+later stage out of the cache. The manifest is made by the stage of that name.
 """
 
 import os
@@ -8,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reid.data.doctor import examine
-from reid.data.file_names import MARKET1501, FileNames, file_names
-from reid.data.findings import Examination, Finding, counted, fingerprint_of, summarize, survey_folders
-from reid.data.market1501 import HOW_TO_GET, Manifest, missing_folders
+from reid.data.file_index import read_images
+from reid.data.file_names import MARKET1501, file_names
+from reid.data.findings import Examination, counted, summarize
+from reid.data.market1501 import HOW_TO_GET, missing_folders
 from reid.errors import DatasetError
 from reid.files.writing import replacing
 from reid.reports.findings import to_json, to_lines, to_markdown
@@ -19,52 +22,39 @@ from reid.spec import Experiment
 from reid.spec.dataset_sections import Synthetic
 from reid.spec.facts import STAGES
 from reid.spec.slices import stage_slice
+from reid.stages.images_seen import folders_of, look_at_images
 from reid.stages.outcome import Outcome
 
 if TYPE_CHECKING:
     from reid.tracking.stage_run import StageRun
 
 
-def validate(
-    spec: Experiment, *, dataset: Path, report: Path, summary: Path, findings: Path, run: "StageRun"
-) -> Outcome:
-    """Writes the manifest and the findings (HTML, Markdown, JSON), and hands out the fingerprint and the spec's slices.
+def validate(spec: Experiment, *, report: Path, summary: Path, findings: Path, run: "StageRun") -> Outcome:
+    """Writes the findings (HTML, Markdown, JSON), and hands out the fingerprint and the spec's slices.
 
     If `dataset.synthetic` or `dataset.source` is set and the data set is absent, it is drawn or fetched first. Raises
-    DatasetError with all errors of the data set, after all four files are written; SpecError, before anything is done,
+    DatasetError with all errors of the data set, after all three files are written; SpecError, before anything is done,
     for weights of the backbone that timm does not know.
     """
     require_weights(spec.model.backbone)
-    folders = {
-        "train": spec.dataset.train_dataset_dir,
-        "query": spec.dataset.query_dataset_dir,
-        "gallery": spec.dataset.test_dataset_dir,
-    }
     ensure_made(spec)
-    missing = dict(missing_folders(**folders))
-    names = file_names(spec.dataset.file_name, cameras=spec.dataset.cameras)
-    surveys = survey_folders(folders, missing=missing, names=names, index_file=Path(spec.store_dir) / "index.json")
-    data_fingerprint = fingerprint_of(surveys)
-    skipped: list[Finding] = []
-    if spec.dataset.corrupt_images == "skip":
-        readable, skipped = surveys["train"].without_unreadable()
-        surveys = {**surveys, "train": readable}
+    missing = dict(missing_folders(**folders_of(spec)))
+    seen = look_at_images(spec, missing=missing, read=read_images)
     examination = Examination(
-        data_fingerprint,
-        tuple(summarize(split) for split in surveys.values()),
-        tuple(examine(surveys, num_classes=spec.dataset.num_classes, found_before=skipped)),
+        seen.fingerprint,
+        tuple(summarize(split) for split in seen.surveys.values()),
+        tuple(examine(seen.surveys, num_classes=spec.dataset.num_classes, found_before=seen.left_out)),
     )
-    Manifest(data_fingerprint, **{name: split.listing.split for name, split in surveys.items()}).save(dataset)
     _write_findings(examination, report=report, summary=summary, findings=findings, run=run)
     if examination.count("error"):
         run.log_metrics(_metrics(examination))
-    _refuse_errors(examination, report=report, advice=_advice(spec, names) if missing else "")
+    _refuse_errors(examination, report=report, advice=_advice(spec) if missing else "")
     train = spec.dataset.train_dataset_dir
-    run.log_dataset(Path(train).parent.name if train else "dataset", fingerprint=data_fingerprint, source=str(train))
+    run.log_dataset(Path(train).parent.name if train else "dataset", fingerprint=seen.fingerprint, source=str(train))
     slices: dict[str, str | int | float] = {f"{stage}_spec": stage_slice(spec, stage) for stage in STAGES[1:]}
     return Outcome(
-        metrics=_metrics(examination) | {"skipped_images": float(sum(finding.count for finding in skipped))},
-        parameters={"fingerprint": data_fingerprint, **slices},
+        metrics=_metrics(examination) | {"skipped_images": float(sum(finding.count for finding in seen.left_out))},
+        parameters={"fingerprint": seen.fingerprint, **slices},
         lines=to_lines(examination),
     )
 
@@ -81,13 +71,14 @@ def _write_findings(examination: Examination, *, report: Path, summary: Path, fi
         run.log_artifact(path)
 
 
-def _advice(spec: Experiment, names: FileNames) -> str:
+def _advice(spec: Experiment) -> str:
     """What to do about folders that are missing."""
     drawn, source = spec.dataset.synthetic, spec.dataset.source
     if source:
         return f"remove {source.root} to have the data set fetched again"
     if drawn:
         return f"remove {drawn.root} to have the data set drawn again"
+    names = file_names(spec.dataset.file_name, cameras=spec.dataset.cameras)
     return HOW_TO_GET if names.pattern == MARKET1501.pattern else ""
 
 

@@ -41,6 +41,8 @@ class Address:
     kfp_run_id: str = ""
     key: str = ""
     """Tag by which the run of a whole pipeline is found again if the answer to its creation was lost."""
+    held: bool = False
+    """Whether the parent is a run of Kubeflow Pipelines' MLflow plugin, which ends and reopens it."""
     experiment: str = "reid"
     settled: bool = False
     """Whether the runs are known to exist."""

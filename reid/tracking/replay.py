@@ -111,7 +111,7 @@ def _send_one(client: "MlflowClient", address: Address, target: str, record: Rec
 
 
 def _change_state(client: "MlflowClient", address: Address, target: str, record: Record) -> None:
-    unheld_parent = address.parent_id if address.kfp_run_id else ""
+    unheld_parent = address.parent_id if address.kfp_run_id and not address.held else ""
     if "experiment_page" in record:
         set_up_page(client, client.get_run(target).info.experiment_id)
     elif "killed_runs_of" in record:

@@ -2,7 +2,8 @@
 
 The runs of one pipeline run are found by their tags, so a retried stage, a second process or a lost answer does not
 create another: the parent by the key of its journal, or by `kfp.pipeline_run_id` as Kubeflow Pipelines' own MLflow
-plugin tags it; the run of a stage by its parent and its stage.
+plugin tags it; the run of a stage by its parent and its stage. The plugin makes a nested run for each task too, without
+telling the stage unless its `injectUserEnvVars` is set; the stage then finds that run by the task's name.
 """
 
 import os
@@ -14,7 +15,7 @@ from reid.errors import TrackingError
 from reid.files.processes import is_alive
 from reid.tracking.experiment import experiment_id
 from reid.tracking.journal import Address
-from reid.tracking.store import HOST, KEY, KFP_RUN, PARENT, PROCESS, STAGE, on_parent
+from reid.tracking.store import HOST, KEY, KFP_RUN, PARENT, PLUGIN, PROCESS, STAGE, on_parent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,6 +33,8 @@ def settle(client: "MlflowClient", address: Address) -> None:
         raise TrackingError(f"MLflow at {address.store}: found an answer without a run's id, want the run")
     address.run_id = run.info.run_id
     address.parent_id = address.parent_id or run.data.tags.get(PARENT, "")
+    if address.stage and STAGE not in run.data.tags:
+        client.set_tag(address.run_id, STAGE, address.stage)
     if address.stage and run.data.metrics and not address.sent.get(address.run_id):
         _note_earlier_attempt(client, address, list(run.data.metrics))
     address.settled = True
@@ -62,12 +65,25 @@ def _find_or_create(client: "MlflowClient", address: Address) -> "Run":
     if not address.parent_id:
         everywhere = [found.experiment_id for found in client.search_experiments()]  # the plugin may have made it
         name, tags = f"kfp {address.kfp_run_id[:8]}", {KFP_RUN: address.kfp_run_id}
-        address.parent_id = _tagged(client, everywhere, tags, name=name, create_in=experiment).info.run_id
+        parent = _tagged(client, everywhere, tags, name=name, create_in=experiment)
+        address.parent_id, address.held = parent.info.run_id, PLUGIN in parent.data.tags
         if not address.parent_id:
             raise TrackingError(f"MLflow at {address.store}: found an answer without a run's id, want the parent run")
-    place = client.get_run(address.parent_id).info.experiment_id
+    parent = client.get_run(address.parent_id)
+    if address.held and (made := _made_by_plugin(client, parent, address.stage)):
+        return made
+    place = parent.info.experiment_id
     tags = {PARENT: address.parent_id, STAGE: address.stage}
     return _tagged(client, [place], tags, name=address.stage, create_in=lambda: place)
+
+
+def _made_by_plugin(client: "MlflowClient", parent: "Run", stage: str) -> "Run | None":
+    """Returns the run that the plugin made for the task of this stage; None if the stage has a run of its own."""
+    nested = children(client, parent)
+    if any(run.data.tags.get(STAGE) == stage for run in nested):
+        return None
+    named = [run for run in nested if run.info.run_name == stage.replace("_", "-")]
+    return min(named, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
 
 
 def _tagged(

@@ -1,9 +1,9 @@
 """What a stage logs to MLflow (`pipeline_run.py` has the run of a whole pipeline, `registry.py` the model registry).
 
 The environment says where a stage logs, in the variables of Kubeflow Pipelines' own MLflow plugin:
-MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_ID and MLFLOW_RUN_ID. On a cluster without the plugin, KFP_RUN_ID (the run of
-Kubeflow Pipelines) is enough: the stages find or create their own run and its parent. Logging appends to a journal
-(`journal.py`), so a server that is away stops nothing.
+MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_ID and MLFLOW_RUN_ID. On a cluster where the plugin is off, or does not set them,
+KFP_RUN_ID (the run of Kubeflow Pipelines) is enough: the stages find or create their own run and its parent. Logging
+appends to a journal (`journal.py`), so a server that is away stops nothing.
 """
 
 import json

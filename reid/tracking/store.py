@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PARENT, STAGE, KFP_RUN = "mlflow.parentRunId", "stage", "kfp.pipeline_run_id"
+PLUGIN = "kfp.pipeline_run_url"
+"""Tag of every parent that Kubeflow Pipelines' own MLflow plugin has made."""
 KEY, HOST, PROCESS = "reid.key", "reid.host", "reid.process"
 """Tags of a pipeline's run: the key of its journal, and the process that holds it."""
 CONTINUED = "reid.continued_from"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.bench.rows import ROOT, Row, row, seconds
 
-STAGES = ("validate", "train", "evaluate", "export", "inference", "gen_trt_engine", "register")
+STAGES = ("validate", "manifest", "train", "evaluate", "export", "inference", "gen_trt_engine", "register")
 IMPORT_LINE = re.compile(r"import time:\s+(\d+) \|\s+\d+ \|\s+([\w.]+)")
 SPEC = """
 results_dir: {folder}/results

@@ -66,6 +66,7 @@ class Place:
 
     def draw(self) -> Manifest:
         """Draws, looks at and decodes the images, once."""
+        from reid.stages.manifest import manifest
         from reid.stages.validate import validate
         from reid.training.recipe import decoded
 
@@ -73,11 +74,13 @@ class Place:
         if not self.dataset.exists():
             data.mkdir(parents=True, exist_ok=True)
             files = {"report": data / "report.html", "summary": data / "summary.md", "findings": data / "findings.json"}
-            validate(spec, dataset=self.dataset, **files, run=StageRun.none())
-        manifest = Manifest.load(self.dataset)
-        for split in (manifest.train.of_persons(), manifest.query, manifest.gallery):
-            decoded(spec, split, manifest.fingerprint)
-        return manifest
+            checked = validate(spec, **files, run=StageRun.none())
+            fingerprint = str(checked.parameters["fingerprint"])
+            manifest(spec, fingerprint=fingerprint, dataset=self.dataset, run=StageRun.none())
+        listed = Manifest.load(self.dataset)
+        for split in (listed.train.of_persons(), listed.query, listed.gallery):
+            decoded(spec, split, listed.fingerprint)
+        return listed
 
     def train(self, name: str, *overrides: str) -> Outcome:
         """The train stage into the model directory `name`."""

@@ -366,7 +366,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("task", "file", "room"),
     [
-        ("validate", "/dataset.json", 12 << 10),
+        ("validate", "/report.html", 12 << 10),
         ("train", "/model_epoch_000.pth", 1 << 20),
         ("inference", "/inference.json", 20 << 10),
         ("evaluate", "/embeddings.npz", 20 << 10),

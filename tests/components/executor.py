@@ -8,8 +8,16 @@ from components.entry import main
 
 
 def listed(name: str, uri: str, schema: str, **more: str) -> dict[str, Any]:
+    """An output artifact as KFP's driver lists it: named as its port, without metadata."""
     kind = {"schemaTitle": schema, "schemaVersion": "0.0.1"}
-    return {"artifacts": [{"name": f"{name}-17", "type": kind, "uri": uri, "metadata": {}, **more}]}
+    return {"artifacts": [{"name": name, "type": kind, "uri": uri, **more}]}
+
+
+def taken(name: str, uri: str) -> dict[str, Any]:
+    """An input artifact as KFP's driver lists it: named by its id in ML Metadata, of a type that says nothing."""
+    session = {"Provider": "minio", "Params": {"fromEnv": "false", "endpoint": "minio-service.kubeflow:9000"}}
+    metadata = {"display_name": name, "store_session_info": json.dumps(session), "lines": {"list": ["13 images"]}}
+    return {"artifacts": [{"name": "17", "type": {"instanceSchema": ""}, "uri": uri, "metadata": metadata}]}
 
 
 EXECUTOR_LOGS = {
@@ -17,24 +25,27 @@ EXECUTOR_LOGS = {
         "artifacts": [
             {
                 "name": "executor-logs",
-                "type": {"schemaTitle": "system.Artifact", "schemaVersion": "0.0.1"},
-                "uri": "minio://mlpipeline/v2/artifacts/person-reid/5f0c/evaluate/9d41/executor-logs",
-                "metadata": {},
+                "type": {"schemaTitle": "system.Artifact"},
+                "uri": "minio://mlpipeline/v2/artifacts/person-reid/5f0c/evaluate/9d41/executor-logs-0",
             }
         ]
     }
 }
-"""What the driver of KFP 2.17 adds to the outputs of every task, unless the cluster sets PUBLISH_LOGS=false."""
+"""What the driver of KFP 2.17 adds to the outputs of every task, unless the cluster sets PUBLISH_LOGS=false.
+
+The launcher ends the address with the number of the attempt.
+"""
 
 
 def executor_input(folder: Path, spec: str = "results_dir: /r\n") -> str:
-    """What a runner starts the evaluate stage with."""
+    """What the launcher of KFP 2.17 starts the evaluate stage with, in a folder of this machine."""
+    of_resources = {"accelerator_count": "0", "pipelinechannel--embedding_gpus": "0"}
     ports = {
         "inputs": {
-            "parameterValues": {"spec": spec, "fingerprint": "f1"},
+            "parameterValues": {"spec": spec, "fingerprint": "f1", **of_resources},
             "artifacts": {
-                "dataset": listed("dataset", str(folder / "dataset"), "system.Dataset"),
-                "model": listed("model", str(folder / "model"), "system.Model"),
+                "dataset": taken("dataset", str(folder / "dataset")),
+                "model": taken("model", str(folder / "model")),
             },
         },
         "outputs": {

@@ -12,6 +12,7 @@ import pytest
 
 from components.entry import main, read_ports
 from reid.spec import Experiment
+from reid.spec.facts import STAGES
 from reid.stages.outcome import Outcome
 from reid.tracking.stage_run import StageRun
 from tests.components.executor import EXECUTOR_LOGS, executor_input, listed, start
@@ -44,18 +45,18 @@ def test_a_stage_gets_paths_and_the_runner_gets_files(
         "parameterValues": {"mAP": 0.71},
         "artifacts": {
             "metrics": {
-                "artifacts": [{"name": "metrics-17", "uri": f"{uri}/metrics", "metadata": {"mAP": 0.71, "rank1": 0.88}}]
+                "artifacts": [{"name": "metrics", "uri": f"{uri}/metrics", "metadata": {"mAP": 0.71, "rank1": 0.88}}]
             },
             "report": {
                 "artifacts": [
                     {
-                        "name": "report-17",
+                        "name": "report",
                         "uri": f"{uri}/report",
                         "metadata": {"lines": ["mAP 71.0", "rank-1 88.0"]},
                     }
                 ]
             },
-            "results": {"artifacts": [{"name": "results-17", "uri": f"{uri}/results", "metadata": {}}]},
+            "results": {"artifacts": [{"name": "results", "uri": f"{uri}/results", "metadata": {}}]},
         },
     }
     assert json.loads((tmp_path / "out" / "metrics").read_text()) == {"mAP": 0.71, "rank1": 0.88}
@@ -76,7 +77,7 @@ def test_a_stage_that_asks_for_the_fingerprint_gets_it(
 
 
 def test_ports_that_the_stage_does_not_declare_are_passed_over(
-    tmp_path: Path, stage: Callable[[Callable[..., Outcome]], None]
+    tmp_path: Path, stage: Callable[[Callable[..., Outcome]], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     def evaluate(
         spec: Experiment, *, dataset: Path, model: Path, results: Path, report: Path, run: StageRun
@@ -88,10 +89,14 @@ def test_ports_that_the_stage_does_not_declare_are_passed_over(
     ports["inputs"]["parameterValues"]["retries"] = 2
     ports["inputs"]["artifacts"]["weather"] = listed("weather", str(tmp_path / "weather"), "system.Artifact")
     ports["inputs"]["artifacts"]["nothing"] = {}
+    ports["outputs"]["parameters"]["weather"] = {"outputFile": str(tmp_path / "out" / "weather")}
     ports["outputs"]["artifacts"]["a-trace"] = listed("a-trace", str(tmp_path / "trace"), "system.Artifact")
     assert main(["evaluate", "--executor-input", json.dumps(ports)]) == 0
     written = json.loads((tmp_path / "kfp_outputs" / "output_metadata.json").read_text())
     assert set(written["artifacts"]) == {"metrics", "results", "report"}
+    assert written["parameterValues"] == {"mAP": 0.71}
+    assert caplog.messages == ["output parameter weather: left out, for the stage gives no such value"]
+    assert not (tmp_path / "out" / "weather").exists()
     assert written["artifacts"]["report"]["artifacts"][0]["metadata"] == {"lines": ["mAP 71.0"]}
 
 
@@ -136,8 +141,8 @@ def test_an_address_becomes_the_local_path_of_kfps_rule(uri: str, custom: str, p
 
 
 def test_the_command_of_the_images_runs_the_real_validate_stage_and_loads_neither_torch_nor_kfp(tmp_path: Path) -> None:
-    names = ["dataset", "report", "summary", "findings"]
-    slices = [f"{name}_spec" for name in ("train", "evaluate", "inference", "export", "gen_trt_engine", "register")]
+    names = ["report", "summary", "findings"]
+    slices = [f"{stage}_spec" for stage in STAGES[1:]]
     spec = (
         f"results_dir: {tmp_path}\nmodel: {{pretrain_choice: ''}}\n"
         f"dataset: {{num_classes: null, synthetic: {{root: {tmp_path}/drawn, train_persons: 4, test_persons: 2,"

@@ -65,9 +65,9 @@ def test_a_mistake_of_the_user_is_a_text_and_status_2(
 def test_a_fault_of_ours_is_a_traceback_and_status_1(
     tmp_path: Path, stage: Callable[[Callable[..., Outcome]], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stage(lambda spec, *, run, **_: Outcome({}, {}))
+    stage(lambda spec, *, run, **_: Outcome({"mAP": 1 / 0}))
     assert start(tmp_path) == 1
-    assert capsys.readouterr().err.endswith("KeyError: 'mAP'\n")
+    assert capsys.readouterr().err.endswith("ZeroDivisionError: division by zero\n")
 
 
 def test_an_interrupted_stage_ends_with_130(
@@ -91,9 +91,9 @@ def test_progress_is_marked_and_other_lines_say_where_they_come_from() -> None:
     assert line("reid.data.store") == "INFO reid.data.store: train: 3/25"
 
 
-@pytest.mark.parametrize(("gpus", "wanted"), [(0, 3), (4, 4)])
+@pytest.mark.parametrize(("gpus", "wanted"), [("", 3), ("0", 3), ("4", 4)])
 def test_the_gpus_of_the_form_win_over_the_specs(
-    tmp_path: Path, stage: Callable[[Callable[..., Outcome]], None], gpus: int, wanted: int
+    tmp_path: Path, stage: Callable[[Callable[..., Outcome]], None], gpus: str, wanted: int
 ) -> None:
     seen: list[int] = []
 
@@ -103,7 +103,7 @@ def test_the_gpus_of_the_form_win_over_the_specs(
 
     stage(evaluate)
     ports = json.loads(executor_input(tmp_path, spec="evaluate: {num_gpus: 3}\ninference: {num_gpus: 3}\n"))
-    ports["inputs"]["parameterValues"]["embedding_gpus"] = str(gpus)
+    ports["inputs"]["parameterValues"]["embedding_gpus"] = gpus
     assert main(["evaluate", "--executor-input", json.dumps(ports)]) == 0
     assert seen == [wanted, wanted, 1]
 
@@ -114,6 +114,17 @@ def test_a_mistaken_number_of_gpus_in_the_form_is_told(tmp_path: Path, capsys: p
     assert main(["evaluate", "--executor-input", json.dumps(ports)]) == 2
     assert capsys.readouterr().err == (
         "error: pipeline parameter gpus: found 'two'\n  want: a whole number of GPUs, from 0\n"
+    )
+
+
+def test_a_mistaken_field_in_the_form_is_told_by_the_name_of_its_parameter(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ports = json.loads(executor_input(tmp_path))
+    ports["inputs"]["parameterValues"] |= {"epochs": "ten", "seed": ""}
+    assert main(["evaluate", "--executor-input", json.dumps(ports)]) == 2
+    assert capsys.readouterr().err == (
+        "error: pipeline parameter epochs: train.num_epochs: found 'ten' (str); want: a whole number\n"
     )
 
 

@@ -10,6 +10,7 @@ from reid.data.file_names import ANY, MARKET1501, file_names
 from reid.data.market1501 import HOW_TO_GET, Manifest
 from reid.errors import DatasetError
 from reid.spec import load_spec
+from reid.stages.manifest import manifest
 from reid.stages.validate import validate
 from reid.tracking.stage_run import StageRun
 from tests.small_market import FOLDERS, NAMES, write_image, write_market
@@ -41,14 +42,15 @@ def refusal(folders: dict[str, Folder], tmp_path: Path, *needed: str) -> str:
     return str(caught.value)
 
 
-def test_it_is_the_validate_stages_manifest_if_all_folders_are_there(market: Path, tmp_path: Path) -> None:
+def test_it_is_the_pipelines_manifest_if_all_folders_are_there(market: Path, tmp_path: Path) -> None:
     names = {"train_dataset_dir": "train", "query_dataset_dir": "query", "test_dataset_dir": "gallery"}
     spec = load_spec(
         text=f"results_dir: {tmp_path}/r\ndataset: {{num_classes: null}}",
         overrides=[f"dataset.{field}={market}/{FOLDERS[name]}" for field, name in names.items()],
     )
-    outputs = {name: tmp_path / name for name in ("dataset", "report", "summary", "findings")}
-    validate(spec, **outputs, run=StageRun.none())
+    outputs = {name: tmp_path / name for name in ("report", "summary", "findings")}
+    fingerprint = str(validate(spec, **outputs, run=StageRun.none()).parameters["fingerprint"])
+    manifest(spec, fingerprint=fingerprint, dataset=tmp_path / "dataset", run=StageRun.none())
     assert chosen(folders(market), tmp_path) == Manifest.load(tmp_path / "dataset")
 
 

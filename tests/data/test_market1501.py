@@ -81,13 +81,13 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "dataset.json"
     with pytest.raises(ArtifactError) as error:
         Manifest.load(path)
-    assert str(error.value) == f"{path}: no such data set manifest; the validate stage writes it"
+    assert str(error.value) == f"{path}: no such data set manifest; the manifest stage writes it"
     path.write_text("[]")
     with pytest.raises(ArtifactError) as error:
         Manifest.load(path)
     assert str(error.value) == (
         f"{path}: not a data set manifest (TypeError: list indices must be integers or slices, not str)\n"
-        "  want: the file that the validate stage writes"
+        "  want: the file that the manifest stage writes"
     )
     split = {"root": "/d", "images": [["a.jpg", 1]]}
     path.write_text(json.dumps({"fingerprint": "f", "train": split, "query": split, "gallery": split}))

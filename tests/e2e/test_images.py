@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = {"REID_IMAGE": "reid-test/torch:1", "REID_TRT_IMAGE": "reid-test/tensorrt:1"}
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """With more, sums are taken in another order, and a training goes another way."""
-STAGES = ["validate", "train", "evaluate", "export", "inference", "gen_trt_engine", "register"]
+STAGES = ["validate", "manifest", "train", "evaluate", "export", "inference", "gen_trt_engine", "register"]
 SPEC = """
 results_dir: {folder}/results
 model: {{backbone: timm/test_resnet, pretrain_choice: "", input_width: 32, input_height: 64, feat_dim: null}}

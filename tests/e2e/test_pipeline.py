@@ -28,7 +28,7 @@ re_ranking: {{k1: 8, k2: 3}}
 train: {{num_epochs: 2, optim: {{name: AdamW, base_lr: 0.002}}}}
 mlflow: {{experiment: e2e, registered_model: reid-e2e}}
 """
-STAGES = ["validate", "train", "evaluate", "export", "inference", "gen_trt_engine", "register"]
+STAGES = ["validate", "manifest", "train", "evaluate", "export", "inference", "gen_trt_engine", "register"]
 
 
 @dataclass

@@ -61,8 +61,11 @@ def test_a_train_step_whose_node_dies_resumes_in_the_next_pod_and_in_its_mlflow_
     first = pods.start("validate", "validate", {"spec": text, "gpus": "0", "embedding_gpus": "0"}, {})
     assert pods.process.wait(timeout=240) == 0, (first / "log.txt").read_text()
     given = read_outputs(pods.tasks["validate"], first, {})
-    parameters = {"spec": given.parameters["train_spec"], "fingerprint": given.parameters["fingerprint"]}
-    data = {"dataset": given.artifacts["dataset"].path}
+    parameters = {"spec": given.parameters["manifest_spec"], "fingerprint": given.parameters["fingerprint"]}
+    listing = pods.start("manifest", "manifest", parameters, {})
+    assert pods.process.wait(timeout=240) == 0, (listing / "log.txt").read_text()
+    data = {"dataset": read_outputs(pods.tasks["manifest"], listing, {}).artifacts["dataset"].path}
+    parameters |= {"spec": given.parameters["train_spec"]}
 
     lost = pods.start("train", "train-pod-1", parameters, data)
     deadline = time.monotonic() + 240
@@ -92,7 +95,7 @@ def test_a_train_step_whose_node_dies_resumes_in_the_next_pod_and_in_its_mlflow_
     (parent,) = client.search_runs(place, f"tags.`{KFP_RUN}` = 'run-1'")
     nested = client.search_runs(place, f"tags.`{PARENT}` = '{parent.info.run_id}'")
     assert {run.data.tags["stage"]: run.info.status for run in nested} == dict.fromkeys(
-        ("validate", "train", "export"), "FINISHED"
+        ("validate", "manifest", "train", "export"), "FINISHED"
     )
     assert parent.info.status == "FINISHED"
     assert parent.data.params["train.num_epochs"] == str(EPOCHS)

@@ -1,9 +1,11 @@
 """The manifests of k8s/ as `kubectl kustomize` renders them, and the secrets that its script draws."""
 
 import functools
+import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,31 @@ def rendered(folder: str) -> tuple[Manifest, ...]:
         return tuple(yaml.safe_load_all((K8S / folder).read_text(encoding="utf-8")))
     if shutil.which("kubectl") is None:
         pytest.fail("no kubectl here: apt-get install kubernetes-client (any version from 1.20 will do)")
-    done = subprocess.run(["kubectl", "kustomize", str(K8S / folder)], capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as copies:
+        root = _with_bases(Path(copies)) if _older_than_1_21() else K8S
+        done = subprocess.run(["kubectl", "kustomize", str(root / folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert "deprecated" not in done.stderr
     return tuple(yaml.safe_load_all(done.stdout))
+
+
+@functools.cache
+def _older_than_1_21() -> bool:
+    """Whether kubectl is one that takes no folders as resources, as Debian 12 has it."""
+    asked = ["kubectl", "version", "--client", "--output=json"]
+    version = json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)["clientVersion"]
+    return (int(version["major"]), int(version["minor"].rstrip("+"))) < (1, 21)
+
+
+def _with_bases(copies: Path) -> Path:
+    """A copy of k8s/ in which folders stand under `bases`, the word that such a kubectl knows."""
+    root = Path(shutil.copytree(K8S, copies / "k8s"))
+    for path in root.rglob("kustomization.yaml"):
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        folders = [entry for entry in values["resources"] if not entry.endswith(".yaml")]
+        values["resources"] = [entry for entry in values["resources"] if entry.endswith(".yaml")]
+        path.write_text(yaml.safe_dump({**values, "bases": folders}), encoding="utf-8")
+    return root
 
 
 def of_kind(folder: str, kind: str) -> list[Manifest]:

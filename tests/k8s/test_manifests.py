@@ -110,8 +110,15 @@ def test_the_namespace_admits_restricted_pods_only() -> None:
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
-def test_the_pipelines_account_may_do_what_is_listed_and_nothing_wider() -> None:
+def test_the_pipelines_account_may_do_what_runs_of_kfp_need_and_nothing_wider() -> None:
     (role,) = of_kind("pipeline", "Role")
+    rights = {(*rule["resources"], *rule.get("resourceNames", [])): rule["verbs"] for rule in role["rules"]}
+    assert rights == {  # seen on KFP 2.17.0
+        ("workflowtaskresults",): ["create", "patch"],
+        ("pods",): ["get"],
+        ("configmaps", "kfp-launcher"): ["get"],
+        ("secrets", "mlpipeline-minio-artifact"): ["get"],
+    }
     for rule in role["rules"]:
         assert "*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]]
         assert not {"create", "delete"} & set(rule["verbs"]) or rule["resources"] == ["workflowtaskresults"]

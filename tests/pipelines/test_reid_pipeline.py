@@ -23,9 +23,15 @@ from pipelines.local.cache import Store
 from pipelines.local.processes import Processes
 from pipelines.local.run_record import RunRecord
 from pipelines.local.scheduler import LocalRun
+from pipelines.options import SPECS
 from pipelines.reid_pipeline import person_reid
+from reid.spec import load_spec
+from reid.spec.facts import InForm
+from reid.spec.fields import fields_with
 
-SLICES = ["train", "evaluate", "inference", "export", "gen_trt_engine", "register"]
+SLICES = ["manifest", "train", "evaluate", "inference", "export", "gen_trt_engine", "register"]
+OF_FIELDS = {fact.parameter for fact in fields_with(InForm).values()}
+"""Parameters of the pipeline that are fields of the spec."""
 STAGE = '''"""Stands for every stage: writes what its ports ask for, out of what it was given."""
 import json
 import sys
@@ -84,9 +90,10 @@ def test_compiling_twice_gives_the_same_bytes_in_valid_yaml(compiled: Path, tmp_
     assert ir.load(compiled).defaults == {
         "spec": "a: 1\nb: 2\n",
         "data_claim": "reid-data",
-        "gpus": "0",
-        "embedding_gpus": "0",
-        "engine_gpus": "0",
+        "gpus": "",
+        "embedding_gpus": "",
+        "engine_gpus": "",
+        **dict.fromkeys(OF_FIELDS, ""),
     }
 
 
@@ -99,11 +106,12 @@ def test_kfp_itself_reads_the_compiled_file(compiled: Path) -> None:
 def test_the_graph_is_the_one_of_the_architecture(compiled: Path) -> None:
     assert {stage: {name.replace("-", "_") for name in task.needs} for stage, task in tasks_of(compiled).items()} == {
         "validate": set(),
-        "train": {"validate"},
-        "evaluate": {"validate", "train"},
-        "inference": {"validate", "train"},
-        "export": {"validate", "train"},
-        "gen_trt_engine": {"validate", "export"},
+        "manifest": {"validate"},
+        "train": {"validate", "manifest"},
+        "evaluate": {"validate", "manifest", "train"},
+        "inference": {"validate", "manifest", "train"},
+        "export": {"validate", "manifest", "train"},
+        "gen_trt_engine": {"validate", "manifest", "export"},
         "register": {"validate", "train", "evaluate", "export", "gen_trt_engine"},
     }
 
@@ -112,6 +120,7 @@ def test_the_ports_are_those_of_the_stages(compiled: Path) -> None:
     tasks = tasks_of(compiled)
     assert {stage: sorted(task.artifacts) for stage, task in tasks.items()} == {
         "validate": [],
+        "manifest": [],
         "train": ["dataset"],
         "evaluate": ["dataset", "model"],
         "inference": ["dataset", "model"],
@@ -123,7 +132,8 @@ def test_the_ports_are_those_of_the_stages(compiled: Path) -> None:
         stage: {name: kind.removeprefix("system.") for name, kind in task.output_artifacts.items() if name != "metrics"}
         for stage, task in tasks.items()
     } == {
-        "validate": {"dataset": "Dataset", "report": "HTML", "summary": "Markdown", "findings": "Artifact"},
+        "validate": {"report": "HTML", "summary": "Markdown", "findings": "Artifact"},
+        "manifest": {"dataset": "Dataset"},
         "train": {"model": "Model", "report": "HTML"},
         "evaluate": {"results": "Artifact", "report": "HTML", "verification": "ClassificationMetrics"},
         "inference": {"embeddings": "Artifact"},
@@ -131,7 +141,8 @@ def test_the_ports_are_those_of_the_stages(compiled: Path) -> None:
         "gen_trt_engine": {"engine": "Model"},
         "register": {"registration": "Artifact"},
     }
-    assert all(task.output_artifacts["metrics"] == "system.Metrics" for task in tasks.values())
+    kinds = {stage: task.output_artifacts.get("metrics") for stage, task in tasks.items()}
+    assert kinds == {**dict.fromkeys(tasks, "system.Metrics"), "manifest": None}
     assert {stage: task.output_parameters for stage, task in tasks.items() if task.output_parameters} == {
         "validate": {"fingerprint": "STRING", **{f"{stage}_spec": "STRING" for stage in SLICES}},
         "evaluate": {"mAP": "NUMBER_DOUBLE"},
@@ -159,7 +170,8 @@ def test_every_later_stage_takes_its_own_slice_and_the_fingerprint_and_only_vali
 def test_the_form_of_the_kubeflow_ui_is_explained(compiled: Path) -> None:
     document = next(iter(yaml.safe_load_all(compiled.read_text())))
     assert document["root"]["inputDefinitions"]["parameters"]["spec"]["description"] == (
-        "The experiment spec, as YAML text. Its data set folders lie below the mounted volume."
+        "What differs from the defaults of the experiment spec, as YAML on one line. Its data set folders lie\n"
+        "below the mounted volume."
     )
     for component in document["components"].values():
         ports = [
@@ -170,6 +182,24 @@ def test_the_form_of_the_kubeflow_ui_is_explained(compiled: Path) -> None:
         ]
         assert ports
         assert all(port.get("description") for port in ports)
+
+
+def test_the_form_asks_for_what_is_changed_most_and_validate_gets_it(compiled: Path) -> None:
+    root = next(iter(yaml.safe_load_all(compiled.read_text())))["root"]
+    given = tasks_of(compiled)["validate"].parameters
+    assert {name for name in given if name not in ("spec", "gpus", "embedding_gpus")} == OF_FIELDS
+    assert given == {name: ir.PipelineParameter(name) for name in given}
+    for field, fact in fields_with(InForm).items():
+        entry = root["inputDefinitions"]["parameters"][fact.parameter]
+        assert (entry["parameterType"], entry["defaultValue"]) == ("STRING", "")
+        assert field in entry["description"] and entry["description"].endswith("; empty: as in the spec.")
+
+
+def test_without_a_spec_the_form_starts_with_the_published_recipe_on_one_line(tmp_path: Path) -> None:
+    compile_pipeline(tmp_path / "pipeline.yaml")
+    text = str(ir.load(tmp_path / "pipeline.yaml").defaults["spec"])
+    assert "\n" not in text
+    assert load_spec(text=text) == load_spec(SPECS / "market.yaml")
 
 
 def test_a_gpu_is_booked_for_the_stages_that_ask_and_never_for_another(tmp_path: Path) -> None:
@@ -186,7 +216,7 @@ def test_the_platform_spec_has_shared_memory_and_the_data_volume(compiled: Path)
     _, platform = yaml.safe_load_all(compiled.read_text())
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     mounted = {name for name, entry in executors.items() if "pvcMount" in entry}
-    reads_images = ("validate", "train", "evaluate", "inference", "export", "gen-trt-engine")
+    reads_images = ("validate", "manifest", "train", "evaluate", "inference", "export", "gen-trt-engine")
     assert mounted == {f"exec-{stage}" for stage in reads_images}
     assert executors["exec-train"]["emptyDirMounts"] == [
         {"medium": "Memory", "mountPath": "/dev/shm", "sizeLimit": "2Gi", "volumeName": "shm"}
@@ -286,7 +316,7 @@ def test_kfps_docker_runner_accepts_the_pipeline_and_agrees_with_ours(
 
 def test_what_a_stage_gives_arrives_where_the_graph_says(repository: Path, compiled: Path, tmp_path: Path) -> None:
     folders = run_here(repository, compiled, tmp_path / "ours")
-    manifest = "validate.dataset of (embedding_gpus=0, gpus=0, spec=the spec)"
+    manifest = "manifest.dataset of (fingerprint=validate.fingerprint, spec=validate.manifest_spec)"
     model = f"train.model of (dataset={manifest}, fingerprint=validate.fingerprint, spec=validate.train_spec)"
     assert (folders["train"] / "model").read_text() == model
     assert (folders["evaluate"] / "results").read_text() == (
@@ -294,3 +324,12 @@ def test_what_a_stage_gives_arrives_where_the_graph_says(repository: Path, compi
         " spec=validate.evaluate_spec)"
     )
     assert (folders["evaluate"] / "report.html").exists()
+
+
+def test_a_stage_here_is_given_what_kfp_adds_for_its_resources_too(compiled: Path) -> None:
+    tasks = tasks_of(compiled)
+    assert tasks["export"].resource_parameters == tasks["validate"].resource_parameters == {}
+    for stage, parameter in (("train", "gpus"), ("evaluate", "embedding_gpus"), ("gen_trt_engine", "engine_gpus")):
+        booked = ir.PipelineParameter(parameter)
+        names = ("accelerator_count", f"pipelinechannel--{parameter}")
+        assert tasks[stage].resource_parameters == dict.fromkeys(names, booked)

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from reid.data.market1501 import HOW_TO_GET, Manifest
+from reid.data.market1501 import HOW_TO_GET
 from reid.errors import DatasetError, SpecError
 from reid.spec import Experiment, load_spec
+from reid.spec.facts import STAGES
 from reid.spec.slices import stage_slice
 from reid.stages.outcome import Outcome
 from reid.stages.validate import validate
@@ -51,7 +52,6 @@ def _spec(market: Path, *overrides: str) -> Experiment:
 def _validate(spec: Experiment, out: Path) -> Outcome:
     return validate(
         spec,
-        dataset=out / "dataset.json",
         report=out / "report.html",
         summary=out / "summary.md",
         findings=out / "findings.json",
@@ -59,18 +59,14 @@ def _validate(spec: Experiment, out: Path) -> Outcome:
     )
 
 
-def test_a_good_data_set_gives_a_manifest_three_reports_figures_and_slices(market: Path, tmp_path: Path) -> None:
+def test_a_good_data_set_gives_three_reports_figures_and_slices(market: Path, tmp_path: Path) -> None:
     spec = _spec(market)
     outcome = _validate(spec, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "dataset.json",
         "findings.json",
         "report.html",
         "summary.md",
     ]
-    manifest = Manifest.load(tmp_path / "out" / "dataset.json")
-    assert manifest.train.root == market / "bounding_box_train"
-    assert [len(split) for split in (manifest.train, manifest.query, manifest.gallery)] == [6, 2, 5]
     assert outcome.metrics == {
         "train_images": 6,
         "train_persons": 3,
@@ -87,9 +83,8 @@ def test_a_good_data_set_gives_a_manifest_three_reports_figures_and_slices(marke
         "warnings": 0,
         "skipped_images": 0,
     }
-    slices = {f"{stage}_spec" for stage in ("train", "evaluate", "inference", "export", "gen_trt_engine", "register")}
+    slices = {f"{stage}_spec" for stage in STAGES[1:]}
     assert set(outcome.parameters) == {"fingerprint", *slices}
-    assert outcome.parameters["fingerprint"] == manifest.fingerprint
     assert outcome.parameters["evaluate_spec"] == stage_slice(spec, "evaluate")
     assert (tmp_path / "results" / "store" / "index.json").exists()
 
@@ -106,14 +101,6 @@ def test_the_fingerprint_follows_the_bytes_and_not_the_place(market: Path, tmp_p
     assert _validate(_spec(moved), tmp_path / "out").parameters["fingerprint"] == before
     Image.new("RGB", (32, 64)).save(market / "query" / "0004_c1s1_000001_00.jpg")
     assert _validate(_spec(market), tmp_path / "out").parameters["fingerprint"] != before
-
-
-def test_a_relative_folder_becomes_absolute_in_the_manifest(
-    market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    _validate(_spec(Path("market")), tmp_path / "out")
-    assert Manifest.load(tmp_path / "out" / "dataset.json").query.root == market / "query"
 
 
 def test_errors_are_all_told_after_the_reports_are_written(market: Path, tmp_path: Path) -> None:
@@ -135,7 +122,6 @@ def test_errors_are_all_told_after_the_reports_are_written(market: Path, tmp_pat
     assert json.loads((tmp_path / "out" / "findings.json").read_text())["errors"] == 3
     assert "Not usable yet: 3 errors, 0 warnings." in (tmp_path / "out" / "summary.md").read_text()
     assert "Not usable yet: 3 errors, 0 warnings." in (tmp_path / "out" / "report.html").read_text()
-    assert len(Manifest.load(tmp_path / "out" / "dataset.json").query) == 2
 
 
 OWN = r"dataset.file_name=(?P<person>\d+)-(?P<camera>\d+)_.*"
@@ -153,20 +139,12 @@ def shop(tmp_path: Path) -> Path:
     return tmp_path / "shop"
 
 
-def test_other_file_names_go_by_their_own_pattern_into_the_manifest(shop: Path, tmp_path: Path) -> None:
+def test_other_file_names_are_read_by_their_own_pattern(shop: Path, tmp_path: Path) -> None:
     outcome = _validate(_spec(shop, OWN), tmp_path / "out")
-    manifest = Manifest.load(tmp_path / "out" / "dataset.json")
-    assert [(image.file, image.person, image.camera) for image in manifest.train.images] == [
-        ("1-1_left.jpg", 1, 1),
-        ("1-2_right.jpg", 1, 2),
-        ("20-1_left.jpg", 20, 1),
-        ("20-2_x.jpg", 20, 2),
-    ]
-    assert [(image.person, image.camera) for image in manifest.gallery.images] == [(0, 2), (300, 2)]
     assert (outcome.metrics["warnings"], outcome.metrics["distractors"]) == (0, 1)
     other = _validate(_spec(shop, r"dataset.file_name=(?P<person>\d+)-.*"), tmp_path / "other")
     assert other.parameters["fingerprint"] != outcome.parameters["fingerprint"]
-    slices = [name for name in outcome.parameters if name.endswith("_spec")]
+    slices = [f"{stage}_spec" for stage in STAGES[1:] if stage != "manifest"]
     assert [name for name in slices if outcome.parameters[name] != other.parameters[name]] == []
     told = json.loads((tmp_path / "other" / "findings.json").read_text())["findings"]
     assert [(finding["severity"], finding["message"]) for finding in told if finding["check"] == "unknown cameras"] == [
@@ -270,14 +248,12 @@ def test_training_images_that_cannot_be_read_are_left_out_and_counted_where_the_
     with pytest.raises(DatasetError, match="unreadable image: train: 1 of"):
         _validate(_spec(market), tmp_path)
     outcome = _validate(_spec(market, "dataset.corrupt_images=skip"), tmp_path)
-    manifest = Manifest.load(tmp_path / "dataset.json")
-    assert bad not in manifest.train.paths
     assert outcome.metrics["skipped_images"] == 1
-    assert outcome.metrics["train_images"] == len(manifest.train)
+    assert outcome.metrics["train_images"] == 5
     told = json.loads((tmp_path / "findings.json").read_text())["findings"]
     (finding,) = (entry for entry in told if entry["check"] == "unreadable image")
     assert finding["severity"] == "warning"
-    assert finding["message"] == f"train: 1 of {len(manifest.train) + 1} images cannot be read; left out"
+    assert finding["message"] == "train: 1 of 6 images cannot be read; left out"
 
 
 def test_a_query_image_that_cannot_be_read_is_an_error_whatever_the_spec_says(market, tmp_path):

@@ -3,7 +3,6 @@
 import dataclasses
 
 import pytest
-import yaml
 
 from pipelines.cluster.preparation import RESULTS, spec_on_cluster
 from pipelines.cluster.resources import Resources
@@ -37,7 +36,7 @@ def test_relative_paths_are_put_on_the_volume_and_absolute_ones_stay(made: str) 
         "inference: {output_file: rows.json}\nexport: {onnx_file: data/model.onnx}\n"
         "gen_trt_engine: {trt_engine: model.engine, timing_cache: timings}\n"
     )
-    sent = yaml.safe_load(spec_on_cluster(load_spec(text=text), "/mnt/sets"))
+    sent = load_spec(text=spec_on_cluster(load_spec(text=text), "/mnt/sets")).model_dump()
     found = {}
     for field in pipeline_paths():
         value = sent

@@ -1,5 +1,6 @@
 """What `make compile` fixes for a cluster: resources, places, secrets, caching; read from the compiled YAML."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,14 @@ import yaml
 
 from components import images
 from pipelines import ir
-from pipelines.cluster.preparation import named_by_digest, read_cluster
-from pipelines.run import main
+from pipelines.cluster.cluster_file import read_cluster
+from pipelines.cluster.preparation import named_by_digest
+from pipelines.run import ROOT, main
 from reid.errors import PipelineError
 from reid.files.secrets import KEY_ENVIRONMENT
+from reid.spec import load_spec
+from reid.spec.facts import InForm
+from reid.spec.fields import fields_with
 from reid.stages.work_folder import EMPTIES
 
 CLUSTER = """
@@ -44,6 +49,7 @@ def test_the_form_has_a_usable_default_and_a_description_for_every_parameter(tmp
         "gpus": "1",
         "embedding_gpus": "1",
         "engine_gpus": "1",
+        **{fact.parameter: "" for fact in fields_with(InForm).values()},
     }
     assert all(entry["description"] for entry in form.values())
     spec = yaml.safe_load(form["spec"]["defaultValue"])
@@ -81,10 +87,10 @@ def test_gpus_named_by_number_are_counted_and_lose_their_names(tmp_path: Path) -
     pipeline, _ = compiled(tmp_path, spec=str(spec))
     form = pipeline["root"]["inputDefinitions"]["parameters"]
     asked = {name: form[name]["defaultValue"] for name in ("gpus", "embedding_gpus", "engine_gpus")}
-    assert asked == {"gpus": "4", "embedding_gpus": "0", "engine_gpus": "1"}
-    submitted = yaml.safe_load(form["spec"]["defaultValue"])
-    assert (submitted["train"]["num_gpus"], submitted["train"]["gpu_ids"]) == (4, [0])
-    assert submitted["gen_trt_engine"]["gpu_id"] == 0
+    assert asked == {"gpus": "4", "embedding_gpus": "", "engine_gpus": "1"}
+    submitted = load_spec(text=form["spec"]["defaultValue"])
+    assert (submitted.train.num_gpus, submitted.train.gpu_ids) == (4, [0])
+    assert submitted.gen_trt_engine.gpu_id == 0
 
 
 def test_a_spec_without_gpus_books_none(tmp_path: Path) -> None:
@@ -108,21 +114,23 @@ def test_the_clusters_file_decides_nodes_memory_volumes_secrets_and_times(tmp_pa
     assert train["imagePullSecret"][0]["secretName"] == "registry"
     memory = pipeline["deploymentSpec"]["executors"]["exec-export"]["container"]["resources"]
     assert memory["resourceMemoryLimit"] == "32G"
+    assert memory["resourceMemoryRequest"] == "3G"
 
 
-def test_stages_know_their_run_and_where_mlflow_is_and_those_on_the_network_are_retried(tmp_path: Path) -> None:
-    pipeline, platform = compiled(tmp_path)
+def test_stages_know_their_run_and_where_mlflow_is_and_run_as_no_root(tmp_path: Path) -> None:
+    _, platform = compiled(tmp_path)
     for executor in platform.values():
         assert executor["fieldPathAsEnv"] == [{"name": "KFP_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"}]
         assert executor["configMapAsEnv"][0]["keyToEnv"] == [
-            {"configMapKey": "tracking-uri", "envVar": "MLFLOW_TRACKING_URI"}
+            {"configMapKey": "tracking-uri", "envVar": "REID_MLFLOW_TRACKING_URI"}
         ]
         assert int(executor["activeDeadlineSeconds"]) >= 3600
-    retried = {
-        name: task["retryPolicy"] for name, task in pipeline["root"]["dag"]["tasks"].items() if "retryPolicy" in task
-    }
-    policy = {"maxRetryCount": 2, "backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": "600s"}
-    assert retried == {"train": policy, "register": policy}
+        assert executor["securityContext"] == {"runAsNonRoot": True}  # all that Pod Security "restricted" lacked
+
+
+def test_kubernetes_can_tell_that_the_images_user_is_not_root() -> None:
+    users = re.findall(r"^USER (.*)$", (ROOT / "components" / "Dockerfile").read_text(), re.MULTILINE)
+    assert re.fullmatch("[1-9][0-9]*:[1-9][0-9]*", users[-1])  # it refuses runAsNonRoot for a user by name
 
 
 @pytest.mark.parametrize("pinned", [False, True])

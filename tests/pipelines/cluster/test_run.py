@@ -14,6 +14,8 @@ from pipelines.cluster.endpoint import Endpoint
 from pipelines.cluster.following import follow
 from pipelines.run import main
 from reid.errors import PipelineError
+from reid.spec.facts import InForm
+from reid.spec.fields import fields_with
 from tests.pipelines.cluster.kfp_server import Moment
 
 GOOD: list[Moment] = [
@@ -33,6 +35,7 @@ def test_a_run_is_submitted_followed_and_its_end_is_ours(
 ) -> None:
     server = serve(GOOD)
     assert run(tmp_path, "train.num_gpus=2") == 0
+    assert list(tmp_path.iterdir()) == []  # a run on a cluster leaves nothing on the machine that submits it
     said = capsys.readouterr().out
     lines = said.splitlines()
     for line in ("validate        started", "train           cached", "gen_trt_engine  started"):
@@ -48,8 +51,9 @@ def test_a_run_is_submitted_followed_and_its_end_is_ours(
         "spec": "",
         "data_claim": "reid-data",
         "gpus": "2",
-        "embedding_gpus": "0",
+        "embedding_gpus": "",
         "engine_gpus": "1",
+        **{fact.parameter: "" for fact in fields_with(InForm).values()},
     }
     assert yaml.safe_load(sent["runtime_config"]["parameters"]["spec"])["dataset"]["synthetic"]["root"] == "/data/demo"
     assert sent["display_name"].startswith("demo ")

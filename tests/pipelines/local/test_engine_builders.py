@@ -15,7 +15,7 @@ from reid.deploy import gpu
 from tests.pipelines.local.test_processes import python
 
 ROOT = Path(__file__).resolve().parents[3]
-STAGES = ("validate", "train", "evaluate", "inference", "export", "gen_trt_engine", "register")
+STAGES = ("validate", "manifest", "train", "evaluate", "inference", "export", "gen_trt_engine", "register")
 
 
 def stage_task(stage: str) -> Task:
