@@ -3,13 +3,16 @@
 import argparse
 import functools
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pipelines.run import spec_path
+from pipelines.cluster.schedule import cron_of
+from pipelines.options import parser as pipeline_parser
+from pipelines.options import run_command_parser, spec_path
 from reid.cli.commands import TASKS, _parsed, _parser
 from reid.errors import SpecError
 from reid.spec import load_spec
@@ -88,7 +91,12 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Arg
 
 
 COMMANDS = dict(parsers(_parser()))
-OPTIONS = {option for parser in COMMANDS.values() for action in parser._actions for option in action.option_strings}
+OPTIONS = {
+    option
+    for parser in [*COMMANDS.values(), pipeline_parser()]
+    for action in parser._actions
+    for option in action.option_strings
+}
 
 
 def check_make(words: list[str]) -> None:
@@ -105,7 +113,10 @@ def check_make(words: list[str]) -> None:
     if target == "bench":
         assert set(given) <= set(PARTS)
     elif target in ("pipeline-run", "compile"):
-        load_spec(spec_path(variables.get("SPEC", "demo")), overrides=given)
+        options = pipeline_parser().parse_intermixed_args(shlex.split(variables.get("ARGS", "")))
+        load_spec(spec_path(variables.get("SPEC", "demo")), overrides=options.overrides)
+        if options.every:
+            cron_of(options.every)
     else:
         assert given == []
 
@@ -129,5 +140,8 @@ def check_installed(program: str, *words: str) -> None:
     assert program in {*scripts, "python", "pip", "activate"}
     if program == "pip":
         assert words[0] == "install"
+        return
+    if words[:2] == ("-m", "pipelines"):
+        run_command_parser(words[2]).parse_args(words[3:])
         return
     assert not words or (ROOT / words[1].replace(".", "/")).with_suffix(".py").is_file()

@@ -59,6 +59,8 @@ def test_every_command_in_a_block_is_one(file: Path, monkeypatch: pytest.MonkeyP
             check_make(words)
         elif program == "reid":
             check_reid(words, monkeypatch)
+        elif program.startswith(".venv/bin/"):
+            check_installed(program.removeprefix(".venv/bin/"), *words[1:])
         elif file == WITH_CLUSTER_TOOLS:
             assert program in {"kind", "kubectl", "sh"}, words
         else:
