@@ -12,7 +12,7 @@ from reid.files.disk_errors import with_causes
 REFUSALS = {errno.EACCES, errno.EPERM}
 ON_A_CLUSTER = (
     '  on a cluster: give the volume to that user, see "Rights" in docs/kubernetes.md: kubectl apply --filename'
-    " k8s/copy/data.yaml, or on the volume's server chown -R {user}:{group} FOLDER"
+    " k8s/copy/owner.yaml, or on the volume's server chown -R {user}:{group} FOLDER"
 )
 
 

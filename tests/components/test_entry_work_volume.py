@@ -114,7 +114,7 @@ def test_a_work_volume_that_the_stages_user_may_not_write_is_an_error_that_says_
         f"  who:   this process is user {user}, group {group}; {volume_of_another} belongs to user {owner.st_uid},"
         f" group {owner.st_gid}, mode 555\n"
         '  on a cluster: give the volume to that user, see "Rights" in docs/kubernetes.md: kubectl apply --filename'
-        f" k8s/copy/data.yaml, or on the volume's server chown -R {user}:{group} FOLDER\n"
+        f" k8s/copy/owner.yaml, or on the volume's server chown -R {user}:{group} FOLDER\n"
     )
 
 
