@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from reid.errors import TrackingError
 from reid.tracking.journal import Address, Record, now_ms
 from reid.tracking.outbox import Outbox
 from reid.tracking.sender import Sender
+from reid.tracking.stop_signal import told_of_sigterm
 from reid.tracking.store import as_params, load_mlflow
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,12 @@ class StageRun:
         """Ends a run that no runner ends, and its parent if this was the last of its stages."""
         self._append({"end": status, "time": now_ms()})
 
+    def end_at_once(self) -> None:
+        """Ends the run as killed, before a process that is asked to stop can stop; a later `end` replaces it."""
+        self.end("KILLED")
+        if self._sender:
+            self._sender.hurry()
+
     def flush(self) -> bool:
         """Waits until the store has everything, as long as it takes anything; returns whether it has."""
         return self._sender.flush() if self._sender else True
@@ -131,7 +138,7 @@ def stage_run(stage: str, folder: Path, *, experiment: str = "reid", first: bool
 
     `folder` keeps the journal; a retried attempt sends what a killed one left there and continues its run. In the
     `first` stage of a pipeline, raises TrackingError if the store does not answer; a later stage runs, and its figures
-    are sent when the store answers.
+    are sent when the store answers. A pod that is stopped has less than a second: its run is ended before its work is.
     """
     address = _address(stage, folder, experiment)
     if address is None:
@@ -148,7 +155,8 @@ def stage_run(stage: str, folder: Path, *, experiment: str = "reid", first: bool
     run, status = StageRun(outbox), "FAILED"
     run.start()
     try:
-        yield run
+        with told_of_sigterm(run.end_at_once) if address.kfp_run_id else nullcontext():
+            yield run
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
