@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from reid.errors import TrackingError
+from reid.tracking.first_contact import settle_when_up
 from reid.tracking.journal import Address, Record, now_ms
 from reid.tracking.outbox import Outbox
 from reid.tracking.sender import Sender
@@ -137,7 +137,8 @@ def stage_run(stage: str, folder: Path, *, experiment: str = "reid", first: bool
     """Opens the stage's run that the environment names. Without MLFLOW_TRACKING_URI it logs nothing, and says so.
 
     `folder` keeps the journal; a retried attempt sends what a killed one left there and continues its run. In the
-    `first` stage of a pipeline, raises TrackingError if the store does not answer; a later stage runs, and its figures
+    `first` stage of a pipeline, raises TrackingError if the store does not answer, on a cluster after having waited for
+    it (`first_contact.py`); a later stage runs, and its figures
     are sent when the store answers. A pod that is stopped has less than a second: its run is ended before its work is.
     """
     address = _address(stage, folder, experiment)
@@ -148,8 +149,11 @@ def stage_run(stage: str, folder: Path, *, experiment: str = "reid", first: bool
     outbox = Outbox(folder, address)
     if first:
         try:
-            outbox.settle()
-        except TrackingError:
+            if os.environ.get("KFP_RUN_ID"):
+                settle_when_up(outbox)
+            else:  # the pipeline's runner has reached the store already
+                outbox.settle()
+        except BaseException:
             outbox.journal.close()
             raise
     run, status = StageRun(outbox), "FAILED"
