@@ -16,7 +16,20 @@ Results lie in the spec's results_dir: pipeline/STAGE/KEY/ holds the outputs and
 to those of the last run, runs/ keeps a record of each run. A result is used again while its inputs, its part of the
 spec and the code are the same. Nothing is deleted by itself: to free room, or to force a stage to run again, delete
 pipeline/STAGE, or one KEY in it.
+
+On a cluster (KFP_ENDPOINT), a run is picked up by its id, the beginning of its id, or its name:
+  python -m pipelines status RUN    shows where it is, and why it failed
+  python -m pipelines wait RUN      follows it to its end
+  python -m pipelines cancel RUN    ends it
+  python -m pipelines retry RUN     runs what failed in it again
 """
+RUN_COMMANDS = {
+    "status": "Shows where a run is, and why it failed if it did.",
+    "wait": "Follows a run to its end; Ctrl-C leaves the run as it is.",
+    "cancel": "Ends a run.",
+    "retry": "Runs what failed in a run again, and follows it.",
+}
+"""What can be done with a run on a cluster that was submitted before."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,11 +66,26 @@ def parser() -> argparse.ArgumentParser:
         help="the cluster's settings as YAML (memory, claims, tolerations …)",
     )
     made.add_argument(
+        "--detach", action="store_true", help="on a cluster: submit the run and return, without following it"
+    )
+    made.add_argument(
+        "--every",
+        metavar="CRON",
+        help="on a cluster: make a recurring run instead, e.g. --every '0 3 * * *' for 3:00 each day",
+    )
+    made.add_argument(
         "overrides",
         nargs="*",
         metavar="section.field=value",
         help="fields that replace the spec's, e.g. train.num_epochs=2",
     )
+    return made
+
+
+def run_command_parser(name: str) -> argparse.ArgumentParser:
+    """The parser of a command that takes an earlier run."""
+    made = argparse.ArgumentParser(prog=f"python -m pipelines {name}", description=RUN_COMMANDS[name])
+    made.add_argument("run", metavar="RUN", help="the run's id, its first four characters or more, or its name")
     return made
 
 

@@ -27,11 +27,11 @@ from pipelines.local.processes import Processes
 from pipelines.local.run_record import RunRecord, close_killed_runs
 from pipelines.local.run_report import RunReport, shown
 from pipelines.local.scheduler import LocalRun, Tasks
-from pipelines.options import parser, spec_path
+from pipelines.options import RUN_COMMANDS, parser, run_command_parser, spec_path
 from pipelines.summary import print_summary
 from reid.console.progress import duration
 from reid.data.market1501 import require_folders
-from reid.errors import ReidError
+from reid.errors import PipelineError, ReidError
 from reid.files.locks import locked
 from reid.files.secrets import key_to_environment
 from reid.spec import Experiment, load_spec, warn_of_replaced_paths
@@ -58,9 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done; 1 a stage failed; 2 an error that the user can correct; 130 Ctrl-C, 143 SIGTERM.
     """
-    options = parser().parse_intermixed_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
+        if words and words[0] in RUN_COMMANDS:
+            return _command_of_a_run(words)
+        options = parser().parse_intermixed_args(words)
         path = spec_path(options.spec)
         spec = load_spec(path, overrides=options.overrides)
         warn_of_replaced_paths(spec)
@@ -70,7 +73,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if runner == "kfp":
             from pipelines.cluster.run import run_on_cluster  # noqa: PLC0415 - loads kfp
 
-            return run_on_cluster(spec, path, cluster_file=options.cluster, stream=sys.stdout)
+            return run_on_cluster(
+                spec,
+                path,
+                cluster_file=options.cluster,
+                stream=sys.stdout,
+                detach=options.detach,
+                every=options.every,
+            )
+        if options.detach or options.every:
+            raise PipelineError("--detach, --every: found no cluster\n  want: the address of its API in KFP_ENDPOINT")
         _require_data(spec)
         return _run(spec, path, jobs=options.jobs, in_containers=runner == "docker")
     except ReidError as error:
@@ -79,6 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _command_of_a_run(words: Sequence[str]) -> int:
+    options = run_command_parser(words[0]).parse_args(words[1:])
+    from pipelines.cluster.run import command  # noqa: PLC0415 - loads kfp
+
+    return command(words[0], options.run, stream=sys.stdout)
 
 
 def _runner(asked: str) -> str:

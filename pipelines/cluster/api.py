@@ -5,76 +5,21 @@ MLflow experiment to KFP's plugin, and waits for ever for a run that was cancell
 """
 
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from pipelines.cluster.endpoint import FILES, Endpoint
+from pipelines.cluster.refusals import told_plainly
 from reid.errors import PipelineError
 
 PAGE = 100
 TIMEOUT_S = 60
 EQUALS = 1
 """The operation's number in a filter of the API."""
-FILES = {
-    "KFP_CA_CERT": "the certificate (PEM) of the authority that signed the endpoint's certificate",
-    "KFP_TOKEN_FILE": "a file that holds a token",
-}
-"""Variables that name files -> what the file has to hold."""
-ITS_API = "the address of its API (v2beta1) in KFP_ENDPOINT"
-READY = f"{ITS_API}, and its server up"
-
-
-class Unreachable(PipelineError):
-    """The endpoint does not answer, or answers with a server error; asking again may help."""
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where a cluster's API is, and the credentials for it, from the environment: `ps` does not show them there."""
-
-    url: str
-    ui_url: str = ""
-    """The address of the web pages; "": the same as url."""
-    namespace: str = ""
-    """The namespace, on a multi-user installation."""
-    service_account: str = ""
-    """The service account of the stages; "": KFP's default."""
-    token: str = ""
-    token_file: str = ""
-    """A file that holds the token; it is read for each call, for tokens are renewed."""
-    cookies: str = ""
-    ca_cert: str = ""
-    mlflow_plugin: bool = False
-    """Whether KFP's MLflow plugin is on."""
-
-    @classmethod
-    def from_environment(cls) -> "Endpoint":
-        """Reads KFP_ENDPOINT and the other KFP_… variables. Raises PipelineError if it is not set or no address."""
-        url = os.environ.get("KFP_ENDPOINT", "")
-        if not url.startswith(("http://", "https://")):
-            raise PipelineError(f"KFP_ENDPOINT: found {url!r}\n  want: the address of Kubeflow Pipelines, https://…")
-        for name, wanted in FILES.items():
-            path = os.environ.get(name)
-            if path and not Path(path).is_file():
-                raise PipelineError(f"{name}: found {path!r}, no such file\n  want: {wanted}")
-        return cls(
-            url=url.rstrip("/"),
-            ui_url=os.environ.get("KFP_UI", "").rstrip("/"),
-            namespace=os.environ.get("KFP_NAMESPACE", ""),
-            service_account=os.environ.get("KFP_SERVICE_ACCOUNT", ""),
-            token=os.environ.get("KFP_TOKEN", ""),
-            token_file=os.environ.get("KFP_TOKEN_FILE", ""),
-            cookies=os.environ.get("KFP_COOKIES", ""),
-            ca_cert=os.environ.get("KFP_CA_CERT", ""),
-            mlflow_plugin=os.environ.get("KFP_MLFLOW_PLUGIN", "") not in {"", "0"},
-        )
-
-    def run_url(self, run_id: str) -> str:
-        """The page of a run."""
-        return f"{self.ui_url or self.url}/#/runs/details/{run_id}"
+CONFLICT = 409
 
 
 class Cluster:
@@ -92,9 +37,12 @@ class Cluster:
             settings.api_key["authorization"] = endpoint.token or "read at each call"
         if endpoint.token_file:
             settings.refresh_api_key_hook = self._read_token
-        client = api.ApiClient(settings, cookie=endpoint.cookies or None)
-        self._pipelines, self._uploads = api.PipelineServiceApi(client), api.PipelineUploadServiceApi(client)
-        self._experiments, self._runs = api.ExperimentServiceApi(client), api.RunServiceApi(client)
+        self._client = api.ApiClient(settings, cookie=endpoint.cookies or None)
+        self._pipelines = api.PipelineServiceApi(self._client)
+        self._uploads = api.PipelineUploadServiceApi(self._client)
+        self._experiments = api.ExperimentServiceApi(self._client)
+        self._runs = api.RunServiceApi(self._client)
+        self._recurring = api.RecurringRunServiceApi(self._client)
         self._where = {"namespace": endpoint.namespace} if endpoint.namespace else {}
 
     def _read_token(self, settings: Any) -> None:
@@ -107,116 +55,170 @@ class Cluster:
             ) from None
         settings.api_key["authorization"] = token
 
-    @contextmanager
-    def _calling(self) -> Iterator[None]:
+    def _calling(self) -> AbstractContextManager[None]:
+        return told_plainly(self._api.ApiException, self.endpoint.url)
+
+    def ask(self, url: str, *, body: bytes | None = None, kind: str = "application/json") -> tuple[str, bytes] | None:
+        """Content type and body of an answer that is not a part of the v2beta1 API; None if there is no such answer.
+
+        What is asked for like this is never needed, so that nothing is raised. With a body, it is a POST of its kind.
+        """
         import urllib3  # noqa: PLC0415 - with kfp_server_api
 
-        url = self.endpoint.url
+        headers = {"Accept": kind, **({"Content-Type": kind} if body is not None else {})}
         try:
-            yield
-        except self._api.ApiException as error:
-            said = f"{error.status} {error.reason}{_message(error.body)}"
-            if error.status in {401, 403}:
-                raise PipelineError(
-                    f"KFP at {url}: refused: {said}\n  want: KFP_TOKEN, KFP_TOKEN_FILE or KFP_COOKIES of somebody who"
-                    " may run pipelines there; KFP_NAMESPACE on a multi-user installation"
-                ) from error
-            if error.status in {0, 429, 500, 502, 503, 504}:
-                raise Unreachable(f"KFP at {url}: {said}\n  want: {READY}") from error
-            raise PipelineError(
-                f"KFP at {url}: {said}\n  want: {ITS_API}, and there what the answer asks for"
-            ) from error
-        except urllib3.exceptions.HTTPError as error:
-            raise Unreachable(f"KFP at {url}: does not answer: {error}\n  want: {READY}") from error
-        except (ValueError, TypeError, AttributeError) as error:
-            if isinstance(error.__context__, self._api.ApiException):  # the client fails on an answer without a body
-                raise PipelineError(f"KFP at {url}: {error.__context__.reason}\n  want: {ITS_API}") from error
-            raise PipelineError(
-                f"KFP at {url}: answers, but not as Kubeflow Pipelines does ({str(error).splitlines()[0]})\n"
-                f"  want: {ITS_API}; behind a login page, KFP_COOKIES or KFP_TOKEN too"
-            ) from error
+            self._client.update_params_for_auth(headers, [], ["Bearer"])
+            if self.endpoint.cookies:
+                headers["Cookie"] = self.endpoint.cookies
+            method = "GET" if body is None else "POST"
+            answer = self._client.rest_client.pool_manager.request(
+                method, url, body=body, headers=headers, timeout=TIMEOUT_S, retries=False
+            )
+        except (urllib3.exceptions.HTTPError, PipelineError):
+            return None
+        return (answer.headers.get("Content-Type", ""), answer.data) if answer.status == 200 else None
+
+    def _found_or_made(self, find: Callable[[], Any], make: Callable[[], Any]) -> Any:
+        """What `find` returns, else what `make` makes; another command may make the same at the same moment."""
+        with self._calling():
+            found = find()
+            if found is not None:
+                return found
+            try:
+                return make()
+            except self._api.ApiException as error:
+                found = find() if error.status == CONFLICT else None
+                if found is None:
+                    raise
+                return found
 
     def pipeline(self, name: str, *, description: str) -> str:
         """The id of the pipeline of this name, which is made if there is none."""
-        with self._calling():
+
+        def find() -> Any:
             try:
-                found = self._pipelines.pipeline_service_get_pipeline_by_name(
+                return self._pipelines.pipeline_service_get_pipeline_by_name(
                     name, **self._where, _request_timeout=TIMEOUT_S
                 )
             except self._api.ApiException as error:
                 if error.status != 404:
                     raise
-                body = self._api.V2beta1Pipeline(name=name, display_name=name, description=description, **self._where)
-                found = self._pipelines.pipeline_service_create_pipeline(body, _request_timeout=TIMEOUT_S)
-            return str(found.pipeline_id)
+                return None
+
+        body = self._api.V2beta1Pipeline(name=name, display_name=name, description=description, **self._where)
+        make = self._pipelines.pipeline_service_create_pipeline
+        return str(self._found_or_made(find, lambda: make(body, _request_timeout=TIMEOUT_S)).pipeline_id)
 
     def version(self, pipeline_id: str, name: str, file: Path) -> str:
         """The id of the version of this name; the file is uploaded if there is none."""
-        token = ""
-        with self._calling():
-            while True:
-                page = self._pipelines.pipeline_service_list_pipeline_versions(
-                    pipeline_id, page_token=token, page_size=PAGE, _request_timeout=TIMEOUT_S
-                )
-                for version in page.pipeline_versions or ():
-                    if version.display_name == name:
-                        return str(version.pipeline_version_id)
-                token = page.next_page_token
-                if not token:
-                    break
-            made = self._uploads.upload_pipeline_version(
-                str(file), name=name, pipelineid=pipeline_id, _request_timeout=TIMEOUT_S
+
+        def find() -> Any:
+            versions = self._pages(
+                self._pipelines.pipeline_service_list_pipeline_versions, "pipeline_versions", pipeline_id
             )
-            return str(made.pipeline_version_id)
+            return next((version for version in versions if version.display_name == name), None)
+
+        made = self._found_or_made(
+            find,
+            lambda: self._uploads.upload_pipeline_version(
+                str(file), name=name, pipelineid=pipeline_id, _request_timeout=TIMEOUT_S
+            ),
+        )
+        return str(made.pipeline_version_id)
 
     def experiment(self, name: str) -> str:
-        """The id of the experiment of this name, which is made if there is none."""
-        wanted = {"predicates": [{"operation": EQUALS, "key": "display_name", "stringValue": name}]}
-        with self._calling():
-            page = self._experiments.experiment_service_list_experiments(
-                filter=json.dumps(wanted), page_size=PAGE, **self._where, _request_timeout=TIMEOUT_S
-            )
-            if page.experiments:
-                return str(page.experiments[0].experiment_id)
-            body = self._api.V2beta1Experiment(display_name=name, **self._where)
-            made = self._experiments.experiment_service_create_experiment(body, _request_timeout=TIMEOUT_S)
-            return str(made.experiment_id)
+        """The id of the experiment of this name, which is made if there is none.
 
-    def start(
-        self,
-        name: str,
-        *,
-        experiment_id: str,
-        pipeline_id: str,
-        version_id: str,
-        parameters: Mapping[str, Any],
-        mlflow_experiment: str,
-    ) -> str:
-        """Starts a run of a version and returns its id."""
-        plugins = {"mlflow": {"experiment_name": mlflow_experiment}} if self.endpoint.mlflow_plugin else None
-        body = self._api.V2beta1Run(
-            display_name=name,
-            experiment_id=experiment_id,
-            pipeline_version_reference=self._api.V2beta1PipelineVersionReference(
+        The server unescapes a filter once more after HTTP has, so that it is escaped here once more, too.
+        """
+        wanted = {"predicates": [{"operation": EQUALS, "key": "display_name", "stringValue": name}]}
+        filtered = {"filter": quote(json.dumps(wanted), safe=""), **self._where}
+
+        def find() -> Any:
+            found = self._pages(self._experiments.experiment_service_list_experiments, "experiments", **filtered)
+            return next((experiment for experiment in found if experiment.display_name == name), None)
+
+        body = self._api.V2beta1Experiment(display_name=name, **self._where)
+        make = self._experiments.experiment_service_create_experiment
+        return str(self._found_or_made(find, lambda: make(body, _request_timeout=TIMEOUT_S)).experiment_id)
+
+    def _pages(self, call: Callable[..., Any], key: str, *arguments: Any, **options: Any) -> Iterator[Any]:
+        """The rows of all pages of a list."""
+        token = ""
+        while True:
+            page = call(*arguments, page_token=token, page_size=PAGE, _request_timeout=TIMEOUT_S, **options)
+            yield from getattr(page, key) or ()
+            token = page.next_page_token
+            if not token:
+                return
+
+    def _submission(
+        self, name: str, *, experiment_id: str, pipeline_id: str, version_id: str, parameters: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The fields that a run and a recurring run share."""
+        return {
+            "display_name": name,
+            "experiment_id": experiment_id,
+            "pipeline_version_reference": self._api.V2beta1PipelineVersionReference(
                 pipeline_id=pipeline_id, pipeline_version_id=version_id
             ),
-            runtime_config=self._api.V2beta1RuntimeConfig(parameters=dict(parameters)),
-            service_account=self.endpoint.service_account or None,
-            plugins_input=plugins,
-        )
+            "runtime_config": self._api.V2beta1RuntimeConfig(parameters=dict(parameters)),
+            "service_account": self.endpoint.service_account or None,
+        }
+
+    def _plugins(self, experiment: str) -> dict[str, Any] | None:
+        return {"mlflow": {"experiment_name": experiment}} if self.endpoint.mlflow_plugin else None
+
+    def start(self, name: str, *, mlflow_experiment: str, **submitted: Any) -> str:
+        """Starts a run of a version and returns its id. `submitted`: as `_submission` takes it."""
+        fields = self._submission(name, **submitted)
         with self._calling():
+            body = self._api.V2beta1Run(**fields, plugins_input=self._plugins(mlflow_experiment))
             return str(self._runs.run_service_create_run(body, _request_timeout=TIMEOUT_S).run_id)
+
+    def repeat(self, name: str, *, cron: str, mlflow_experiment: str, **submitted: Any) -> int:
+        """Makes a recurring run, in place of those of its name in its experiment; returns how many it replaces.
+
+        `cron` has six fields, the first of which is the second; `submitted` is as `_submission` takes it.
+        """
+        fields = self._submission(name, **submitted)
+        calls = self._recurring
+        with self._calling():
+            listed = self._pages(
+                calls.recurring_run_service_list_recurring_runs,
+                "recurring_runs",
+                experiment_id=submitted["experiment_id"],
+            )
+            before = [row.recurring_run_id for row in listed if row.display_name == name]
+            body = self._api.V2beta1RecurringRun(
+                **fields,
+                plugins_input=self._plugins(mlflow_experiment),
+                trigger=self._api.V2beta1Trigger(cron_schedule=self._api.V2beta1CronSchedule(cron=cron)),
+                max_concurrency="1",
+                no_catchup=True,
+                mode="ENABLE",
+            )
+            calls.recurring_run_service_create_recurring_run(body, _request_timeout=TIMEOUT_S)
+            for run_id in before:
+                calls.recurring_run_service_delete_recurring_run(run_id, _request_timeout=TIMEOUT_S)
+        return len(before)
 
     def run(self, run_id: str) -> Any:
         """The run as it is now, a V2beta1Run."""
         with self._calling():
             return self._runs.run_service_get_run(run_id, _request_timeout=TIMEOUT_S)
 
+    def runs(self) -> Iterator[Any]:
+        """All runs, the newest first."""
+        with self._calling():
+            yield from self._pages(self._runs.run_service_list_runs, "runs", sort_by="created_at desc", **self._where)
 
-def _message(body: Any) -> str:
-    """What the API says about its error, on one line."""
-    try:
-        said = json.loads(body)
-        return f": {said['message'] if isinstance(said, dict) else said}".splitlines()[0]
-    except (ValueError, TypeError, KeyError):
-        return ""
+    def terminate(self, run_id: str) -> None:
+        """Ends a run that goes on."""
+        with self._calling():
+            self._runs.run_service_terminate_run(run_id, _request_timeout=TIMEOUT_S)
+
+    def retry(self, run_id: str) -> None:
+        """Runs again what failed in a run that is over."""
+        with self._calling():
+            self._runs.run_service_retry_run(run_id, _request_timeout=TIMEOUT_S)

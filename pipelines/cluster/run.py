@@ -1,188 +1,111 @@
-"""A run on a cluster: it is submitted, its tasks' states are shown as they change, and its figures at the end."""
+"""Runs on a cluster: one is submitted and followed; one that was submitted before is looked at, cancelled, retried."""
 
-import os
-import sys
-import time
-from collections.abc import Callable, Mapping
-from datetime import datetime
+import re
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TextIO
 
-from rich.console import Console
-
-from pipelines import ir
-from pipelines.cluster.api import Cluster, Endpoint, Unreachable
-from pipelines.cluster.preparation import compile_for_cluster
-from pipelines.display import Display
-from pipelines.summary import retrieval_table
-from reid.console.progress import duration
-from reid.console.tables import rich_console
-from reid.errors import PipelineError, TrackingError
-from reid.files.hashes import file_sha256
+from pipelines.cluster.api import Cluster
+from pipelines.cluster.conclusion import HOW, conclude
+from pipelines.cluster.endpoint import Endpoint
+from pipelines.cluster.following import follow
+from pipelines.cluster.schedule import cron_of
+from pipelines.cluster.stage_states import OVER, WORDS, outcome
+from pipelines.cluster.submission import repeat, submit
+from reid.errors import PipelineError
 from reid.spec import Experiment
-from reid.tracking.pipeline_run import figures_of_kfp_run
 
-POLL_S = 5.0
-LOST_AFTER_S = 600.0
-"""How long the API may be unreachable while a run is followed."""
 EXIT = {"SUCCEEDED": 0, "FAILED": 1, "SKIPPED": 1, "CANCELED": 130}
 """States in which a run ends, and our exit status."""
-WORDS = {
-    "PENDING": "waiting",
-    "RUNNING": "started",
-    "SUCCEEDED": "done",
-    "SKIPPED": "cached or skipped",
-    "FAILED": "failed",
-    "CANCELING": "being cancelled",
-    "CANCELED": "cancelled",
-    "PAUSED": "paused",
-}
+COMMAND = "python -m pipelines"
+ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+ID_CHARS = 4
+"""The fewest first characters of an id that stand for it."""
 
 
-def run_on_cluster(spec: Experiment, path: Path, *, cluster_file: Path | None, stream: TextIO) -> int:
-    """Compiles, uploads, starts and follows a run; returns 0, 1 if it failed, 130 if it was cancelled."""
-    endpoint = Endpoint.from_environment()
-    with TemporaryDirectory() as folder:  # a submission's own: another one at the same moment compiles another spec
-        file = Path(folder, "pipeline.yaml")
-        compile_for_cluster(file, spec, cluster_file=cluster_file)
-        cluster = Cluster(endpoint)
-        run_id = submit(cluster, spec, path, file=file, stream=stream)
-        stages = [task.name for task in ir.load(file).tasks]
-    url = endpoint.run_url(run_id)
-    try:
-        run = follow(cluster, run_id, stages, stream=stream)
-    except KeyboardInterrupt:
-        stream.write(f"no longer followed; the run continues: {url}\n")
-        return 130
-    _conclude(run, run_id, url=url, stream=stream)
-    return EXIT[run.state]
-
-
-def submit(cluster: Cluster, spec: Experiment, path: Path, *, file: Path, stream: TextIO) -> str:
-    """Uploads the compiled pipeline as a version, once for each content, starts a run of it and returns its id."""
-    digest = file_sha256(file)[:12]
-    pipeline = ir.load(file)
-    pipeline_id = cluster.pipeline(pipeline.name, description="Person re-identification, from images to a model.")
-    version_id = cluster.version(pipeline_id, f"{path.stem}-{digest}", file)
-    name = spec.mlflow.run_name or f"{path.stem} {datetime.now():%Y-%m-%d %H:%M:%S}"
-    run_id = cluster.start(
-        name,
-        experiment_id=cluster.experiment(spec.mlflow.experiment),
-        pipeline_id=pipeline_id,
-        version_id=version_id,
-        parameters=pipeline.arguments({}),
-        mlflow_experiment=spec.mlflow.experiment,
-    )
-    stream.write(f"{name}: version {path.stem}-{digest} of {pipeline.name}\n{cluster.endpoint.run_url(run_id)}\n")
-    stream.flush()
-    return run_id
-
-
-def follow(
-    cluster: Cluster,
-    run_id: str,
-    stages: list[str],
+def run_on_cluster(
+    spec: Experiment,
+    path: Path,
     *,
+    cluster_file: Path | None,
     stream: TextIO,
-    poll_s: float = POLL_S,
-    clock: Callable[[], float] = time.monotonic,
-) -> Any:
-    """Shows each task's state as it changes until the run is over, and returns the run.
+    detach: bool = False,
+    every: str | None = None,
+) -> int:
+    """Compiles, uploads, starts and follows a run; returns 0, 1 if it failed, 130 if it was cancelled.
 
-    Raises PipelineError if the API is unreachable for too long.
+    If `detach`, the run is not followed. With `every`, a crontab's five fields, a recurring run is made instead.
     """
-    reached_at, unreachable = clock(), False
-    with Display(stream, width=max(map(len, stages))) as display:
-        lines = _StateLines(display, clock)
-        while True:
-            try:
-                run = cluster.run(run_id)
-            except Unreachable as error:
-                if clock() - reached_at > LOST_AFTER_S:
-                    url = cluster.endpoint.run_url(run_id)
-                    raise PipelineError(f"{error}\n  the run may continue: {url}") from None
-                if not unreachable:
-                    display.say("", f"{str(error).splitlines()[0]}; asking again")
-                unreachable = True
-            else:
-                reached_at, unreachable = clock(), False
-                lines.show(states_of(run, stages))
-                if run.state in EXIT:
-                    return run
-            display.tick()
-            time.sleep(poll_s)
+    cron = cron_of(every) if every else None
+    cluster = Cluster(Endpoint.from_environment())
+    if cron:
+        repeat(cluster, spec, path, cron=cron, cluster_file=cluster_file, stream=stream)
+        return 0
+    run_id = submit(cluster, spec, path, cluster_file=cluster_file, stream=stream)
+    if detach:
+        stream.write(f"not followed; to pick it up: {COMMAND} wait {run_id}\n")
+        return 0
+    return _wait(cluster, run_id, stream)
 
 
-class _StateLines:
-    """Shows a line for each change of a task's state."""
+def command(name: str, asked: str, *, stream: TextIO) -> int:
+    """Does what is asked of the run with this id, beginning of an id, or name; returns the exit status.
 
-    def __init__(self, display: Display, clock: Callable[[], float]) -> None:
-        self._display, self._clock = display, clock
-        self._states: dict[str, str] = {}
-        self._started: dict[str, float] = {}
-
-    def show(self, states: Mapping[str, str]) -> None:
-        """Shows those of the states (stage -> state) that are new."""
-        for stage, state in states.items():
-            if state == self._states.get(stage):
-                continue
-            self._states[stage] = state
-            self._started.setdefault(stage, self._clock())
-            seconds = self._clock() - self._started[stage]
-            took = f" after {duration(seconds)}" if state in {"SUCCEEDED", "FAILED"} else ""
-            report = self._display.started if state == "RUNNING" else self._display.ended
-            report(stage.replace("-", "_"), f"{WORDS.get(state, state.lower())}{took}")
-
-
-def states_of(run: Any, stages: list[str]) -> dict[str, str]:
-    """Stage -> state of the pipeline's own tasks; the latest attempt of a retried one counts."""
-    details = (run.run_details.task_details if run.run_details else None) or []
-    found: dict[str, tuple[Any, str]] = {}
-    for task in details:
-        if task.display_name in stages and task.state:
-            when = task.create_time
-            earlier = found.get(task.display_name)
-            if earlier is None or earlier[0] is None or (when is not None and when >= earlier[0]):
-                found[task.display_name] = (when, task.state)
-    return {stage: found[stage][1] for stage in stages if stage in found}
+    status: shows where it is. wait: follows it to its end. cancel: ends it. retry: runs what failed in it again.
+    """
+    cluster = Cluster(Endpoint.from_environment())
+    run = _find(cluster, asked)
+    run_id, ended = run.run_id, outcome(run) if run.state in OVER else ""
+    stream.write(f"{run.display_name} ({run_id})\n")
+    if name == "status":
+        run, workflow = follow(cluster, run_id, stream=stream, once=True)
+        if run.state in OVER:
+            conclude(cluster, run, workflow, stream=stream)
+            return EXIT[outcome(run)]
+        stream.write(f"the run is {'going on' if run.state == 'RUNNING' else WORDS.get(run.state, run.state)}\n")
+        return 0
+    if name == "cancel":
+        if ended:
+            raise PipelineError(f"run {run_id}: is over: it {HOW[ended]}\n  want: a run that goes on")
+        cluster.terminate(run_id)
+        stream.write("being cancelled\n")
+        return 0 if _wait(cluster, run_id, stream) == EXIT["CANCELED"] else 1
+    if name == "retry":
+        if ended not in {"FAILED", "CANCELED"}:
+            state = "goes on" if not ended else f"is over: it {HOW[ended]}"
+            raise PipelineError(f"run {run_id}: {state}\n  want: a run that failed or was cancelled")
+        cluster.retry(run_id)
+        stream.write("what failed in it runs again\n")
+    return _wait(cluster, run_id, stream)
 
 
-def _conclude(run: Any, run_id: str, *, url: str, stream: TextIO) -> None:
-    """Shows how the run ended: its state, why, its figures and its page."""
-    console = rich_console(stream)
-    took = f" in {duration((run.finished_at - run.created_at).total_seconds())}" if run.finished_at else ""
-    console.print(f"\nthe run {WORDS[run.state].replace('done', 'succeeded')}{took}", soft_wrap=True)
-    if run.error and run.error.message:
-        console.print(run.error.message, soft_wrap=True)
-    for task in (run.run_details.task_details if run.run_details else None) or ():
-        if task.state == "FAILED" and task.error and task.error.message:
-            console.print(f"{task.display_name}: {task.error.message}", soft_wrap=True)
-    _figures(console, run_id)
-    for entry in _plugin_entries(run).values():
-        console.print(f"MLflow: {entry.value}", soft_wrap=True)
-    console.print(f"page of the run: {url}", soft_wrap=True)
-
-
-def _figures(console: Console, run_id: str) -> None:
-    """Shows the figures that MLflow has, for KFP's API has none."""
-    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not tracking_uri:
-        console.print("figures: on the page of the run; also here if MLFLOW_TRACKING_URI names its MLflow server")
-        return
+def _wait(cluster: Cluster, run_id: str, stream: TextIO) -> int:
+    """Follows a run to its end. Ctrl-C leaves the run as it is."""
     try:
-        figures = figures_of_kfp_run(tracking_uri, run_id)
-    except TrackingError as error:
-        print(f"figures: {error}", file=sys.stderr)
-        return
-    if "mAP" in figures:
-        console.print(retrieval_table(figures))
-    else:
-        console.print(f"figures: none of this run at {tracking_uri}", soft_wrap=True)
+        run, workflow = follow(cluster, run_id, stream=stream)
+    except KeyboardInterrupt:
+        stream.write(f"no longer followed; the run continues. To pick it up: {COMMAND} wait {run_id}\n")
+        return 130
+    conclude(cluster, run, workflow, stream=stream)
+    return EXIT[outcome(run)]
 
 
-def _plugin_entries(run: Any) -> Mapping[str, Any]:
-    """The addresses that KFP's MLflow plugin gives for the run."""
-    output = (run.plugins_output or {}).get("mlflow")
-    entries = (output.entries if output else None) or {}
-    return {name: entry for name, entry in entries.items() if name.endswith("url")}
+def _find(cluster: Cluster, asked: str) -> Any:
+    """The run with this id, beginning of an id, or name. Raises PipelineError if there is none, or more than one."""
+    if ID.fullmatch(asked):
+        return cluster.run(asked)
+    found = [
+        run
+        for run in cluster.runs()
+        if run.display_name == asked or (len(asked) >= ID_CHARS and run.run_id.startswith(asked))
+    ]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise PipelineError(
+            f"run {asked!r}: no such run at {cluster.endpoint.url}\n"
+            f"  want: the id of a run, its first {ID_CHARS} characters or more, or its name"
+        )
+    raise PipelineError(
+        f"run {asked!r}: {len(found)} runs are called so\n"
+        f"  want: the id of one of them: {', '.join(run.run_id for run in found[:5])}{' …' if len(found) > 5 else ''}"
+    )

@@ -1,29 +1,29 @@
 """A loopback server that speaks Kubeflow Pipelines' v2beta1 API and is strict about it.
 
 Paths, methods, query parameters, headers and bodies are checked; a body is held to the models of the generated client.
-What is wrong is answered with 400 and kept in `faults`. `script` is the run's life: a state of the run and of its tasks
-for each time it is asked for.
+What is wrong is answered with 400 and kept in `faults`. `script` is the run's life: a state of the run and of its
+stages (see kfp_answers.py) for each time it is asked for. What is served beside this API is in `beside`.
 """
 
 import json
+import re
 import threading
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from email import message_from_bytes
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
+from itertools import groupby
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote_plus
 
 import kfp_server_api
 import yaml
 
-API = "/apis/v2beta1"
+from tests.pipelines.cluster.kfp_answers import task_details
+from tests.pipelines.cluster.kfp_requests import API, Refusal, Requests, now
+from tests.pipelines.cluster.kfp_web import Beside
+
 Moment = tuple[str, Mapping[str, str]]
-"""State of the run, and of its tasks by name."""
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+"""State of the run, and of its stages by name."""
 
 
 class KfpServer(ThreadingHTTPServer):
@@ -45,100 +45,20 @@ class KfpServer(ThreadingHTTPServer):
         self.failures: list[int] = []
         """Statuses that the next calls for a run get."""
         self.uploaded = ""
+        self.recurring: dict[str, dict[str, Any]] = {}
+        self.beside = Beside()
         self.asked = 0
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     def close(self) -> None:
         self.shutdown()
         self.server_close()
 
 
-class Refusal(Exception):
-    """A status and what is wrong."""
+class Handler(Requests):
+    """What is answered of the v2beta1 API."""
 
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-def held_to(model: Any, body: Mapping[str, Any]) -> None:
-    """Refuses a body with fields or types that the model of the API does not have."""
-    known = {json_name: model.openapi_types[name] for name, json_name in model.attribute_map.items()}
-    for name, value in body.items():
-        if name not in known:
-            raise Refusal(400, f"{model.__name__} has no field {name!r}")
-        kind = known[name]
-        if kind in {"str", "int", "bool"} and not isinstance(value, {"str": str, "int": int, "bool": bool}[kind]):
-            raise Refusal(400, f"{model.__name__}.{name}: {value!r} is no {kind}")
-        if kind.startswith("dict(") and not isinstance(value, dict):
-            raise Refusal(400, f"{model.__name__}.{name}: {value!r} is no object")
-        if hasattr(kfp_server_api, kind) and isinstance(value, dict):
-            held_to(getattr(kfp_server_api, kind), value)
-
-
-class Handler(BaseHTTPRequestHandler):
     server: KfpServer
-
-    def log_message(self, *_: Any) -> None:
-        return
-
-    def do_GET(self) -> None:
-        self._answer()
-
-    def do_POST(self) -> None:
-        self._answer()
-
-    def _answer(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        self.raw = self.rfile.read(length)
-        place = urlsplit(self.path)
-        self.query = {name: values[0] for name, values in parse_qs(place.query, keep_blank_values=True).items()}
-        path = unquote(place.path)
-        self.server.calls.append(f"{self.command} {path}")
-        try:
-            self._check_headers()
-            status, body = 200, self._route(path)
-        except Refusal as error:
-            status, body = error.status, {"error": str(error), "message": str(error), "code": 3}
-            if status == 400:
-                self.server.faults.append(f"{self.command} {path}: {error}")
-        text = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def _check_headers(self) -> None:
-        for name, value in self.server.wanted.items():
-            if self.headers.get(name) != value:
-                raise Refusal(401, f"{name}: {self.headers.get(name)!r}")
-        if "application/json" not in self.headers.get("Accept", ""):
-            raise Refusal(400, "Accept is not application/json")
-
-    def _json(self, model: Any) -> dict[str, Any]:
-        if self.headers.get("Content-Type") != "application/json":
-            raise Refusal(400, f"Content-Type {self.headers.get('Content-Type')!r}")
-        body = json.loads(self.raw)
-        held_to(model, body)
-        return dict(body)
-
-    def _only(self, *names: str) -> None:
-        unknown = set(self.query) - set(names)
-        if unknown:
-            raise Refusal(400, f"unknown query parameters {sorted(unknown)}")
-
-    def _same_namespace(self, given: str | None) -> None:
-        if given != self.server.namespace:
-            raise Refusal(400, f"namespace {given!r}")
-
-    def _paged(self, key: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        start = int(self.query.get("page_token") or 0)
-        if int(self.query.get("page_size", 0)) < 1:
-            raise Refusal(400, "page_size is missing")
-        end = start + self.server.page
-        more = {"next_page_token": str(end)} if end < len(rows) else {}
-        return {key: rows[start:end], "total_size": len(rows), **more}
 
     def _route(self, path: str) -> dict[str, Any]:  # noqa: PLR0911 - one for each path
         if not path.startswith(API + "/"):
@@ -162,8 +82,14 @@ class Handler(BaseHTTPRequestHandler):
                 return self._new_experiment()
             case ("POST", "runs"):
                 return self._new_run()
+            case ("GET", "runs"):
+                return self._all_runs()
             case ("GET", "runs", run):
                 return self._run(run)
+            case ("POST", "runs", run):
+                return self._act_on(*run.split(":"))
+            case ("GET" | "POST" | "DELETE", "recurringruns", *which):
+                return self._recurring_runs(*which)
         raise Refusal(405, "no such method")
 
     def _pipeline_by_name(self, name: str) -> dict[str, Any]:
@@ -206,7 +132,10 @@ class Handler(BaseHTTPRequestHandler):
     def _experiments(self) -> dict[str, Any]:
         self._only("filter", "page_size", "page_token", "namespace")
         self._same_namespace(self.query.get("namespace"))
-        (predicate,) = json.loads(self.query["filter"])["predicates"]
+        escaped = self.query["filter"]  # KFP unescapes it once more (list_request_util.go), and as Go does
+        if re.search(r"%(?![0-9a-fA-F]{2})", escaped):
+            raise Refusal(400, f"failed to parse valid filter from {escaped!r}: invalid URL escape")
+        (predicate,) = json.loads(unquote_plus(escaped))["predicates"]
         if set(predicate) != {"operation", "key", "stringValue"} or predicate["operation"] != 1:
             raise Refusal(400, f"filter {predicate}")
         wanted = [row for row in self.server.experiments if row[predicate["key"]] == predicate["stringValue"]]
@@ -215,12 +144,20 @@ class Handler(BaseHTTPRequestHandler):
     def _new_experiment(self) -> dict[str, Any]:
         body = self._json(kfp_server_api.V2beta1Experiment)
         self._same_namespace(body.get("namespace"))
+        if body["display_name"] in {row["display_name"] for row in self.server.experiments}:
+            raise Refusal(409, f"The name {body['display_name']} already exists")
         made = {**body, "experiment_id": f"experiment-{len(self.server.experiments) + 1}", "created_at": now()}
         self.server.experiments.append(made)
         return made
 
     def _new_run(self) -> dict[str, Any]:
-        body = self._json(kfp_server_api.V2beta1Run)
+        body = self._submitted(kfp_server_api.V2beta1Run)
+        run_id = f"run-{len(self.server.runs) + 1}"
+        self.server.runs[run_id] = {**body, "run_id": run_id, "created_at": now(), "state": "PENDING"}
+        return self.server.runs[run_id]
+
+    def _submitted(self, model: Any) -> dict[str, Any]:
+        body = self._json(model)
         if body["experiment_id"] not in {row["experiment_id"] for row in self.server.experiments}:
             raise Refusal(400, "no such experiment")
         reference = body["pipeline_version_reference"]
@@ -228,9 +165,37 @@ class Handler(BaseHTTPRequestHandler):
         if (reference["pipeline_id"], reference["pipeline_version_id"]) not in ids:
             raise Refusal(400, "no such version")
         self._check_parameters(body["runtime_config"]["parameters"])
-        run_id = f"run-{len(self.server.runs) + 1}"
-        self.server.runs[run_id] = {**body, "run_id": run_id, "created_at": now(), "state": "PENDING"}
-        return self.server.runs[run_id]
+        return body
+
+    def _all_runs(self) -> dict[str, Any]:
+        self._only("page_token", "page_size", "sort_by", "namespace")
+        self._same_namespace(self.query.get("namespace"))
+        if self.query.get("sort_by") != "created_at desc":
+            raise Refusal(400, "not sorted")
+        state = {"state": self._moment()[0]} if self.server.asked else {}
+        return self._paged("runs", [{**run, **state} for run in reversed(self.server.runs.values())])
+
+    def _act_on(self, run_id: str, verb: str) -> dict[str, Any]:
+        """Terminates or retries a run, which goes on as the script says."""
+        over = self._moment()[0] in {"SUCCEEDED", "FAILED", "CANCELED"}
+        if run_id not in self.server.runs or verb not in {"terminate", "retry"} or over != (verb == "retry"):
+            raise Refusal(400, f"Failed to {verb} a run {run_id}. Row not found")
+        return {}
+
+    def _recurring_runs(self, which: str | None = None) -> dict[str, Any]:
+        rows = self.server.recurring
+        if self.command == "DELETE":
+            del rows[str(which)]
+            return {}
+        if self.command == "GET":
+            self._only("page_token", "page_size", "experiment_id")
+            return self._paged("recurringRuns", list(rows.values()))
+        body = self._submitted(kfp_server_api.V2beta1RecurringRun)
+        if len(body["trigger"]["cron_schedule"]["cron"].split()) != 6 or not 1 <= int(body["max_concurrency"]) <= 10:
+            raise Refusal(400, "trigger or max_concurrency")
+        made = {**body, "recurring_run_id": f"recurring-{len(self.server.calls)}"}
+        rows[made["recurring_run_id"]] = made
+        return made
 
     def _check_parameters(self, given: Mapping[str, Any]) -> None:
         declared = next(iter(yaml.safe_load_all(self.server.uploaded)))["root"]["inputDefinitions"]["parameters"]
@@ -239,20 +204,25 @@ class Handler(BaseHTTPRequestHandler):
             if name not in declared or not isinstance(value, kinds[declared[name]["parameterType"]]):
                 raise Refusal(400, f"parameter {name} is {value!r}")
 
+    def _moment(self) -> Moment:
+        return self.server.script[min(self.server.asked, len(self.server.script)) - 1]
+
     def _run(self, run_id: str) -> dict[str, Any]:
         self._only()
         if self.server.failures:
             raise Refusal(self.server.failures.pop(0), "upstream connect error")
         if run_id not in self.server.runs:
             raise Refusal(404, f"Run {run_id} not found")
-        moment = min(self.server.asked, len(self.server.script) - 1)
-        self.server.asked += 1
-        state, tasks = self.server.script[moment]
-        details = [{"display_name": "root-driver", "state": "SUCCEEDED", "create_time": now()}]
-        for name, task_state in tasks.items():
-            error = {"error": {"code": 13, "message": "exit status 2"}} if task_state == "FAILED" else {}
-            details.append({"display_name": name, "state": task_state, "create_time": now(), **error})
+        self.server.asked = min(self.server.asked + 1, len(self.server.script))
+        state, stages = self._moment()
+        past = [before for before, _ in groupby(moment[0] for moment in self.server.script[: self.server.asked])]
         over = {"finished_at": now()} if state in {"SUCCEEDED", "FAILED", "CANCELED"} else {}
         plugins = {"mlflow": {"entries": {"run_url": {"value": "http://mlflow/#/run"}}, "state": "PLUGIN_SUCCEEDED"}}
-        run = {**self.server.runs[run_id], "state": state, "run_details": {"task_details": details}, **over}
+        run = {
+            **self.server.runs[run_id],
+            "state": state,
+            "state_history": [{"update_time": now(), "state": before} for before in past],
+            "run_details": {"task_details": task_details(stages)},
+            **over,
+        }
         return run | ({"plugins_output": plugins} if run.get("plugins_input") else {})

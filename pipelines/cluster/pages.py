@@ -1,0 +1,18 @@
+"""The web pages of a Kubeflow Pipelines installation: the server of the API alone has none."""
+
+from pipelines.cluster.api import Cluster
+
+
+def pages_of(cluster: Cluster) -> str:
+    """The address of the web pages: KFP_UI, else the endpoint if it answers with a page; "" if none is known."""
+    endpoint = cluster.endpoint
+    if endpoint.ui_url:
+        return endpoint.ui_url
+    answer = cluster.ask(f"{endpoint.url}/", kind="text/html")
+    return endpoint.url if answer and "text/html" in answer[0] else ""
+
+
+def run_page(cluster: Cluster, run_id: str) -> str:
+    """The page of a run; "" if no web pages are known."""
+    pages = pages_of(cluster)
+    return f"{pages}/#/runs/details/{run_id}" if pages else ""
