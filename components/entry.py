@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from reid.errors import ReidError, SpecError
+from reid.files.disk_errors import raise_disk_errors_as_artifact_errors
 from reid.files.locks import locked
+from reid.files.rights import rights_refused
 from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
 from reid.files.writing import write_text
 from reid.spec import Experiment, warn_of_replaced_paths
@@ -30,7 +32,7 @@ from reid.spec.facts import STAGES
 from reid.spec.form import load_spec_of_form
 from reid.spec.secret import open_values
 from reid.stages.outcome import Outcome
-from reid.stages.work_folder import deliver, empty_for, work_folder
+from reid.stages.work_folder import deliver, empty_for, require_writable_volume, work_folder
 from reid.tracking.environment import take_mlflow_settings
 from reid.tracking.stage_run import stage_run
 
@@ -122,6 +124,8 @@ def run_stage(stage: str, ports: Ports) -> None:
     ports = ports.declared_by(function)
     empty_for(stage)
     work = work_folder(stage)
+    if work:
+        require_writable_volume(work)
     first = stage == STAGES[0]
     with (
         locked(work, user=stage) if work else nullcontext(),
@@ -229,9 +233,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.encrypted and not encryption_key():
             raise SpecError(f"{KEY_ENVIRONMENT}: found no key\n  want: one, for the spec was compiled to be encrypted")
-        run_stage(options.stage, read_ports(options.executor_input))
+        with raise_disk_errors_as_artifact_errors(Path.cwd()):
+            run_stage(options.stage, read_ports(options.executor_input))
     except ReidError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}{rights_refused(error)}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

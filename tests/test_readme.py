@@ -15,6 +15,8 @@ import yaml
 from rich.console import Console
 
 import reid
+from pipelines.cluster.cluster_file import read_cluster
+from pipelines.cluster.resources import Resources
 from pipelines.summary import FIGURES, RANKINGS, retrieval_table
 from reid.contract import Contract
 from reid.errors import SpecError
@@ -176,10 +178,27 @@ def test_the_readmes_figures_stand_in_the_table_that_a_run_ends_with() -> None:
     assert [line.rstrip() for line in captured.get().splitlines()] == shown.splitlines()
 
 
-@pytest.mark.parametrize("block", [block for file in FILES for block in blocks(file, "yaml")])
+CLUSTER_PAGE = ROOT / "docs" / "cluster.md"
+"""Its YAML is a cluster's file, not a spec."""
+
+
+@pytest.mark.parametrize("block", [block for file in FILES if file != CLUSTER_PAGE for block in blocks(file, "yaml")])
 def test_a_spec_that_is_shown_loads(block: str, caplog: pytest.LogCaptureFixture) -> None:
     load_spec(text=block)
     assert caplog.messages == []
+
+
+def test_the_cluster_file_that_is_shown_is_read_and_the_table_of_memory_is_what_a_pipeline_asks_for(
+    tmp_path: Path,
+) -> None:
+    (shown,) = blocks(CLUSTER_PAGE, "yaml")
+    (tmp_path / "cluster.yaml").write_text(shown)
+    assert read_cluster(tmp_path / "cluster.yaml")["retries"] == 5
+    asked = Resources()
+    rows = re.findall(r"^\| (`.*?) \| (\d+) GB.*? \| (\d+) GB.*? \|", CLUSTER_PAGE.read_text(), re.MULTILINE)
+    table = {stage: (f"{row[1]}G", f"{row[2]}G") for row in rows for stage in re.findall("`(.*?)`", row[0])}
+    assert len(table) >= 7
+    assert table == {stage: (asked.booked(stage), asked.limit(stage)) for stage in table}
 
 
 def test_a_mistake_is_answered_as_the_page_of_the_spec_shows(tmp_path: Path) -> None:

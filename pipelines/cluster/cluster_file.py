@@ -31,6 +31,9 @@ OTHER_VOLUMES = {
 }
 """Volumes that KFP, Argo or we put into a stage's pod under a name of their own."""
 KINDS = {str: "a text", int: "a whole number", dict: "a mapping", list: "a list", tuple: "a list"}
+NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+"""The name of a secret or a config map."""
+TOLERATION = {"key", "operator", "value", "effect", "toleration_seconds"}
 CPUS = re.compile(r"[0-9]+(\.[0-9]+)?|[0-9]+m")
 
 
@@ -52,6 +55,8 @@ def read_cluster(path: Path | None) -> dict[str, Any]:
     _check_requests(path, values)
     _check_numbers(path, values)
     _check_volumes(path, values)
+    _check_names(path, values)
+    _check_nodes(path, values)
     return values
 
 
@@ -143,3 +148,27 @@ def _check_volumes(path: Path, values: Mapping[str, Any]) -> None:
         )
     if len(set(map(PurePosixPath, folders.values()))) < len(folders):
         raise _refusal(f"{path}: work_path", folders["work_path"], "another folder than data_path")
+
+
+def _check_names(path: Path, values: Mapping[str, Any]) -> None:
+    """Raises PipelineError if a secret or a config map has no valid name, or says not what its keys are for."""
+    named = [("pull_secrets", name) for name in values.get("pull_secrets", [])]
+    for field in ("secrets", "config_maps"):
+        for name, keys in values.get(field, {}).items():
+            named.append((field, name))
+            if not isinstance(keys, dict) or not all(isinstance(text, str) for text in (*keys, *keys.values())):
+                raise _refusal(f"{path}: {field}: {name}", keys, "key: VARIABLE, e.g. {password: MY_PASSWORD}")
+    for field, name in named:
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise _refusal(f"{path}: {field}", name, "small letters, digits, '-' and '.', at most 253")
+
+
+def _check_nodes(path: Path, values: Mapping[str, Any]) -> None:
+    """Raises PipelineError if a node label or a toleration is none."""
+    for field in ("node_selector", "gpu_node_selector"):
+        for label, value in values.get(field, {}).items():
+            if not isinstance(label, str) or not isinstance(value, str):
+                raise _refusal(f"{path}: {field}: {label}", value, 'a text, e.g. "true" in quotation marks')
+    for toleration in values.get("tolerations", []):
+        if not isinstance(toleration, dict) or not set(toleration) <= TOLERATION:
+            raise _refusal(f"{path}: tolerations", toleration, f"some of {', '.join(sorted(TOLERATION))}")

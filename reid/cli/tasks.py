@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from reid.cli.disk_errors import raise_disk_errors_as_artifact_errors
 from reid.cli.status import StatusFile, reported
 from reid.cli.task_files import (
     MANIFEST,
@@ -25,6 +24,7 @@ from reid.cli.task_files import (
     served_file,
 )
 from reid.errors import ArtifactError
+from reid.files.disk_errors import raise_disk_errors_as_artifact_errors
 from reid.files.locks import locked
 from reid.files.secrets import key_to_environment
 from reid.files.writing import write_text

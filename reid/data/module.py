@@ -29,6 +29,8 @@ MEMORY_SHARE = 0.5
 """Share of this machine's memory; decoded images that take less stay in the page cache."""
 RESIDENT_SHARE = 0.25
 """Share of a GPU's free memory; decoded images that take less stay on the GPU."""
+BLOCK_BYTES = 1 << 26
+"""Bytes of images that are sent to a GPU together."""
 
 
 class Batch(NamedTuple):
@@ -186,9 +188,19 @@ class TrainingData(pl.LightningDataModule):
         if device.type != "cuda":
             return False
         if not len(self._resident) and self.pixels.nbytes <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
-            self._resident = torch.from_numpy(np.array(self.pixels)).to(device)
+            self._resident = copied_to(device, self.pixels)
             logger.info("%.0f MB of decoded images are on %s", self.pixels.nbytes / 1e6, device)
         return bool(len(self._resident))
+
+
+def copied_to(device: torch.device, pixels: NDArray[np.uint8]) -> Tensor:
+    """All images (N, H, W, C) on a device, copied in blocks: every rank has its own copy there, and none here."""
+    rows = max(1, BLOCK_BYTES // max(1, pixels[:1].nbytes))
+    held = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(pixels), rows):
+        block = np.array(pixels[start : start + rows])  # torch shares no memory that it may not write
+        held[start : start + rows] = torch.from_numpy(block)
+    return held
 
 
 def loader_processes(size_bytes: int, *, asked: int) -> int:

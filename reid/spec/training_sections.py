@@ -79,7 +79,7 @@ class Train(Section):
     """Number of epochs (passes over the training images)."""
     checkpoint_interval: Count = 1
     """Number of epochs between checkpoints."""
-    checkpoint_minutes: NotNegative = 10.0
+    checkpoint_minutes: NotNegative = 2.0
     """Minutes between writes of reid_model_latest.pth within an epoch; 0: it is written only at the end of epochs."""
     validation_interval: Count = 1
     """Number of epochs between validations; the untrained network is always validated too."""

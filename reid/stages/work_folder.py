@@ -6,6 +6,7 @@ ended, and retries the step if the upload fails. The folder is removed by a late
 then they have arrived. EMPTIES names that stage.
 """
 
+import errno
 import logging
 import os
 import shutil
@@ -13,6 +14,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from reid.errors import ArtifactError
+from reid.files.rights import may_write, rights
 from reid.tracking.stage_run import send_what_is_left
 
 logger = logging.getLogger(__name__)
@@ -24,6 +27,20 @@ EMPTIES = {"export": "train"}
 def work_folder(stage: str) -> Path | None:
     """Returns the stage's folder on the volume; None without a volume or a cluster, or if the stage only empties it."""
     return None if stage in EMPTIES else _folder_of(stage)
+
+
+def require_writable_volume(work: Path) -> None:
+    """Makes the stage's folder. Raises ArtifactError, which says whose it is, if this process may not write there."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        refusal = None if may_write(work) else os.strerror(errno.EACCES)
+    except OSError as error:
+        refusal = error.strerror or str(error)
+    if refusal:
+        raise ArtifactError(
+            f"{work}: the work volume cannot be written\n  found: {refusal}\n"
+            f"  want:  a volume that the stages' user may write\n{rights(work)}"
+        )
 
 
 def deliver(work: Path, files: Mapping[str, Path]) -> None:

@@ -35,6 +35,11 @@ class Sender:
         """Wakes the thread because there is something to send."""
         self._wake.set()
 
+    def hurry(self) -> None:
+        """Sends what is waiting without gathering more or pausing after a failure: the process may soon end."""
+        self._closing.set()
+        self._wake.set()
+
     def flush(self) -> bool:
         """Waits until all is sent, at most GIVE_UP_S (HANG_S) without any progress; returns whether all was sent."""
         self._wake.set()

@@ -10,14 +10,15 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from reid.errors import TrackingError
+from reid.tracking.first_contact import settle_when_up
 from reid.tracking.journal import Address, Record, now_ms
 from reid.tracking.outbox import Outbox
 from reid.tracking.sender import Sender
+from reid.tracking.stop_signal import told_of_sigterm
 from reid.tracking.store import as_params, load_mlflow
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,12 @@ class StageRun:
         """Ends a run that no runner ends, and its parent if this was the last of its stages."""
         self._append({"end": status, "time": now_ms()})
 
+    def end_at_once(self) -> None:
+        """Ends the run as killed, before a process that is asked to stop can stop; a later `end` replaces it."""
+        self.end("KILLED")
+        if self._sender:
+            self._sender.hurry()
+
     def flush(self) -> bool:
         """Waits until the store has everything, as long as it takes anything; returns whether it has."""
         return self._sender.flush() if self._sender else True
@@ -130,8 +137,9 @@ def stage_run(stage: str, folder: Path, *, experiment: str = "reid", first: bool
     """Opens the stage's run that the environment names. Without MLFLOW_TRACKING_URI it logs nothing, and says so.
 
     `folder` keeps the journal; a retried attempt sends what a killed one left there and continues its run. In the
-    `first` stage of a pipeline, raises TrackingError if the store does not answer; a later stage runs, and its figures
-    are sent when the store answers.
+    `first` stage of a pipeline, raises TrackingError if the store does not answer, on a cluster after having waited for
+    it (`first_contact.py`); a later stage runs, and its figures
+    are sent when the store answers. A pod that is stopped has less than a second: its run is ended before its work is.
     """
     address = _address(stage, folder, experiment)
     if address is None:
@@ -141,14 +149,18 @@ def stage_run(stage: str, folder: Path, *, experiment: str = "reid", first: bool
     outbox = Outbox(folder, address)
     if first:
         try:
-            outbox.settle()
-        except TrackingError:
+            if os.environ.get("KFP_RUN_ID"):
+                settle_when_up(outbox)
+            else:  # the pipeline's runner has reached the store already
+                outbox.settle()
+        except BaseException:
             outbox.journal.close()
             raise
     run, status = StageRun(outbox), "FAILED"
     run.start()
     try:
-        yield run
+        with told_of_sigterm(run.end_at_once) if address.kfp_run_id else nullcontext():
+            yield run
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"

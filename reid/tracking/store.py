@@ -25,9 +25,11 @@ CONTINUED = "reid.continued_from"
 """Tag of a stage's run that an earlier pipeline run began: the id of that pipeline run."""
 HEADLINE_STAGES = {"evaluate", "export", "gen_trt_engine", "register"}
 """Stages whose metrics have their own names on the parent run; those of other stages are prefixed with the stage."""
-SOCKET_ERROR = re.compile(r"\[Errno \d+\] [^\"')]+")
+SOCKET_ERROR = re.compile(r"\[Errno -?\d+\] [^\"')]+")
 REFUSED = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST"}
 """Error codes of MLflow that asking again does not change."""
+OUTAGES = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"}
+"""Error codes of MLflow's client for a server that cannot be reached, or answers with a status from 500."""
 
 
 def load_mlflow(tracking_uri: str) -> None:
@@ -79,6 +81,11 @@ def reaching(tracking_uri: str) -> Iterator[None]:
 def is_refusal(error: BaseException) -> bool:
     """Returns whether the store answered, and would give the same answer again."""
     return getattr(error.__cause__, "error_code", "") in REFUSED
+
+
+def is_outage(error: BaseException) -> bool:
+    """Returns whether a server could not be reached, or failed, so that asking again may help."""
+    return getattr(error.__cause__, "error_code", "") in OUTAGES
 
 
 def as_params(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

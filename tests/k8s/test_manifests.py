@@ -172,3 +172,18 @@ def test_the_copy_pod_of_triton_differs_in_its_volume_its_group_and_its_place_al
     for pod in (data, models):
         del pod["metadata"]["namespace"], pod["spec"]["volumes"], pod["spec"]["containers"][0]["volumeMounts"]
     assert models == data
+
+
+def test_the_pod_that_gives_the_volumes_away_mounts_what_the_copy_pod_mounts_and_may_change_owners_alone() -> None:
+    ((_, _, copying),), ((namespace, _, owner),) = pods(COPY[0]), pods("copy/owner.yaml")
+    (container,), (copier,) = owner["spec"]["containers"], copying["spec"]["containers"]
+    assert namespace == "kubeflow"
+    assert owner["spec"]["volumes"] == copying["spec"]["volumes"]
+    assert container["volumeMounts"] == copier["volumeMounts"]
+    assert container["image"] == copier["image"]
+    user = copying["spec"]["securityContext"]
+    folders = [mount["mountPath"] for mount in container["volumeMounts"]]
+    given_to = f"{user['runAsUser']}:{user['runAsGroup']}"
+    assert container["command"] == ["chown", "--recursive", "--verbose", given_to, *folders]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["CHOWN", "DAC_OVERRIDE"]}
+    assert not container["securityContext"]["allowPrivilegeEscalation"]

@@ -93,6 +93,7 @@ def test_without_its_mlflow_server_the_first_stage_refuses_and_a_later_one_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reid.tracking.sender.GIVE_UP_S", 0.5)
+    monkeypatch.setattr("reid.tracking.first_contact.WAIT_S", 0.5)
     uri = f"http://127.0.0.1:{free_port()}"
     enter(monkeypatch, {"MLFLOW_TRACKING_URI": uri, "KFP_RUN_ID": "run-x"})
     with pytest.raises(TrackingError, match=f"^MLflow at {uri}: "), stage_run("validate", tmp_path / "v", first=True):

@@ -13,6 +13,7 @@ TAKEN = "another name: a stage's pod has a volume of that name already"
 MEMORY = "memory as Kubernetes writes it, e.g. 32G, 512Mi"
 LISTED = f"stages: {', '.join(STAGES)}"
 FOLDER = "a folder of its own below /, e.g. /data"
+NAME = "small letters, digits, '-' and '.', at most 253"
 SECONDS = "seconds, a whole number from 1"
 TWICE = (
     "another claim than data_claim: one pod cannot mount a claim twice;"
@@ -53,6 +54,19 @@ TWICE = (
         ("retries: true", "retries: found True\n  want: a whole number"),
         ("timeouts: {trian: 60}", f"timeouts: found 'trian'\n  want: {LISTED}"),
         ("timeouts: {train: 1h}", f"timeouts: train: found '1h'\n  want: {SECONDS}"),
+        ("pull_secrets: [My_Registry]", f"pull_secrets: found 'My_Registry'\n  want: {NAME}"),
+        ("secrets: {my_secret: {a: A}}", f"secrets: found 'my_secret'\n  want: {NAME}"),
+        ("secrets: {mine: PASSWORD}", "secrets: mine: found 'PASSWORD'\n  want: key: VARIABLE, e.g. "),
+        ("config_maps: {mine: {a: 1}}", "config_maps: mine: found {'a': 1}\n  want: key: VARIABLE, e.g. "),
+        (
+            "node_selector: {gpu: true}",
+            'node_selector: gpu: found True\n  want: a text, e.g. "true" in quotation marks',
+        ),
+        (
+            "tolerations: [{key: a, seconds: 3}]",
+            "tolerations: found {'key': 'a', 'seconds': 3}\n"
+            "  want: some of effect, key, operator, toleration_seconds, value",
+        ),
         ("timeout_s: 0", f"timeout_s: found 0\n  want: {SECONDS}"),
     ],
 )
@@ -74,6 +88,7 @@ def test_what_would_make_an_invalid_pod_is_refused(tmp_path: Path, text: str, wa
         "cpu_request: ''",
         "cpu_request: '1.5'",
         "retries: 0",
+        "secrets: {my.secret: {}}",
         "",
     ],
 )

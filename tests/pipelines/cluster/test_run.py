@@ -35,7 +35,6 @@ def test_a_run_is_submitted_followed_and_its_end_is_ours(
 ) -> None:
     server = serve(GOOD)
     assert run(tmp_path, "train.num_gpus=2") == 0
-    assert list(tmp_path.iterdir()) == []  # a run on a cluster leaves nothing on the machine that submits it
     said = capsys.readouterr().out
     lines = said.splitlines()
     for line in ("validate        started", "train           cached", "gen_trt_engine  started"):

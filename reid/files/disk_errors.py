@@ -22,15 +22,15 @@ def raise_disk_errors_as_artifact_errors(folder: Path) -> Iterator[None]:
     except ReidError:
         raise
     except Exception as error:
-        for cause in _with_causes(error):
-            if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
+        for cause in with_causes(error):
+            if isinstance(cause, OSError) and cause.errno in DISK_ERRORS and _of_a_file(cause):
                 raise ArtifactError(
                     f"{cause.filename or folder}: cannot be written\n  found: {cause.strerror}"
                 ) from error
         raise
 
 
-def _with_causes(error: BaseException) -> Iterator[BaseException]:
+def with_causes(error: BaseException) -> Iterator[BaseException]:
     """Yields the error, its cause, the cause's cause and so on, each once: Python lets an error be its own cause."""
     current: BaseException | None = error
     seen: list[BaseException] = []
@@ -38,3 +38,8 @@ def _with_causes(error: BaseException) -> Iterator[BaseException]:
         yield current
         seen.append(current)
         current = current.__cause__ or current.__context__
+
+
+def _of_a_file(error: OSError) -> bool:
+    """False for a connection that was refused a right; a full disk does not name the file."""
+    return error.filename is not None or error.errno not in {errno.EACCES, errno.EPERM}
