@@ -110,7 +110,7 @@ def _end_in_mlflow(console: Console, run_id: str, ended: str) -> None:
         print(f"MLflow: {error}", file=sys.stderr)
         return
     if count:
-        _say(console, f"MLflow: {count} of its runs are now {MLFLOW_STATUS[ended]}, as this run is")
+        _say(console, f"MLflow: ended what was still running there ({count}), as {MLFLOW_STATUS[ended]}")
 
 
 def _plugin_entries(run: Any) -> Mapping[str, Any]:

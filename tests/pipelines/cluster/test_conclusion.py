@@ -71,5 +71,5 @@ def test_what_a_run_that_is_over_left_running_in_mlflow_is_ended(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     serve([("RUNNING", {"train": "RUNNING"}), ("CANCELING", {}), ("FAILED", {"train": "FAILED"})], "run-1")
     assert main(["wait", "run-1"]) == 130
-    assert "MLflow: 2 of its runs are now KILLED, as this run is" in capsys.readouterr().out
+    assert "MLflow: ended what was still running there (2), as KILLED" in capsys.readouterr().out
     assert {client.get_run(run_id).info.status for run_id in (parent, nested)} == {"KILLED"}
