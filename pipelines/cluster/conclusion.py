@@ -11,7 +11,7 @@ from pipelines.cluster.api import Cluster
 from pipelines.cluster.metadata import figures_in_metadata
 from pipelines.cluster.pages import pages_of, run_page
 from pipelines.cluster.stage_states import outcome, tasks_of
-from pipelines.cluster.workflow import Pod, Workflow, last_lines, shortened
+from pipelines.cluster.workflow import DRIVER, Pod, Workflow, last_lines, shortened
 from pipelines.summary import retrieval_table
 from reid.console.progress import duration
 from reid.console.tables import rich_console
@@ -33,13 +33,13 @@ def conclude(cluster: Cluster, run: Any, workflow: Workflow | None, *, stream: T
         _say(console, run.error.message)
     if ended == "FAILED":
         _why(console, cluster, run, workflow)
-    _figures(console, cluster, run.run_id, wanted=ended == "SUCCEEDED")
+    pages = pages_of(cluster)
+    _figures(console, cluster, pages, run.run_id, wanted=ended == "SUCCEEDED")
     _end_in_mlflow(console, run.run_id, ended)
     for entry in _plugin_entries(run).values():
         _say(console, f"MLflow: {entry.value}")
-    page = run_page(cluster, run.run_id)
-    if page:
-        _say(console, f"page of the run: {page}")
+    if pages:
+        _say(console, f"page of the run: {run_page(pages, run.run_id)}")
 
 
 def _say(console: Console, text: str) -> None:
@@ -54,9 +54,9 @@ def _why(console: Console, cluster: Cluster, run: Any, workflow: Workflow | None
         for pod in workflow.failed():
             _failed_pod(console, cluster, run.run_id, pod, workflow)
         return
-    namespace = cluster.endpoint.namespace or "kubeflow"
-    for name, task in tasks_of(run).items():
-        if task.state == "FAILED" and f"{name}-driver" in tasks_of(run) and name != "root":
+    namespace, tasks = cluster.endpoint.namespace or "kubeflow", tasks_of(run)
+    for name, task in tasks.items():
+        if task.state == "FAILED" and f"{name}{DRIVER}" in tasks and name != "root":
             said = f": {task.error.message}" if task.error and task.error.message else ""
             _say(console, f"{name.replace('-', '_')} failed{said}")
     _say(console, f"the pods of the run: kubectl get pods -n {namespace} -l pipeline/runid={run.run_id}")
@@ -76,7 +76,7 @@ def _failed_pod(console: Console, cluster: Cluster, run_id: str, pod: Pod, workf
         _say(console, f"its log: kubectl logs -n {workflow.namespace or 'kubeflow'} {pod.name} -c main")
 
 
-def _figures(console: Console, cluster: Cluster, run_id: str, *, wanted: bool) -> None:
+def _figures(console: Console, cluster: Cluster, pages: str, run_id: str, *, wanted: bool) -> None:
     """Shows the figures that MLflow has, else those of KFP's own metrics, which also has those of a cached stage.
 
     If there are none and they are `wanted`, it says why.
@@ -87,7 +87,6 @@ def _figures(console: Console, cluster: Cluster, run_id: str, *, wanted: bool) -
             figures = figures_of_kfp_run(tracking_uri, run_id)
         except TrackingError as error:
             print(f"figures: {error}", file=sys.stderr)
-    pages = pages_of(cluster)
     if "mAP" not in figures and pages:
         figures = figures_in_metadata(cluster, pages, run_id)
     if "mAP" in figures:

@@ -12,7 +12,6 @@ def pages_of(cluster: Cluster) -> str:
     return endpoint.url if answer and "text/html" in answer[0] else ""
 
 
-def run_page(cluster: Cluster, run_id: str) -> str:
-    """The page of a run; "" if no web pages are known."""
-    pages = pages_of(cluster)
-    return f"{pages}/#/runs/details/{run_id}" if pages else ""
+def run_page(pages: str, run_id: str) -> str:
+    """The page of a run on the web server at `pages`."""
+    return f"{pages}/#/runs/details/{run_id}"

@@ -18,7 +18,8 @@ def submit(cluster: Cluster, spec: Experiment, path: Path, *, cluster_file: Path
     name = spec.mlflow.run_name or f"{path.stem} {datetime.now():%Y-%m-%d %H:%M:%S}"
     version, submitted = _upload(cluster, spec, path, cluster_file=cluster_file)
     run_id = cluster.start(name, **submitted)
-    where = run_page(cluster, run_id) or f"run {run_id} (set KFP_UI, the address of Kubeflow's web pages, for its page)"
+    pages, no_page = pages_of(cluster), f"run {run_id} (set KFP_UI, the address of Kubeflow's web pages, for its page)"
+    where = run_page(pages, run_id) if pages else no_page
     stream.write(f"{name}: {version}\n{where}\n")
     stream.flush()
     return run_id

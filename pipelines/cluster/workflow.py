@@ -135,26 +135,34 @@ def last_lines(cluster: Cluster, run_id: str, pod: Pod, *, namespace: str) -> li
 
     The log is asked for where it was archived, then at the pod, by the API and by the web server beside it.
     """
+    return _of_the_stage(
+        _archived_log(cluster, run_id, pod) or _log_at_pod(cluster, run_id, pod, namespace), pod.driver
+    )
+
+
+def _archived_log(cluster: Cluster, run_id: str, pod: Pod) -> str:
+    url = f"{cluster.endpoint.url}/apis/v2beta1/runs/{run_id}/nodes/{pod.node}/artifacts/main-logs:read"
+    answer = cluster.ask(url)
+    try:
+        return base64.b64decode(json.loads(answer[1])["data"]).decode(errors="replace") if answer else ""
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _log_at_pod(cluster: Cluster, run_id: str, pod: Pod, namespace: str) -> str:
     endpoint = cluster.endpoint
-    api, pages = f"{endpoint.url}/apis", endpoint.ui_url or endpoint.url
-    archived = cluster.ask(f"{api}/v2beta1/runs/{run_id}/nodes/{pod.node}/artifacts/main-logs:read")
-    log = ""
-    if archived is not None:
-        try:
-            log = base64.b64decode(json.loads(archived[1])["data"]).decode(errors="replace")
-        except (ValueError, KeyError, TypeError):
-            log = ""
     for url in (
-        f"{api}/v1alpha1/runs/{run_id}/nodes/{pod.name}/log",
-        f"{pages}/k8s/pod/logs?podname={pod.name}&podnamespace={namespace}&runid={run_id}",
+        f"{endpoint.url}/apis/v1alpha1/runs/{run_id}/nodes/{pod.name}/log",
+        f"{endpoint.ui_url or endpoint.url}/k8s/pod/logs?podname={pod.name}&podnamespace={namespace}&runid={run_id}",
     ):
-        kind, body = (cluster.ask(url, kind="text/plain") if not log else None) or ("", b"")
-        if "html" not in kind and not body.startswith(b'{"error_message"'):  # which the API answers with status 200
-            log = log or body.decode(errors="replace")
-    return _of_the_stage(log, driver=pod.driver)
+        kind, body = cluster.ask(url, kind="text/plain") or ("", b"")
+        # the API answers an error with status 200, and a web server what it does not know with a page
+        if body and "html" not in kind and not body.startswith(b'{"error_message"'):
+            return body.decode(errors="replace")
+    return ""
 
 
-def _of_the_stage(log: str, *, driver: bool) -> list[str]:
+def _of_the_stage(log: str, driver: bool) -> list[str]:
     lines = [COLOUR.sub("", line).rstrip() for line in log.splitlines()]
     if driver:
         complaints = [COMPLAINT.sub("", line, count=1) for line in lines if COMPLAINT.match(line)]

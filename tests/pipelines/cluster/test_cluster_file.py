@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipelines.cluster.cluster_file import read_cluster
 from reid.errors import PipelineError
@@ -95,4 +96,4 @@ def test_what_would_make_an_invalid_pod_is_refused(tmp_path: Path, text: str, wa
 def test_what_makes_a_valid_pod_is_taken(tmp_path: Path, text: str) -> None:
     file = tmp_path / "cluster.yaml"
     file.write_text(text.replace("8589934592", "'8589934592'"))
-    read_cluster(file)
+    assert read_cluster(file) == (yaml.safe_load(file.read_text()) or {})

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,18 +39,24 @@ def test_figures_that_cannot_be_had_say_why(serve: Serve, capsys: pytest.Capture
     )
 
 
+@pytest.fixture
+def mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, str]:
+    """A store and its address, which the command finds in its environment."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return connect(uri), uri
+
+
 @pytest.mark.slow
 def test_the_figures_are_those_that_mlflow_has_of_this_run(
-    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    serve: Serve, mlflow: tuple[Any, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    client = connect(uri)
+    client, uri = mlflow
     place = client.create_experiment("demo")
     for run_id, mAP in (("run-0", 0.1), ("run-1", 0.7654)):
         parent = client.create_run(place, tags={KFP_RUN: run_id}).info.run_id
         client.create_run(place, tags={KFP_RUN: run_id, PARENT: parent})
         client.log_metric(parent, "mAP", mAP)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     serve(GOOD, "run-1")
     assert main(["wait", "run-1"]) == 0
     said = capsys.readouterr().out
@@ -61,14 +68,12 @@ def test_the_figures_are_those_that_mlflow_has_of_this_run(
 
 @pytest.mark.slow
 def test_what_a_run_that_is_over_left_running_in_mlflow_is_ended(
-    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    serve: Serve, mlflow: tuple[Any, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    client = connect(uri)
+    client, _ = mlflow
     place = client.create_experiment("demo")
     parent = client.create_run(place, tags={KFP_RUN: "run-1"}).info.run_id
     nested = client.create_run(place, tags={KFP_RUN: "run-1", PARENT: parent}).info.run_id
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     serve([("RUNNING", {"train": "RUNNING"}), ("CANCELING", {}), ("FAILED", {"train": "FAILED"})], "run-1")
     assert main(["wait", "run-1"]) == 130
     assert "MLflow: ended what was still running there (2), as KILLED" in capsys.readouterr().out
