@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from reid.contract import Contract
 from reid.data.augment import Plan, augment, draw, step_rng
 from reid.data.device_augment import augment_batch, packed
+from reid.data.planning import PlannedEpochs
 from reid.data.sampler import EpochSteps, Indices, Step, rank_columns
 
 logger = logging.getLogger(__name__)
@@ -137,6 +138,7 @@ class TrainingData(pl.LightningDataModule):
             flip_probability=flip_probability,
             erasing_probability=erasing_probability,
         )
+        self._planned = PlannedEpochs(self.steps().plan)
 
     def steps(self) -> EpochSteps:
         """The steps of every epoch in their order; `len` is their number."""
@@ -148,10 +150,11 @@ class TrainingData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The loader of Lightning's current epoch; the first one may begin in the middle of an epoch."""
-        world_size, rank, epoch, pin = 1, 0, 0, False
+        world_size, rank, epoch, epochs, pin = 1, 0, 0, None, False
         if self.trainer is not None:
             world_size, rank = self.trainer.world_size, self.trainer.global_rank
             epoch = self.trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+            epochs = self.trainer.max_epochs
             pin = self.trainer.strategy.root_device.type == "cuda"
         columns = rank_columns(
             batch_size=self.batch_size, num_instances=self.num_instances or 1, world_size=world_size, rank=rank
@@ -165,6 +168,8 @@ class TrainingData(pl.LightningDataModule):
         # if only the end of an epoch is missing, its last batch is given again and not trained on: an empty loader
         # would end fit
         steps.begin_at(epoch, min(first, len(steps) - 1))
+        # Lightning makes a loader for each epoch; what is planned ahead is kept here
+        steps.batches_of = partial(self._planned.batches, last=epoch + 1 == epochs)
         return DataLoader(
             images,
             sampler=steps,
