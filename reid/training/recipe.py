@@ -222,7 +222,7 @@ def build_validate(
         if not ranks.rank:
             if epoch == UNTRAINED:
                 Embeddings.joined(query, gallery).save_npz(model / UNTRAINED_EMBEDDINGS)
-            figures = validation.figures(query, gallery)
+            figures = validation.figures(query, gallery, device=module.device)
             figures["validation_seconds"] = time.perf_counter() - began
         shared: Row = ranks.share(figures)
         return shared
