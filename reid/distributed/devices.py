@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reid.distributed.driver import log_why_no_gpu, read_driver, refuse_old_driver
 from reid.errors import SpecError
 
 logger = logging.getLogger(__name__)
@@ -21,9 +22,10 @@ AUTO, CPU = "auto", "cpu"
 
 
 def first_device() -> str:
-    """The first GPU of this machine that torch sees, else the CPU."""
+    """The first GPU that torch sees, else the CPU. Raises DriverError if the GPU's driver is too old."""
     import torch
 
+    refuse_old_driver(read_driver(), torch_cuda=torch.version.cuda)
     return "cuda:0" if torch.cuda.is_available() else CPU
 
 
@@ -48,12 +50,15 @@ def choose_devices(section: str, *, num_gpus: int, gpu_ids: Sequence[int], cpu_p
     """The device of each rank, as the spec's `section` asks for it.
 
     If this machine has no GPU, that is the CPU for each of cpu_processes ranks. Raises SpecError if a wanted GPU is not
-    there.
+    there, DriverError if the GPUs' driver is too old.
     """
     import torch
 
+    driver, torch_cuda = read_driver(), torch.version.cuda
+    refuse_old_driver(driver, torch_cuda=torch_cuda)
     present = torch.cuda.device_count()
     if not present:
+        log_why_no_gpu(driver, torch_cuda=torch_cuda)
         logger.info("no GPU here: running on the CPU%s", f", {cpu_processes} processes" if cpu_processes > 1 else "")
         return ("cpu",) * cpu_processes
     wanted = choose_gpus(num_gpus, gpu_ids)
