@@ -31,6 +31,7 @@ from reid.distributed.devices import ComputePlan, gpu_number, too_many_images
 from reid.distributed.gathering import ranks
 from reid.embeddings import OfPixels
 from reid.model.of_pixels import of_pixels
+from reid.training.compile_cache import keep_compiled_code
 from reid.training.lightning import Training
 from reid.training.resume import DurableCheckpoints, Start
 
@@ -100,6 +101,7 @@ def _apply_plan(module: Training, plan: ComputePlan) -> None:
     if plan.channels_last:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if plan.compiled:
+        keep_compiled_code()
         torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is; torch logs it
         module.model.compile(mode=plan.compile_mode)
 
