@@ -125,7 +125,7 @@ class TrainingData(pl.LightningDataModule):
         on_device: whether the training's device augments; channels_last: the memory layout of the batches.
         """
         super().__init__()
-        self._begin = (0, 0)
+        self._begin, self._gave_back = (0, 0), False
         self._on_device, self._channels_last, self._resident = on_device, channels_last, torch.empty(0)
         self.pixels, self.label, self.contract = pixels, label, contract
         self.batch_size, self.num_instances, self.seed = batch_size, num_instances, seed
@@ -184,13 +184,35 @@ class TrainingData(pl.LightningDataModule):
         if isinstance(batch, Batch):
             images = batch.images
         else:
-            pixels = batch.pixels if len(batch.pixels) else self._resident[batch.row]
+            pixels = batch.pixels if len(batch.pixels) else self._held(batch.row)
             images = augment_batch(pixels, batch.plan, mean=self.contract.mean, std=self.contract.std)
         return Batch(images if self._channels_last else images.contiguous(), batch.label, batch.step)
+
+    def give_back_images(self) -> bool:
+        """Frees the device's memory of the images that it holds, for good; False if it holds none."""
+        if not len(self._resident):
+            return False
+        self._resident, self._gave_back = torch.empty(0), True
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        logger.warning(
+            "memory of the device ran out: it no longer holds the %.0f MB of images, they are sent with each batch; "
+            "a smaller dataset.batch_size is faster",
+            self.pixels.nbytes / 1e6,
+        )
+        return True
+
+    def _held(self, row: Tensor) -> Tensor:
+        """Images by their rows (B,): from the device, or, if it gave them back meanwhile, from here."""
+        if len(self._resident):
+            return self._resident[row]
+        return torch.from_numpy(self.pixels[row.cpu().numpy()]).to(row.device)
 
     def _holds_all_images(self, device: torch.device) -> bool:
         """Whether the device holds all images; a GPU loads them if they take little of its free memory."""
         if device.type != "cuda":
+            return False
+        if self._gave_back:
             return False
         if not len(self._resident) and self.pixels.nbytes <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
             self._resident = copied_to(device, self.pixels)
