@@ -99,9 +99,7 @@ class Train(Section):
     compile: Switch = "auto"
     """Whether torch.compile is used; auto: on GPUs, if there is a compiler and the training is long enough to win back
     the time that compiling takes (compile_above_images)."""
-    compile_mode: Literal[
-        "auto", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"
-    ] = "auto"
+    compile_mode: Literal["auto", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "auto"
     """Mode of torch.compile. auto: reduce-overhead (CUDA graphs) on one GPU, default on several GPUs or a CPU."""
     compile_above_images: Annotated[int, Field(ge=0)] = 400_000
     """Number of images (of all epochs together) from which on compile=auto compiles. The default is where a ResNet-50

@@ -55,7 +55,7 @@ class _Normalised(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917 - autograd passes no keywords
         ctx: Any, values: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, ranks: int, group: str
     ) -> tuple[Tensor, Tensor, Tensor]:
         """values (B, C, ...), weight (C,), bias (C,)."""
@@ -105,7 +105,7 @@ class _NormalisedByKernels(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917
         ctx: Any,
         values: Tensor,
         weight: Tensor | None,
@@ -141,9 +141,7 @@ class _NormalisedByKernels(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             total, product = _sum_over_ranks(torch.cat([total, product]), ctx.group).chunk(2)
             counts = torch.full((ctx.ranks,), ctx.count, dtype=torch.int32, device=values.device)
-            of_values = torch.batch_norm_backward_elemt(
-                gradient, values, mean, inverse, weight, total, product, counts
-            )
+            of_values = torch.batch_norm_backward_elemt(gradient, values, mean, inverse, weight, total, product, counts)
         return of_values, of_weight, of_bias, None, None, None, None, None
 
 
@@ -159,7 +157,6 @@ def _normalise(layer: nn.modules.batchnorm._BatchNorm, values: Tensor, ranks: in
     count = values.numel() // values.shape[1] * ranks
     if count == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {list(values.shape)}")
-    tracked = layer.running_mean is not None and layer.running_var is not None
     if values.is_cuda and layer.momentum is not None and not torch.compiler.is_compiling():
         running = (layer.running_mean, layer.running_var)
         output: Tensor = _NormalisedByKernels.apply(
@@ -167,8 +164,8 @@ def _normalise(layer: nn.modules.batchnorm._BatchNorm, values: Tensor, ranks: in
         )
         return output
     output, mean, variance = _Normalised.apply(values, layer.weight, layer.bias, layer.eps, ranks, group)
-    if tracked:
-        share: Any = layer.momentum if layer.momentum is not None else 1.0 / layer.num_batches_tracked
+    if layer.running_mean is not None and layer.running_var is not None:
+        share: Any = layer.momentum if layer.momentum is not None else layer.num_batches_tracked.float().reciprocal()  # type: ignore[union-attr]
         with torch.no_grad():
             layer.running_mean.lerp_(mean.to(layer.running_mean.dtype), share)
             layer.running_var.lerp_((variance * (count / (count - 1))).to(layer.running_var.dtype), share)
@@ -197,7 +194,7 @@ class SharedBatchNorm2d(_Shared, nn.BatchNorm2d):
     """nn.BatchNorm2d with the statistics of all ranks."""
 
 
-class SharedBatchNormAct2d(_Shared, BatchNormAct2d):
+class SharedBatchNormAct2d(_Shared, BatchNormAct2d):  # type: ignore[misc]
     """timm's BatchNormAct2d, which holds the activation too, with the statistics of all ranks."""
 
     def forward(self, values: Tensor) -> Tensor:

@@ -114,7 +114,9 @@ def test_float32_is_as_exact_for_values_far_from_zero(groups, layout):
     ranks = on_ranks(groups, layer, values, gradient)
     # 1000 has a rounding of 6e-5 in float32; E[x^2] - E[x]^2 would be off by 0.06 of a variance of 1
     torch.testing.assert_close(torch.cat([rank.output for rank in ranks]).double(), exact.output, rtol=0, atol=5e-4)
-    torch.testing.assert_close(ranks[0].buffers["running_var"].double(), exact.buffers["running_var"], rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        ranks[0].buffers["running_var"].double(), exact.buffers["running_var"], rtol=1e-4, atol=0
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -124,7 +126,9 @@ def test_statistics_of_half_precision_values_are_float32(groups, dtype):
     exact = Result(copy.deepcopy(layer).double(), values.double(), gradient.double())
     ranks = on_ranks(groups, layer, values, gradient)
     assert {rank.output.dtype for rank in ranks} == {rank.of_values.dtype for rank in ranks} == {dtype}
-    torch.testing.assert_close(ranks[0].buffers["running_mean"].double(), exact.buffers["running_mean"], rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        ranks[0].buffers["running_mean"].double(), exact.buffers["running_mean"], rtol=1e-6, atol=0
+    )
     rounding = 8 * torch.finfo(dtype).eps  # outputs of up to 8
     torch.testing.assert_close(torch.cat([rank.output for rank in ranks]).double(), exact.output, rtol=0, atol=rounding)
 
