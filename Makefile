@@ -15,6 +15,7 @@ TRACKING_URI ?= sqlite:///$(CURDIR)/results/mlflow.db
 
 export MLFLOW_DISABLE_TELEMETRY := true
 export NUMBA_CACHE_DIR ?= $(CURDIR)/.cache/numba
+export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/.cache/compiled
 export PYTHONPATH := $(CURDIR)
 export BASE TENSORRT_BASE BUILD_ARGS DOCKER_ARGS
 

@@ -51,5 +51,9 @@ class MissingDependency(ReidError):
     """An optional package is not installed; the text names the extra or the image that has it."""
 
 
+class DriverError(ReidError):
+    """The machine's NVIDIA driver cannot run the installed PyTorch."""
+
+
 class ServerError(ReidError):
     """An inference server cannot be started or reached, or does not serve what its contract says."""

@@ -109,7 +109,8 @@ def python_image() -> str:
                 docker("pull", "python:3.11-slim-bookworm")
                 docker("tag", "python:3.11-slim-bookworm", PYTHON)
             else:
-                packages = "--include=python3,python3-venv,ca-certificates"
+                # with the compiler: a build without a network could not install it
+                packages = "--include=python3,python3-venv,ca-certificates,g++,libpython3-dev"
                 command = ["debootstrap", "--variant=minbase", packages, "bookworm", str(FOLDER / "root")]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 assert done.returncode == 0, done.stdout[-2000:]
@@ -135,7 +136,7 @@ def torch_image() -> str:
                 path.name for path in packages.glob("torch*.dist-info") if path.name.startswith(("torch-", "torchv"))
             ]
             there = [name for name in names if (packages / name).exists()]
-            idle = ["libcudnn_*", "libcusolverMg*", "*.alt.so*", "libnvperf*", "*.a", "include"]
+            idle = ["libcudnn_*", "libcusolverMg*", "*.alt.so*", "libnvperf*", "nvidia/*/include"]
             excluded = " ".join(f"--exclude='{pattern}'" for pattern in idle)
             moved = "--transform='s,^[a-z],usr/lib/python3/dist-packages/&,S'"  # S: not what symbolic links lead to
             import_image(

@@ -32,6 +32,9 @@ def mounts(spec: Experiment, *, stage: str, tracking_uri: str, caches: Iterable[
 def cache_folders(spec: Experiment, root: Path) -> dict[str, Path]:
     """Environment variable -> folder of what is made or downloaded once and used by every later container."""
     folders = {"NUMBA_CACHE_DIR": Path(os.environ.get("NUMBA_CACHE_DIR") or root / ".cache" / "numba")}
+    if spec.train.compile != "off":
+        named = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+        folders["TORCHINDUCTOR_CACHE_DIR"] = Path(named or root / ".cache" / "compiled")
     if spec.model.pretrain_choice == "imagenet" and not spec.model.pretrained_model_path:
         folders["HF_HOME"] = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     return {variable: _absolute(str(folder)) for variable, folder in folders.items()}

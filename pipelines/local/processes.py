@@ -173,6 +173,9 @@ class Processes:
             # thirds of a training's speed. 2000 turns cost nothing on an idle one (427 and 404 images/s, one run each).
             "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "2000"),
             "NUMBA_CACHE_DIR": os.environ.get("NUMBA_CACHE_DIR", str(self.root / ".cache" / "numba")),
+            "TORCHINDUCTOR_CACHE_DIR": os.environ.get(
+                "TORCHINDUCTOR_CACHE_DIR", str(self.root / ".cache" / "compiled")
+            ),
             **task.environment,
             **extra,
         }

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from reid.contract import Contract
 from reid.data.augment import Plan, augment, draw, step_rng
 from reid.data.device_augment import augment_batch, packed
+from reid.data.planning import PlannedEpochs
 from reid.data.sampler import EpochSteps, Indices, Step, rank_columns
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class TrainingData(pl.LightningDataModule):
         on_device: whether the training's device augments; channels_last: the memory layout of the batches.
         """
         super().__init__()
-        self._begin = (0, 0)
+        self._begin, self._gave_back = (0, 0), False
         self._on_device, self._channels_last, self._resident = on_device, channels_last, torch.empty(0)
         self.pixels, self.label, self.contract = pixels, label, contract
         self.batch_size, self.num_instances, self.seed = batch_size, num_instances, seed
@@ -137,6 +138,7 @@ class TrainingData(pl.LightningDataModule):
             flip_probability=flip_probability,
             erasing_probability=erasing_probability,
         )
+        self._planned = PlannedEpochs(self.steps().plan)
 
     def steps(self) -> EpochSteps:
         """The steps of every epoch in their order; `len` is their number."""
@@ -148,10 +150,11 @@ class TrainingData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The loader of Lightning's current epoch; the first one may begin in the middle of an epoch."""
-        world_size, rank, epoch, pin = 1, 0, 0, False
+        world_size, rank, epoch, epochs, pin = 1, 0, 0, None, False
         if self.trainer is not None:
             world_size, rank = self.trainer.world_size, self.trainer.global_rank
             epoch = self.trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+            epochs = self.trainer.max_epochs
             pin = self.trainer.strategy.root_device.type == "cuda"
         columns = rank_columns(
             batch_size=self.batch_size, num_instances=self.num_instances or 1, world_size=world_size, rank=rank
@@ -165,6 +168,8 @@ class TrainingData(pl.LightningDataModule):
         # if only the end of an epoch is missing, its last batch is given again and not trained on: an empty loader
         # would end fit
         steps.begin_at(epoch, min(first, len(steps) - 1))
+        # Lightning makes a loader for each epoch; what is planned ahead is kept here
+        steps.batches_of = partial(self._planned.batches, last=epoch + 1 == epochs)
         return DataLoader(
             images,
             sampler=steps,
@@ -179,13 +184,35 @@ class TrainingData(pl.LightningDataModule):
         if isinstance(batch, Batch):
             images = batch.images
         else:
-            pixels = batch.pixels if len(batch.pixels) else self._resident[batch.row]
+            pixels = batch.pixels if len(batch.pixels) else self._held(batch.row)
             images = augment_batch(pixels, batch.plan, mean=self.contract.mean, std=self.contract.std)
         return Batch(images if self._channels_last else images.contiguous(), batch.label, batch.step)
+
+    def give_back_images(self) -> bool:
+        """Frees the device's memory of the images that it holds, for good; False if it holds none."""
+        if not len(self._resident):
+            return False
+        self._resident, self._gave_back = torch.empty(0), True
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        logger.warning(
+            "memory of the device ran out: it no longer holds the %.0f MB of images, they are sent with each batch; "
+            "a smaller dataset.batch_size is faster",
+            self.pixels.nbytes / 1e6,
+        )
+        return True
+
+    def _held(self, row: Tensor) -> Tensor:
+        """Images by their rows (B,): from the device, or, if it gave them back meanwhile, from here."""
+        if len(self._resident):
+            return self._resident[row]
+        return torch.from_numpy(self.pixels[row.cpu().numpy()]).to(row.device)
 
     def _holds_all_images(self, device: torch.device) -> bool:
         """Whether the device holds all images; a GPU loads them if they take little of its free memory."""
         if device.type != "cuda":
+            return False
+        if self._gave_back:
             return False
         if not len(self._resident) and self.pixels.nbytes <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
             self._resident = copied_to(device, self.pixels)

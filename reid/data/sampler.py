@@ -8,7 +8,7 @@ Shapes: N images, S steps, B global batch, P persons a batch, K images a person,
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -98,6 +98,8 @@ class EpochSteps(Sampler[Step]):
         """num_instances: K, or None for plain shuffling."""
         self.person, self.batch_size, self.num_instances, self.seed = person, batch_size, num_instances, seed
         self.epoch = self.first = 0
+        self.batches_of: Callable[[int], Indices] = self.plan
+        """Epoch (from 0) -> the result of `plan` for it, perhaps planned ahead."""
 
     def begin_at(self, epoch: int, step: int) -> None:
         """The next iteration gives the batches of this epoch from this step on (both from 0)."""
@@ -113,14 +115,15 @@ class EpochSteps(Sampler[Step]):
             return math.ceil(len(self.person) / self.batch_size) - self.first
         return identity_steps(self.person, batch_size=self.batch_size, num_instances=self.num_instances) - self.first
 
-    def __iter__(self) -> Iterator[Step]:
-        epoch, size, seed = self.epoch, self.batch_size, self.seed
+    def plan(self, epoch: int) -> Indices:
+        """All batches of an epoch (S, B): a pure function of the epoch."""
+        size, seed = self.batch_size, self.seed
         if self.num_instances is None:
-            batches = shuffled_batches(len(self.person), batch_size=size, seed=seed, epoch=epoch)
-        else:
-            batches = identity_batches(
-                self.person, batch_size=size, num_instances=self.num_instances, seed=seed, epoch=epoch
-            )
+            return shuffled_batches(len(self.person), batch_size=size, seed=seed, epoch=epoch)
+        return identity_batches(self.person, batch_size=size, num_instances=self.num_instances, seed=seed, epoch=epoch)
+
+    def __iter__(self) -> Iterator[Step]:
+        epoch, batches = self.epoch, self.batches_of(self.epoch)
         for step in range(self.first, len(batches)):
             yield Step(epoch, step, batches[step])
 
@@ -149,7 +152,7 @@ def _groups(images: Indices, count: int, size: int, rng: np.random.Generator) ->
     groups[:whole] = shuffled[: whole * size].reshape(whole, size)
     for short in range(whole, count):
         own = shuffled[short * size : (short + 1) * size]
-        others = rng.permutation(np.setdiff1d(images, own, assume_unique=True))
+        others = rng.permutation(np.delete(images, np.searchsorted(images, own)))  # images are ascending
         groups[short] = np.resize(np.concatenate([own, others]), size)
     return groups
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reid.distributed.driver import log_why_no_gpu, read_driver, refuse_old_driver
 from reid.errors import SpecError
 
 logger = logging.getLogger(__name__)
@@ -21,9 +22,10 @@ AUTO, CPU = "auto", "cpu"
 
 
 def first_device() -> str:
-    """The first GPU of this machine that torch sees, else the CPU."""
+    """The first GPU that torch sees, else the CPU. Raises DriverError if the GPU's driver is too old."""
     import torch
 
+    refuse_old_driver(read_driver(), torch_cuda=torch.version.cuda)
     return "cuda:0" if torch.cuda.is_available() else CPU
 
 
@@ -48,12 +50,15 @@ def choose_devices(section: str, *, num_gpus: int, gpu_ids: Sequence[int], cpu_p
     """The device of each rank, as the spec's `section` asks for it.
 
     If this machine has no GPU, that is the CPU for each of cpu_processes ranks. Raises SpecError if a wanted GPU is not
-    there.
+    there, DriverError if the GPUs' driver is too old.
     """
     import torch
 
+    driver, torch_cuda = read_driver(), torch.version.cuda
+    refuse_old_driver(driver, torch_cuda=torch_cuda)
     present = torch.cuda.device_count()
     if not present:
+        log_why_no_gpu(driver, torch_cuda=torch_cuda)
         logger.info("no GPU here: running on the CPU%s", f", {cpu_processes} processes" if cpu_processes > 1 else "")
         return ("cpu",) * cpu_processes
     wanted = choose_gpus(num_gpus, gpu_ids)
@@ -94,11 +99,17 @@ class ComputePlan:
     devices: tuple[str, ...]
     """The device of each rank."""
     precision: str
-    """Lightning's name of the precision: 32-true or bf16-mixed."""
+    """Lightning's name of the precision: 32-true, bf16-mixed or 16-mixed."""
     channels_last: bool = True
     """Whether images lie in memory pixel by pixel (N, H, W, C), not channel by channel."""
     compiled: bool = False
     """Whether torch.compile compiles the network."""
+    compile_mode: str = "default"
+    """The mode of torch.compile."""
+    benchmark: bool = False
+    """Whether cuDNN tries its algorithms and keeps the fastest."""
+    deterministic: bool = True
+    """Whether cuDNN uses only algorithms that give the same numbers every time."""
     augments: bool = False
     """Whether training images are augmented on the devices, not by the CPU."""
 
@@ -112,21 +123,25 @@ class ComputePlan:
         """Whether the ranks compute on GPUs."""
         return self.devices[0] != CPU
 
-    @property
-    def compile_mode(self) -> str | None:
-        """The mode of torch.compile: with CUDA graphs on one GPU, torch's default (None) elsewhere.
-
-        A graph is launched at once. Kernel by kernel the processor launches slower than an H100 computes.
-        """
-        return "reduce-overhead" if self.on_gpu and self.ranks == 1 else None
+    def in_words(self) -> str:
+        """How the devices are used, for the log."""
+        words = [
+            f"precision {self.precision}",
+            "channels last" if self.channels_last else "channels first",
+            f"compiled ({self.compile_mode})" if self.compiled else "not compiled",
+        ]
+        if self.on_gpu:
+            switches = {"benchmark": self.benchmark, "deterministic": self.deterministic}
+            words += [f"cudnn.{name} {'on' if value else 'off'}" for name, value in switches.items()]
+        return f"{', '.join(words)}; images augmented on the {'device' if self.augments else 'CPU'}"
 
 
 BF16_SINCE = (8, 0)
 """The compute capability from which on GPUs compute in bf16: that of Ampere."""
-LONG_IMAGES = 400_000
-"""A training on a GPU must see so many images to win back the time that torch.compile takes: 47 s with ResNet-50 on an
-H100, for 6,400 images/s in place of 3,440. On a CPU it wins nothing over channels_last (9.8 images/s to 10.0).
-"""
+FP16_SINCE = (7, 0)
+"""The compute capability from which on GPUs have units for products in fp16: that of Volta (V100, T4)."""
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+"""The spec's name of a precision -> Lightning's."""
 
 
 def plan_training(
@@ -135,23 +150,30 @@ def plan_training(
     precision: str,
     channels_last: str,
     compile: str,
+    compile_mode: str,
+    compile_above_images: int,
+    benchmark: str,
+    deterministic: str,
     augment_on: str,
     convolutional: bool,
     images: int,
 ) -> ComputePlan:
     """The plan for these devices, which is logged too; each choice is auto or a fixed value, as in the spec.
 
-    images: how many the training sees in all, over all epochs.
+    With auto a GPU is used in the fastest way, which is not deterministic. images: how many the training sees in all,
+    over all epochs; with auto, from compile_above_images on the network is compiled.
     """
     import torch
 
     on_gpu = devices[0] != CPU
-    halved = precision == "bf16" or (precision == "auto" and on_gpu and _has_bf16(devices))
     plan = ComputePlan(
         devices,
-        "bf16-mixed" if halved else "32-true",
+        PRECISIONS[fastest_precision(devices) if precision == "auto" else precision],
         channels_last=channels_last == "on" or (channels_last == "auto" and convolutional),
-        compiled=compiled(compile, on_gpu=on_gpu, images=images, ranks=len(devices)),
+        compiled=compiled(compile, on_gpu=on_gpu, long=images >= compile_above_images),
+        compile_mode=mode_of_compile(compile_mode, on_gpu=on_gpu, ranks=len(devices)),
+        benchmark=benchmark == "on" or (benchmark == "auto" and on_gpu),
+        deterministic=deterministic == "on" or (deterministic == "auto" and not on_gpu),
         augments=augment_on == "device" or (augment_on == "auto" and on_gpu),
     )
     if on_gpu:
@@ -159,31 +181,37 @@ def plan_training(
     else:
         shown = f"the CPU, {torch.get_num_threads()} threads"
         shown += f" in each of {plan.ranks} processes" if plan.ranks > 1 else ""
-    logger.info(
-        "training on %s, precision %s, %s, %s; images augmented on the %s",
-        shown,
-        plan.precision,
-        "channels last" if plan.channels_last else "channels first",
-        "compiled" if plan.compiled else "not compiled",
-        "device" if plan.augments else "CPU",
-    )
+    logger.info("training on %s, %s", shown, plan.in_words())
     return plan
 
 
-def _has_bf16(devices: Sequence[str]) -> bool:
-    """Whether all these GPUs compute in bf16 natively: a T4 and older ones emulate it, slower than float32."""
+def fastest_precision(devices: Sequence[str]) -> str:
+    """The spec's name of the fastest precision that all these devices compute in natively.
+
+    A T4 and older GPUs emulate bf16, slower than float32; GPUs older than Volta are no faster in fp16.
+    """
     import torch
 
-    return all(torch.cuda.get_device_capability(name) >= BF16_SINCE for name in devices)
+    if devices[0] == CPU:
+        return "32"
+    weakest = min(torch.cuda.get_device_capability(name) for name in devices)
+    return "bf16" if weakest >= BF16_SINCE else "fp16" if weakest >= FP16_SINCE else "32"
 
 
-def compiled(asked: str, *, on_gpu: bool, images: int, ranks: int) -> bool:
-    """Whether the network is compiled for so many images: as asked, or with auto if it pays. Logs what is missing.
+def mode_of_compile(asked: str, *, on_gpu: bool, ranks: int) -> str:
+    """The mode of torch.compile: as asked, or with auto CUDA graphs on one GPU and torch's default elsewhere.
 
-    With auto several ranks do not compile: SyncBatchNorm cuts the network into some fifty graphs (pytorch issue
-    161302).
+    A graph is launched at once. Kernel by kernel the processor launches slower than an H100 computes. The exchanges
+    between several GPUs stay outside of graphs.
     """
-    if asked == "off" or (asked == "auto" and not (on_gpu and ranks == 1 and images >= LONG_IMAGES)):
+    if asked != "auto":
+        return asked
+    return "reduce-overhead" if on_gpu and ranks == 1 else "default"
+
+
+def compiled(asked: str, *, on_gpu: bool, long: bool) -> bool:
+    """Whether the network is compiled: as asked, or with auto for a long training on a GPU. Logs what is missing."""
+    if asked == "off" or (asked == "auto" and not (on_gpu and long)):
         return False
     compilers = [os.environ.get("CXX" if not on_gpu else "CC", ""), "c++", "g++", "clang++", "cc", "gcc", "clang"]
     lacking = [] if any(shutil.which(name) for name in compilers if name) else ["a C++ compiler"]

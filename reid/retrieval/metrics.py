@@ -80,16 +80,46 @@ class PerQuery(NamedTuple):
     scored: NDArray[np.bool_]
     """False if a distance is not finite, or if the query has not been added yet."""
 
+    @classmethod
+    def none_yet(cls, queries: int) -> "PerQuery":
+        """Results that are still to be filled in."""
+        nan = np.full(queries, np.nan)
+        return cls(nan, nan.copy(), np.zeros(queries, np.int64), np.zeros(queries, np.bool_))
+
+    def scores(self, protocol: Protocol, *, max_rank: int) -> Scores:
+        """The scores of all queries. Raises DatasetError if none has a match, ValueError if one was never added."""
+        if not self.scored.all():
+            raise ValueError(f"{(~self.scored).sum()} of {len(self.scored)} queries have no distances yet")
+        valid = self.first_match_rank > 0
+        if not valid.any():
+            raise DatasetError(why_no_match(protocol))
+        beyond = max_rank + 1
+        first_matches = np.bincount(np.minimum(self.first_match_rank[valid], beyond), minlength=beyond + 1)
+        return Scores(
+            mAP=float(self.average_precision[valid].mean()),
+            cmc=first_matches[1:beyond].cumsum() / valid.sum(),
+            mINP=float(self.inverse_negative_penalty[valid].mean()),
+            average_precision=self.average_precision,
+            inverse_negative_penalty=self.inverse_negative_penalty,
+            first_match_rank=self.first_match_rank,
+            valid_queries=int(valid.sum()),
+        )
+
+    def require_finite(self, first_query: int) -> None:
+        """Raises ValueError if one of these queries, the first of which is `first_query`, is not scored."""
+        bad = np.flatnonzero(~self.scored)
+        if bad.size:
+            raise ValueError(
+                f"distance: {bad.size} queries have one that is not finite; first: query {first_query + bad[0]}"
+            )
+
 
 class Scorer:
     """`evaluate` for distances that come in blocks of queries, in any order."""
 
     def __init__(self, protocol: Protocol, *, max_rank: int) -> None:
-        queries = len(protocol.query_person)
         self._protocol, self._max_rank = protocol, max_rank
-        self._per_query = PerQuery(
-            np.full(queries, np.nan), np.full(queries, np.nan), np.zeros(queries, np.int64), np.zeros(queries, np.bool_)
-        )
+        self._per_query = PerQuery.none_yet(len(protocol.query_person))
 
     def add(self, first_query: int, distance: Floats) -> None:
         """Scores the queries from `first_query` on by distance (rows, G)."""
@@ -100,31 +130,11 @@ class Scorer:
             run_all(
                 pool, lambda rows: _score_rows(*rows, distance, protocol, per_query), shares(len(distance), most=ROWS)
             )
-        bad = np.flatnonzero(~per_query.scored)
-        if bad.size:
-            raise ValueError(
-                f"distance: {bad.size} queries have one that is not finite; first: query {first_query + bad[0]}"
-            )
+        per_query.require_finite(first_query)
 
     def scores(self) -> Scores:
         """The scores of all queries. Raises DatasetError if none has a match, ValueError if one was never added."""
-        values = self._per_query
-        if not values.scored.all():
-            raise ValueError(f"{(~values.scored).sum()} of {len(values.scored)} queries have no distances yet")
-        valid = values.first_match_rank > 0
-        if not valid.any():
-            raise DatasetError(why_no_match(self._protocol))
-        beyond = self._max_rank + 1
-        first_matches = np.bincount(np.minimum(values.first_match_rank[valid], beyond), minlength=beyond + 1)
-        return Scores(
-            mAP=float(values.average_precision[valid].mean()),
-            cmc=first_matches[1:beyond].cumsum() / valid.sum(),
-            mINP=float(values.inverse_negative_penalty[valid].mean()),
-            average_precision=values.average_precision,
-            inverse_negative_penalty=values.inverse_negative_penalty,
-            first_match_rank=values.first_match_rank,
-            valid_queries=int(valid.sum()),
-        )
+        return self._per_query.scores(self._protocol, max_rank=self._max_rank)
 
 
 @compiled()

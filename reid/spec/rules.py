@@ -84,6 +84,12 @@ def _batch_that_does_not_divide(spec: Any) -> Iterator[Finding]:
         return
 
 
+def _batch_of_one(spec: Any) -> Iterator[Finding]:
+    """The BNNeck normalises by the batch; several GPUs or processes share its statistics."""
+    if spec.dataset.batch_size == 1 and spec.model.neck == "bnneck":
+        yield "dataset.batch_size", "1: the BNNeck cannot normalise a single image; want 2 or more, or model.neck = ''"
+
+
 def _source_or_drawing(spec: Any) -> Iterator[Finding]:
     if spec.dataset.source and spec.dataset.synthetic:
         yield "dataset.source", "dataset.synthetic is set too; want one of them"
@@ -118,6 +124,7 @@ RULES: tuple[Callable[[Any], Iterator[Finding]], ...] = (
     partial(_per_channel, name="pixel_mean"),
     partial(_per_channel, name="pixel_std"),
     _batch_that_does_not_divide,
+    _batch_of_one,
     _metric_loss,
     _fused,
     _source_or_drawing,

@@ -38,6 +38,7 @@ from reid.training.recipe import (
     build_network,
     build_validate,
     readable_images,
+    refuse_batch_of_one,
     validation_of,
 )
 from reid.training.record import Record, ignore_row
@@ -127,17 +128,20 @@ def _prepare(spec: Experiment, manifest: Manifest, start: Start | None, devices:
         world_size=len(devices),
         rank=0,
     )
-    torch.backends.cudnn.benchmark = spec.train.cudnn.benchmark
-    torch.backends.cudnn.deterministic = spec.train.cudnn.deterministic
     torch.backends.cudnn.allow_tf32 = False  # precision 32 has 32 bits in convolutions too
     seed_everything(spec.train.seed)
     network, weights = build_network(spec, persons.tolist(), start)
     contract = contract_of(spec, network.embedding_size)
+    refuse_batch_of_one(network, batch_size=spec.dataset.batch_size, contract=contract)
     plan = plan_training(
         devices,
         precision=spec.train.precision,
         channels_last=spec.train.channels_last,
         compile=spec.train.compile,
+        compile_mode=spec.train.compile_mode,
+        compile_above_images=spec.train.compile_above_images,
+        benchmark=spec.train.cudnn.benchmark,
+        deterministic=spec.train.cudnn.deterministic,
         augment_on=spec.dataset.augment_on,
         convolutional=is_convolutional(network.base),
         images=spec.train.num_epochs * len(images),

@@ -18,14 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from reid.data.module import Batch
+from reid.data.module import Batch, TrainingData
 from reid.distributed.gathering import mean_over_ranks, ranks, whole_batch
 from reid.model.embedder import Embedder
+from reid.training.loss_scaling import scaling_of
 from reid.training.losses import BatchHardTriplet, CenterLoss, LabelSmoothedCrossEntropy
 
 LABEL_SMOOTHING = 0.1
 OF_THE_WHOLE_BATCH = {"triplet"}
 """Losses whose pairs are mined over all ranks."""
+STEPS_OF_FULL_MEMORY = 3
+"""After so many steps the optimizer's state exists and a compiled network has its memory: no later step needs more."""
 STREAM = 3
 """Number of the random stream of the network's own draws (dropout); the sampler and the augmentation have others."""
 
@@ -118,7 +121,7 @@ class Training(pl.LightningModule):
         self.plateau, self.plateau_watches = plateau, plateau_watches
         self._build_optimizer, self._epoch_factor, self._seed = optimizer, epoch_factor, seed
         self._optimizer_state: dict[str, Any] | None = None
-        self._begin = (0, 0)
+        self._begin, self._steps_taken = (0, 0), 0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The network's optimizer; each group keeps its base learning rate as `initial_lr`."""
@@ -162,25 +165,55 @@ class Training(pl.LightningModule):
     def training_step(self, batch: Batch, _batch_idx: int) -> dict[str, Tensor]:
         """Takes one step; returns its figures over all ranks as scalars: loss, each loss, accuracy, gradient_norm.
 
+        In fp16 also skipped_steps: 1 if the gradient overflowed and the step was not taken, else 0.
         What the network draws itself (dropout) depends on the seed, the step and the rank only, so that a resumed
         training needs no state of a generator.
         """
+        figures = self._with_spare_memory(batch)
+        scaling = scaling_of(self.trainer)
+        scale = scaling.unscale(self._optimizer(), self.device) if scaling else None
+        norm = self._clip()
+        self.optimizers().step()  # type: ignore[union-attr]
+        self._move_centers(scale, taken=norm.isfinite())
+        figures["gradient_norm"] = norm
+        if scaling:
+            figures["skipped_steps"] = ~norm.isfinite()
+        values = torch.stack([figure.detach().float() for figure in figures.values()])
+        return dict(zip(figures, mean_over_ranks(values).unbind()))
+
+    def _with_spare_memory(self, batch: Batch) -> dict[str, Tensor]:
+        """_backward; if the memory does not suffice in the first steps, once more without the images on the GPU.
+
+        The first steps use as much memory as all others. Nothing but the running statistics was changed by then.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        self._steps_taken += 1
+        if ranks() > 1 or self._steps_taken > STEPS_OF_FULL_MEMORY or not isinstance(data, TrainingData):
+            return self._backward(batch)
+        before = [buffer.clone() for buffer in self.model.buffers()]
+        try:
+            return self._backward(batch)
+        except torch.OutOfMemoryError:
+            if not data.give_back_images():
+                raise
+        # outside of `except`, where the error would still hold the tensors of the failed step
+        for buffer, value in zip(self.model.buffers(), before):
+            buffer.copy_(value)
+        return self._backward(batch)
+
+    def _backward(self, batch: Batch) -> dict[str, Tensor]:
+        """Computes the gradients of the step; returns the losses and the accuracy of this rank."""
         torch.manual_seed(self._step_seed(batch))
         self.zero_grad(set_to_none=True)  # before the forward pass: a CUDA graph writes over the last gradients there
         features, logits = self.model(batch.images)
         parts = self.compute_losses(features, logits, batch.label)
         weighted = {name: self._weight(name) * part for name, part in parts.items()}
         of_all = [part * (ranks() if name in OF_THE_WHOLE_BATCH else 1) for name, part in weighted.items()]
-        optimizer = self.optimizers()
         self.manual_backward(torch.stack(of_all).sum())
-        norm = self._clip()
-        optimizer.step()  # type: ignore[union-attr]
-        self._move_centers()
         accuracy = (logits.argmax(dim=1) == batch.label).float().mean()
         loss = torch.stack(list(weighted.values())).sum()
-        figures = {"loss": loss, **parts, "accuracy": accuracy, "gradient_norm": norm}
-        values = torch.stack([figure.detach().float() for figure in figures.values()])
-        return dict(zip(figures, mean_over_ranks(values).unbind()))
+        figures = {"loss": loss, **parts, "accuracy": accuracy}
+        return {name: figure.detach() for name, figure in figures.items()}
 
     def compute_losses(self, features: Tensor, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
         """features (B, D), logits (B, P), label (B,) -> each loss, unweighted."""
@@ -228,8 +261,14 @@ class Training(pl.LightningModule):
         return nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
 
     @torch.no_grad()
-    def _move_centers(self) -> None:
-        """One step of plain gradient descent on the centres."""
+    def _move_centers(self, scale: Tensor | None, *, taken: Tensor) -> None:
+        """One step of plain gradient descent on the centres.
+
+        scale: of the gradient in fp16, else None; the centres then stay where they are unless the step was taken.
+        """
         if "center" in self.losses:
             centers = self.losses["center"].centers
-            centers.sub_(centers.grad, alpha=self.center_lr / self.center_loss_weight)  # type: ignore[union-attr,operator,arg-type]
+            gradient: Any = centers.grad
+            if scale is not None:
+                gradient = torch.where(taken, gradient / scale, 0.0)
+            centers.sub_(gradient, alpha=self.center_lr / self.center_loss_weight)  # type: ignore[operator]

@@ -1,5 +1,6 @@
 """Builds the objects of a training from the spec: network, batches, LightningModule, validation."""
 
+import copy
 import logging
 import os
 import time
@@ -20,7 +21,7 @@ from reid.data.module import TrainingData
 from reid.data.store import open_store
 from reid.distributed.ranks import Ranks
 from reid.embeddings import UNTRAINED_EMBEDDINGS, Embeddings
-from reid.errors import ArtifactError, UnreadableImage
+from reid.errors import ArtifactError, SpecError, UnreadableImage
 from reid.model.checkpoint import ADDED_SETTINGS
 from reid.model.embedder import Embedder, build_embedder
 from reid.model.weights import load_pretrained, resolve_stem_relu
@@ -80,6 +81,27 @@ def refuse_other_network(spec: Experiment, persons: list[int], start: Start) -> 
             "  want: the same optimizer and losses; or its weights alone, for a new training:\n"
             f"  model.pretrain_choice=self model.pretrained_model_path={start.path}"
         )
+
+
+def refuse_batch_of_one(network: Embedder, *, batch_size: int, contract: Contract) -> None:
+    """Raises SpecError if a batch of one image leaves a batch normalisation with one value per channel.
+
+    That is so after the pooling (the BNNeck), and for a feature map of 1 x 1 pixels. More images in the batch suffice,
+    also if each rank has only one of them, because the ranks share the statistics.
+    """
+    if batch_size > 1:
+        return
+    image = torch.zeros(1, contract.channels, contract.height, contract.width)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            copy.deepcopy(network).train()(image)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise SpecError(
+            "dataset.batch_size: 1: the network's batch normalisation has one value per channel then\n"
+            f"  found: {error}\n  want:  dataset.batch_size=2 or more"
+        ) from None
 
 
 def decoded(spec: Experiment, split: Split, fingerprint: str) -> NDArray[np.uint8]:
@@ -222,7 +244,7 @@ def build_validate(
         if not ranks.rank:
             if epoch == UNTRAINED:
                 Embeddings.joined(query, gallery).save_npz(model / UNTRAINED_EMBEDDINGS)
-            figures = validation.figures(query, gallery)
+            figures = validation.figures(query, gallery, device=module.device)
             figures["validation_seconds"] = time.perf_counter() - began
         shared: Row = ranks.share(figures)
         return shared

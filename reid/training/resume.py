@@ -2,8 +2,8 @@
 
 A model directory holds model_epoch_<NNN>.pth, reid_model_latest.pth and reid_model_best.pth. Each is written under
 another name, synced to the disk and then renamed, so under its own name a checkpoint is always whole or absent. A
-thread does this while the training runs: it has a copy of the tensors, made before the next step changes them, and does
-its tasks strictly in order, so that "latest" never names a file that is not on the disk yet.
+thread does this while the training runs: it has a copy of the tensors as they were before the next step (host_copies),
+and does its tasks strictly in order, so that "latest" never names a file that is not on the disk yet.
 
 A training resumes from an epoch and a step within it, the checkpoint's `position`. Nothing else is needed: the batches
 of an epoch, and what the network draws in a step (dropout), follow from the seed, the epoch and the step alone. So a
@@ -18,13 +18,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from reid.errors import ArtifactError, KeyRefused
 from reid.files.writing import copy_file, replacing
 from reid.model.safe_files import read_file, write_file
+from reid.training.host_copies import HostCopies
 
 logger = logging.getLogger(__name__)
 
@@ -52,16 +51,17 @@ class DurableCheckpoints(TorchCheckpointIO):
     An error of the thread is raised by the next save, or by `wait`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, copies: HostCopies | None = None) -> None:
         super().__init__()
+        self._copies = copies or HostCopies()
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
         self._pending: list[Future[object]] = []
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Copies the values and has the thread write them. Raises ArtifactError if the one before was not written."""
         self.wait()
-        copy = apply_to_collection(checkpoint, torch.Tensor, lambda tensor: tensor.detach().clone())
-        self.then(lambda: write_checkpoint(apply_to_collection(copy, torch.Tensor, torch.Tensor.cpu), Path(path)))
+        copied = self._copies.begin(checkpoint)
+        self.then(lambda: write_checkpoint(copied(), Path(path)))
 
     def then(self, work: Callable[[], object]) -> None:
         """Has the thread do `work` after all earlier tasks; it is left out if one of them failed."""

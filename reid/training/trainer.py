@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
@@ -21,8 +20,7 @@ from lightning_fabric.utilities.warnings import PossibleUserWarning
 from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from timm.layers import convert_sync_batchnorm
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from reid.contract import Contract
@@ -31,10 +29,11 @@ from reid.distributed.devices import ComputePlan, gpu_number, too_many_images
 from reid.distributed.gathering import ranks
 from reid.embeddings import OfPixels
 from reid.model.of_pixels import of_pixels
+from reid.training.compile_cache import keep_compiled_code
 from reid.training.lightning import Training
+from reid.training.loss_scaling import LossScaling, resume_scaling
 from reid.training.resume import DurableCheckpoints, Start
-
-Module = TypeVar("Module", bound=nn.Module)
+from reid.training.shared_statistics import share_over_all_ranks
 
 
 def seed_everything(seed: int) -> None:
@@ -60,15 +59,16 @@ def fit(
     Raises KeyboardInterrupt if the training is interrupted, SpecError if the memory of a GPU runs out.
     """
     _apply_plan(module, plan)
+    scaling = [LossScaling("cuda" if plan.on_gpu else "cpu")] if plan.precision == "16-mixed" else []
     with _quiet():
         trainer = pl.Trainer(
             accelerator="gpu" if plan.on_gpu else "cpu",
             devices=[gpu_number(device) for device in plan.devices] if plan.on_gpu else plan.ranks,
             strategy=_gradient_exchange(module, plan) if plan.ranks > 1 else "auto",
-            precision=plan.precision,  # type: ignore[arg-type]
+            precision=None if scaling else plan.precision,  # type: ignore[arg-type]
             max_epochs=epochs,
             callbacks=callbacks,
-            plugins=[checkpoints, LightningEnvironment()],
+            plugins=[checkpoints, LightningEnvironment(), *scaling],
             default_root_dir=folder,
             logger=False,
             enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
@@ -94,27 +94,26 @@ def fit(
 
 
 def _apply_plan(module: Training, plan: ComputePlan) -> None:
-    """Changes the network as the plan says: shared statistics, memory format, compilation."""
-    if plan.on_gpu and plan.ranks > 1:  # torch has no SyncBatchNorm for the CPU
-        module.model = with_shared_statistics(module.model)
+    """Changes the network as the plan says: shared statistics, memory format, compilation; and sets cuDNN's switches.
+
+    With several ranks torch.compile makes one graph for each bucket of gradients, so that a bucket is exchanged while
+    the backward pass still runs.
+    """
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = plan.benchmark, plan.deterministic
+    if plan.ranks > 1:
+        share_over_all_ranks(module.model)
     if plan.channels_last:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if plan.compiled:
+        keep_compiled_code()
         torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is; torch logs it
         module.model.compile(mode=plan.compile_mode)
-
-
-def with_shared_statistics(network: Module) -> Module:
-    """The network with every batch normalisation replaced by SyncBatchNorm; the parameters stay the same."""
-    # timm's function, since torch's drops the activations that timm's BatchNormAct2d holds
-    converted: Module = convert_sync_batchnorm(network)
-    return converted
 
 
 def _gradient_exchange(module: Training, plan: ComputePlan) -> DDPStrategy:
     """How the ranks average their gradients: while the backward pass still runs.
 
-    On GPUs SyncBatchNorm gives every rank the same statistics; on the CPU all ranks take rank 0's.
+    The statistics of batch normalisation need no exchange: all ranks have the same.
     """
     takes = inspect.signature(DistributedDataParallel).parameters
     of_rank_0 = "forward_sync_buffers" if "forward_sync_buffers" in takes else "broadcast_buffers"  # before torch 2.14
@@ -122,7 +121,7 @@ def _gradient_exchange(module: Training, plan: ComputePlan) -> DDPStrategy:
         process_group_backend="nccl" if plan.on_gpu else "gloo",
         find_unused_parameters="cross_entropy" not in module.losses,  # the classifier is not used then
         gradient_as_bucket_view=True,
-        **{of_rank_0: not plan.on_gpu},  # type: ignore[arg-type]
+        **{of_rank_0: False},  # type: ignore[arg-type]
     )
 
 
@@ -137,6 +136,7 @@ def _turn_off_lightnings_signals(trainer: pl.Trainer) -> None:
 def _resume(trainer: pl.Trainer, module: Training, data: TrainingData, start: Start) -> None:
     """Sets the module, the batches and Lightning's counters to the epoch and the step of the checkpoint."""
     module.resume_from(start.checkpoint, epoch=start.epochs_done, step=start.step)
+    resume_scaling(trainer, start.checkpoint)
     data.begin_at(start.epochs_done, start.step)
     loop = trainer.fit_loop
     for progress in (loop.epoch_progress.current, loop.epoch_progress.total):

@@ -1,10 +1,15 @@
 """Validation during training: one embedding pass over query and gallery, and its figures.
 
+The figures are computed on the training's device. A GPU gives the CPU's figures unless two distances are equal within
+float32's rounding (see reid.retrieval.tensors.scoring), and a val_loss that is equal within about 1e-4.
+
 Shapes: N images, Q queries, G gallery images, D width of the embedding.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,9 +21,15 @@ from reid.data.market1501 import JUNK, Split
 from reid.distributed.ranks import Ranks
 from reid.embeddings import Embeddings, Network, OfPixels, embed
 from reid.retrieval.distance import distance_rows, l2_normalize
-from reid.retrieval.metrics import Scorer
-from reid.retrieval.protocol import market_protocol
+from reid.retrieval.metrics import Scorer, Scores
+from reid.retrieval.protocol import Protocol, market_protocol
+from reid.retrieval.tensors.exactness import float32_products
+from reid.retrieval.tensors.scoring import scores as scores_of_tensors
+from reid.retrieval.tensors.scoring import unit_length
 
+logger = logging.getLogger(__name__)
+
+CPU = torch.device("cpu")
 MAX_RANK = 10
 BLOCK_ROWS = 1024
 
@@ -61,21 +72,46 @@ class Validation:
         )
         return query, gallery
 
-    def figures(self, query: Embeddings, gallery: Embeddings) -> dict[str, float]:
-        """mAP, rank1, rank5, rank10 and mINP of the plain ranking, as fractions, and val_loss."""
+    def figures(self, query: Embeddings, gallery: Embeddings, *, device: torch.device = CPU) -> dict[str, float]:
+        """mAP, rank1, rank5, rank10 and mINP of the plain ranking, as fractions, and val_loss.
+
+        If the memory of a GPU does not suffice, they are computed on the CPU.
+        """
         protocol = market_protocol(
             query_person=query.person,
             query_camera=query.camera,
             gallery_person=gallery.person,
             gallery_camera=gallery.camera,
         )
-        scorer = Scorer(protocol, max_rank=MAX_RANK)
-        for first, distance in distance_rows(l2_normalize(query.vectors), l2_normalize(gallery.vectors)):
-            scorer.add(first, distance)
-        scores = scorer.scores()
+        try:
+            compute = scores_on_cpu if device == CPU else partial(scores_by_torch, device=device)
+            scores, loss = compute(query, gallery, protocol, margin=self.triplet_loss_margin)
+        except torch.OutOfMemoryError as error:
+            why = str(error).splitlines()[0]
+            logger.warning("validation: the memory of %s does not suffice (%s); on the CPU instead", device, why)
+            scores, loss = scores_on_cpu(query, gallery, protocol, margin=self.triplet_loss_margin)
         ranks = {f"rank{rank}": float(scores.cmc[min(rank, len(scores.cmc)) - 1]) for rank in (1, 5, 10)}
-        loss = validation_triplet(query, gallery, margin=self.triplet_loss_margin)
         return {"mAP": float(scores.mAP), **ranks, "mINP": float(scores.mINP), "val_loss": loss}
+
+
+def scores_on_cpu(query: Embeddings, gallery: Embeddings, protocol: Protocol, *, margin: float) -> tuple[Scores, float]:
+    """The scores of the plain ranking, and the validation loss."""
+    scorer = Scorer(protocol, max_rank=MAX_RANK)
+    for first, distance in distance_rows(l2_normalize(query.vectors), l2_normalize(gallery.vectors)):
+        scorer.add(first, distance)
+    return scorer.scores(), validation_triplet(query, gallery, margin=margin)
+
+
+def scores_by_torch(
+    query: Embeddings, gallery: Embeddings, protocol: Protocol, *, margin: float, device: torch.device
+) -> tuple[Scores, float]:
+    """The same on a device; raises torch.OutOfMemoryError if its memory does not suffice."""
+    vectors, person = _joined(query, gallery, device)
+    unit = unit_length(vectors)
+    scores = scores_of_tensors(unit[: len(query)], unit[len(query) :], protocol, max_rank=MAX_RANK)
+    with float32_products(device):
+        loss = _triplet(vectors, person, len(query), margin=margin)
+    return scores, loss
 
 
 def validation_triplet(query: Embeddings, gallery: Embeddings, *, margin: float) -> float:
@@ -84,11 +120,20 @@ def validation_triplet(query: Embeddings, gallery: Embeddings, *, margin: float)
     Hermans et al. 2017, eq. 5. Distractors (person 0) are negatives of everybody. In blocks of anchors, so that no
     (Q, Q + G) matrix is held.
     """
+    vectors, person = _joined(query, gallery, CPU)
+    return _triplet(vectors, person, len(query), margin=margin)
+
+
+def _joined(query: Embeddings, gallery: Embeddings, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Vectors (Q + G, D) and persons (Q + G,) on a device."""
     vectors = torch.from_numpy(np.concatenate([query.vectors, gallery.vectors]))
-    person = torch.from_numpy(np.concatenate([query.person, gallery.person]))
+    return vectors.to(device), torch.from_numpy(np.concatenate([query.person, gallery.person])).to(device)
+
+
+def _triplet(vectors: Tensor, person: Tensor, queries: int, *, margin: float) -> float:
     hinges = [
-        _hinges(vectors, person, slice(start, min(start + BLOCK_ROWS, len(query))), margin=margin)
-        for start in range(0, len(query), BLOCK_ROWS)
+        _hinges(vectors, person, slice(start, min(start + BLOCK_ROWS, queries)), margin=margin)
+        for start in range(0, queries, BLOCK_ROWS)
     ]
     hinge = torch.cat(hinges) if hinges else torch.zeros(0)
     return float(hinge.mean()) if len(hinge) else 0.0

@@ -53,10 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if set(lacking) & set(PACKAGES.values()):
         print(f"error: want them, e.g. as wheels: pip install --no-deps {' '.join(lacking)}", file=sys.stderr)
         return 2
-    import torch
-
-    if not options.dry and not torch.cuda.is_available():
-        print("error: make gpu-check needs an NVIDIA GPU, and torch sees none on this machine", file=sys.stderr)
+    if not options.dry and (why := _no_gpu()):
+        print(f"error: {why}", file=sys.stderr)
         return 2
     from tests.bench.check_cases import CASES, NEEDED
 
@@ -70,6 +68,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.folder.mkdir(parents=True, exist_ok=True)
     (options.folder / "rows.jsonl").write_text("", encoding="utf-8")
     return _all_rows(names, options.folder.resolve(), dry=options.dry, limit_s=options.limit_s, at_once=options.at_once)
+
+
+def _no_gpu() -> str:
+    """Why nothing can be tried here; "" if torch sees a GPU."""
+    import torch
+
+    from reid.distributed.driver import read_driver, refuse_old_driver
+    from reid.errors import DriverError
+
+    try:
+        refuse_old_driver(read_driver(), torch_cuda=torch.version.cuda)
+    except DriverError as error:
+        return str(error)
+    return (
+        "" if torch.cuda.is_available() else "make gpu-check needs an NVIDIA GPU, and torch sees none on this machine"
+    )
 
 
 def missing() -> list[str]:
@@ -142,7 +156,7 @@ def _lines(
 
 LEAST_S = 5.0
 """In less no row does anything."""
-BESIDE_FP32 = {"bf16", "compiled", "compiled-fp32"}
+BESIDE_FP32 = {"bf16", "fp16", "compiled", "compiled-fp32"}
 """Rows whose twin is the row fp32 of the same run."""
 
 
@@ -214,11 +228,13 @@ def _measure(name: str, place: Any, log: str, facts: str) -> None:
 def _header(dry: bool) -> str:
     import torch
 
+    from reid.distributed.driver import read_driver
+
     about = [f"Python {platform.python_version()}", f"torch {torch.__version__}", f"{os.cpu_count()} CPU cores"]
     if not dry:
         found = torch.cuda.get_device_properties(0)
         about.insert(0, f"{found.name}, {found.total_memory / 1e9:.0f} GB")
-        about.append(f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}")
+        about.append(f"{read_driver().words}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}")
     return ", ".join(about)
 
 

@@ -1,3 +1,5 @@
+from threading import current_thread, main_thread
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reid.contract import Contract
+from reid.data import sampler
 from reid.data.augment import Plan, augment, draw, normalize, step_rng
 from reid.data.module import TrainingData
 
@@ -137,6 +140,25 @@ def test_batches_do_not_depend_on_the_number_of_loader_processes():
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.label, other.label)
         assert one.step.indices.tolist() == other.step.indices.tolist()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loaders_of_consecutive_epochs_take_the_plans_made_ahead(monkeypatch, workers):
+    data, threads, plan = training_data(workers), [], sampler.identity_batches
+
+    def noted(*arguments, **options):
+        threads.append(current_thread())
+        return plan(*arguments, **options)
+
+    monkeypatch.setattr(sampler, "identity_batches", noted)
+    for epoch in range(3):
+        loader, alone = data.train_dataloader(), data.steps()
+        for steps in (loader.sampler, alone):
+            steps.set_epoch(epoch)
+        expected = [step.indices.tolist() for step in alone]
+        threads.clear()
+        assert [batch.step.indices.tolist() for batch in loader] == expected
+        assert not [thread for thread in threads if epoch and thread is main_thread()]
 
 
 def test_an_epoch_can_be_made_again_without_the_ones_before():

@@ -143,9 +143,15 @@ def clip_grad_norm(lab: Lab) -> None:
 def precision(lab: Lab) -> None:
     said = lab.said(lambda: lab.train_in(lab.folder, "train.precision=bf16"))
     assert trained_on(said) == f"the CPU, 1 threads, precision bf16-mixed, {AS_EVER}"
-    exact, halved = (lab.train(f"train.precision={value}").epochs[0]["train_loss"] for value in ("32", "bf16"))
-    assert exact != halved
-    assert halved == pytest.approx(exact, rel=0.1)  # 8 bits a number
+    exact, *halved = (lab.train(f"train.precision={value}").epochs[0] for value in ("32", "bf16", "fp16"))
+    losses = [row["train_loss"] for row in halved]
+    assert len({exact["train_loss"], *losses}) == 3
+    assert losses == pytest.approx([exact["train_loss"]] * 2, rel=0.1)  # 8 and 11 bits a number
+    assert ["skipped_steps" in row for row in (exact, *halved)] == [False, False, True]
+    for capabilities, wanted in (
+        ([(9, 0)], "bf16-mixed"), ([(8, 0), (7, 5)], "16-mixed"), ([(7, 0)], "16-mixed"), ([(6, 1)], "32-true"),
+    ):  # fmt: skip
+        assert _choice(devices=_gpus(lab, *capabilities)).precision == wanted
 
 
 def channels_last(lab: Lab) -> None:
@@ -161,11 +167,10 @@ def channels_last(lab: Lab) -> None:
 def compiling(lab: Lab) -> None:
     """auto: for a long training on a GPU; without a compiler one line, and as it is."""
     lab.patch.setattr(sysconfig, "get_path", lambda _name: str(lab.folder))
-    assert not compiled("on", on_gpu=True, images=1, ranks=1)  # nothing to compile triton's launcher against
+    assert not compiled("on", on_gpu=True, long=True)  # nothing to compile triton's launcher against
     (lab.folder / "Python.h").touch()
-    assert [compiled("auto", on_gpu=True, images=images, ranks=1) for images in (399_999, 400_000)] == [False, True]
-    assert [compiled(asked, on_gpu=True, images=400_000, ranks=2) for asked in ("auto", "on")] == [False, True]
-    assert not compiled("off", on_gpu=True, images=10**9, ranks=1)
+    assert [compiled("auto", on_gpu=True, long=long) for long in (False, True)] == [False, True]
+    assert not compiled("off", on_gpu=True, long=True)
     assert not _choice(images=10**9).compiled
     assert _choice(compile="on").compiled
     lab.patch.setattr(shutil, "which", lambda _name: None)
@@ -173,12 +178,40 @@ def compiling(lab: Lab) -> None:
     assert said == ["train.compile: without a C++ compiler the network is not compiled"]
 
 
-def _choice(**changes: Any) -> ComputePlan:
+def _choice(*, devices: tuple[str, ...] = ("cpu",), **changes: Any) -> ComputePlan:
     values: dict[str, Any] = {
-        "precision": "auto", "channels_last": "auto", "compile": "auto", "augment_on": "auto", "convolutional": True,
-        "images": 1,
+        "precision": "auto", "channels_last": "auto", "compile": "auto", "compile_mode": "auto",
+        "compile_above_images": 400_000, "benchmark": "auto", "deterministic": "auto", "augment_on": "auto",
+        "convolutional": True, "images": 1,
     }  # fmt: skip
-    return plan_training(("cpu",), **values | changes)
+    return plan_training(devices, **values | changes)
+
+
+def _gpus(lab: Lab, *capabilities: tuple[int, int]) -> tuple[str, ...]:
+    """GPUs of these compute capabilities, with all that torch.compile needs."""
+    names = tuple(f"cuda:{number}" for number in range(len(capabilities)))
+    lab.patch.setattr(torch.cuda, "get_device_capability", dict(zip(names, capabilities)).__getitem__)
+    lab.patch.setattr(torch.cuda, "get_device_name", lambda _name: "a GPU")
+    lab.patch.setattr(sysconfig, "get_path", lambda _name: str(lab.folder))
+    (lab.folder / "Python.h").touch()
+    return names
+
+
+def compile_mode(lab: Lab) -> None:
+    """auto: CUDA graphs if a GPU trains alone."""
+    one, two = _gpus(lab, (9, 0)), _gpus(lab, (9, 0), (9, 0))
+    chosen = [_choice(devices=devices).compile_mode for devices in (one, two, ("cpu",), ("cpu", "cpu"))]
+    assert chosen == ["reduce-overhead", "default", "default", "default"]
+    said = lab.said(lambda: _choice(devices=two, compile="on", compile_mode="max-autotune-no-cudagraphs"))
+    assert "compiled (max-autotune-no-cudagraphs), cudnn.benchmark on, cudnn.deterministic off; " in trained_on(said)
+
+
+def compile_above_images(lab: Lab) -> None:
+    """Several GPUs compile as one does."""
+    for devices in (_gpus(lab, (9, 0)), _gpus(lab, (9, 0), (9, 0))):
+        chosen = [_choice(devices=devices, images=images).compiled for images in (399_999, 400_000)]
+        assert chosen == [False, True]
+        assert _choice(devices=devices, images=5, compile_above_images=5).compiled
 
 
 def fused_optimizer(lab: Lab) -> None:
@@ -193,10 +226,15 @@ def _cudnn(name: str) -> Callable[[Lab], None]:
         before = getattr(torch.backends.cudnn, name)
         try:
             for value in (True, False):
-                lab.train_in(lab.folder / str(value), f"train.cudnn.{name}={value}")
+                lab.train_in(lab.folder / str(value), f"train.cudnn.{name}={value}")  # as in TAO
                 assert getattr(torch.backends.cudnn, name) is value
+                choice = "on" if value else "off"
+                assert getattr(_choice(devices=_gpus(lab, (9, 0)), **{name: choice}), name) is value
         finally:
             setattr(torch.backends.cudnn, name, before)
+        on_cpu = {"benchmark": False, "deterministic": True}[name]
+        chosen = [getattr(_choice(devices=devices), name) for devices in (("cpu",), _gpus(lab, (9, 0)))]
+        assert chosen == [on_cpu, not on_cpu]
 
     return check
 
@@ -217,6 +255,8 @@ TRAIN: dict[str, Callable[[Lab], None]] = {
     "train.precision": precision,
     "train.channels_last": channels_last,
     "train.compile": compiling,
+    "train.compile_mode": compile_mode,
+    "train.compile_above_images": compile_above_images,
     "train.fused_optimizer": fused_optimizer,
     "train.cudnn.benchmark": _cudnn("benchmark"),
     "train.cudnn.deterministic": _cudnn("deterministic"),

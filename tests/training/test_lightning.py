@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pytorch_lightning as pl
-import timm
 import torch
 from pytorch_lightning.callbacks import Callback
 
@@ -19,7 +18,7 @@ from reid.training import trainer
 from reid.training.lightning import Plateau, Training, build_losses
 from reid.training.resume import DurableCheckpoints
 from reid.training.schedule import build_optimizer, parameter_groups
-from reid.training.trainer import fit, seed_everything, with_shared_statistics
+from reid.training.trainer import fit, seed_everything
 from tests.networks import network_settings
 
 
@@ -247,22 +246,14 @@ class OlderDistributedDataParallel(torch.nn.Module):
         super().__init__()
 
 
-def test_the_statistics_of_rank_0_are_asked_for_by_the_name_that_torch_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_buffers_are_exchanged_by_the_name_that_torch_has(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = ComputePlan(("cpu", "cpu"), "32-true")
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "DistributedDataParallel", OlderDistributedDataParallel)
         asked = trainer._gradient_exchange(training(), plan)._ddp_kwargs
-    assert asked["broadcast_buffers"] is True
+    assert asked["broadcast_buffers"] is False
     asked = trainer._gradient_exchange(training(), plan)._ddp_kwargs
     assert set(asked) <= set(inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters)
-
-
-@pytest.mark.parametrize(
-    ("devices", "mode"),
-    [(("cuda:0",), "reduce-overhead"), (("cuda:0", "cuda:1"), None), (("cpu",), None), (("cpu", "cpu"), None)],
-)
-def test_only_a_gpu_that_trains_alone_compiles_to_cuda_graphs(devices: tuple[str, ...], mode: str | None) -> None:
-    assert ComputePlan(devices, "bf16-mixed", compiled=True).compile_mode == mode
 
 
 class Warns(Callback):
@@ -275,15 +266,6 @@ class Warns(Callback):
 def test_torch_does_not_advise_to_compute_with_fewer_bits(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     run(training(), tmp_path, more=[Warns()])
     assert [warning for warning in recwarn if "TensorFloat32" in str(warning.message)] == []
-
-
-def test_synchronised_batch_norm_keeps_the_activations_that_timm_puts_into_it() -> None:
-    network = timm.create_model("efficientnet_b0", num_classes=0).eval()
-    images = torch.rand(1, 3, 64, 64)
-    wanted = network(images)
-    found = with_shared_statistics(network)
-    assert sum(isinstance(part, torch.nn.SyncBatchNorm) for part in found.modules()) == 49
-    torch.testing.assert_close(found(images), wanted)
 
 
 OUT_OF_MEMORY = (

@@ -1,11 +1,18 @@
+import logging
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reid.contract import Contract
+from reid.data.market1501 import Split
 from reid.embeddings import Embeddings
 from reid.training import validation
-from reid.training.validation import validation_triplet
+from reid.training.validation import Validation, scores_by_torch, validation_triplet
 
 
 def embeddings(vectors: list[list[float]], person: list[int]) -> Embeddings:
@@ -43,3 +50,47 @@ def test_validation_triplet_does_not_depend_on_its_blocks(queries, images, seed)
         assert validation_triplet(query, gallery, margin=0.3) == pytest.approx(whole, rel=1e-4, abs=1e-5)
     finally:
         validation.BLOCK_ROWS = before
+
+
+def a_validation() -> tuple[Validation, Embeddings, Embeddings]:
+    rng = np.random.default_rng(4)
+    query, gallery = (
+        replace(
+            embeddings((3 * rng.standard_normal((count, 8))).tolist(), rng.integers(low, 6, count).tolist()),
+            camera=rng.integers(1, 4, count),
+        )
+        for count, low in ((30, 1), (90, 0))
+    )
+    none = Split(Path(), ())
+    pixels = np.empty((0, 1, 1, 3), np.uint8)
+    contract = Contract(height=1, width=1, channels=3, mean=(0, 0, 0), std=(1, 1, 1), embedding=8)
+    return Validation(none, none, pixels, pixels, contract, batch_size=1, triplet_loss_margin=0.3), query, gallery
+
+
+def test_a_device_gives_the_figures_of_the_cpu(monkeypatch):
+    check, query, gallery = a_validation()
+    wanted, asked = check.figures(query, gallery), []
+
+    def by_torch(*arguments, device, **options):
+        asked.append(device)
+        return scores_by_torch(*arguments, device=torch.device("cpu"), **options)
+
+    monkeypatch.setattr(validation, "scores_by_torch", by_torch)
+    found = check.figures(query, gallery, device=torch.device("cuda:1"))
+    assert asked == [torch.device("cuda:1")]
+    assert found == pytest.approx(wanted, rel=1e-6)
+
+
+def test_if_a_gpu_has_no_room_the_cpu_computes_the_figures(monkeypatch, caplog):
+    check, query, gallery = a_validation()
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has")
+
+    monkeypatch.setattr(validation, "scores_by_torch", full)
+    with caplog.at_level(logging.WARNING):
+        assert check.figures(query, gallery, device=torch.device("cuda:1")) == check.figures(query, gallery)
+    assert caplog.messages == [
+        "validation: the memory of cuda:1 does not suffice (CUDA out of memory. Tried to allocate 2 GiB.); "
+        "on the CPU instead"
+    ]

@@ -79,13 +79,16 @@ def test_fetched_weights_are_kept_where_this_machine_keeps_them(
 ) -> None:
     monkeypatch.delenv("HF_HOME", raising=False)
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     fetched = cache_folders(spec("model: {pretrain_choice: imagenet}"), Path("/repo"))
     assert fetched == {
         "NUMBA_CACHE_DIR": Path("/repo/.cache/numba"),
+        "TORCHINDUCTOR_CACHE_DIR": Path("/repo/.cache/compiled"),
         "HF_HOME": tmp_path / ".cache" / "huggingface",
     }
-    assert set(cache_folders(spec('model: {pretrain_choice: ""}'), Path("/repo"))) == {"NUMBA_CACHE_DIR"}
+    plain = spec('{model: {pretrain_choice: ""}, train: {compile: "off"}}')
+    assert set(cache_folders(plain, Path("/repo"))) == {"NUMBA_CACHE_DIR"}
 
 
 def test_a_fetched_data_set_is_written_by_validate_from_an_archive_that_it_reads(tmp_path: Path) -> None:

@@ -47,10 +47,12 @@ def test_a_task_gets_the_executor_input_and_the_environment_of_the_contract(tmp_
     running = start(
         "import json, os, sys; print(json.loads(sys.argv[1])['a']); print(sys.executable);"
         "print(*(os.environ[n] for n in ('FROM_IR','MLFLOW_RUN_ID','PYTHONUNBUFFERED','MLFLOW_DISABLE_TELEMETRY')));"
-        "print(os.environ['PYTHONPATH'].split(os.pathsep)[0]); print(os.environ['NUMBA_CACHE_DIR'])",
+        "print(os.environ['PYTHONPATH'].split(os.pathsep)[0]); print(os.environ['NUMBA_CACHE_DIR']);"
+        "print(os.environ['TORCHINDUCTOR_CACHE_DIR'])",
         tmp_path,
         MLFLOW_RUN_ID="abc",
         NUMBA_CACHE_DIR=str(tmp_path / "numba"),
+        TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "compiled"),
     )
     assert ended(running) == 0
     assert (tmp_path / "log.txt").read_text().splitlines()[1:] == [
@@ -59,6 +61,7 @@ def test_a_task_gets_the_executor_input_and_the_environment_of_the_contract(tmp_
         "yes abc 1 true",
         str(tmp_path),
         str(tmp_path / "numba"),
+        str(tmp_path / "compiled"),
     ]
 
 
