@@ -44,7 +44,8 @@ def no_effect(name: str, why: str) -> str:
         ),
         (
             "dataset: {batch_size: 1, sampler: softmax}",
-            "spec: dataset.batch_size: 1: the BNNeck cannot normalise a single image; want 2 or more, or model.neck = ''",
+            "spec: dataset.batch_size: 1: the BNNeck cannot normalise a single image; "
+            "want 2 or more, or model.neck = ''",
         ),
         (
             "model: {metric_loss_type: center}",
