@@ -58,10 +58,10 @@ def linger(*, folder: str, ranks: Ranks) -> None:
     time.sleep(600)
 
 
-class KeptGradients(Callback):
-    """Keeps the gradients of every step; if frozen, BatchNorm is in evaluation mode."""
+class FrozenStatistics(Callback):
+    """Keeps the gradients of every step; BatchNorm is in evaluation mode if frozen."""
 
-    def __init__(self, *, frozen: bool) -> None:
+    def __init__(self, *, frozen: bool = True) -> None:
         self.frozen = frozen
         self.gradients: list[torch.Tensor] = []
         self.figures: list[dict[str, float]] = []
@@ -126,7 +126,7 @@ def train_some_steps(*, folder: str, sampler: str, ranks: Ranks, frozen: bool = 
         flip_probability=0.5,
         erasing_probability=0.5,
     )
-    seen = KeptGradients(frozen=frozen)
+    seen = FrozenStatistics(frozen=frozen)
     fit(
         module,
         data,
