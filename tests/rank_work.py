@@ -59,16 +59,17 @@ def linger(*, folder: str, ranks: Ranks) -> None:
 
 
 class FrozenStatistics(Callback):
-    """BatchNorm in evaluation mode; keeps the gradients of every step."""
+    """Keeps the gradients of every step; BatchNorm is in evaluation mode if frozen."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, frozen: bool = True) -> None:
+        self.frozen = frozen
         self.gradients: list[torch.Tensor] = []
         self.figures: list[dict[str, float]] = []
 
     def on_train_batch_start(self, _trainer: pl.Trainer, module: pl.LightningModule, _batch: Any, _idx: int) -> None:
         """Lightning calls it."""
         for layer in module.modules():
-            if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            if self.frozen and isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
                 layer.eval()
 
     def on_train_batch_end(
@@ -80,7 +81,7 @@ class FrozenStatistics(Callback):
         self.figures.append({name: float(value) for name, value in outputs.items()})
 
 
-def train_some_steps(*, folder: str, sampler: str, ranks: Ranks) -> None:
+def train_some_steps(*, folder: str, sampler: str, ranks: Ranks, frozen: bool = True) -> None:
     """Three epochs of 3 steps on 23 noise images of 6 persons with all losses; rank 0 writes gradients and weights."""
     devices = ("cpu",) * ranks.size
     share_the_cpu(devices)
@@ -125,7 +126,7 @@ def train_some_steps(*, folder: str, sampler: str, ranks: Ranks) -> None:
         flip_probability=0.5,
         erasing_probability=0.5,
     )
-    seen = FrozenStatistics()
+    seen = FrozenStatistics(frozen=frozen)
     fit(
         module,
         data,

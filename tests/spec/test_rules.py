@@ -43,6 +43,11 @@ def no_effect(name: str, why: str) -> str:
             "spec: dataset.batch_size: 2 is not divisible by dataset.num_instances = 4; nearest: 4",
         ),
         (
+            "dataset: {batch_size: 1, sampler: softmax}",
+            "spec: dataset.batch_size: 1: the BNNeck cannot normalise a single image; "
+            "want 2 or more, or model.neck = ''",
+        ),
+        (
             "model: {metric_loss_type: center}",
             "spec: model.metric_loss_type: 'center' needs model.with_center_loss = true; "
             "want 'triplet' or the centre loss on",

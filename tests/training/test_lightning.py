@@ -16,6 +16,7 @@ from reid.errors import SpecError
 from reid.model.embedder import build_embedder
 from reid.training import trainer
 from reid.training.lightning import Plateau, Training, build_losses
+from reid.training.recipe import refuse_batch_of_one
 from reid.training.resume import DurableCheckpoints
 from reid.training.schedule import build_optimizer, parameter_groups
 from reid.training.trainer import fit, seed_everything
@@ -71,7 +72,9 @@ class Seen(Callback):
         self.rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
 
 
-def run(module: Training, folder: Path, *, epochs: int = 1, more: Sequence[Callback] = ()) -> Seen:
+def run(
+    module: Training, folder: Path, *, epochs: int = 1, more: Sequence[Callback] = (), on_device: bool = False
+) -> Seen:
     """Epochs of one step: 5 persons of 4 noise images, all in the batch."""
     pixels = np.random.default_rng(0).integers(0, 256, (20, 64, 32, 3), np.uint8)
     contract = Contract(height=64, width=32, channels=3, mean=(0.5,) * 3, std=(0.2,) * 3, embedding=16)
@@ -86,6 +89,7 @@ def run(module: Training, folder: Path, *, epochs: int = 1, more: Sequence[Callb
         padding=0,
         flip_probability=0.0,
         erasing_probability=0.0,
+        on_device=on_device,
     )
     seen = Seen()
     plan = ComputePlan(("cpu",), "32-true")
@@ -274,6 +278,52 @@ OUT_OF_MEMORY = (
 )
 
 
+class FullOnce(Callback):
+    """A GPU that holds all images, whose memory does not suffice for a step (from 1) in the middle of the network."""
+
+    def __init__(self, at_step: int, times: int = 1) -> None:
+        self.forwards, self.at_step, self.times = 0, at_step, times
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        module.model.bottleneck.register_forward_pre_hook(self._fail)  # the backbone's statistics are updated by then
+
+    def _fail(self, bottleneck: torch.nn.Module, _values: object) -> None:
+        self.forwards += 1
+        if self.times and self.forwards >= self.at_step:
+            self.times -= 1
+            raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+
+
+def hold_on_cpu(data: TrainingData, _device: torch.device) -> bool:
+    """The CPU holds all images as a GPU does, unless it gave them back."""
+    if not data._gave_back:
+        data._resident = torch.from_numpy(data.pixels)
+    return bool(len(data._resident))
+
+
+def test_a_step_without_memory_is_taken_again_without_the_images_on_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(TrainingData, "_holds_all_images", hold_on_cpu)
+    undisturbed, disturbed = training(), training()
+    wanted = run(undisturbed, tmp_path, epochs=4, on_device=True)
+    assert not caplog.messages
+    found = run(disturbed, tmp_path, epochs=4, on_device=True, more=[FullOnce(at_step=2)])
+    assert found.steps == wanted.steps
+    for name, tensor in undisturbed.state_dict().items():
+        assert torch.equal(disturbed.state_dict()[name], tensor), name
+    assert [message.partition(":")[0] for message in caplog.messages] == ["memory of the device ran out"]
+
+
+@pytest.mark.parametrize(("at_step", "times"), [(1, 2), (4, 1)])
+def test_memory_that_does_not_suffice_either_way_or_runs_out_later_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_step: int, times: int
+) -> None:
+    monkeypatch.setattr(TrainingData, "_holds_all_images", hold_on_cpu)
+    with pytest.raises(SpecError, match=r"dataset.batch_size: the memory of cpu does not suffice for 20 images"):
+        run(training(), tmp_path, epochs=5, on_device=True, more=[FullOnce(at_step, times)])
+
+
 class NoMemory(Callback):
     """A GPU without room in the first step."""
 
@@ -290,3 +340,28 @@ def test_a_batch_that_does_not_fit_into_the_gpu_names_the_field_to_change(tmp_pa
         "of which 1.20 GiB is free\n"
         "  want:  a smaller dataset.batch_size"
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [({}, (64, 32)), ({"neck": ""}, (16, 16))],  # after the pooling; and a feature map of 1 x 1 pixels
+)
+def test_a_batch_of_one_image_is_refused_before_the_work_starts(changes: dict[str, object], size: tuple[int, int]):
+    height, width = size
+    network = build_embedder(**network_settings(last_stride=2, height=height, width=width, **changes))
+    contract = Contract(height=height, width=width, channels=3, mean=(0.5,) * 3, std=(0.2,) * 3, embedding=16)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    refuse_batch_of_one(network, batch_size=2, contract=contract)
+    with pytest.raises(SpecError) as caught:
+        refuse_batch_of_one(network, batch_size=1, contract=contract)
+    first, found, want = str(caught.value).splitlines()
+    assert first == "dataset.batch_size: 1: the network's batch normalisation has one value per channel then"
+    assert found.startswith("  found: Expected more than 1 value per channel when training")
+    assert want == "  want:  dataset.batch_size=2 or more"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_batch_of_one_image_without_a_neck_trains() -> None:
+    network = build_embedder(**network_settings(neck=""))
+    contract = Contract(height=64, width=32, channels=3, mean=(0.5,) * 3, std=(0.2,) * 3, embedding=16)
+    refuse_batch_of_one(network, batch_size=1, contract=contract)
