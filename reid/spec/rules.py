@@ -103,11 +103,6 @@ def _checksum(spec: Any) -> Iterator[Finding]:
         yield "dataset.source.sha256", "is not set; what comes from dataset.source.url is not opened unchecked"
 
 
-def _several_machines(spec: Any) -> Iterator[Finding]:
-    if spec.train.num_nodes > 1:
-        yield "train.num_nodes", f"{spec.train.num_nodes}: training on several machines is not supported yet; want 1"
-
-
 def _int8(spec: Any) -> Iterator[Finding]:
     if spec.gen_trt_engine.tensorrt.data_type == "INT8":
         yield "gen_trt_engine.tensorrt.data_type", "INT8 is not built here (no calibration); want FP32 or FP16"
@@ -126,7 +121,6 @@ RULES: tuple[Callable[[Any], Iterator[Finding]], ...] = (
     partial(_picture, name="output_cmc_curve_plot"),
     partial(_picture, name="output_sampled_matches_plot"),
     _profile,
-    _several_machines,
     _int8,
 )
 """Each rule looks for one kind of contradiction, in a spec or in a PartialSpec."""
