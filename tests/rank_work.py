@@ -1,5 +1,6 @@
 """What the ranks of the tests do; a rank's process imports it by name."""
 
+import logging
 import os
 import signal
 import time
@@ -15,6 +16,7 @@ from torch import nn
 from reid.contract import Contract
 from reid.data.module import TrainingData
 from reid.distributed.devices import ComputePlan, share_the_cpu
+from reid.distributed.group import StoppedTogether, Tell
 from reid.distributed.ranks import Ranks
 from reid.errors import ArtifactError
 from reid.model.embedder import build_embedder
@@ -44,6 +46,27 @@ def refuse(*, ranks: Ranks, **_: Any) -> None:
     ranks.share(1)
 
 
+def stumble(*, ranks: Ranks, **_: Any) -> None:
+    """Fails on every rank but the first, which waits for them."""
+    if ranks.rank:
+        raise ZeroDivisionError("rank 1 divided")
+    ranks.share(1)
+
+
+def refuse_alone(*, ranks: Ranks, **_: Any) -> None:
+    """Raises on the first rank only."""
+    if not ranks.rank:
+        raise ArtifactError("only here")
+    ranks.share(1)
+
+
+def report(*, ranks: Ranks, tell: Tell, number: int) -> dict[str, Any]:
+    """Tells the task things, logs, and returns something."""
+    tell("noted", rank=ranks.rank, number=number)
+    logging.getLogger("reid.tests").info("a line of rank %d", ranks.rank)
+    return {"rank": ranks.rank, "sum": 0.5 + number, "parent": os.getppid()}
+
+
 def die(*, ranks: Ranks, **_: Any) -> None:
     """Is killed on every rank but the first, which waits for them."""
     if ranks.rank:
@@ -52,10 +75,14 @@ def die(*, ranks: Ranks, **_: Any) -> None:
 
 
 def linger(*, folder: str, ranks: Ranks, **_: Any) -> None:
-    """Writes its process number and never ends by itself."""
+    """Writes its process number and never ends by itself; stops when it is told to, as a training does."""
     Path(folder, f"{ranks.rank}").write_text(str(os.getpid()))
     ranks.share(1)
-    time.sleep(600)
+    try:
+        time.sleep(600)
+    except KeyboardInterrupt:
+        Path(folder, f"{ranks.rank}").write_text("stopped")
+        raise StoppedTogether from None
 
 
 class FrozenStatistics(Callback):

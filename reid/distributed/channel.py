@@ -13,6 +13,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +26,7 @@ SOCKET = "REID_RANKS"
 """The environment variable that names the socket to a rank."""
 LONGEST_PATH = 90
 """Linux takes 107 bytes as the path of a socket."""
-LAST_WORDS_S = 5.0
+LAST_WORDS_S = 2.0
 """How long what a rank wrote before its end is waited for."""
 
 logger = logging.getLogger(__name__)
@@ -69,8 +70,9 @@ class Channel:
         self._server.close()
         with self._lock:
             listening = list(self._threads)
+        deadline = time.monotonic() + LAST_WORDS_S
         for thread in listening:
-            thread.join(LAST_WORDS_S)
+            thread.join(max(0.0, deadline - time.monotonic()))
         self.end_ranks()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -177,6 +179,7 @@ class Line:
     def __init__(self, path: str, *, rank: int) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(path)
+        os.register_at_fork(after_in_child=self._socket.close)  # or a loader process would keep the line whole
         self._lock = threading.Lock()
         self._answers: TextIO = self._socket.makefile("r", encoding="utf-8")
         self._send({"rank": rank})
