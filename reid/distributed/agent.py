@@ -39,6 +39,7 @@ def run_agent(
     try:
         with _environment_kept(), _signals_kept(), _quiet():
             os.environ[SOCKET] = channel.path
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is said once, in our words
             failed, stopped = _agent(machine, local, meeting_s=meeting_s)
     finally:
         channel.close()

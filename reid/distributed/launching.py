@@ -71,6 +71,7 @@ def as_one_task(lead: Callable[[], T], *, local: Callable[[], int]) -> T | None:
     """
     place, machine = place_of(os.environ), machine_of(os.environ)
     if place:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is said once, in our words
         if not place.rank:
             return _lead_ranks(lead)
         _follow()

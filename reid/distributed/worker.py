@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from reid.distributed.channel import SOCKET, Line, ToldRecords, described
-from reid.distributed.group import Group, StoppedTogether, first_line, is_about_connections, tell_nobody
+from reid.distributed.group import Group, first_line, is_about_connections, tell_nobody
 from reid.distributed.joining import Place, place_of
 from reid.errors import RankLost, ReidError
 
@@ -31,10 +31,7 @@ def main() -> int:
     _log_to(line, place)
     try:
         _take_part(place, line)
-    except StoppedTogether:
-        line.tell("interrupted")
-        return 0  # so that the agent lets every rank end by itself
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # if all have stopped together, they have written their checkpoint
         line.tell("interrupted")
         return INTERRUPTED
     except ReidError as error:

@@ -69,14 +69,16 @@ def _profile(spec: Any) -> Iterator[Finding]:
 
 
 def _batch_that_does_not_divide(spec: Any) -> Iterator[Finding]:
-    """The GPUs, or the processes, share a batch; each part consists of whole groups of one person's images."""
+    """The GPUs, or the processes, of all nodes share a batch; each part holds whole groups of one person's images."""
     size, gpus = spec.dataset.batch_size, max(spec.train.num_gpus, len(set(spec.train.gpu_ids)))
+    nodes = spec.train.num_nodes
     instances = spec.dataset.num_instances if spec.dataset.sampler != "softmax" else 1
     for ranks, what in ((gpus, "GPUs"), (spec.train.cpu_processes, "processes")):
-        unit = ranks * instances
+        unit = nodes * ranks * instances
         if not size % unit:
             continue
         parts = [f"dataset.num_instances = {instances}"] if instances > 1 else []
+        parts += [f"{nodes} nodes"] if nodes > 1 else []
         parts += [f"{ranks} {what}"] if ranks > 1 else []
         down = size // unit * unit
         nearest = f"{down} and {down + unit}" if down else f"{unit}"
