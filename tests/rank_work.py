@@ -1,5 +1,6 @@
 """What the ranks of the tests do; a rank's process imports it by name."""
 
+import logging
 import os
 import signal
 import time
@@ -15,6 +16,7 @@ from torch import nn
 from reid.contract import Contract
 from reid.data.module import TrainingData
 from reid.distributed.devices import ComputePlan, share_the_cpu
+from reid.distributed.group import StoppedTogether, Tell
 from reid.distributed.ranks import Ranks
 from reid.errors import ArtifactError
 from reid.model.embedder import build_embedder
@@ -27,7 +29,7 @@ from tests.networks import network_settings
 ROWS = 7
 
 
-def talk(*, folder: str, ranks: Ranks) -> None:
+def talk(*, folder: str, ranks: Ranks, **_: Any) -> None:
     """Every collective once; each rank writes what it heard."""
     vectors = np.full((ROWS, 2), -1.0, np.float32)
     rows = [np.flatnonzero(np.arange(ROWS) // 3 % ranks.size == rank) for rank in range(ranks.size)]
@@ -37,25 +39,50 @@ def talk(*, folder: str, ranks: Ranks) -> None:
     Path(folder, f"{ranks.rank}").write_text(repr(heard))
 
 
-def refuse(*, ranks: Ranks) -> None:
+def refuse(*, ranks: Ranks, **_: Any) -> None:
     """Raises on every rank but the first, which waits for them."""
     if ranks.rank:
         raise ArtifactError(f"rank {ranks.rank}: this is wrong\n  want: that")
     ranks.share(1)
 
 
-def die(*, ranks: Ranks) -> None:
+def stumble(*, ranks: Ranks, **_: Any) -> None:
+    """Fails on every rank but the first, which waits for them."""
+    if ranks.rank:
+        raise ZeroDivisionError("rank 1 divided")
+    ranks.share(1)
+
+
+def refuse_alone(*, ranks: Ranks, **_: Any) -> None:
+    """Raises on the first rank only."""
+    if not ranks.rank:
+        raise ArtifactError("only here")
+    ranks.share(1)
+
+
+def report(*, ranks: Ranks, tell: Tell, number: int) -> dict[str, Any]:
+    """Tells the task things, logs, and returns something."""
+    tell("noted", rank=ranks.rank, number=number)
+    logging.getLogger("reid.tests").info("a line of rank %d", ranks.rank)
+    return {"rank": ranks.rank, "sum": 0.5 + number, "parent": os.getppid()}
+
+
+def die(*, ranks: Ranks, **_: Any) -> None:
     """Is killed on every rank but the first, which waits for them."""
     if ranks.rank:
         os.kill(os.getpid(), signal.SIGKILL)
     ranks.share(1)
 
 
-def linger(*, folder: str, ranks: Ranks) -> None:
-    """Writes its process number and never ends by itself."""
+def linger(*, folder: str, ranks: Ranks, **_: Any) -> None:
+    """Writes its process number and never ends by itself; stops when it is told to, as a training does."""
     Path(folder, f"{ranks.rank}").write_text(str(os.getpid()))
     ranks.share(1)
-    time.sleep(600)
+    try:
+        time.sleep(600)
+    except KeyboardInterrupt:
+        Path(folder, f"{ranks.rank}").write_text("stopped")
+        raise StoppedTogether from None
 
 
 class FrozenStatistics(Callback):
@@ -81,7 +108,7 @@ class FrozenStatistics(Callback):
         self.figures.append({name: float(value) for name, value in outputs.items()})
 
 
-def train_some_steps(*, folder: str, sampler: str, ranks: Ranks, frozen: bool = True) -> None:
+def train_some_steps(*, folder: str, sampler: str, ranks: Ranks, frozen: bool = True, **_: Any) -> None:
     """Three epochs of 3 steps on 23 noise images of 6 persons with all losses; rank 0 writes gradients and weights."""
     devices = ("cpu",) * ranks.size
     share_the_cpu(devices)

@@ -1,6 +1,6 @@
 """Two ranks on one GPU: NCCL refuses that, so they talk through gloo, on tensors that lie on the GPU.
 
-Everything else is the product's: reid.distributed.processes starts them, reid.training.trainer trains.
+Everything else is the product's: reid.distributed.launching starts them, reid.training.trainer trains.
 """
 
 import re
@@ -19,7 +19,7 @@ from pytorch_lightning.callbacks import Callback
 from reid.contract import Contract
 from reid.data.module import TrainingData
 from reid.distributed.devices import ComputePlan, share_the_cpu
-from reid.distributed.processes import started
+from reid.distributed.launching import run_on_ranks
 from reid.distributed.ranks import SINGLE_PROCESS, Ranks
 from reid.model.embedder import build_embedder
 from reid.training.lightning import Training, build_losses
@@ -64,6 +64,7 @@ def train(
     backbone: str,
     frozen: bool,
     ranks: Ranks,
+    **_: Any,
 ) -> None:
     """Some steps on noise images, batch 16; rank 0 writes the first gradient, all figures and the weights.
 
@@ -143,8 +144,7 @@ def of_one_and_two(place: Place, *, precision: str, backbone: str) -> dict[str, 
     case = {"folder": str(folder), "device": place.device, "precision": precision, "sampler": "softmax_triplet"}
     case |= {"optimizer": "SGD", "backbone": backbone, "frozen": place.device == "cpu"}  # no SyncBatchNorm there
     train(**case, ranks=SINGLE_PROCESS)
-    with started(2, "tests.bench.check_ranks:train", case) as ranks:
-        train(**case, ranks=ranks)
+    run_on_ranks("tests.bench.check_ranks:train", case, local=2)
     one, two = (torch.load(folder / f"of_{size}.pth", weights_only=True) for size in (1, 2))
     return {
         "losses": [figures["loss"] for figures in one["figures"]],
@@ -166,15 +166,14 @@ def by_nccl(place: Place) -> dict[str, str]:
     if place.device == "cpu":
         return {"said": "not asked: no GPU"}
     try:
-        with started(2, "tests.bench.check_ranks:reduce", {}) as ranks:
-            reduce(ranks=ranks)
+        run_on_ranks("tests.bench.check_ranks:reduce", {}, local=2)
     except Exception as error:
         said = re.search(r"Duplicate GPU[^\n]*|ncclInvalidUsage[^\n]*", str(error))
         return {"said": said[0] if said else f"{type(error).__name__}: {str(error).splitlines()[0]}"}
     return {"said": "works"}
 
 
-def reduce(*, ranks: Ranks) -> None:
+def reduce(*, ranks: Ranks, **_: Any) -> None:
     """A sum over the ranks on the first GPU; AssertionError where it is none."""
     group = dist.new_group(backend="nccl", timeout=timedelta(seconds=30))
     values = torch.ones(4, device="cuda:0")

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reid.distributed.processes import started
+from reid.distributed.launching import run_on_ranks
 from reid.distributed.ranks import SINGLE_PROCESS
 from tests import rank_work
 
@@ -13,8 +13,7 @@ from tests import rank_work
 def test_two_processes_compute_the_gradients_and_weights_of_one(tmp_path, monkeypatch, sampler):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     rank_work.train_some_steps(folder=str(tmp_path), sampler=sampler, ranks=SINGLE_PROCESS)
-    with started(2, "tests.rank_work:train_some_steps", {"folder": str(tmp_path), "sampler": sampler}) as ranks:
-        rank_work.train_some_steps(folder=str(tmp_path), sampler=sampler, ranks=ranks)
+    run_on_ranks("tests.rank_work:train_some_steps", {"folder": str(tmp_path), "sampler": sampler}, local=2)
     one, two = (torch.load(tmp_path / f"of_{size}.pth", weights_only=True) for size in (1, 2))
     assert len(one["gradients"]) == len(two["gradients"]) >= 9
     # float32 sums in another order; the figures' means in another order too
@@ -33,8 +32,7 @@ def test_two_processes_share_the_statistics_of_batch_normalisation(tmp_path, mon
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     arguments = {"folder": str(tmp_path), "sampler": "softmax", "frozen": False}
     rank_work.train_some_steps(**arguments, ranks=SINGLE_PROCESS)
-    with started(2, "tests.rank_work:train_some_steps", arguments) as ranks:
-        rank_work.train_some_steps(**arguments, ranks=ranks)
+    run_on_ranks("tests.rank_work:train_some_steps", arguments, local=2)
     one, two = (torch.load(tmp_path / f"of_{size}.pth", weights_only=True) for size in (1, 2))
     for name, tensor in one["state"].items():
         # nine steps of 0.01; a ReLU near 0 may be on in one and off in the other
