@@ -29,6 +29,7 @@ setup: $(STAMP) ## make the environment from the pinned lock, with the command r
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; found: $$($(PYTHON) --version). Set PYTHON=…" >&2; exit 2; }
 	@echo "setting up $(VENV) from requirements.lock (about 7 GB; some minutes)"
+	@$(PYTHON) .ci/require_space.py $(VENV)
 	@$(PYTHON) -m venv $(VENV)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation --editable .

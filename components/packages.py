@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-EXTRAS = {"torch": ("mlflow", "export"), "tensorrt": ("mlflow", "export", "tensorrt")}
+EXTRAS = {"torch": ("mlflow", "export", "trainer"), "tensorrt": ("mlflow", "export", "tensorrt")}
 """Image -> extras of pyproject.toml that its stages need; neither has kfp, tests or a linter."""
 WITHOUT_TORCH = {"tensorrt"}
 TORCH = re.compile(r"torch|torchvision|triton|nvidia-.*|cuda-.*")

@@ -84,3 +84,30 @@ def test_make_setup_puts_the_command_on_the_path_of_its_environment_and_nothing_
     program = "from importlib.metadata import version; import reid; print(version('reid-pipeline'), reid.__file__)"
     done = subprocess.run([environment / "bin" / "python", "-c", program], **alone, check=True)
     assert done.stdout.split() == [__version__, str(checkout / "reid" / "__init__.py")]
+
+
+@pytest.mark.parametrize(
+    ("free_gb", "status", "said"),
+    [
+        (20, 0, ""),
+        (
+            8,
+            2,
+            "error: {folder}: the disk has 8.0 GB free\n  want: 12 GB, for packages and their downloads\n"
+            "  VENV=DIR puts the environment elsewhere, TMPDIR=DIR the downloads\n",
+        ),
+    ],
+)
+def test_setup_ends_before_the_download_if_the_disk_is_too_small(
+    tmp_path: Path, free_gb: int, status: int, said: str
+) -> None:
+    program = f"""
+import runpy, shutil, sys, types
+shutil.disk_usage = lambda folder: types.SimpleNamespace(free={free_gb} * 10**9)
+sys.argv = ["require_space.py", {str(tmp_path / ".venv")!r}]
+runpy.run_path({str(ROOT / ".ci/require_space.py")!r}, run_name="__main__")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env={"TMPDIR": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (status, said.format(folder=tmp_path))
