@@ -6,6 +6,7 @@ called every few seconds needs the pods' events and the lines since the last one
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -109,7 +110,7 @@ class Trainer:
 
     def delete(self, name: str) -> None:
         """Deletes a TrainJob and its pods, which get SIGTERM and 30 seconds; nothing if it is gone already."""
-        try:
+        with suppress(_Missing):
             self._call(
                 f"TrainJob {name}",
                 "delete trainjobs",
@@ -118,8 +119,6 @@ class Trainer:
                 name,
                 propagation_policy="Foreground",
             )
-        except _Missing:
-            pass
 
     def pods(self, job: str) -> list[Object]:
         """The pods of a TrainJob's nodes, the newest first."""

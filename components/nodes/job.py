@@ -28,7 +28,7 @@ NOT_COPIED = (
     *("ARGO_", "KFP_POD_", "PET_", "METADATA_", "ML_PIPELINE_"),
     *("NAMESPACE", "REID_NODES", "KFP_RUN_ID"),
 )
-"""How the names of the variables begin that KFP and Argo set for themselves, that Trainer sets, or that are set anew."""
+"""How the variables' names begin that KFP and Argo set for themselves, that Trainer sets, or that are set anew."""
 ADDED_BY_KUBERNETES = "node.kubernetes.io/"
 """How the keys of the tolerations begin that Kubernetes gives every pod."""
 SHARED_MEMORY = "/dev/shm"

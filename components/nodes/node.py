@@ -31,7 +31,7 @@ NODE_RANK = "PET_NODE_RANK"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit status: 0 done; 2 an error that the user can correct; 130 stopped; 1 anything else, worth a new start."""
+    """The exit status: 0 done; 2 an error that the user can correct; 130 stopped; 1 worth a new start."""
     request, node = Path(arguments[0]), int(os.environ[NODE_RANK])
     configure_logging()
     take_mlflow_settings(os.environ)

@@ -69,14 +69,16 @@ def _profile(spec: Any) -> Iterator[Finding]:
 
 
 def _batch_that_does_not_divide(spec: Any) -> Iterator[Finding]:
-    """The GPUs, or the processes, share a batch; each part consists of whole groups of one person's images."""
+    """The GPUs, or the processes, of all nodes share a batch; each part holds whole groups of one person's images."""
     size, gpus = spec.dataset.batch_size, max(spec.train.num_gpus, len(set(spec.train.gpu_ids)))
+    nodes = spec.train.num_nodes
     instances = spec.dataset.num_instances if spec.dataset.sampler != "softmax" else 1
     for ranks, what in ((gpus, "GPUs"), (spec.train.cpu_processes, "processes")):
-        unit = ranks * instances
+        unit = nodes * ranks * instances
         if not size % unit:
             continue
         parts = [f"dataset.num_instances = {instances}"] if instances > 1 else []
+        parts += [f"{nodes} nodes"] if nodes > 1 else []
         parts += [f"{ranks} {what}"] if ranks > 1 else []
         down = size // unit * unit
         nearest = f"{down} and {down + unit}" if down else f"{unit}"
@@ -103,11 +105,6 @@ def _checksum(spec: Any) -> Iterator[Finding]:
         yield "dataset.source.sha256", "is not set; what comes from dataset.source.url is not opened unchecked"
 
 
-def _several_machines(spec: Any) -> Iterator[Finding]:
-    if spec.train.num_nodes > 1:
-        yield "train.num_nodes", f"{spec.train.num_nodes}: training on several machines is not supported yet; want 1"
-
-
 def _int8(spec: Any) -> Iterator[Finding]:
     if spec.gen_trt_engine.tensorrt.data_type == "INT8":
         yield "gen_trt_engine.tensorrt.data_type", "INT8 is not built here (no calibration); want FP32 or FP16"
@@ -126,7 +123,6 @@ RULES: tuple[Callable[[Any], Iterator[Finding]], ...] = (
     partial(_picture, name="output_cmc_curve_plot"),
     partial(_picture, name="output_sampled_matches_plot"),
     _profile,
-    _several_machines,
     _int8,
 )
 """Each rule looks for one kind of contradiction, in a spec or in a PartialSpec."""

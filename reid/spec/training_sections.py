@@ -70,7 +70,7 @@ class Train(Section):
     cpu_processes: Count = 1
     """Number of processes that train together on a machine without GPUs; several are faster only with many cores."""
     num_nodes: Count = 1
-    """Number of machines that train together; more than one is not supported yet."""
+    """Number of machines (nodes) that train together, each with num_gpus GPUs; they share dataset.batch_size."""
     seed: Annotated[
         int, Field(ge=0), AlsoReadBy("evaluate"), ReadAloneBy("start_client"), DecidesTraining(), InForm("seed")
     ] = 1234

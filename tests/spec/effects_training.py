@@ -73,10 +73,11 @@ def checkpoint_minutes(lab: Lab) -> None:
 
 
 def num_nodes(lab: Lab) -> None:
+    """The nodes share the batch."""
     with pytest.raises(SpecError) as caught:
-        lab.spec("train.num_nodes=2")
+        lab.spec("train.num_nodes=3")
     assert str(caught.value) == (
-        "command line: train.num_nodes: 2: training on several machines is not supported yet; want 1"
+        "spec: dataset.batch_size: 8 is not divisible by dataset.num_instances = 2 x 3 nodes; nearest: 6 and 12"
     )
 
 
