@@ -5,6 +5,7 @@ called every few seconds needs the pods' events and the lines since the last one
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
@@ -41,6 +42,7 @@ class Trainer:
 
     def __init__(self) -> None:
         """Connects as the pod's account, or outside of a cluster as the user's kubectl."""
+        logging.getLogger("kubeflow").setLevel(logging.ERROR)  # it warns if Trainer has another namespace than usual
         try:
             self._client = TrainerClient()
         except ConfigException as error:

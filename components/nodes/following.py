@@ -23,6 +23,11 @@ STUCK = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContaine
 """Reasons for which a container waits that seldom go by themselves; a volume that is being mounted has another one."""
 
 
+def pause() -> None:
+    """Waits until it is time to ask again."""
+    time.sleep(POLL_S)
+
+
 @dataclass(frozen=True)
 class End:
     """How a TrainJob ended."""
@@ -70,7 +75,7 @@ class Follower:
                 self.said.pop("api", None)
             except Unavailable as error:
                 self._say("api", f"Kubernetes does not answer, asking again: {error}")
-            time.sleep(POLL_S)
+            pause()
 
     def _look(self) -> End | None:
         job = self.trainer.job(self.name)

@@ -12,14 +12,13 @@ job of a run works there, for its name is that of the run:
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from components.nodes.cluster import Trainer, Unavailable
 from components.nodes.files import USER_ERROR, errors_of, outcome_of, write_request
-from components.nodes.following import COMPLETE, POLL_S, End, Follower, end_of
+from components.nodes.following import COMPLETE, End, Follower, end_of, pause
 from components.nodes.job import Object, claims, job_name, train_job
 from components.nodes.logs import CopiedLog
 from components.nodes.settings import Nodes
@@ -91,7 +90,7 @@ def _found(trainer: Trainer, name: str, work: Path) -> bool:
         logger.info("TrainJob %s: an earlier attempt failed; a new one resumes from its checkpoints", name)
         trainer.delete(name)
     while _patiently(lambda: trainer.job(name)):
-        time.sleep(POLL_S)
+        pause()
     return False
 
 
@@ -102,7 +101,7 @@ def _patiently(ask: Callable[[], Answer]) -> Answer:
             return ask()
         except Unavailable as error:
             logger.warning("Kubernetes does not answer, asking again: %s", error)
-            time.sleep(POLL_S)
+            pause()
 
 
 def _submit(trainer: Trainer, job: Object) -> None:
