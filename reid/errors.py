@@ -39,6 +39,12 @@ class TrainingError(ReidError):
     """Training cannot continue: the loss is not finite, or the results folder holds a training with other settings."""
 
 
+class RankLost(TrainingError):
+    """One of several processes that compute together ended, so the others had to; running the task again resumes."""
+
+    exit_status = 1
+
+
 class TrackingError(ReidError):
     """The MLflow store cannot be reached or written."""
 

@@ -27,7 +27,7 @@ from tests.networks import network_settings
 ROWS = 7
 
 
-def talk(*, folder: str, ranks: Ranks) -> None:
+def talk(*, folder: str, ranks: Ranks, **_: Any) -> None:
     """Every collective once; each rank writes what it heard."""
     vectors = np.full((ROWS, 2), -1.0, np.float32)
     rows = [np.flatnonzero(np.arange(ROWS) // 3 % ranks.size == rank) for rank in range(ranks.size)]
@@ -37,21 +37,21 @@ def talk(*, folder: str, ranks: Ranks) -> None:
     Path(folder, f"{ranks.rank}").write_text(repr(heard))
 
 
-def refuse(*, ranks: Ranks) -> None:
+def refuse(*, ranks: Ranks, **_: Any) -> None:
     """Raises on every rank but the first, which waits for them."""
     if ranks.rank:
         raise ArtifactError(f"rank {ranks.rank}: this is wrong\n  want: that")
     ranks.share(1)
 
 
-def die(*, ranks: Ranks) -> None:
+def die(*, ranks: Ranks, **_: Any) -> None:
     """Is killed on every rank but the first, which waits for them."""
     if ranks.rank:
         os.kill(os.getpid(), signal.SIGKILL)
     ranks.share(1)
 
 
-def linger(*, folder: str, ranks: Ranks) -> None:
+def linger(*, folder: str, ranks: Ranks, **_: Any) -> None:
     """Writes its process number and never ends by itself."""
     Path(folder, f"{ranks.rank}").write_text(str(os.getpid()))
     ranks.share(1)
@@ -80,7 +80,7 @@ class FrozenStatistics(Callback):
         self.figures.append({name: float(value) for name, value in outputs.items()})
 
 
-def train_some_steps(*, folder: str, sampler: str, ranks: Ranks) -> None:
+def train_some_steps(*, folder: str, sampler: str, ranks: Ranks, **_: Any) -> None:
     """Three epochs of 3 steps on 23 noise images of 6 persons with all losses; rank 0 writes gradients and weights."""
     devices = ("cpu",) * ranks.size
     share_the_cpu(devices)

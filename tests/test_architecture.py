@@ -33,6 +33,8 @@ PIPELINES_MAY_IMPORT = {
         "reid.spec.facts",
         "reid.spec.fields",
         "reid.spec.one_line",
+        "reid.spec.facts",
+        "reid.spec.fields",
         "reid.spec.secret",
         "reid.files",
         "reid.files.secrets",

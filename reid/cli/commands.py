@@ -231,14 +231,17 @@ def _spec(options: argparse.Namespace) -> None:
     print(blank() if options.blank else explain(options.explain, width=_columns()), end="")
 
 
-def _run_task(options: argparse.Namespace) -> Closing:
+def _run_task(options: argparse.Namespace) -> Closing | None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # docker stop and schedulers send it: handled as Ctrl-C
     from reid.spec import load_spec
 
     spec = load_spec(options.spec, overrides=options.overrides)
     from reid.cli.task_files import results_folder
-    from reid.cli.tasks import run_task
+    from reid.cli.tasks import ranks_here, run_task
+    from reid.distributed.launching import as_one_task
 
-    outcome = run_task(options.task, spec)
+    outcome = as_one_task(lambda: run_task(options.task, spec), local=lambda: ranks_here(options.task, spec))
+    if outcome is None:  # another process does the task, this one has computed for it
+        return None
     lines = [*outcome.lines, f"results: {results_folder(spec, options.task)}"]
     return Closing(options.task, outcome.metrics, lines)

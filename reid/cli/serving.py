@@ -21,12 +21,14 @@ MEANINGLESS = {"model"}
 """A word that follows the value of -m in the command of TAO's documentation; it is ignored."""
 
 
-def add_triton_options(parser: argparse.ArgumentParser, run_task: Callable[[argparse.Namespace], Closing]) -> None:
+def add_triton_options(
+    parser: argparse.ArgumentParser, run_task: Callable[[argparse.Namespace], Closing | None]
+) -> None:
     """Adds --model and --output to `reid triton`, which needs no spec if both are given."""
     parser.add_argument("--model", metavar="FILE", help="in place of triton.model_file")
     parser.add_argument("--output", metavar="FOLDER", help="in place of triton.model_repository")
 
-    def act(options: argparse.Namespace) -> Closing:
+    def act(options: argparse.Namespace) -> Closing | None:
         given = {"model_file": options.model, "model_repository": options.output}
         options.overrides += [f"triton.{name}={value}" for name, value in given.items() if value]
         if options.spec:

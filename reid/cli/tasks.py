@@ -23,6 +23,7 @@ from reid.cli.task_files import (
     results_folder,
     served_file,
 )
+from reid.distributed.launching import devices_here
 from reid.errors import ArtifactError
 from reid.files.disk_errors import raise_disk_errors_as_artifact_errors
 from reid.files.locks import locked
@@ -68,6 +69,17 @@ def run_task(task: str, spec: Experiment) -> Outcome:
             tracking.log_outcome(outcome.metrics)
         status.succeeded(outcome.metrics, outcome.lines[0] if outcome.lines else "")
     return outcome
+
+
+def ranks_here(task: str, spec: Experiment) -> int:
+    """How many processes of this machine compute together in a task."""
+    if task not in ("train", "evaluate", "inference"):
+        return 1
+    section = getattr(spec, task)
+    devices = devices_here(
+        task, num_gpus=section.num_gpus, gpu_ids=section.gpu_ids, cpu_processes=section.cpu_processes
+    )
+    return len(devices)
 
 
 def make_servable(spec: Experiment) -> None:

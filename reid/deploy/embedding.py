@@ -1,6 +1,6 @@
 """Embeds query and gallery with one model on one or several devices; the result is that of one device.
 
-Every device has a process of its own. Process k of K computes batches k, k + K, k + 2K and so on of the very batches
+Several devices have a process each. Process k of K computes batches k, k + K, k + 2K and so on of the very batches
 that a single process would make, and rank 0 collects the vectors.
 
 Shapes: N images.
@@ -9,17 +9,22 @@ Shapes: N images.
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.contract import Contract
 from reid.data.market1501 import JUNK, Manifest, Split
-from reid.deploy.opening import OpenModel, open_model
+from reid.deploy.opening import ModelCard, OpenModel, open_model
 from reid.distributed.devices import share_the_cpu
-from reid.distributed.processes import started
+from reid.distributed.group import Tell
+from reid.distributed.launching import run_on_ranks
 from reid.distributed.ranks import SINGLE_PROCESS, Ranks
 from reid.embeddings import Embeddings, embed
+
+SPLITS = ("query", "gallery")
 
 
 def embed_on_devices(
@@ -30,12 +35,14 @@ def embed_on_devices(
     batch_size: int,
     store: Path,
     with_junk: bool,
-    check: Callable[[OpenModel], None],
-) -> tuple[OpenModel, dict[str, Embeddings], float]:
-    """The opened model, the embeddings of query and gallery, and the images per second.
+    check: Callable[[ModelCard], None],
+) -> tuple[ModelCard, dict[str, Embeddings], float]:
+    """What opened model was used, the embeddings of query and gallery, and the images per second.
 
     Each of `devices`, as torch names them, gets a process. `check` may refuse the model before it embeds anything.
     """
+    cards: list[ModelCard] = []
+    kept: dict[str, Embeddings] = {}
     request: dict[str, Any] = {
         "file": str(file),
         "devices": list(devices),
@@ -44,17 +51,24 @@ def embed_on_devices(
         "store": str(store),
         "with_junk": with_junk,
     }
-    with started(len(devices), "reid.deploy.embedding:embed_worker", request) as ranks:
-        return _embed_as(ranks, check=check, **request)
+
+    def opened(contract: str, settings: dict[str, str]) -> None:
+        cards.append(ModelCard(file, Contract.from_json(contract), settings))
+        check(cards[0])
+
+    with TemporaryDirectory(prefix="reid-") as folder:
+        images_per_second: float = run_on_ranks(
+            "reid.deploy.embedding:embed_as_rank",
+            {**request, "results": folder},
+            local=len(devices),
+            heard={"opened": opened},
+            known={"keep": kept.update},
+        )
+        parts = kept or {name: Embeddings.load_npz(Path(folder, f"{name}.npz")) for name in SPLITS}
+    return cards[0], parts, images_per_second
 
 
-def embed_worker(*, ranks: Ranks, **request: Any) -> None:
-    """The part of embed_on_devices that every rank but the first computes."""
-    _embed_as(ranks, check=lambda _: None, **request)
-
-
-def _embed_as(
-    ranks: Ranks,
+def embed_as_rank(
     *,
     file: str,
     devices: list[str],
@@ -62,23 +76,35 @@ def _embed_as(
     batch_size: int,
     store: str,
     with_junk: bool,
-    check: Callable[[OpenModel], None],
-) -> tuple[OpenModel, dict[str, Embeddings], float]:
+    results: str,
+    ranks: Ranks,
+    tell: Tell,
+    keep: Callable[[dict[str, Embeddings]], None] | None = None,
+) -> float:
+    """The part of one rank of embed_on_devices; returns the images per second.
+
+    Rank 0 has all embeddings in the end. It gives them to `keep`, or writes them into the folder `results`.
+    """
     share_the_cpu(devices)
-    manifest = Manifest.load(Path(dataset))
+    manifest: Manifest = ranks.share(None if ranks.rank else Manifest.load(Path(dataset)))
     images = (len(manifest.query) + len(manifest.gallery)) // ranks.size
-    model = open_model(Path(file), device=devices[ranks.rank], images=images)
-    check(model)
+    model = open_model(Path(file), device=devices[ranks.local_rank], images=images)
+    tell("opened", contract=model.contract.to_json(), settings=model.settings)
     parts, images_per_second = embed_splits(
         model,
-        {"query": manifest.query, "gallery": manifest.gallery},
+        {name: getattr(manifest, name) for name in SPLITS},
         batch_size=batch_size,
         store=Path(store),
         key=manifest.fingerprint,
         keep=None if with_junk else {"gallery": manifest.gallery.person != JUNK},
         ranks=ranks,
     )
-    return model, parts, images_per_second
+    if keep:
+        keep(parts)
+    elif not ranks.rank:
+        for name, part in parts.items():
+            part.save_npz(Path(results, f"{name}.npz"))
+    return images_per_second
 
 
 def embed_splits(

@@ -31,6 +31,16 @@ class OpenModel:
     """What the report says about it: backbone, device, runner."""
 
 
+@dataclass(frozen=True)
+class ModelCard:
+    """What a report needs to know of a model that was opened, perhaps by other processes."""
+
+    file: Path
+    contract: Contract
+    settings: dict[str, str]
+    """What the report says about it: backbone, device, runner."""
+
+
 def find_checkpoint(model: Path) -> Path:
     """The file to load: `model` itself, or the best, else the latest checkpoint of a model directory."""
     if model.is_file():

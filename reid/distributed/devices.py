@@ -92,7 +92,7 @@ class ComputePlan:
     """The devices that a training runs on, and how it uses them."""
 
     devices: tuple[str, ...]
-    """The device of each rank."""
+    """The device of each rank of this machine."""
     precision: str
     """Lightning's name of the precision: 32-true or bf16-mixed."""
     channels_last: bool = True
@@ -101,11 +101,13 @@ class ComputePlan:
     """Whether torch.compile compiles the network."""
     augments: bool = False
     """Whether training images are augmented on the devices, not by the CPU."""
+    machines: int = 1
+    """How many machines train together, each with equally many ranks."""
 
     @property
     def ranks(self) -> int:
         """How many processes train together."""
-        return len(self.devices)
+        return len(self.devices) * self.machines
 
     @property
     def on_gpu(self) -> bool:
@@ -138,6 +140,7 @@ def plan_training(
     augment_on: str,
     convolutional: bool,
     images: int,
+    machines: int = 1,
 ) -> ComputePlan:
     """The plan for these devices, which is logged too; each choice is auto or a fixed value, as in the spec.
 
@@ -151,14 +154,16 @@ def plan_training(
         devices,
         "bf16-mixed" if halved else "32-true",
         channels_last=channels_last == "on" or (channels_last == "auto" and convolutional),
-        compiled=compiled(compile, on_gpu=on_gpu, images=images, ranks=len(devices)),
+        compiled=compiled(compile, on_gpu=on_gpu, images=images, ranks=len(devices) * machines),
         augments=augment_on == "device" or (augment_on == "auto" and on_gpu),
+        machines=machines,
     )
     if on_gpu:
         shown = ", ".join(f"GPU {gpu_number(name)} ({torch.cuda.get_device_name(name)})" for name in devices)
     else:
         shown = f"the CPU, {torch.get_num_threads()} threads"
-        shown += f" in each of {plan.ranks} processes" if plan.ranks > 1 else ""
+        shown += f" in each of {len(devices)} processes" if len(devices) > 1 else ""
+    shown += f", on each of {machines} machines" if machines > 1 else ""
     logger.info(
         "training on %s, precision %s, %s, %s; images augmented on the %s",
         shown,

@@ -1,14 +1,15 @@
-"""How the processes (ranks) of one task talk to each other; `reid.distributed.processes` starts them.
+"""How the processes (ranks) of one task talk to each other; `reid.distributed.launching` starts them.
 
 Shapes: N rows, D width of the embedding.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from reid.distributed.joining import Place
 
 
 class Ranks(Protocol):
@@ -16,6 +17,10 @@ class Ranks(Protocol):
 
     rank: int
     size: int
+    local_rank: int
+    """The number of the rank among those of its machine."""
+    machines: int
+    """How many machines take part; each has equally many ranks."""
 
     def share(self, value: Any) -> Any:
         """Rank 0's value on every rank; plain data."""
@@ -30,7 +35,7 @@ class Ranks(Protocol):
 class SingleProcess:
     """The only rank of a task in one process."""
 
-    rank, size = 0, 1
+    rank, size, local_rank, machines = 0, 1, 0, 1
 
     def share(self, value: Any) -> Any:
         """The value itself."""
@@ -50,8 +55,9 @@ SINGLE_PROCESS = SingleProcess()
 class ProcessGroup:
     """This process as one of several ranks. They talk from CPU to CPU (gloo), so that no GPU waits."""
 
-    def __init__(self) -> None:
-        self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    def __init__(self, place: Place) -> None:
+        self.rank, self.size = place.rank, place.size
+        self.local_rank, self.machines = place.local_rank, place.size // place.local_size
 
     def share(self, value: Any) -> Any:
         """Rank 0's value on every rank; plain data."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reid.deploy.embedding import embed_on_devices
-from reid.deploy.opening import OpenModel, find_checkpoint
+from reid.deploy.opening import ModelCard, find_checkpoint
 from reid.embeddings import Embeddings
 from reid.spec import Experiment
 from reid.stages.agreement import require_agreement
@@ -12,7 +12,7 @@ from reid.stages.agreement import require_agreement
 
 def embed_dataset(
     spec: Experiment, devices: Sequence[str], *, dataset: Path, model: Path, with_junk: bool
-) -> tuple[OpenModel, dict[str, Embeddings], float]:
+) -> tuple[ModelCard, dict[str, Embeddings], float]:
     """The opened model, the embeddings of query and gallery, and the images per second.
 
     Raises ArtifactError if the spec describes another model than the model's file.

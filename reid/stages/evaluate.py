@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from reid.data.market1501 import Manifest
-from reid.distributed.devices import choose_devices
+from reid.distributed.launching import devices_here
 from reid.embeddings import UNTRAINED_EMBEDDINGS, Embeddings
 from reid.errors import ArtifactError, DatasetError
 from reid.files.writing import replacing, require_writable
@@ -42,7 +42,7 @@ def evaluate(spec: Experiment, *, dataset: Path, model: Path, results: Path, rep
     require_writable(section.output_cmc_curve_plot)
     require_writable(section.output_sampled_matches_plot)
     require_device(ranking.device)
-    devices = choose_devices(
+    devices = devices_here(
         "evaluate", num_gpus=section.num_gpus, gpu_ids=section.gpu_ids, cpu_processes=section.cpu_processes
     )
     opened, parts, images_per_second = embed_dataset(spec, devices, dataset=dataset, model=model, with_junk=False)

@@ -9,7 +9,7 @@ import numpy as np
 
 from reid.data.findings import counted
 from reid.data.market1501 import Manifest
-from reid.deploy.opening import OpenModel
+from reid.deploy.opening import ModelCard
 from reid.reports import plots
 from reid.reports.evaluation import Evaluation
 from reid.reports.matches import BEST, HARDEST, RANDOM, choose_queries, hardest_queries, match_rows
@@ -29,7 +29,7 @@ HARDEST_SHOWN, HARDEST_RANKS = 8, 8
 def build_page(
     spec: Experiment,
     manifest: Manifest,
-    opened: OpenModel,
+    opened: ModelCard,
     scored: Scored,
     pairs: PairCounter | None,
     *,
@@ -62,7 +62,7 @@ def build_page(
     )
 
 
-def _subtitle(opened: OpenModel, scored: Scored) -> str:
+def _subtitle(opened: ModelCard, scored: Scored) -> str:
     contract, cameras = opened.contract, len(np.unique(scored.gallery.camera))
     queries, valid = len(scored.query), scored.plain.scores.valid_queries
     with_match = "" if valid == queries else f", {valid:,} of them with a match,"
@@ -74,7 +74,7 @@ def _subtitle(opened: OpenModel, scored: Scored) -> str:
 
 
 def _settings(
-    spec: Experiment, manifest: Manifest, opened: OpenModel, scored: Scored, images_per_second: float
+    spec: Experiment, manifest: Manifest, opened: ModelCard, scored: Scored, images_per_second: float
 ) -> list[tuple[str, str]]:
     contract = opened.contract
     return [

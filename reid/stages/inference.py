@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from reid.distributed.devices import choose_devices
+from reid.distributed.launching import devices_here
 from reid.embeddings import write_json
 from reid.files.writing import copy_file, require_writable
 from reid.spec import Experiment
@@ -22,7 +22,7 @@ def inference(spec: Experiment, *, dataset: Path, model: Path, embeddings: Path,
     for file in (embeddings, spec.inference.output_file):
         require_writable(file)
     section = spec.inference
-    devices = choose_devices(
+    devices = devices_here(
         "inference", num_gpus=section.num_gpus, gpu_ids=section.gpu_ids, cpu_processes=section.cpu_processes
     )
     opened, parts, images_per_second = embed_dataset(spec, devices, dataset=dataset, model=model, with_junk=True)

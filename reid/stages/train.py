@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from reid.data.market1501 import Manifest
+from reid.distributed.launching import require_machines
 from reid.embeddings import UNTRAINED_EMBEDDINGS
 from reid.errors import TrainingError
 from reid.files.writing import copy_file, replacing
@@ -50,6 +51,8 @@ def train(
     other settings or a loss is not finite, ArtifactError if a checkpoint that the spec names is of another network,
     KeyboardInterrupt if the training is interrupted.
     """
+    gpus = max(spec.train.num_gpus, len(set(spec.train.gpu_ids)))
+    require_machines("train", num_nodes=spec.train.num_nodes, num_gpus=gpus)
     manifest = Manifest.load(dataset)
     settings = _settings(spec, manifest.fingerprint)
     model.mkdir(parents=True, exist_ok=True)

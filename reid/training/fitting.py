@@ -1,12 +1,12 @@
 """A training on its devices: what every rank prepares, and the steps that all ranks do together.
 
-Rank 0 is the train stage's own process; `started` gives every further device a process that runs `train_worker`. All
-ranks prepare the same network and batches from the same spec and seed, so nothing but gradients, figures and wishes to
-stop travels between them. Only rank 0 writes files and logs to the run.
+On one device the train stage's own process does it; for several, `run_on_ranks` has every rank call `train_as_rank`.
+All ranks prepare the same network and batches from the same spec, seed and checkpoint, so nothing but gradients,
+figures and wishes to stop travels between them. Only rank 0 writes checkpoints, and tells the stage what to log.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from reid.contract import Contract
 from reid.data.market1501 import Manifest, Split
 from reid.data.module import TrainingData
 from reid.data.sampler import rank_columns
-from reid.distributed.devices import ComputePlan, choose_devices, plan_training, share_the_cpu
-from reid.distributed.processes import started
+from reid.distributed.devices import ComputePlan, plan_training, share_the_cpu
+from reid.distributed.group import StoppedTogether, Tell
+from reid.distributed.launching import devices_here, run_on_ranks
 from reid.distributed.ranks import Ranks
 from reid.errors import DatasetError
 from reid.model.backbones import is_convolutional
@@ -31,7 +32,7 @@ from reid.spec.network import contract_of
 from reid.spec.secret import open_values
 from reid.tracking.stage_run import StageRun
 from reid.training.history import Row
-from reid.training.monitor import StepMonitor
+from reid.training.monitor import LogsMetrics, StepMonitor
 from reid.training.recipe import (
     build_data,
     build_module,
@@ -40,7 +41,7 @@ from reid.training.recipe import (
     readable_images,
     validation_of,
 )
-from reid.training.record import Record, ignore_row
+from reid.training.record import Record, ToldMetrics, ignore_row
 from reid.training.resume import LATEST, DurableCheckpoints, Start, read_training_checkpoint
 from reid.training.stopping import Stopping
 from reid.training.trainer import fit, seed_everything
@@ -64,41 +65,71 @@ def train_on_devices(
 
     `epoch_ended` is called with each new row of the history, in this process only.
     """
-    options = spec.train
-    devices = choose_devices(
-        "train", num_gpus=options.num_gpus, gpu_ids=options.gpu_ids, cpu_processes=options.cpu_processes
-    )
-    share_the_cpu(devices)
-    parts = _prepare(spec, manifest, start, devices)
-    run.log_metrics({"skipped_images": len(manifest.train.of_persons()) - len(parts.images)})
     request = {
         "spec": open_values(spec),
+        "settings": settings,
         "dataset": str(dataset),
         "model": str(model),
         "start": str(start.path) if start else None,
-        "devices": devices,
     }
+    devices = devices_for_training(spec)
+    function = "reid.training.fitting:train_as_rank"
+    heard = {"log_metrics": run.log_metrics, "epoch_ended": epoch_ended}
     try:
-        with started(len(devices), "reid.training.fitting:train_worker", request) as ranks:
-            history = _fit(
-                spec, parts, settings=settings, model=model, start=start, ranks=ranks, run=run, epoch_ended=epoch_ended
-            )
+        history, weights = run_on_ranks(
+            function,
+            {**request, "devices": devices},
+            local=len(devices),
+            heard=heard,
+            known={"known": (manifest, start)},
+        )
     except KeyboardInterrupt:
         latest = model / LATEST
         logger.warning("interrupted; the next run %s", f"resumes from {latest}" if latest.exists() else "starts anew")
         raise
-    return history, parts.weights
+    return history, weights
 
 
-def train_worker(
-    *, spec: dict[str, Any], dataset: str, model: str, start: str | None, devices: list[str], ranks: Ranks
-) -> None:
-    """The part of train_on_devices that every rank but the first does: the same steps, with its share of each batch."""
-    experiment, manifest = Experiment.model_validate(spec), Manifest.load(Path(dataset))
-    resumed = read_training_checkpoint(Path(start)) if start else None
+def devices_for_training(spec: Experiment) -> tuple[str, ...]:
+    """The device of each rank of this machine."""
+    options = spec.train
+    return devices_here(
+        "train",
+        num_gpus=options.num_gpus,
+        gpu_ids=options.gpu_ids,
+        cpu_processes=options.cpu_processes,
+    )
+
+
+def train_as_rank(
+    *,
+    spec: dict[str, Any],
+    settings: dict[str, Any],
+    dataset: str,
+    model: str,
+    start: str | None,
+    devices: Sequence[str],
+    ranks: Ranks,
+    tell: Tell,
+    known: tuple[Manifest, Start | None] | None = None,
+) -> tuple[list[Row], list[str]]:
+    """The part of one rank; returns the history and the lines of the weights report, the same on all ranks.
+
+    Only rank 0 reads the manifest and the checkpoint, if they are not known, and sends them to the others: all start
+    from the same point, also on a machine that does not have the results folder.
+    """
+    experiment = Experiment.model_validate(spec)
     share_the_cpu(devices)
-    parts = _prepare(experiment, manifest, resumed, tuple(devices))
-    _fit(experiment, parts, settings={}, model=Path(model), start=resumed, ranks=ranks, run=StageRun.none())
+    if not ranks.rank and not known:
+        known = Manifest.load(Path(dataset)), read_training_checkpoint(Path(start)) if start else None
+    manifest, resumed = ranks.share(known)
+    parts = _prepare(experiment, manifest, resumed, tuple(devices), machines=ranks.machines)
+    run = ToldMetrics(tell)
+    run.log_metrics({"skipped_images": len(manifest.train.of_persons()) - len(parts.images)})
+    history = _fit(
+        experiment, parts, settings=settings, model=Path(model), start=resumed, ranks=ranks, run=run, tell=tell
+    )
+    return history, parts.weights
 
 
 @dataclass(frozen=True)
@@ -116,7 +147,9 @@ class TrainingParts:
     validation: Validation
 
 
-def _prepare(spec: Experiment, manifest: Manifest, start: Start | None, devices: tuple[str, ...]) -> TrainingParts:
+def _prepare(
+    spec: Experiment, manifest: Manifest, start: Start | None, devices: tuple[str, ...], *, machines: int
+) -> TrainingParts:
     """Decoded images, the network and its first weights; the same on every rank."""
     images = readable_images(spec, manifest.train.of_persons(), manifest.fingerprint)
     persons, label = np.unique(images.person, return_inverse=True)
@@ -124,7 +157,7 @@ def _prepare(spec: Experiment, manifest: Manifest, start: Start | None, devices:
     rank_columns(
         batch_size=spec.dataset.batch_size,
         num_instances=spec.dataset.num_instances if spec.dataset.sampler != "softmax" else 1,
-        world_size=len(devices),
+        world_size=len(devices) * machines,
         rank=0,
     )
     torch.backends.cudnn.benchmark = spec.train.cudnn.benchmark
@@ -141,6 +174,7 @@ def _prepare(spec: Experiment, manifest: Manifest, start: Start | None, devices:
         augment_on=spec.dataset.augment_on,
         convolutional=is_convolutional(network.base),
         images=spec.train.num_epochs * len(images),
+        machines=machines,
     )
     data = build_data(
         spec,
@@ -163,8 +197,8 @@ def _fit(
     model: Path,
     start: Start | None,
     ranks: Ranks,
-    run: StageRun,
-    epoch_ended: Callable[[Row], None] = ignore_row,
+    run: LogsMetrics,
+    tell: Tell,
 ) -> list[Row]:
     """Trains as one of the ranks; returns the history."""
 
@@ -188,23 +222,28 @@ def _fit(
         history=start.checkpoint["training"].get("history", []) if start else [],
         checkpoints=checkpoints,
         run=run,
-        epoch_ended=epoch_ended,
+        epoch_ended=lambda row: tell("epoch_ended", row=row),
     )
-    fit(
-        build_module(spec, parts.network),
-        parts.data,
-        callbacks=[steps, stopping, record],
-        plan=parts.plan,
-        checkpoints=checkpoints,
-        epochs=spec.train.num_epochs,
-        start=start,
-        folder=model,
-    )
+    try:
+        fit(
+            build_module(spec, parts.network),
+            parts.data,
+            callbacks=[steps, stopping, record],
+            plan=parts.plan,
+            checkpoints=checkpoints,
+            epochs=spec.train.num_epochs,
+            start=start,
+            folder=model,
+        )
+    except KeyboardInterrupt:
+        if stopping.together:
+            raise StoppedTogether from None
+        raise
     return record.history
 
 
 def _step_monitor(
-    spec: Experiment, parts: TrainingParts, *, model: Path, start: Start | None, ranks: Ranks, run: StageRun
+    spec: Experiment, parts: TrainingParts, *, model: Path, start: Start | None, ranks: Ranks, run: LogsMetrics
 ) -> StepMonitor:
     """The monitor of the training's steps, with what a checkpoint within an epoch knows of that epoch so far."""
     steps = StepMonitor(

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -21,7 +21,6 @@ from reid.data.sampler import Step
 from reid.distributed.ranks import Ranks
 from reid.errors import TrainingError
 from reid.files.writing import replacing
-from reid.tracking.stage_run import StageRun
 from reid.training.history import Row
 
 READ_INTERVAL_S = 0.5
@@ -30,6 +29,12 @@ LOGGED_EVERY_STEPS = 10
 NAMED_IMAGES = 4
 BAD_BATCH = "bad_batch.txt"
 """The file in the model directory that names the images of the batch whose loss was not finite."""
+
+
+class LogsMetrics(Protocol):
+    """Takes the figures of a training, as reid.tracking's run of a stage does."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None: ...
 
 
 class StepMonitor(Callback):
@@ -47,7 +52,7 @@ class StepMonitor(Callback):
         batch_size: int,
         files: Sequence[str],
         ranks: Ranks,
-        run: StageRun,
+        run: LogsMetrics,
     ) -> None:
         """steps: in an epoch; batch_size: over all ranks; files: names of the training images, in their order."""
         self._folder, self._epochs, self.in_an_epoch, self._batch_size = folder, epochs, steps, batch_size

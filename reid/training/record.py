@@ -1,7 +1,7 @@
 """Records the end of an epoch: figures, the learning rate, a row of the history, checkpoints, MLflow's curves."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
-from reid.tracking.stage_run import StageRun
+from reid.distributed.group import Tell
 from reid.training.history import UNTRAINED, Row, best_row, sentence, write_history
 from reid.training.lightning import Training
-from reid.training.monitor import StepMonitor
+from reid.training.monitor import LogsMetrics, StepMonitor
 from reid.training.resume import BEST, LATEST, DurableCheckpoints, epoch_file, give_name
 from reid.training.stopping import Stopped
 
@@ -21,6 +21,17 @@ logger = logging.getLogger(__name__)
 
 def ignore_row(_row: Row) -> None:
     """Does nothing with a new row: the default of epoch_ended."""
+
+
+class ToldMetrics:
+    """Has the task's process log the metrics of rank 0 to its run."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Logs metrics at a step (an epoch, for example)."""
+        self._tell("log_metrics", metrics=dict(metrics), step=step)
 
 
 class Record(Checkpoint):
@@ -42,7 +53,7 @@ class Record(Checkpoint):
         training: dict[str, Any],
         history: Sequence[Row],
         checkpoints: DurableCheckpoints,
-        run: StageRun,
+        run: LogsMetrics,
         epoch_ended: Callable[[Row], None] = ignore_row,
     ) -> None:
         """validate: (trainer, module, epoch) -> figures; it raises Stopped if an end was asked for.

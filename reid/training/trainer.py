@@ -63,7 +63,8 @@ def fit(
     with _quiet():
         trainer = pl.Trainer(
             accelerator="gpu" if plan.on_gpu else "cpu",
-            devices=[gpu_number(device) for device in plan.devices] if plan.on_gpu else plan.ranks,
+            devices=[gpu_number(device) for device in plan.devices] if plan.on_gpu else len(plan.devices),
+            num_nodes=plan.machines,
             strategy=_gradient_exchange(module, plan) if plan.ranks > 1 else "auto",
             precision=plan.precision,  # type: ignore[arg-type]
             max_epochs=epochs,

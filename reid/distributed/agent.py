@@ -1,0 +1,152 @@
+"""Runs torch's elastic agent: it starts the ranks of this machine, watches them, and ends them as one.
+
+The ranks run in sessions of their own, so Ctrl-C reaches this process only, and the agent passes it on to all of them.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from reid.distributed.channel import SOCKET, Channel
+from reid.distributed.joining import Machine
+from reid.errors import RankLost
+
+SHUTDOWN_S = 20
+"""After SIGTERM the ranks have so long to finish a step and write a checkpoint; Kubernetes kills after 30 s."""
+MEETING_S = 3600
+"""How long the first machine may check and decode the data while the others wait for it."""
+HANDLED = (signal.SIGTERM, signal.SIGINT)
+TORCHS = "torch.distributed"
+
+
+def run_agent(
+    request: Mapping[str, Any],
+    heard: Mapping[str, Callable[..., None]],
+    machine: Machine | None,
+    local: int,
+    *,
+    meeting_s: int = MEETING_S,
+) -> Any:
+    """Runs the elastic agent with the ranks of this machine until all have ended; returns rank 0's result."""
+    channel = Channel({**request, "log_level": logging.getLogger("reid").getEffectiveLevel()}, heard)
+    stopped, failed = False, None
+    try:
+        with _environment_kept(), _signals_kept(), _quiet():
+            os.environ[SOCKET] = channel.path
+            failed, stopped = _agent(machine, local, meeting_s=meeting_s)
+    finally:
+        channel.close()
+    if channel.fault:
+        raise channel.fault
+    if channel.errors:
+        raise channel.errors[0]
+    if stopped or channel.interrupted:
+        raise KeyboardInterrupt
+    if channel.has_result or not (failed or channel.lost or channel.failures):
+        return channel.result
+    raise RankLost(_describe_end(channel, failed or {}, size=local * (machine.count if machine else 1)))
+
+
+def _agent(machine: Machine | None, local: int, *, meeting_s: int) -> tuple[dict[int, int] | None, bool]:
+    """Runs torch's agent. Returns the exit status of each rank that ended badly, and whether a signal stopped it."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher import elastic_launch  # type: ignore[attr-defined]
+
+    launch = elastic_launch(_config(machine, local, meeting_s=meeting_s), sys.executable)
+    try:
+        launch("-m", "reid.distributed.worker")
+    except SignalException:
+        return None, True
+    except ChildFailedError as error:
+        return {rank: failure.exitcode for rank, failure in error.failures.items()}, False
+    return None, False
+
+
+def _config(machine: Machine | None, local: int, *, meeting_s: int) -> Any:
+    """How the agent starts the ranks: alone on this machine, or together with the agents of other machines."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.run import config_from_args, get_args_parser
+
+    options = [f"--nproc-per-node={local}", "--max-restarts=0", f"--log-dir={os.devnull}"]
+    options.append(f"--signals-to-handle={','.join(number.name for number in HANDLED)}")
+    if machine is None or machine.count == 1:
+        options += ["--nnodes=1", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--local-addr=127.0.0.1"]
+        options.append(f"--rdzv-id={uuid.uuid4()}")
+    else:
+        options += [f"--nnodes={machine.count}", f"--node-rank={machine.number}", "--rdzv-backend=static"]
+        options += [f"--master-addr={machine.address}", f"--master-port={machine.port}"]
+        options.append(f"--rdzv-conf=timeout={meeting_s}")
+    threads = os.environ.get("OMP_NUM_THREADS")
+    config, _, _ = config_from_args(get_args_parser().parse_args([*options, "-m", "reid.distributed.worker"]))
+    if threads is None:  # torchrun would give each rank one thread; share_the_cpu gives it its share
+        os.environ.pop("OMP_NUM_THREADS", None)
+    config.logs_specs = DefaultLogsSpecs(log_dir=os.devnull)
+    if hasattr(config, "shutdown_timeout"):  # since torch 2.12; before, the agent waits 30 s
+        config.shutdown_timeout = SHUTDOWN_S
+    return config
+
+
+def _describe_end(channel: Channel, statuses: Mapping[int, int], *, size: int) -> str:
+    """Which rank ended the others, and how."""
+    if channel.failures and not channel.lost:
+        rank, text = next(iter(channel.failures.items()))
+        return f"rank {rank} of {size} failed: {text}; its last messages, if any, are above"
+    rank = channel.lost[0] if channel.lost else next(iter(statuses), 0)
+    status = statuses.get(rank, 1)
+    how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit status {status}"
+    return f"rank {rank} of {size} {how}; its last messages, if any, are above"
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """The environment is afterwards what it was before."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """The handlers of signals, which the agent replaces, are afterwards what they were before."""
+    if threading.current_thread() is not threading.main_thread():  # the agent then leaves them alone
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in HANDLED}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences torch's agent: what ended the ranks is said once, in our words."""
+    before = {}
+    for name, known in list(logging.root.manager.loggerDict.items()):
+        if name.startswith(TORCHS) and isinstance(known, logging.Logger):
+            before[known] = known.level
+    logging.getLogger(TORCHS).setLevel(logging.CRITICAL + 1)
+    import torch.distributed.launcher
+    import torch.distributed.run  # noqa: F401
+
+    for name, known in list(logging.root.manager.loggerDict.items()):
+        if name.startswith(TORCHS) and isinstance(known, logging.Logger):
+            before.setdefault(known, known.level)
+            known.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for known, level in before.items():
+            known.setLevel(level)
