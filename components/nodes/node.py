@@ -15,15 +15,15 @@ from pathlib import Path
 
 from components.entry import INTERRUPTED, configure_logging, finite
 from components.nodes.files import DATASET, as_end, forget_end, outcome_of, read_request, write_end
+from reid.distributed.launching import as_one_task
 from reid.errors import ReidError
 from reid.files.locks import in_turn
 from reid.files.rights import rights_refused
 from reid.spec import Experiment
 from reid.spec.form import load_spec_of_form
-from reid.stages.outcome import Outcome
 from reid.stages.train import train
 from reid.tracking.environment import take_mlflow_settings
-from reid.tracking.stage_run import StageRun, stage_run
+from reid.tracking.stage_run import stage_run
 
 logger = logging.getLogger("components.nodes.node")
 
@@ -57,20 +57,20 @@ def _train(request: Path, node: int) -> int:
         logger.info("the training is finished already")
         return 0
     forget_end(work, node)
-    if node:
-        _call(spec, work, StageRun.none())
-        return 0
-    # A node 0 that takes the place of a lost one may start before that one has ended.
-    with in_turn(work, work="training in it"), stage_run("train", work, experiment=spec.mlflow.experiment) as run:
-        outcome = _call(spec, work, run)
-        outcome.metrics = finite(outcome.metrics)
-        run.log_outcome(outcome.metrics)
-    write_end(work, node, as_end(outcome))
+    as_one_task(lambda: _lead(spec, work), local=lambda: int(os.environ["PET_NPROC_PER_NODE"]))
     return 0
 
 
-def _call(spec: Experiment, work: Path, run: StageRun) -> Outcome:
-    return train(spec, dataset=work / DATASET, model=work / "model", report=work / "report", run=run)
+def _lead(spec: Experiment, work: Path) -> None:
+    """The part of node 0: the stage, as in one pod.
+
+    A node 0 that takes the place of a lost one may start before that one has ended, so it waits for the folder.
+    """
+    with in_turn(work, work="training in it"), stage_run("train", work, experiment=spec.mlflow.experiment) as run:
+        outcome = train(spec, dataset=work / DATASET, model=work / "model", report=work / "report", run=run)
+        outcome.metrics = finite(outcome.metrics)
+        run.log_outcome(outcome.metrics)
+    write_end(work, 0, as_end(outcome))
 
 
 def _ended(work: Path, node: int, status: int, text: str) -> int:
