@@ -120,15 +120,15 @@ def _local_path(entry: Mapping[str, Any]) -> Path:
 def run_stage(stage: str, ports: Ports) -> None:
     """Runs the stage and writes everything that the runner reads."""
     spec = _read_spec(stage, ports.parameters)
-    function = getattr(importlib.import_module(f"reid.stages.{stage}"), stage)
-    parameters, ports = ports.parameters, ports.declared_by(function)
     empty_for(stage)
     work = work_folder(stage)
     if work:
         require_writable_volume(work)
-    if nodes := _nodes(stage, spec, parameters):
-        outcome, metrics = _run_on_nodes(nodes, spec, ports, work=work, text=parameters["spec"])
+    if nodes := _nodes(stage, spec, ports.parameters):
+        ports, outcome, metrics = _run_on_nodes(nodes, spec, ports, work=work)
     else:
+        function = getattr(importlib.import_module(f"reid.stages.{stage}"), stage)
+        ports = ports.declared_by(function)
         outcome, metrics = _run_here(function, spec, ports, stage=stage, work=work)
     write_outputs(ports, outcome, metrics)
 
@@ -172,15 +172,16 @@ def _nodes(stage: str, spec: Experiment, parameters: Mapping[str, Any]) -> Any:
 
 
 def _run_on_nodes(
-    nodes: Any, spec: Experiment, ports: Ports, *, work: Path | None, text: str
-) -> tuple[Outcome, dict[str, float]]:
+    nodes: Any, spec: Experiment, ports: Ports, *, work: Path | None
+) -> tuple[Ports, Outcome, dict[str, float]]:
     """Trains on several nodes, which log to MLflow themselves; returns what node 0 gives."""
     if work is None:
-        raise SpecError("train.num_nodes: no work volume (REID_WORK_DIR)\n  want: the cluster's file with a work_claim")
-    train_on_nodes = importlib.import_module("components.nodes.launch").train_on_nodes
-    outcome: Outcome = train_on_nodes(spec, text=text, nodes=nodes, dataset=ports.inputs["dataset"].path, work=work)
+        raise SpecError("train.num_nodes: no work volume (REID_WORK_DIR)\n  want: a work_claim in the cluster's file")
+    text, function = ports.parameters["spec"], importlib.import_module("components.nodes.launch").train_on_nodes
+    ports = ports.declared_by(function)
+    outcome: Outcome = function(spec, **_arguments(ports, work), text=text, nodes=nodes, work=work)
     deliver(work, _output_files(ports))
-    return outcome, outcome.metrics
+    return ports, outcome, outcome.metrics
 
 
 def _read_spec(stage: str, parameters: Mapping[str, Any]) -> Experiment:

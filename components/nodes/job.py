@@ -25,8 +25,8 @@ MANAGER = "reid.pipeline/train"
 RUN_LABEL = "pipeline/runid"
 """The label that KFP puts on the pods of a run; its UI and our own tools find them by it."""
 NOT_COPIED = (
-    *("ARGO_", "KFP_POD_", "PET_", "METADATA_", "ML_PIPELINE_"),
-    *("NAMESPACE", "REID_NODES", "KFP_RUN_ID"),
+    *("ARGO_", "KFP_", "PET_", "METADATA_", "ML_PIPELINE_"),
+    *("NAMESPACE", "REID_NODES"),
 )
 """How the variables' names begin that KFP and Argo set for themselves, that Trainer sets, or that are set anew."""
 ADDED_BY_KUBERNETES = "node.kubernetes.io/"

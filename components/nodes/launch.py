@@ -35,12 +35,16 @@ MODULE = "components.nodes.node"
 MANY_WRITERS, MANY_READERS = "ReadWriteMany", "ReadOnlyMany"
 
 
-def train_on_nodes(spec: Experiment, *, text: str, nodes: Nodes, dataset: Path, work: Path) -> Outcome:
-    """Trains on `nodes` and returns what node 0 gives; its model and report lie in `work` then.
+def train_on_nodes(
+    spec: Experiment, *, text: str, nodes: Nodes, dataset: Path, work: Path, model: Path, report: Path
+) -> Outcome:
+    """Trains on `nodes` and returns what node 0 gives. It has the ports of the stage `train`, without loading PyTorch.
 
-    `text` is the spec's text. Resumes what an earlier job of the run left in `work`. Raises the error of the node if
-    one says what the user can correct, and PipelineError if the job fails otherwise or cannot be submitted.
+    `text` is the spec's text; `model` and `report` lie in `work`, where node 0 writes them. Resumes what an earlier
+    job of the run left there. Raises the error of the node if one says what the user can correct, and PipelineError if
+    the job fails otherwise or cannot be submitted.
     """
+    assert {model, report} == {work / "model", work / "report"}
     trainer = Trainer()
     run_id, pod_name = os.environ["KFP_RUN_ID"], os.environ.get("KFP_POD_NAME") or os.uname().nodename
     name = job_name(run_id)

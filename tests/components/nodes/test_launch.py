@@ -50,6 +50,8 @@ def train(work: Path, caplog: pytest.LogCaptureFixture) -> Callable[[], Outcome]
             nodes=NODES,
             dataset=work.parent / "manifest.json",
             work=work,
+            model=work / "model",
+            report=work / "report",
         )
 
     return start
