@@ -102,7 +102,7 @@ def test_an_error_that_the_user_can_correct_stands_in_the_nodes_file(
     assert main([str(request_file)]) == 2
     ((node, (status, text)),) = errors_of(request_file.parent).items()
     assert (node, status) == (1, 2)
-    assert text == "pipeline parameter spec: train.epochs: unknown key; did you mean train.num_epochs?"
+    assert text == "spec: train.epochs: unknown key; did you mean train.num_epochs?"
     assert capsys.readouterr().err == f"error: {text}\n"
 
 
