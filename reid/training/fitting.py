@@ -74,7 +74,7 @@ def train_on_devices(
     }
     devices = devices_for_training(spec)
     function = "reid.training.fitting:train_as_rank"
-    heard = {"log_metrics": run.log_metrics, "epoch_ended": lambda row: epoch_ended(row)}
+    heard = {"log_metrics": run.log_metrics, "epoch_ended": epoch_ended}
     try:
         history, weights = run_on_ranks(
             function,

@@ -19,7 +19,7 @@ from reid.training.stopping import Stopped
 logger = logging.getLogger(__name__)
 
 
-def ignore_row(_row: Row) -> None:
+def ignore_row(row: Row) -> None:
     """Does nothing with a new row: the default of epoch_ended."""
 
 
