@@ -82,8 +82,8 @@ def test_two_nodes_train_one_model_and_only_the_first_writes_and_says_so(request
     assert (work / "model" / "reid_model_latest.pth").exists()
     assert (work / "report").read_text().startswith("<!")
     assert [file.name for file in (work / "nodes").iterdir()] == ["0.json"]
-    assert "progress: " in said[0]
-    assert "progress: " not in said[1]
+    assert "epoch 1/1: loss" in said[0]
+    assert "epoch 1/1: loss" not in said[1]
 
 
 def test_a_node_that_starts_again_after_the_training_is_finished_has_nothing_to_do(
