@@ -120,12 +120,23 @@ def _local_path(entry: Mapping[str, Any]) -> Path:
 def run_stage(stage: str, ports: Ports) -> None:
     """Runs the stage and writes everything that the runner reads."""
     spec = _read_spec(stage, ports.parameters)
-    function = getattr(importlib.import_module(f"reid.stages.{stage}"), stage)
-    ports = ports.declared_by(function)
     empty_for(stage)
     work = work_folder(stage)
     if work:
         require_writable_volume(work)
+    if nodes := _nodes(stage, spec, ports.parameters):
+        ports, outcome, metrics = _run_on_nodes(nodes, spec, ports, work=work)
+    else:
+        function = getattr(importlib.import_module(f"reid.stages.{stage}"), stage)
+        ports = ports.declared_by(function)
+        outcome, metrics = _run_here(function, spec, ports, stage=stage, work=work)
+    write_outputs(ports, outcome, metrics)
+
+
+def _run_here(
+    function: Callable[..., Outcome], spec: Experiment, ports: Ports, *, stage: str, work: Path | None
+) -> tuple[Outcome, dict[str, float]]:
+    """Runs the stage in this process, and logs it; returns its outcome and the metrics of it that are finite."""
     first = stage == STAGES[0]
     with (
         locked(work, user=stage) if work else nullcontext(),
@@ -134,11 +145,43 @@ def run_stage(stage: str, ports: Ports) -> None:
         if first and os.environ.get("KFP_RUN_ID"):  # Kubeflow started the pipeline, and nothing has described it yet
             run.describe_pipeline(params=open_values(spec), tags=_pipeline_tags(spec))
         outcome: Outcome = function(spec, **_arguments(ports, work), run=run)
-        metrics = _finite(outcome.metrics)
+        metrics = finite(outcome.metrics)
         run.log_outcome(metrics)
         if work:
             deliver(work, _output_files(ports))
-    write_outputs(ports, outcome, metrics)
+    return outcome, metrics
+
+
+def _nodes(stage: str, spec: Experiment, parameters: Mapping[str, Any]) -> Any:
+    """The nodes on which Kubeflow starts this stage; None if it runs here.
+
+    Raises SpecError if the spec or the form asks for other nodes than the pipeline was compiled for: in validate, so
+    that it is known at once.
+    """
+    if not os.environ.get("KFP_RUN_ID") or stage not in {STAGES[0], "train"}:
+        return None
+    nodes = importlib.import_module("components.nodes.settings").Nodes.from_environment(os.environ)
+    compiled, asked = nodes.count if nodes else 1, spec.train.num_nodes
+    refusal = nodes.refusal(asked, parameters) if nodes else f"train.num_nodes: {asked}" if asked > 1 else ""
+    if refusal:
+        raise SpecError(
+            f"{refusal}\n  want: what it was compiled for (train.num_nodes={compiled}), or a pipeline compiled with"
+            " these values: make compile"
+        )
+    return nodes if stage == "train" else None
+
+
+def _run_on_nodes(
+    nodes: Any, spec: Experiment, ports: Ports, *, work: Path | None
+) -> tuple[Ports, Outcome, dict[str, float]]:
+    """Trains on several nodes, which log to MLflow themselves; returns what node 0 gives."""
+    if work is None:
+        raise SpecError("train.num_nodes: no work volume (REID_WORK_DIR)\n  want: a work_claim in the cluster's file")
+    text, function = ports.parameters["spec"], importlib.import_module("components.nodes.launch").train_on_nodes
+    ports = ports.declared_by(function)
+    outcome: Outcome = function(spec, **_arguments(ports, work), text=text, nodes=nodes, work=work)
+    deliver(work, _output_files(ports))
+    return ports, outcome, outcome.metrics
 
 
 def _read_spec(stage: str, parameters: Mapping[str, Any]) -> Experiment:
@@ -169,7 +212,7 @@ def _pipeline_tags(spec: Experiment) -> dict[str, str]:
     return {**spec.mlflow.tags, **name}
 
 
-def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
     """The figures without NaN and infinity: JSON has neither, and KFP's parser refuses a whole file for one of them."""
     for name, value in metrics.items():
         if not math.isfinite(value):
@@ -214,7 +257,8 @@ class ProgressOrRecord(logging.Formatter):
         return super().format(record)
 
 
-def _configure_logging() -> None:
+def configure_logging() -> None:
+    """Sends the log to standard error, as a runner reads it."""
     handler = logging.StreamHandler()
     handler.setFormatter(ProgressOrRecord("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=os.environ.get("REID_LOG_LEVEL", "INFO"), handlers=[handler])
@@ -227,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--executor-input", required=True, help="JSON that the runner writes in place of {{$}}")
     parser.add_argument("--encrypted", action="store_true", help=f"run only if {KEY_ENVIRONMENT} is set")
     options = parser.parse_args(arguments)
-    _configure_logging()
+    configure_logging()
     take_mlflow_settings(os.environ)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a deleted pod closes its MLflow runs, as on Ctrl-C
     try:

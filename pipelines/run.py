@@ -83,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         if options.detach or options.every:
             raise PipelineError("--detach, --every: found no cluster\n  want: the address of its API in KFP_ENDPOINT")
+        _require_one_machine(spec)
         _require_data(spec)
         return _run(spec, path, jobs=options.jobs, in_containers=runner == "docker")
     except ReidError as error:
@@ -107,6 +108,16 @@ def _runner(asked: str) -> str:
     if os.environ.get("KFP_ENDPOINT"):
         return "kfp"
     return "docker" if image_builds.all_ready() else "process"
+
+
+def _require_one_machine(spec: Experiment) -> None:
+    """Raises PipelineError if the training needs other machines than this one."""
+    if spec.train.num_nodes > 1:
+        raise PipelineError(
+            f"train.num_nodes: {spec.train.num_nodes}, and this runner has one machine\n"
+            "  want: a cluster, KFP_ENDPOINT=…; or train.num_nodes=1; or the training by itself, on each machine:\n"
+            f"  torchrun --nnodes={spec.train.num_nodes} … -m reid train -e SPEC"
+        )
 
 
 def _require_data(spec: Experiment) -> None:

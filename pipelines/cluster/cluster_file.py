@@ -17,7 +17,7 @@ from pipelines.cluster.resources import SHARED_MEMORY, SHARED_MEMORY_PATH, Resou
 from reid.errors import PipelineError
 from reid.spec.facts import STAGES
 
-FROM_THE_SPEC = {"gpus", "embedding_gpus", "engine_gpus", "cached", "encrypted"}
+FROM_THE_SPEC = {"gpus", "embedding_gpus", "engine_gpus", "cached", "encrypted", "num_nodes"}
 """Fields of the resources that the spec decides, so that the cluster's file does not have them."""
 PER_STAGE = {"memory", "memory_requests"}
 """Fields that are one text for every stage, or stage -> text."""
@@ -32,7 +32,7 @@ OTHER_VOLUMES = {
 """Volumes that KFP, Argo or we put into a stage's pod under a name of their own."""
 KINDS = {str: "a text", int: "a whole number", dict: "a mapping", list: "a list", tuple: "a list"}
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-"""The name of a secret or a config map."""
+"""The name of a secret, a config map or a training runtime."""
 TOLERATION = {"key", "operator", "value", "effect", "toleration_seconds"}
 CPUS = re.compile(r"[0-9]+(\.[0-9]+)?|[0-9]+m")
 
@@ -151,13 +151,15 @@ def _check_volumes(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _check_names(path: Path, values: Mapping[str, Any]) -> None:
-    """Raises PipelineError if a secret or a config map has no valid name, or says not what its keys are for."""
+    """Raises PipelineError if something has no valid name, or a secret or config map says not what its keys are for."""
     named = [("pull_secrets", name) for name in values.get("pull_secrets", [])]
     for field in ("secrets", "config_maps"):
         for name, keys in values.get(field, {}).items():
             named.append((field, name))
             if not isinstance(keys, dict) or not all(isinstance(text, str) for text in (*keys, *keys.values())):
                 raise _refusal(f"{path}: {field}: {name}", keys, "key: VARIABLE, e.g. {password: MY_PASSWORD}")
+    if "training_runtime" in values:
+        named.append(("training_runtime", values["training_runtime"]))
     for field, name in named:
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise _refusal(f"{path}: {field}", name, "small letters, digits, '-' and '.', at most 253")

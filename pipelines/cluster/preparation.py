@@ -37,6 +37,7 @@ def resources_of(
         engine_gpus=min(1, max(booked.values())),
         cached=cached,
         encrypted=encrypted,
+        num_nodes=spec.train.num_nodes,
         **cluster,
     )
 
@@ -107,11 +108,22 @@ def compile_for_cluster(path: Path, spec: Experiment, *, cluster_file: Path | No
             file=sys.stderr,
         )
     encrypted = asks_for_encryption(spec)
-    resources = resources_of(spec, cluster=read_cluster(cluster_file), cached=pinned, encrypted=encrypted)
+    cluster = read_cluster(cluster_file)
+    _require_shared_volume(spec, cluster, cluster_file)
+    resources = resources_of(spec, cluster=cluster, cached=pinned, encrypted=encrypted)
     if encrypted:
         print(_note_on_the_key(resources, cluster_file), file=sys.stderr)
     compile_pipeline(path, resources=resources, spec_text=spec_on_cluster(spec, resources.data_path))
     return resources
+
+
+def _require_shared_volume(spec: Experiment, cluster: Mapping[str, Any], cluster_file: Path | None) -> None:
+    """Raises PipelineError if a training on several nodes has no volume on which they meet."""
+    if spec.train.num_nodes > 1 and cluster.get("work_claim") == "":
+        raise PipelineError(
+            f"{cluster_file}: work_claim: found none, and train.num_nodes is {spec.train.num_nodes}\n"
+            "  want: a claim that several nodes mount at once (ReadWriteMany)"
+        )
 
 
 def _note_on_the_key(resources: Resources, cluster_file: Path | None) -> str:

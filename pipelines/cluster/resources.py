@@ -11,6 +11,7 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
+from components.nodes import settings
 from pipelines.cluster.memory import PerStage, memory_limit, memory_request
 
 NETWORK_STAGES = ("train", "evaluate", "inference")
@@ -21,6 +22,8 @@ IMAGE_STAGES = ("validate", "manifest", "train", "evaluate", "inference", "expor
 """Stages that open images, for which they need the data volume."""
 WORK_STAGES = ("train", "export")
 """Stages that see the work volume (see `reid.stages.work_folder`): train works there, export empties it."""
+LAUNCHING_STAGES = ("validate", "train")
+"""Stages that are told of the nodes: train starts them, and validate refuses a form that asks for others."""
 BACKOFF_S = 10
 """Argo waits this long before it looks whether to retry: a failed stage is reported that much later."""
 NO_END_S = 10 * 365 * 24 * 3600
@@ -28,6 +31,8 @@ NO_END_S = 10 * 365 * 24 * 3600
 and retries nothing after it. KFP has no way to leave it out, and its default is an hour."""
 RUN_LABEL = "metadata.labels['pipeline/runid']"
 """The label that Kubeflow Pipelines puts on each pod of a run."""
+LAUNCHER_MEMORY = {"limit": "2G", "request": "512M"}
+"""Of the train stage if other pods train: it only follows them."""
 SHARED_MEMORY, SHARED_MEMORY_PATH = "shm", "/dev/shm"
 HOUR = 3600
 KEY_ENVIRONMENT = "REID_ENCRYPTION_KEY"
@@ -48,7 +53,7 @@ def as_text(gpus: int) -> str:
 
 @dataclass(frozen=True)
 class Resources:
-    """Requests of one compiled pipeline; all but the first five can stand in the cluster's file (`cluster_file.py`)."""
+    """Requests of one compiled pipeline; all but the first six can stand in the cluster's file (`cluster_file.py`)."""
 
     gpus: int = 0
     """Default of the pipeline parameter `gpus`: GPUs of train."""
@@ -60,6 +65,10 @@ class Resources:
     """Whether Kubeflow may take results from its cache: only if the images are named by digest."""
     encrypted: bool = False
     """Whether the spec asks for encryption; nothing then starts without the Secret of the key."""
+    num_nodes: int = 1
+    """Nodes of train. If there are several, the stage's own pod has no GPU, and each node has `gpus`."""
+    training_runtime: str = "torch-distributed"
+    """Kubeflow Trainer's runtime of a training on several nodes."""
     gpu_kind: str = "nvidia.com/gpu"
     memory: PerStage = field(default_factory=dict)
     """Memory that a stage may use at most: "32G" for every stage, or stage -> memory; see memory.py for the others."""
@@ -97,7 +106,12 @@ class Resources:
 
     def request(self, task: dsl.PipelineTask, stage: str, *, data_claim: str, gpus: Mapping[str, str]) -> None:
         """Adds a stage's requests to its task. data_claim and gpus (by stage) are pipeline parameters."""
-        self._size(task, stage)
+        launches = stage == "train" and self.num_nodes > 1
+        if launches:
+            task.set_memory_limit(LAUNCHER_MEMORY["limit"])
+            task.set_memory_request(LAUNCHER_MEMORY["request"])
+        else:
+            self._size(task, stage)
         if not self.cached:
             task.set_caching_options(False)
         if stage in NETWORK_STAGES:
@@ -108,7 +122,7 @@ class Resources:
                 medium="Memory",
                 size_limit=self.shared_memory,
             )
-        if stage in GPU_STAGES:
+        if stage in GPU_STAGES and not launches:
             task.set_accelerator_type(self.gpu_kind)
             task.set_accelerator_limit(gpus[stage])
         if stage in IMAGE_STAGES:
@@ -125,8 +139,10 @@ class Resources:
             )
         kubernetes.set_timeout(task, self.timeouts.get(stage, self.timeout_s))
         kubernetes.set_security_context(task, run_as_non_root=True)  # as which user is the image's to say
-        self._place(task, stage)
+        self._place(task, gpu=stage in GPU_STAGES and not launches)
         self._environment(task)
+        if self.num_nodes > 1 and stage in LAUNCHING_STAGES:
+            task.set_env_variable(settings.ENVIRONMENT, self.nodes().as_text())
         if self.encrypted and task.container_spec:
             # in the command, for Kubeflow's cache looks at no secrets: it would take a run's unencrypted result
             task.container_spec.command = [*task.container_spec.command, "--encrypted"]
@@ -155,9 +171,24 @@ class Resources:
                     return name, key
         return None
 
-    def _place(self, task: dsl.PipelineTask, stage: str) -> None:
+    def nodes(self) -> settings.Nodes:
+        """The nodes of a training on several, each as large as the pod of a training on one."""
+        requests, limits = {"memory": self.booked("train")}, {"memory": self.limit("train")}
+        if self.cpu_request:
+            requests["cpu"] = self.cpu_request
+        if self.gpus:
+            requests[self.gpu_kind] = limits[self.gpu_kind] = str(self.gpus)
+        return settings.Nodes(
+            count=self.num_nodes,
+            gpus=self.gpus,
+            runtime=self.training_runtime,
+            resources={"requests": requests, "limits": limits},
+            node_selector=dict(self.gpu_node_selector),
+        )
+
+    def _place(self, task: dsl.PipelineTask, *, gpu: bool) -> None:
         """Says on which nodes the task may run, and with which rights to pull images."""
-        selector = {**self.node_selector, **(self.gpu_node_selector if stage in GPU_STAGES else {})}
+        selector = {**self.node_selector, **(self.gpu_node_selector if gpu else {})}
         for key, value in selector.items():
             kubernetes.add_node_selector(task, key, value)
         for toleration in self.tolerations:

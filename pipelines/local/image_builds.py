@@ -38,7 +38,8 @@ def source_hash(image: str) -> str:
     """The hash of the files that the image is built from."""
     files = [path for path in (ROOT / "reid").rglob("*") if path.is_file() and path.suffix != ".pyc"]
     names = ("Dockerfile", "__init__.py", "entry.py", "packages.py", f"{image}.packages")
-    files += [ROOT / "requirements.lock", *(ROOT / "components" / name for name in names)]
+    nodes = (ROOT / "components" / "nodes").glob("*.py")
+    files += [ROOT / "requirements.lock", *nodes, *(ROOT / "components" / name for name in names)]
     return hash_files(ROOT, sorted(files))
 
 

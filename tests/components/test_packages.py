@@ -37,8 +37,9 @@ def test_every_package_is_pinned_with_its_hashes(image: str) -> None:
 
 def test_no_image_holds_kfp_or_what_only_developers_need() -> None:
     for image in EXTRAS:
-        assert not {"kfp", "kubernetes", "pytest", "mypy", "ruff", "hypothesis", "pip"} & set(listed(image))
-    assert {"torch", "timm", "mlflow", "onnxruntime"} <= set(listed("torch"))
+        assert not {"kfp", "pytest", "mypy", "ruff", "hypothesis", "pip"} & set(listed(image))
+    assert {"torch", "timm", "mlflow", "onnxruntime", "kubeflow", "kubernetes"} <= set(listed("torch"))
+    assert not {"kubeflow", "kubernetes"} & set(listed("tensorrt"))  # only train starts pods
     assert "tensorrt-rtx-cu13-libs" not in listed("torch")
     assert "tensorrt-rtx-cu13-libs" in listed("tensorrt")
     assert not [name for name in listed("tensorrt") if name.startswith(("torch", "triton"))]

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 K8S = ROOT / "k8s"
 OVERLAYS = ("overlays/kind", "overlays/gpu")
 COPY = ("copy/data.yaml", "copy/models.yaml")
-RENDERED = (*OVERLAYS, "base", "pipeline", "triton/cpu", "triton/gpu")
+RENDERED = (*OVERLAYS, "overlays/trainer", "base", "pipeline", "trainer", "triton/cpu", "triton/gpu")
 Manifest = dict[str, Any]
 
 

@@ -2,9 +2,12 @@
 
 import copy
 import re
+from typing import Any
 
 import pytest
 
+from components.nodes.files import USER_ERROR
+from components.nodes.job import NODE
 from tests.k8s.manifests import COPY, K8S, OVERLAYS, RENDERED, ROOT, containers, named, of_kind, pods, rendered, secrets
 
 
@@ -15,7 +18,8 @@ def test_it_renders_and_every_object_is_said_once_and_has_its_namespace(folder: 
     ]
     assert names
     assert len(set(names)) == len(names)
-    assert {kind for kind, namespace, _ in names if namespace is None} <= {"Namespace"}
+    of_no_namespace = {"Namespace", "ClusterRole", "ClusterRoleBinding"}
+    assert {kind for kind, namespace, _ in names if namespace is None} <= of_no_namespace
 
 
 def test_every_folder_with_a_kustomization_is_rendered_here() -> None:
@@ -187,3 +191,48 @@ def test_the_pod_that_gives_the_volumes_away_mounts_what_the_copy_pod_mounts_and
     assert container["command"] == ["chown", "--recursive", "--verbose", given_to, *folders]
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["CHOWN", "DAC_OVERRIDE"]}
     assert not container["securityContext"]["allowPrivilegeEscalation"]
+
+
+def test_the_pipelines_account_may_begin_and_end_trainings_on_several_nodes_and_nothing_wider() -> None:
+    rights = {}
+    for kind in ("Role", "ClusterRole"):
+        (role,) = of_kind("trainer", kind)
+        (binding,) = of_kind("trainer", f"{kind}Binding")
+        assert binding["roleRef"] == {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, **_name(role)}
+        assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "reid-pipeline", "namespace": "kubeflow"}]
+        rights |= {rule["resources"][0]: rule["verbs"] for rule in role["rules"]}
+    assert rights == {  # what components/nodes/cluster.py calls
+        "trainjobs": ["create", "get", "delete"],
+        "trainingruntimes": ["get"],
+        "clustertrainingruntimes": ["get"],
+        "pods": ["get", "list"],
+        "pods/log": ["get"],
+        "persistentvolumeclaims": ["get"],
+    }
+
+
+def _name(manifest: dict[str, Any]) -> dict[str, str]:
+    return {"name": manifest["metadata"]["name"]}
+
+
+def test_the_overlay_of_trainings_on_several_nodes_has_volumes_that_they_mount_at_once() -> None:
+    modes = {
+        entry["metadata"]["name"]: entry["spec"]["accessModes"]
+        for entry in of_kind("overlays/trainer", "PersistentVolumeClaim")
+    }
+    assert modes["reid-data"] == modes["reid-work"] == ["ReadWriteMany"]
+
+
+def test_the_runtime_of_ours_is_one_that_a_trainjob_of_ours_can_name() -> None:
+    (runtime,) = of_kind("trainer", "TrainingRuntime")
+    assert runtime["metadata"]["labels"] == {"trainer.kubeflow.org/framework": "torch"}
+    (replicated,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    job = replicated["template"]
+    assert job["metadata"]["labels"] == {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert replicated["name"] == container["name"] == NODE
+    (ends, ignores) = job["spec"]["podFailurePolicy"]["rules"]
+    assert ends["action"] == "FailJob"
+    assert ends["onExitCodes"] == {"containerName": NODE, "operator": "In", "values": [USER_ERROR]}
+    assert ignores["action"] == "Ignore"
+    assert job["spec"]["template"]["spec"]["restartPolicy"] == "Never"  # a podFailurePolicy needs it
