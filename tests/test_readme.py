@@ -43,7 +43,7 @@ from tests.named_things import (
 
 each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
 WITH_CLUSTER_TOOLS = ROOT / "docs" / "kubernetes.md"
-FOREIGN = {"trtexec": ROOT / "docs" / "deployment.md"}
+FOREIGN = {"trtexec": ROOT / "docs" / "deployment.md", "torchrun": ROOT / "docs" / "training.md"}
 """Programs that are not of this project, and the one page that names each in a block of commands."""
 README_KB = 12
 FIELD = re.compile(r"([a-z]\w*(?:\.(?!json|yaml)[a-z]\w*)+)(=.*)?")

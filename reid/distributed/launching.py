@@ -112,6 +112,7 @@ def devices_here(section: str, *, num_gpus: int, gpu_ids: Sequence[int], cpu_pro
     here = place.local_size if place else machine.local_size if machine else None
     if here is None or len(choose_gpus(num_gpus, gpu_ids)) == here:
         return choose_devices(section, num_gpus=num_gpus, gpu_ids=gpu_ids, cpu_processes=here or cpu_processes)
+    logger.info("%s: %d processes compute on this machine, as they were started", section, here)
     return choose_devices(section, num_gpus=here, gpu_ids=range(here), cpu_processes=here)
 
 
