@@ -141,10 +141,17 @@ def of_one_and_two(place: Place, *, precision: str, backbone: str) -> dict[str, 
         "losses": [figures["loss"] for figures in one["figures"]],
         "losses_of_two": [figures["loss"] for figures in two["figures"]],
         "gradient_apart": relative(two["gradient"], one["gradient"]),
+        "gradient_off": _off_full_precision(place, one["gradient"]),
         "weights_apart": max(
             relative(two["state"][name], tensor) for name, tensor in one["state"].items() if tensor.is_floating_point()
         ),
     }
+
+
+def _off_full_precision(place: Place, gradient: torch.Tensor) -> float:
+    """How far one rank's first gradient is from the one in float32, which is computed before the other precisions."""
+    exact = torch.load(place.own("ranks-32-true") / "of_1.pth", weights_only=True)["gradient"]
+    return relative(gradient, exact)
 
 
 def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
