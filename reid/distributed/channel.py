@@ -239,7 +239,7 @@ class ToldRecords(logging.Handler):
         """Sends one record."""
         text = self.format(record) if record.exc_info else record.getMessage()
         if self._line.forked:
-            print(f"{record.levelname} {text}", file=sys.stderr)
+            sys.stderr.write(f"{record.levelname} {text}\n")
             return
         self._line.tell(
             "log", logger=record.name, level=record.levelno, file=record.pathname, line=record.lineno, text=text

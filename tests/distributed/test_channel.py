@@ -47,7 +47,7 @@ os._exit(0)
 
 def test_a_rank_logs_in_a_signals_handler_and_in_a_forked_process(caplog: pytest.LogCaptureFixture) -> None:
     noted: list[int] = []
-    line = Channel({"log_level": logging.INFO}, {"noted": lambda number: noted.append(number)})
+    line = Channel({"log_level": logging.INFO}, {"noted": lambda *, number: noted.append(number)})
     rank = subprocess.run(
         [sys.executable, "-c", RANK, line.path], cwd=REPOSITORY, stderr=subprocess.PIPE, timeout=60, check=False
     )
