@@ -83,7 +83,7 @@ def _meet(machine: Machine, *, meeting_s: int) -> Any:
 
     A thread waits for it, because torch's own waiting lets no signal through, not even Ctrl-C.
     """
-    from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     found: list[Any] = []
 
@@ -91,7 +91,7 @@ def _meet(machine: Machine, *, meeting_s: int) -> Any:
         try:
             first, limit = machine.number == 0, timedelta(seconds=meeting_s)
             found.append(TCPStore(machine.address, machine.port, machine.count, first, limit, multi_tenant=True))
-        except DistError as error:
+        except Exception as error:  # nobody came in time, or the port is taken
             found.append(error)
 
     waiting = threading.Thread(target=meet, name="other machines", daemon=True)
@@ -101,7 +101,7 @@ def _meet(machine: Machine, *, meeting_s: int) -> Any:
     if isinstance(found[0], Exception):
         why = str(found[0]).splitlines()[0]
         raise RankLost(
-            f"the {machine.count} machines have not met at {machine.address}:{machine.port} within {meeting_s} s\n"
+            f"the {machine.count} machines cannot meet at {machine.address}:{machine.port}\n"
             f"  found: {why}\n"
             "  want:  the same task on each machine, and an address and a port of machine 0 that all can reach"
         )

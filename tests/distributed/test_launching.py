@@ -185,7 +185,7 @@ def test_a_machine_that_waits_for_the_others_heeds_signals_and_names_who_is_miss
     with pytest.raises(RankLost) as error:
         run_agent({}, {}, machine, 1, meeting_s=1)
     assert str(error.value) == (
-        f"the 2 machines have not met at 127.0.0.1:{port} within 1 s\n"
+        f"the 2 machines cannot meet at 127.0.0.1:{port}\n"
         "  found: Timed out after 2 seconds waiting for clients. 1/2 clients joined.\n"
         "  want:  the same task on each machine, and an address and a port of machine 0 that all can reach"
     )
