@@ -85,6 +85,15 @@ def linger(*, folder: str, ranks: Ranks, **_: Any) -> None:
         raise StoppedTogether from None
 
 
+def stay(*, folder: str, ranks: Ranks, **_: Any) -> None:
+    """Writes its process number and takes no notice of signals, like a step that takes long."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    ranks.share(1)
+    Path(folder, f"{ranks.rank}").write_text(str(os.getpid()))
+    time.sleep(600)
+
+
 class FrozenStatistics(Callback):
     """Keeps the gradients of every step; BatchNorm is in evaluation mode if frozen."""
 

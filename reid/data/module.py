@@ -175,6 +175,7 @@ class TrainingData(pl.LightningDataModule):
             sampler=steps,
             batch_size=None,
             num_workers=self.num_workers,
+            worker_init_fn=leave_process_group,
             pin_memory=pin,
             generator=torch.Generator(),  # else the loader draws from torch's own, which dropout needs untouched
         )
@@ -228,6 +229,14 @@ def copied_to(device: torch.device, pixels: NDArray[np.uint8]) -> Tensor:
         block = np.array(pixels[start : start + rows])  # torch shares no memory that it may not write
         held[start : start + rows] = torch.from_numpy(block)
     return held
+
+
+def leave_process_group(_worker: int) -> None:
+    """Puts a loader process into a group of its own, so that a signal to all of its parent's group misses it.
+
+    Ctrl-C and torch's agent signal whole groups. The training then finishes its step, for which it needs its loaders.
+    """
+    os.setpgid(0, 0)
 
 
 def loader_processes(size_bytes: int, *, asked: int) -> int:

@@ -11,6 +11,8 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
+from types import FrameType
 from typing import Any
 
 from reid.distributed.channel import SOCKET, Channel
@@ -21,6 +23,7 @@ SHUTDOWN_S = 20
 """After SIGTERM the ranks have so long to finish a step and write a checkpoint; Kubernetes kills after 30 s."""
 MEETING_S = 3600
 """How long the first machine may check and decode the data while the others wait for it."""
+POLL_S = 0.1
 HANDLED = (signal.SIGTERM, signal.SIGINT)
 TORCHS = "torch.distributed"
 
@@ -37,7 +40,7 @@ def run_agent(
     channel = Channel({**request, "log_level": logging.getLogger("reid").getEffectiveLevel()}, heard)
     stopped, failed = False, None
     try:
-        with _environment_kept(), _signals_kept(), _quiet():
+        with _environment_kept(), _signals_kept(), _quiet(), _second_interrupt(channel.end_ranks):
             os.environ[SOCKET] = channel.path
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost store is said once, in our words
             failed, stopped = _agent(machine, local, meeting_s=meeting_s)
@@ -45,8 +48,9 @@ def run_agent(
         channel.close()
     if channel.fault:
         raise channel.fault
-    if channel.errors:
-        raise channel.errors[0]
+    errors = [error for error in channel.errors if not (stopped and isinstance(error, RankLost))]  # they were stopped
+    if errors:
+        raise errors[0]
     if stopped or channel.interrupted:
         raise KeyboardInterrupt
     if channel.has_result or not (failed or channel.lost or channel.failures):
@@ -60,14 +64,48 @@ def _agent(machine: Machine | None, local: int, *, meeting_s: int) -> tuple[dict
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher import elastic_launch  # type: ignore[attr-defined]
 
-    launch = elastic_launch(_config(machine, local, meeting_s=meeting_s), sys.executable)
+    config = _config(machine, local, meeting_s=meeting_s)
+    met = _meet(machine, meeting_s=meeting_s) if machine and machine.count > 1 else None
+    launch = elastic_launch(config, sys.executable)
     try:
         launch("-m", "reid.distributed.worker")
     except SignalException:
         return None, True
     except ChildFailedError as error:
         return {rank: failure.exitcode for rank, failure in error.failures.items()}, False
+    finally:
+        del met  # the agent of machine 0 uses its server
     return None, False
+
+
+def _meet(machine: Machine, *, meeting_s: int) -> Any:
+    """Returns, when the agents of all machines are there, a store on the server of machine 0.
+
+    A thread waits for it, because torch's own waiting lets no signal through, not even Ctrl-C.
+    """
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    found: list[Any] = []
+
+    def meet() -> None:
+        try:
+            first, limit = machine.number == 0, timedelta(seconds=meeting_s)
+            found.append(TCPStore(machine.address, machine.port, machine.count, first, limit, multi_tenant=True))
+        except Exception as error:  # nobody came in time, or the port is taken
+            found.append(error)
+
+    waiting = threading.Thread(target=meet, name="other machines", daemon=True)
+    waiting.start()
+    while waiting.is_alive():
+        waiting.join(POLL_S)
+    if isinstance(found[0], Exception):
+        why = str(found[0]).splitlines()[0]
+        raise RankLost(
+            f"the {machine.count} machines cannot meet at {machine.address}:{machine.port}\n"
+            f"  found: {why}\n"
+            "  want:  the same task on each machine, and an address and a port of machine 0 that all can reach"
+        )
+    return found[0]
 
 
 def _config(machine: Machine | None, local: int, *, meeting_s: int) -> Any:
@@ -129,6 +167,27 @@ def _signals_kept() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _second_interrupt(end: Callable[[], None]) -> Iterator[None]:
+    """Calls `end` on a second Ctrl-C; torch's agent would begin to wait for the ranks anew, as after the first one."""
+    from torch.distributed.elastic.multiprocessing import api
+
+    first, signals = api._terminate_process_handler, list[int]()
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        signals.append(signum)
+        if len(signals) == 1:
+            first(signum, frame)
+        elif signum == signal.SIGINT:
+            end()
+
+    api._terminate_process_handler = handle
+    try:
+        yield
+    finally:
+        api._terminate_process_handler = first
 
 
 @contextmanager

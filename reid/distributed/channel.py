@@ -11,9 +11,11 @@ import logging
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +29,8 @@ SOCKET = "REID_RANKS"
 LONGEST_PATH = 90
 """Linux takes 107 bytes as the path of a socket."""
 LAST_WORDS_S = 2.0
-"""How long what a rank wrote before its end is waited for."""
+"""How long what a rank wrote before its end is waited for, once nothing of it is being heard."""
+HEARD_AGAIN_S = 0.1
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +75,10 @@ class Channel:
             listening = list(self._threads)
         deadline = time.monotonic() + LAST_WORDS_S
         for thread in listening:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            while thread.is_alive() and time.monotonic() < deadline:
+                thread.join(HEARD_AGAIN_S)
+                if self._calling.locked():  # a slow disk holds up the task, and the rank's result comes after its calls
+                    deadline = time.monotonic() + LAST_WORDS_S
         self.end_ranks()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -164,7 +170,7 @@ def _log(told: Mapping[str, Any]) -> None:
 
 def error_from(told: Mapping[str, Any]) -> ReidError:
     """The error that another process described by `described`."""
-    kind: type[ReidError] = getattr(errors, told["class"])
+    kind: type[ReidError] = getattr(errors, told["class"], ReidError)
     return kind(told["text"])
 
 
@@ -179,8 +185,12 @@ class Line:
     def __init__(self, path: str, *, rank: int) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(path)
-        os.register_at_fork(after_in_child=self._socket.close)  # or a loader process would keep the line whole
-        self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=self._close_in_fork)
+        self.forked = False
+        """Whether this process is a fork of the rank, a loader process for example; it has no part in the line."""
+        self._lock = threading.RLock()
+        self._unsent: deque[bytes] = deque()
+        self._sending = False
         self._answers: TextIO = self._socket.makefile("r", encoding="utf-8")
         self._send({"rank": rank})
         answer = self._answers.readline()
@@ -196,10 +206,22 @@ class Line:
     def _send(self, message: dict[str, Any]) -> None:
         encoded = json.dumps(message, default=float).encode() + b"\n"
         with self._lock:
+            self._unsent.append(encoded)
+            if self._sending:  # a signal's handler logs in the middle of another message, which is sent first
+                return
+            self._sending = True
             try:
-                self._socket.sendall(encoded)
+                while self._unsent:
+                    self._socket.sendall(self._unsent.popleft())
             except OSError:  # the other thread is about to end this process
                 os._exit(1)
+            finally:
+                self._sending = False
+
+    def _close_in_fork(self) -> None:
+        """Closes the line in a forked process, which would keep it whole after the rank's end."""
+        self.forked = True
+        os.close(self._socket.detach())
 
     def _exit_when_broken(self) -> None:
         self._answers.read()
@@ -216,6 +238,9 @@ class ToldRecords(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Sends one record."""
         text = self.format(record) if record.exc_info else record.getMessage()
+        if self._line.forked:
+            sys.stderr.write(f"{record.levelname} {text}\n")
+            return
         self._line.tell(
             "log", logger=record.name, level=record.levelno, file=record.pathname, line=record.lineno, text=text
         )

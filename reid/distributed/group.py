@@ -31,7 +31,8 @@ CONSEQUENCE_S = 0.5
 DESTROY_S = 10.0
 """How long a rank waits, once all are done, for the others and for its own connections to close."""
 
-
+LONGEST_FOUND = 600
+"""Characters of torch's message that an error quotes."""
 POLL_S = 0.05
 
 
@@ -170,11 +171,14 @@ class Group:
                 return error_from(json.loads(self._store.get("error")))
         except Exception as gone:
             logger.debug("the store of the ranks is gone: %s", gone)
-        return self._lost_connection() if is_about_connections(error) else None
+        return self._lost_connection(error) if is_about_connections(error) else None
 
-    def _lost_connection(self) -> RankLost:
+    def _lost_connection(self, error: Exception) -> RankLost:
+        """The error of a rank that cannot talk to another one; NCCL's own words say if it is a fault of the machine."""
+        found = " ".join(str(error).partition("Exception raised from")[0].split())
         return RankLost(
             f"rank {self.place.rank} of {self.place.size} lost its connection to another rank\n"
+            f"  found: {type(error).__name__}: {found[:LONGEST_FOUND]}\n"
             "  want:  the log of that rank, perhaps on another machine; then run the task again on all machines"
         )
 
@@ -182,8 +186,8 @@ class Group:
         try:
             store.wait(["error"], FOREVER)
             error = error_from(json.loads(store.get("error")))
-        except Exception:
-            error = self._lost_connection()
+        except Exception as gone:
+            error = self._lost_connection(gone)
         if not self._over:
             time.sleep(CONSEQUENCE_S)  # this rank may have raised it itself
             if not self._over:

@@ -96,6 +96,9 @@ def _end(status: int) -> None:
 if __name__ == "__main__":
     try:
         found = main()
-    except BaseException:  # a second signal while the first one is handled
+    except KeyboardInterrupt:  # before the line is there, or a second time while the first one is handled
         found = INTERRUPTED
+    except BaseException:
+        traceback.print_exc()
+        found = 1
     _end(found)

@@ -23,7 +23,7 @@ from reid.distributed.devices import ComputePlan, plan_training, share_the_cpu
 from reid.distributed.group import StoppedTogether, Tell
 from reid.distributed.launching import devices_here, run_on_ranks
 from reid.distributed.ranks import Ranks
-from reid.errors import DatasetError
+from reid.errors import DatasetError, SpecError
 from reid.model.backbones import is_convolutional
 from reid.model.checkpoint import reid_entry
 from reid.model.embedder import Embedder
@@ -125,12 +125,24 @@ def train_as_rank(
         known = Manifest.load(Path(dataset)), read_training_checkpoint(Path(start)) if start else None
     manifest, resumed = ranks.share(known)
     parts = _prepare(experiment, manifest, resumed, tuple(devices), machines=ranks.machines)
+    _require_agreement(parts.plan, ranks)
     run = ToldMetrics(tell)
     run.log_metrics({"skipped_images": len(manifest.train.of_persons()) - len(parts.images)})
     history = _fit(
         experiment, parts, settings=settings, model=Path(model), start=resumed, ranks=ranks, run=run, tell=tell
     )
     return history, parts.weights
+
+
+def _require_agreement(plan: ComputePlan, ranks: Ranks) -> None:
+    """Raises SpecError if this rank would compute otherwise than rank 0, because its machine has or lacks something."""
+    own, first = plan.in_words(), ranks.share(plan.in_words())
+    if own != first:
+        raise SpecError(
+            "train.precision, train.compile: auto gives another choice on rank "
+            f"{ranks.rank}, whose machine differs from rank 0's\n"
+            f"  found: {own}\n  want:  {first}; give train.precision and train.compile a fixed value"
+        )
 
 
 @dataclass(frozen=True)

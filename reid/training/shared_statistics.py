@@ -2,12 +2,15 @@
 
 torch's SyncBatchNorm also handles parts of different sizes. For that the host waits for the GPU three times a layer,
 torch.compile cannot trace it, and it does not exist on the CPU. Here all parts are equally large, so one exchange a
-layer is enough in each direction: the ranks' means and variances on the way forward, two sums on the way back. Nothing
+layer is enough in each direction: the ranks' means and deviations on the way forward, two sums on the way back. Nothing
 waits for the host.
 
 The statistics are put together as in Chan et al. 1979 ("Updating formulae and a pairwise algorithm for computing sample
 variances"): the variance is the mean of the ranks' variances plus the variance of their means. That does not subtract
 large numbers from each other, as E[x^2] - E[x]^2 does. They are float32 (or float64) whatever type the images have.
+
+The two implementations below exchange the same numbers, mean and 1 / std forward, the sums of dy and dy (x - mean)
+backward: torch.compile may give up on one rank alone, and that rank must still understand the others.
 
 Shapes: B images of this rank, C channels, S values of a channel in an image, W ranks, n = B S values of a channel on
 this rank, N = n W of all ranks.
@@ -59,8 +62,10 @@ class _Normalised(torch.autograd.Function):
         ctx: Any, values: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, ranks: int, group: str
     ) -> tuple[Tensor, Tensor, Tensor]:
         """values (B, C, ...), weight (C,), bias (C,)."""
-        parts = _of_every_rank(torch.cat(_own_statistics(values)), ranks, group)  # (W, 2C)
-        means, variances = parts.chunk(2, dim=1)
+        own_mean, own_variance = _own_statistics(values)
+        parts = _of_every_rank(torch.cat([own_mean, torch.rsqrt(own_variance + eps)]), ranks, group)  # (W, 2C)
+        means, inverses = parts.chunk(2, dim=1)
+        variances = (inverses.pow(-2) - eps).clamp(min=0)  # rounded to 1e-7 of variance + eps
         spread, mean = torch.var_mean(means, dim=0, correction=0)
         variance = variances.mean(dim=0) + spread
         ctx.save_for_backward(values, weight, mean, variance)
@@ -79,9 +84,10 @@ class _Normalised(torch.autograd.Function):
         )
         of_values = None
         if ctx.needs_input_grad[0]:
-            sums = _sum_over_ranks(torch.cat([of_weight, of_bias]), ctx.group)
-            product, total = (sums / (values.numel() // values.shape[1] * ctx.ranks)).chunk(2)  # means over N values
             inverse = torch.rsqrt(variance + ctx.eps)
+            sums = _sum_over_ranks(torch.cat([of_bias, of_weight / inverse]), ctx.group)  # of dy and of dy (x - mean)
+            total, product = (sums / (values.numel() // values.shape[1] * ctx.ranks)).chunk(2)  # means over N values
+            product = product * inverse
             scale = inverse if weight is None else inverse * weight
             slope = -scale * inverse * product
             shape = [1, -1] + [1] * (values.ndim - 2)

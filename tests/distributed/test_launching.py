@@ -1,6 +1,7 @@
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from reid.distributed.agent import run_agent
+from reid.distributed.joining import Machine
 from reid.distributed.launching import run_on_ranks
 from reid.distributed.ranks import SINGLE_PROCESS
 from reid.errors import ArtifactError, RankLost
@@ -18,7 +21,7 @@ REPOSITORY = Path(__file__).parents[2]
 LINGERING = """
 import sys
 from reid.distributed.launching import run_on_ranks
-run_on_ranks("tests.rank_work:linger", {"folder": sys.argv[1]}, local=2)
+run_on_ranks(f"tests.rank_work:{sys.argv[2]}", {"folder": sys.argv[1]}, local=2)
 """
 
 
@@ -126,8 +129,8 @@ def gone(process: int) -> bool:
     return not alive(process)
 
 
-def lingering(folder: Path) -> tuple["subprocess.Popen[bytes]", list[int]]:
-    task = subprocess.Popen([sys.executable, "-c", LINGERING, str(folder)], cwd=REPOSITORY, stderr=subprocess.PIPE)
+def lingering(folder: Path, how: str = "linger") -> tuple["subprocess.Popen[bytes]", list[int]]:
+    task = subprocess.Popen([sys.executable, "-c", LINGERING, str(folder), how], cwd=REPOSITORY, stderr=subprocess.PIPE)
     return task, [wait_for(folder / f"{rank}", task) for rank in range(2)]
 
 
@@ -145,8 +148,44 @@ def test_a_signal_to_the_task_reaches_all_ranks_at_once(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_second_interrupt_ends_the_ranks_at_once(tmp_path):
+    task, ranks = lingering(tmp_path, "stay")
+    began = time.monotonic()
+    task.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert task.poll() is None
+    task.send_signal(signal.SIGINT)
+    said = task.communicate()[1].decode()
+    assert time.monotonic() - began < 15  # the first one alone leaves them 20 s
+    assert said.rstrip().endswith("KeyboardInterrupt")
+    assert not any(alive(rank) for rank in ranks)
+
+
+@pytest.mark.slow
 def test_the_ranks_end_with_the_task_even_if_it_is_killed(tmp_path):
     task, ranks = lingering(tmp_path)
     task.kill()
     task.communicate()
     assert all(gone(rank) for rank in ranks)
+
+
+def test_a_machine_that_waits_for_the_others_heeds_signals_and_names_who_is_missing():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    machine = Machine(number=0, count=2, local_size=1, address="127.0.0.1", port=port)
+    timer = threading.Timer(0.5, lambda: signal.raise_signal(signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_agent({}, {}, machine, 1, meeting_s=600)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    machine = Machine(number=0, count=2, local_size=1, address="127.0.0.1", port=port)
+    with pytest.raises(RankLost) as error:
+        run_agent({}, {}, machine, 1, meeting_s=1)
+    assert str(error.value) == (
+        f"the 2 machines cannot meet at 127.0.0.1:{port}\n"
+        "  found: Timed out after 2 seconds waiting for clients. 1/2 clients joined.\n"
+        "  want:  the same task on each machine, and an address and a port of machine 0 that all can reach"
+    )

@@ -3,8 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from reid.distributed.devices import ComputePlan
 from reid.distributed.launching import run_on_ranks
-from reid.distributed.ranks import SINGLE_PROCESS
+from reid.distributed.ranks import SINGLE_PROCESS, SingleProcess
+from reid.errors import SpecError
+from reid.training.fitting import _require_agreement
 from tests import rank_work
 
 
@@ -37,3 +40,25 @@ def test_two_processes_share_the_statistics_of_batch_normalisation(tmp_path, mon
     for name, tensor in one["state"].items():
         # nine steps of 0.01; a ReLU near 0 may be on in one and off in the other
         torch.testing.assert_close(two["state"][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+class SecondOfTwo(SingleProcess):
+    """A rank whose first one computes on newer GPUs."""
+
+    rank, size = 1, 2
+
+    def share(self, value: str) -> str:
+        """What the first rank has in place of the value."""
+        return value.replace("16-mixed", "bf16-mixed")
+
+
+def test_ranks_that_would_compute_otherwise_than_the_first_are_refused():
+    _require_agreement(ComputePlan(("cpu",), "32-true"), SecondOfTwo())
+    with pytest.raises(SpecError) as error:
+        _require_agreement(ComputePlan(("cpu",), "16-mixed"), SecondOfTwo())
+    assert str(error.value) == (
+        "train.precision, train.compile: auto gives another choice on rank 1, whose machine differs from rank 0's\n"
+        "  found: precision 16-mixed, channels last, not compiled; images augmented on the CPU\n"
+        "  want:  precision bf16-mixed, channels last, not compiled; images augmented on the CPU; "
+        "give train.precision and train.compile a fixed value"
+    )
