@@ -75,8 +75,7 @@ class Train(Section):
     seed: Annotated[
         int, Field(ge=0), AlsoReadBy("evaluate"), ReadAloneBy("start_client"), DecidesTraining(), InForm("seed")
     ] = 1234
-    """Seed of all random choices; on one machine, the same seed gives the same results (on GPUs up to rounding, unless
-    cudnn.deterministic is on)."""
+    """Seed of all random choices; on one machine, the same seed gives the same results (on a GPU up to rounding)."""
     num_epochs: Annotated[Count, InForm("epochs")] = 10
     """Number of epochs (passes over the training images)."""
     checkpoint_interval: Count = 1

@@ -144,7 +144,7 @@ def test_single_fields_are_listed_under_their_section() -> None:
         "train:",
         "  seed = 1234                         whole number, at least 0. Seed of all random choices; on one machine, "
         "the same",
-        "                                      seed gives the same results.",
+        "                                      seed gives the same results (on a GPU up to rounding).",
         "",
         "evaluate: The evaluation task.",
     ]
