@@ -61,7 +61,7 @@ def blend(encoded: Encoded, first_query: int, lambda_value: float, distance: Flo
     `plain` (rows, G) gets the squared Euclidean distances, 2 - 2 cos.
     """
     query, gallery = encoded.query, encoded.gallery_by_column
-    shared = np.zeros(distance.shape[1], np.float32)
+    shared = np.zeros(distance.shape[1], np.float64)  # in float32 the sums of equal vectors drift by a rounding a term
     one, two, jaccard_part = np.float32(1), np.float32(2), np.float32(1 - lambda_value)
     for row in range(len(distance)):
         for entry in range(query.start[first_query + row], query.start[first_query + row + 1]):

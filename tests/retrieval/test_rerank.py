@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reid.retrieval import distance as distance_module
@@ -87,6 +87,7 @@ def laid_out(layout):
     parameters=PARAMETERS,
     layout=LAYOUTS,
 )
+@example([0] * 17 + [1], [0] * 33 + [1, 1], {"k1": 50, "k2": 2, "lambda_value": 0}, (5, False, 3))  # 50 equal weights
 def test_duplicates_ties_and_any_k_give_the_textbook_distance(query, gallery, parameters, layout):
     query, gallery = DIRECTIONS[query].astype(np.float32), DIRECTIONS[gallery].astype(np.float32)
     if (np.concatenate([query, gallery]) == query[0]).all():
