@@ -12,7 +12,7 @@ is not measured again but with --again. Where a command may run for 600 s only, 
     --rows fp32
     --rows no-compile no-bf16 no-channels-last
     --rows no-fused-optimizer cpu-augmentation
-    --rows cudnn-benchmark cudnn-free cudnn-fastest
+    --rows no-cudnn-benchmark cudnn-deterministic cudnn-repeatable
 
 On an H100 the first took 1.5 minutes, the second with --epochs 8 2.5 minutes; the others, reckoned, some 6, 6, 4 and 6.
 `embedding` needs the checkpoint of `chosen` in the same scratch folder; where the drawn images are not in it, they are
