@@ -239,7 +239,9 @@ def _run_task(options: argparse.Namespace) -> Closing | None:
     from reid.cli.task_files import results_folder
     from reid.cli.tasks import ranks_here, run_task
     from reid.distributed.launching import as_one_task
+    from reid.files.secrets import key_to_environment
 
+    key_to_environment(spec.encryption_key)  # here, for a process that only computes reads encrypted weights too
     outcome = as_one_task(lambda: run_task(options.task, spec), local=lambda: ranks_here(options.task, spec))
     if outcome is None:  # another process does the task, this one has computed for it
         return None

@@ -129,6 +129,7 @@ def embed_splits(
     size = {"height": model.contract.height, "width": model.contract.width, "channels": model.contract.channels}
     for name, split in splits.items():
         pixels = open_store(split, **size, folder=store, key=key)
+        ranks.meet()  # another machine may have to decode its images first
         started_s = time.perf_counter()
         parts[name] = embed(
             split,

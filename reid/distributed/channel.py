@@ -220,8 +220,9 @@ class Line:
 
     def _close_in_fork(self) -> None:
         """Closes the line in a forked process, which would keep it whole after the rank's end."""
-        self.forked = True
-        os.close(self._socket.detach())
+        if not self.forked:
+            self.forked = True
+            os.close(self._socket.detach())
 
     def _exit_when_broken(self) -> None:
         self._answers.read()

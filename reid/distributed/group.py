@@ -138,16 +138,17 @@ class Group:
         import torch.distributed as dist
         from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
+        own = PrefixStore(str(self._turn), self._store)
         os.environ.update(_environment(self.place))  # Lightning removes some of them after a training
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            store=PrefixStore(f"group/{self._turn}", self._store),
+            store=PrefixStore("group", own),
             rank=self.place.rank,
             world_size=self.place.size,
             timeout=timedelta(seconds=COLLECTIVE_S),
         )
         self._turn += 1
-        return ProcessGroup(self.place)
+        return ProcessGroup(self.place, own)
 
     def _leave(self) -> None:
         """Destroys the process group; all ranks do it at once, and what goes wrong in it spoils nothing."""

@@ -3,6 +3,7 @@
 Shapes: N rows, D width of the embedding.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.distributed.joining import Place
+
+POLL_S = 0.05
 
 
 class Ranks(Protocol):
@@ -28,6 +31,9 @@ class Ranks(Protocol):
     def any(self, wish: bool) -> bool:
         """Whether `wish` is true on any rank."""
 
+    def meet(self) -> None:
+        """Waits until all ranks are here, however long the slowest takes; the other calls give up after a while."""
+
     def collect(self, vectors: NDArray[np.float32], rows: Sequence[NDArray[np.int64]]) -> None:
         """Fills rank 0's vectors (N, D) with the rows that each rank has; rows[r]: the rows of rank r."""
 
@@ -45,6 +51,9 @@ class SingleProcess:
         """The wish itself."""
         return wish
 
+    def meet(self) -> None:
+        """Does nothing: nobody is late."""
+
     def collect(self, vectors: NDArray[np.float32], rows: Sequence[NDArray[np.int64]]) -> None:
         """Does nothing: all rows are here."""
 
@@ -55,7 +64,9 @@ SINGLE_PROCESS = SingleProcess()
 class ProcessGroup:
     """This process as one of several ranks. They talk from CPU to CPU (gloo), so that no GPU waits."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, store: Any) -> None:
+        """store: one of torch's, for this group's own use."""
+        self._store, self._meetings = store, 0
         self.rank, self.size = place.rank, place.size
         self.local_rank, self.machines = place.local_rank, place.size // place.local_size
 
@@ -76,6 +87,15 @@ class ProcessGroup:
         wishes = torch.tensor([int(wish)])
         dist.all_reduce(wishes, op=dist.ReduceOp.MAX)
         return bool(wishes.item())
+
+    def meet(self) -> None:
+        """Waits until all ranks are here; a signal interrupts it, and so does the end of another rank."""
+        self._meetings += 1
+        name = f"meeting/{self._meetings}"
+        here = self._store.add(name, 1)
+        while here < self.size:
+            time.sleep(POLL_S)
+            here = self._store.add(name, 0)
 
     def collect(self, vectors: NDArray[np.float32], rows: Sequence[NDArray[np.int64]]) -> None:
         """Fills rank 0's vectors (N, D) with the rows that each rank has; rows[r]: the rows of rank r."""

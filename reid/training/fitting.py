@@ -129,6 +129,7 @@ def train_as_rank(
         known = Manifest.load(Path(dataset)), read_training_checkpoint(Path(start)) if start else None
     manifest, resumed = ranks.share(known)
     parts = _prepare(experiment, manifest, resumed, tuple(devices), machines=ranks.machines)
+    ranks.meet()  # another machine may have to decode its images first
     _require_agreement(parts.plan, ranks)
     run = ToldMetrics(tell)
     run.log_metrics({"skipped_images": len(manifest.train.of_persons()) - len(parts.images)})

@@ -174,7 +174,9 @@ def test_a_machine_that_waits_for_the_others_heeds_signals_and_names_who_is_miss
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     machine = Machine(number=0, count=2, local_size=1, address="127.0.0.1", port=port)
-    timer = threading.Timer(0.5, lambda: signal.raise_signal(signal.SIGINT))
+    import torch.distributed.run  # noqa: F401 - the signal is meant to come when all is imported
+
+    timer = threading.Timer(1, lambda: signal.raise_signal(signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         run_agent({}, {}, machine, 1, meeting_s=600)
