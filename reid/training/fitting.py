@@ -79,7 +79,7 @@ def train_on_devices(
     def hear_row(row: Row) -> None:  # told by name, whatever the caller's function names it
         epoch_ended(row)
 
-    heard = {"log_metrics": run.log_metrics, "epoch_ended": hear_row}
+    heard: dict[str, Callable[..., None]] = {"log_metrics": run.log_metrics, "epoch_ended": hear_row}
     try:
         history, weights = run_on_ranks(
             function,

@@ -246,6 +246,7 @@ def build_validate(
                 Embeddings.joined(query, gallery).save_npz(model / UNTRAINED_EMBEDDINGS)
             figures = validation.figures(query, gallery, device=module.device)
             figures["validation_seconds"] = time.perf_counter() - began
+        ranks.meet()  # scoring a large gallery may take longer than an exchange may wait
         shared: Row = ranks.share(figures)
         return shared
 
