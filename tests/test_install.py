@@ -66,6 +66,7 @@ def test_make_setup_puts_the_command_on_the_path_of_its_environment_and_nothing_
     """With an empty lock: the packages, setuptools too, are those of the environment that runs the tests."""
     checkout, environment = tmp_path / "checkout", tmp_path / "environment"
     shutil.copytree(ROOT / "reid", checkout / "reid", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / ".ci", checkout / ".ci")
     for name in ("Makefile", "pyproject.toml", "README.md", ".gitignore"):
         shutil.copy(ROOT / name, checkout)
     (checkout / "requirements.lock").touch()

@@ -95,7 +95,7 @@ def wait(device: torch.device) -> None:
 def some_first_steps(place: Place, *overrides: str, steps: int) -> dict[str, list[float]]:
     """Exactly so many steps: losses (S,) and the norms of their gradients (S,)."""
     spec, manifest = place.spec(*overrides), Manifest.load(place.dataset)
-    parts = _prepare(spec, manifest, None, (place.device,))
+    parts = _prepare(spec, manifest, None, (place.device,), machines=1)
     seen = Seen(place.folder, epochs=0, profiled=0, most=steps)
     fit(
         build_module(spec, parts.network), parts.data, callbacks=[seen], plan=parts.plan,
@@ -107,7 +107,7 @@ def some_first_steps(place: Place, *overrides: str, steps: int) -> dict[str, lis
 def some_steps(place: Place, *overrides: str, steps: int, name: str) -> dict[str, Any]:
     """At least so many steps: losses (S,), images/s of the epochs between the first and the last, peak memory."""
     spec, manifest = place.spec(*overrides), Manifest.load(place.dataset)
-    parts = _prepare(spec, manifest, None, (place.device,))
+    parts = _prepare(spec, manifest, None, (place.device,), machines=1)
     in_an_epoch, batch = len(parts.data.steps()), spec.dataset.batch_size
     epochs = max(3, math.ceil(steps / in_an_epoch))
     trace, profiled = place.folder / f"{name}-{place.side}.trace.json", min(PROFILED_STEPS, (in_an_epoch - 1) // 2)
