@@ -193,20 +193,17 @@ def _second_interrupt(end: Callable[[], None]) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silences torch's agent: what ended the ranks is said once, in our words."""
-    before = {}
-    for name, known in list(logging.root.manager.loggerDict.items()):
-        if name.startswith(TORCHS) and isinstance(known, logging.Logger):
-            before[known] = known.level
-    logging.getLogger(TORCHS).setLevel(logging.CRITICAL + 1)
     import torch.distributed.launcher
     import torch.distributed.run  # noqa: F401
 
-    for name, known in list(logging.root.manager.loggerDict.items()):
-        if name.startswith(TORCHS) and isinstance(known, logging.Logger):
-            before.setdefault(known, known.level)
-            known.setLevel(logging.CRITICAL + 1)
+    logging.getLogger(TORCHS)  # the loggers of what is imported later take its level
+    every = logging.root.manager.loggerDict
+    known = [one for name, one in every.items() if name.startswith(TORCHS) and isinstance(one, logging.Logger)]
+    before = {one: one.level for one in known}
+    for one in known:
+        one.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        for known, level in before.items():
-            known.setLevel(level)
+        for one, level in before.items():
+            one.setLevel(level)

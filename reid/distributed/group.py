@@ -34,6 +34,8 @@ DESTROY_S = 10.0
 LONGEST_FOUND = 600
 """Characters of torch's message that an error quotes."""
 POLL_S = 0.05
+INTERRUPTED = 130
+"""The exit status of a process that Ctrl-C or SIGTERM has stopped."""
 
 
 class Tell(Protocol):

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from reid.distributed.agent import SHUTDOWN_S, run_agent
 from reid.distributed.devices import choose_devices, choose_gpus
-from reid.distributed.group import Group, function_of, tell_nobody
+from reid.distributed.group import INTERRUPTED, Group, function_of, tell_nobody
 from reid.distributed.joining import Machine, Place, machine_of, machines_there, place_of
 from reid.distributed.ranks import SINGLE_PROCESS
 from reid.errors import ReidError, SpecError
@@ -28,7 +28,6 @@ BRIEF_MEETING_S = 30
 """How long the other machines are waited for if there is nothing left to do but to end them."""
 HEARD_S = 2.0
 """How long a rank that failed lets rank 0 say why, before its exit makes torchrun end all others."""
-
 T = TypeVar("T")
 
 
@@ -135,19 +134,15 @@ def _lead_ranks(lead: Callable[[], T]) -> T:
 
     group = Group(_own_place(), ended=end)
     _led.append(group)
-    status = 1
+    status = 0
     try:
-        result = lead()
-        status = 0
-        return result
-    except KeyboardInterrupt:
-        status = 130
-        if ended:
+        return lead()
+    except BaseException as error:
+        status = _exit_status(error)
+        if ended and isinstance(error, KeyboardInterrupt):
             raise ended[0] from None
-        raise
-    except ReidError as error:
-        status = error.exit_status
-        group.fail(error)
+        if isinstance(error, ReidError):
+            group.fail(error)
         raise
     finally:
         _led.clear()
@@ -170,14 +165,20 @@ def _follow() -> None:
         while "function" in (request := group.next_request()):
             group.call(request, tell_nobody)
         status = int(request["exit_status"])
-    except ReidError as error:
-        time.sleep(HEARD_S)
-        status = error.exit_status
-    except KeyboardInterrupt:
-        status = 130
+    except (ReidError, KeyboardInterrupt) as error:
+        if isinstance(error, ReidError):
+            time.sleep(HEARD_S)
+        status = _exit_status(error)
     group.part()
     if status:
         sys.exit(status)
+
+
+def _exit_status(error: BaseException) -> int:
+    """The exit status of a process that ends with this error."""
+    if isinstance(error, ReidError):
+        return error.exit_status
+    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
 
 
 def _own_place() -> Place:
@@ -189,16 +190,11 @@ def _own_place() -> Place:
 def _lead_machines(lead: Callable[[], T], machine: Machine, local: Callable[[], int]) -> T:
     """Does the task on machine 0; the other machines are ended too if it turns out that they are not needed."""
     _met.clear()
-    status = 1
+    status = 0
     try:
-        result = lead()
-        status = 0
-        return result
-    except KeyboardInterrupt:
-        status = 130
-        raise
-    except ReidError as error:
-        status = error.exit_status
+        return lead()
+    except BaseException as error:
+        status = _exit_status(error)
         raise
     finally:
         if not _met:

@@ -14,11 +14,9 @@ from types import FrameType
 from typing import Any
 
 from reid.distributed.channel import SOCKET, Line, ToldRecords, described
-from reid.distributed.group import Group, first_line, is_about_connections, tell_nobody
+from reid.distributed.group import INTERRUPTED, Group, first_line, is_about_connections, tell_nobody
 from reid.distributed.joining import Place, place_of
 from reid.errors import RankLost, ReidError
-
-INTERRUPTED = 130
 
 
 def main() -> int:
