@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from reid.contract import Contract
 from reid.data import module
-from reid.data.module import TrainingData, copied_to
+from reid.data.module import copied_to
+from tests.plain_data import plain_data
 
 
 @pytest.mark.parametrize("images", [0, 1, 5, 6])
@@ -25,18 +25,8 @@ def test_all_images_arrive_block_by_block(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_signal_to_the_group_of_a_rank_misses_its_loader_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MEMORY_SHARE", 0)
-    data = TrainingData(
-        np.zeros((8, 4, 2, 3), np.uint8),
-        np.arange(8) // 2,
-        contract=Contract(4, 2, 3, (0.5,) * 3, (0.2,) * 3, 8),
-        batch_size=4,
-        num_instances=2,
-        num_workers=1,
-        seed=0,
-        padding=0,
-        flip_probability=0.0,
-        erasing_probability=0.0,
-    )
+    pixels = np.zeros((8, 4, 2, 3), np.uint8)
+    data = plain_data(pixels, np.arange(8) // 2, batch_size=4, num_instances=2, num_workers=1)
     batches = iter(data.train_dataloader())
     next(batches)
     (loader,) = batches._workers  # type: ignore[attr-defined]

@@ -21,6 +21,7 @@ from reid.training.resume import DurableCheckpoints
 from reid.training.schedule import build_optimizer, parameter_groups
 from reid.training.trainer import fit, seed_everything
 from tests.networks import network_settings
+from tests.plain_data import plain_data
 
 
 def losses(**changes: object) -> torch.nn.ModuleDict:
@@ -77,20 +78,7 @@ def run(
 ) -> Seen:
     """Epochs of one step: 5 persons of 4 noise images, all in the batch."""
     pixels = np.random.default_rng(0).integers(0, 256, (20, 64, 32, 3), np.uint8)
-    contract = Contract(height=64, width=32, channels=3, mean=(0.5,) * 3, std=(0.2,) * 3, embedding=16)
-    data = TrainingData(
-        pixels,
-        np.repeat(np.arange(5), 4),
-        contract=contract,
-        batch_size=20,
-        num_instances=4,
-        num_workers=0,
-        seed=0,
-        padding=0,
-        flip_probability=0.0,
-        erasing_probability=0.0,
-        on_device=on_device,
-    )
+    data = plain_data(pixels, np.repeat(np.arange(5), 4), batch_size=20, num_instances=4, on_device=on_device)
     seen = Seen()
     plan = ComputePlan(("cpu",), "32-true")
     checkpoints = DurableCheckpoints()

@@ -11,8 +11,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from reid.contract import Contract
-from reid.data.module import TrainingData
 from reid.distributed.devices import ComputePlan
 from reid.distributed.ranks import SINGLE_PROCESS
 from reid.errors import TrainingError
@@ -23,6 +21,7 @@ from reid.training.loss_scaling import scaling_of
 from reid.training.monitor import StepMonitor
 from reid.training.resume import DurableCheckpoints, Start, read_training_checkpoint
 from reid.training.trainer import fit, seed_everything
+from tests.plain_data import plain_data
 from tests.training.test_lightning import Seen, losses, training
 
 STEPS = 3
@@ -39,18 +38,8 @@ def run(
     more: Sequence[Callback] = (),
 ) -> Seen:
     """Epochs of three steps: 5 persons of 4 noise images, 2 of each of 4 persons in a batch."""
-    data = TrainingData(
-        np.random.default_rng(0).integers(0, 256, (20, 32, 16, 3), np.uint8),
-        np.repeat(np.arange(5), 4),
-        contract=Contract(height=32, width=16, channels=3, mean=(0.5,) * 3, std=(0.2,) * 3, embedding=16),
-        batch_size=8,
-        num_instances=2,
-        num_workers=0,
-        seed=0,
-        padding=0,
-        flip_probability=0.0,
-        erasing_probability=0.0,
-    )
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 16, 3), np.uint8)
+    data = plain_data(pixels, np.repeat(np.arange(5), 4), batch_size=8, num_instances=2)
     seen = Seen()
     fit(
         module,
