@@ -15,7 +15,12 @@ MIN_WIDTH, MIN_HEIGHT = 16, 32
 """Least width and height in pixels; a smaller image teaches a network almost nothing."""
 MIN_ASPECT, MAX_ASPECT = 1.0, 6.0
 """Height over width of a standing person's box, with a wide margin."""
-FORMAT_OF_ENDING = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+FORMATS_OF_ENDING = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jfif"), ("JPEG", "MPO")),
+    **dict.fromkeys((".tif", ".tiff"), ("TIFF",)),
+    **{".png": ("PNG",), ".bmp": ("BMP", "DIB"), ".webp": ("WEBP",)},
+}
+"""Ending -> the formats that it stands for; MPO is a phone's JPEG with further pictures behind the first."""
 SEVERITY_ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
@@ -84,7 +89,11 @@ def _odd_sizes(survey: SplitSurvey) -> Iterator[Finding]:
 
 def _formats(survey: SplitSurvey) -> Iterator[Finding]:
     readable = survey.readable
-    lying = [i.file for i in readable if FORMAT_OF_ENDING[Path(i.file).suffix.lower()] != survey.facts[i.file].format]
+    lying = [
+        image.file
+        for image in readable
+        if survey.facts[image.file].format not in FORMATS_OF_ENDING[Path(image.file).suffix.lower()]
+    ]
     if lying:
         found = survey.facts[lying[0]].format
         message = (
