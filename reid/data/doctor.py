@@ -10,6 +10,7 @@ from pathlib import Path
 from reid.data.duplicates import duplicates, queries_by_name_in_gallery
 from reid.data.findings import EXAMPLES, Finding, SplitSurvey, Surveys, counted
 from reid.data.market1501 import DISTRACTOR, JUNK, PersonImage
+from reid.data.no_images import found_instead
 
 MIN_WIDTH, MIN_HEIGHT = 16, 32
 """Least width and height in pixels; a smaller image teaches a network almost nothing."""
@@ -46,7 +47,8 @@ def _folder(survey: SplitSurvey) -> Iterator[Finding]:
 
 def _empty(survey: SplitSurvey) -> Iterator[Finding]:
     if not survey.folder_error and not survey.listing.files:
-        yield Finding("error", "empty split", f"{survey.name}: no image in {survey.listing.root}", 1)
+        message = f"{survey.name}: no image in {survey.listing.root}{found_instead(survey.listing)}"
+        yield Finding("error", "empty split", message, 1)
 
 
 def _bad_names(survey: SplitSurvey) -> Iterator[Finding]:
