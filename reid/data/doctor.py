@@ -9,8 +9,10 @@ from pathlib import Path
 
 from reid.data.duplicates import duplicates, queries_by_name_in_gallery
 from reid.data.findings import EXAMPLES, Finding, SplitSurvey, Surveys, counted
+from reid.data.image_file import DEEP_MODES
 from reid.data.market1501 import DISTRACTOR, JUNK, PersonImage
 from reid.data.no_images import found_instead
+from reid.data.reading_checks import deep, turned
 
 MIN_WIDTH, MIN_HEIGHT = 16, 32
 """Least width and height in pixels; a smaller image teaches a network almost nothing."""
@@ -102,10 +104,10 @@ def _formats(survey: SplitSurvey) -> Iterator[Finding]:
             f"{survey.name}: {counted(len(lying), 'image')} of another format than the name ends in (first: {found})"
         )
         yield survey.finding("note", "other format", message, lying)
-    modes = Counter(survey.facts[image.file].mode for image in readable)
-    other = [image.file for image in readable if survey.facts[image.file].mode != "RGB"]
+    other = [image.file for image in readable if survey.facts[image.file].mode not in ("RGB", *DEEP_MODES)]
     if other:
-        shown = ", ".join(f"{mode} {count}" for mode, count in sorted(modes.items()) if mode != "RGB")
+        modes = Counter(survey.facts[file].mode for file in other)
+        shown = ", ".join(f"{mode} {count}" for mode, count in sorted(modes.items()))
         yield survey.finding(
             "note", "not RGB", f"{survey.name}: {counted(len(other), 'image')} converted when read ({shown})", other
         )
@@ -229,7 +231,18 @@ def _single_camera_persons(surveys: Surveys) -> Iterator[Finding]:
         yield train.finding("warning", "one camera", message, [first[person] for person in sorted(single)])
 
 
-SPLIT_CHECKS = (_folder, _empty, _bad_names, _unreadable, _strays, _odd_sizes, _formats, _junk_and_distractors)
+SPLIT_CHECKS = (
+    _folder,
+    _empty,
+    _bad_names,
+    _unreadable,
+    _strays,
+    _odd_sizes,
+    _formats,
+    turned,
+    deep,
+    _junk_and_distractors,
+)
 CHECKS = (
     _few_training_persons,
     _persons_in_train_and_test,
