@@ -13,6 +13,7 @@ from pathlib import Path
 
 from reid.data.file_names import file_names
 from reid.data.market1501 import list_folder
+from reid.data.no_images import found_instead
 from reid.data.on_disk import ImagesOnDisk
 from reid.deploy import opening
 from reid.deploy.opening import OpenModel
@@ -62,7 +63,7 @@ def embed(
             f"  first: {listing.misnamed[0]}"
         )
     if not listing.files:
-        raise DatasetError(f"{listing.root}: no image in this folder")
+        raise DatasetError(f"{listing.root}: no image in this folder{found_instead(listing)}")
     contract = model.contract
     return embed_pixels(
         listing.split,

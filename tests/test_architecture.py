@@ -229,6 +229,11 @@ def test_the_drawn_data_set_has_one_door() -> None:
         assert [file for file in those_that_import(room, "reid") if not file.startswith("reid/drawn/")] == []
 
 
+def test_image_files_are_read_at_one_place() -> None:
+    readers = [file for file in sources("reid", "pipelines", "components") if "Image.open(" in file.read_text()]
+    assert named(readers) == ["reid/data/image_file.py"]
+
+
 def test_a_wing_of_the_runner_does_not_look_into_the_other() -> None:
     assert those_that_import("pipelines.cluster", "pipelines/local") == []
     assert those_that_import("pipelines.local", "pipelines/cluster") == []

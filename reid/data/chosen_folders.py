@@ -7,6 +7,7 @@ from pathlib import Path
 from reid.data.file_names import MARKET1501, FileNames
 from reid.data.findings import SplitSurvey, counted, fingerprint_of, survey_folders
 from reid.data.market1501 import HOW_TO_GET, SPEC_FIELDS, Manifest, missing_folders
+from reid.data.no_images import found_instead
 from reid.errors import DatasetError
 
 
@@ -50,7 +51,7 @@ def _objections(survey: SplitSurvey, field: str) -> Iterator[str]:
     if survey.folder_error:
         yield survey.folder_error
     elif not listing.files:
-        yield f"no image in {listing.root} ({field})"
+        yield f"no image in {listing.root} ({field}){found_instead(listing)}"
     if survey.misnamed:
         yield f"{survey.misnamed}\n    first: {listing.root / listing.misnamed[0]}"
     if bad := [file for file in listing.files if survey.facts[file].error]:

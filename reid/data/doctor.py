@@ -9,13 +9,21 @@ from pathlib import Path
 
 from reid.data.duplicates import duplicates, queries_by_name_in_gallery
 from reid.data.findings import EXAMPLES, Finding, SplitSurvey, Surveys, counted
+from reid.data.image_file import DEEP_MODES
 from reid.data.market1501 import DISTRACTOR, JUNK, PersonImage
+from reid.data.no_images import found_instead
+from reid.data.reading_checks import deep, turned
 
 MIN_WIDTH, MIN_HEIGHT = 16, 32
 """Least width and height in pixels; a smaller image teaches a network almost nothing."""
 MIN_ASPECT, MAX_ASPECT = 1.0, 6.0
 """Height over width of a standing person's box, with a wide margin."""
-FORMAT_OF_ENDING = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+FORMATS_OF_ENDING = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jfif"), ("JPEG", "MPO")),
+    **dict.fromkeys((".tif", ".tiff"), ("TIFF",)),
+    **{".png": ("PNG",), ".bmp": ("BMP", "DIB"), ".webp": ("WEBP",)},
+}
+"""Ending -> the formats that it stands for; MPO is a phone's JPEG with further pictures behind the first."""
 SEVERITY_ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
@@ -41,7 +49,8 @@ def _folder(survey: SplitSurvey) -> Iterator[Finding]:
 
 def _empty(survey: SplitSurvey) -> Iterator[Finding]:
     if not survey.folder_error and not survey.listing.files:
-        yield Finding("error", "empty split", f"{survey.name}: no image in {survey.listing.root}", 1)
+        message = f"{survey.name}: no image in {survey.listing.root}{found_instead(survey.listing)}"
+        yield Finding("error", "empty split", message, 1)
 
 
 def _bad_names(survey: SplitSurvey) -> Iterator[Finding]:
@@ -84,17 +93,21 @@ def _odd_sizes(survey: SplitSurvey) -> Iterator[Finding]:
 
 def _formats(survey: SplitSurvey) -> Iterator[Finding]:
     readable = survey.readable
-    lying = [i.file for i in readable if FORMAT_OF_ENDING[Path(i.file).suffix.lower()] != survey.facts[i.file].format]
+    lying = [
+        image.file
+        for image in readable
+        if survey.facts[image.file].format not in FORMATS_OF_ENDING[Path(image.file).suffix.lower()]
+    ]
     if lying:
         found = survey.facts[lying[0]].format
         message = (
             f"{survey.name}: {counted(len(lying), 'image')} of another format than the name ends in (first: {found})"
         )
         yield survey.finding("note", "other format", message, lying)
-    modes = Counter(survey.facts[image.file].mode for image in readable)
-    other = [image.file for image in readable if survey.facts[image.file].mode != "RGB"]
+    other = [image.file for image in readable if survey.facts[image.file].mode not in ("RGB", *DEEP_MODES)]
     if other:
-        shown = ", ".join(f"{mode} {count}" for mode, count in sorted(modes.items()) if mode != "RGB")
+        modes = Counter(survey.facts[file].mode for file in other)
+        shown = ", ".join(f"{mode} {count}" for mode, count in sorted(modes.items()))
         yield survey.finding(
             "note", "not RGB", f"{survey.name}: {counted(len(other), 'image')} converted when read ({shown})", other
         )
@@ -218,7 +231,18 @@ def _single_camera_persons(surveys: Surveys) -> Iterator[Finding]:
         yield train.finding("warning", "one camera", message, [first[person] for person in sorted(single)])
 
 
-SPLIT_CHECKS = (_folder, _empty, _bad_names, _unreadable, _strays, _odd_sizes, _formats, _junk_and_distractors)
+SPLIT_CHECKS = (
+    _folder,
+    _empty,
+    _bad_names,
+    _unreadable,
+    _strays,
+    _odd_sizes,
+    _formats,
+    turned,
+    deep,
+    _junk_and_distractors,
+)
 CHECKS = (
     _few_training_persons,
     _persons_in_train_and_test,

@@ -6,26 +6,23 @@ hashes it: their fingerprints are the same.
 """
 
 import hashlib
-import io
 import json
 import logging
 import os
-import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
 from reid.console.progress import Progress
+from reid.data.image_file import EMPTY_FILE, UPRIGHT, Unreadable, decode, read_content
 from reid.errors import ArtifactError
 from reid.files.writing import replacing
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Version of the index file; a file of another version is read as empty."""
 BATCH = 256
 """Files handed to the thread pool between two progress lines."""
@@ -39,12 +36,15 @@ class ImageFacts:
     """SHA-256 of the bytes, "" if they cannot be read."""
     bytes: int
     width: int = 0
+    """Width in pixels of the upright picture."""
     height: int = 0
     mode: str = ""
     """PIL's mode: RGB, L, P, RGBA, ..."""
     format: str = ""
     """The format of the bytes, whatever the name's ending: JPEG, PNG, ..."""
     error: str = ""
+    orientation: int = UPRIGHT
+    """The file's EXIF orientation, 1 to 8; 0 if the EXIF block is damaged."""
 
 
 Stamp = tuple[int, int, int]
@@ -57,13 +57,13 @@ def read_image(path: Path) -> ImageFacts:
     if facts.error:
         return facts
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            return ImageFacts(facts.sha256, len(data), image.width, image.height, image.mode, str(image.format))
-    except UnidentifiedImageError:
-        return ImageFacts(facts.sha256, len(data), error="not an image")
-    except Exception as error:  # decoders raise anything on damaged bytes: SyntaxError, struct.error, ...
-        return ImageFacts(facts.sha256, len(data), error=str(error) or type(error).__name__)
+        found = decode(data)
+    except Unreadable as why:
+        return replace(facts, error=str(why))
+    width, height = found.image.size
+    return replace(
+        facts, width=width, height=height, mode=found.mode, format=found.format, orientation=found.orientation
+    )
 
 
 def hash_image(path: Path) -> ImageFacts:
@@ -74,12 +74,10 @@ def hash_image(path: Path) -> ImageFacts:
 def _hashed(path: Path) -> tuple[ImageFacts, bytes]:
     """Hash, size and content of a file; an error if there is no content."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for ever
-            return ImageFacts("", 0, error="not a regular file"), b""
-        data = path.read_bytes()
-    except OSError as error:
-        return ImageFacts("", 0, error=error.strerror or type(error).__name__), b""
-    return ImageFacts(hashlib.sha256(data).hexdigest(), len(data), error="" if data else "empty file"), data
+        data = read_content(path)
+    except Unreadable as why:
+        return ImageFacts("", 0, error=str(why)), b""
+    return ImageFacts(hashlib.sha256(data).hexdigest(), len(data), error="" if data else EMPTY_FILE), data
 
 
 def read_images(files: Mapping[str, Sequence[Path]], *, index_file: Path) -> dict[Path, ImageFacts]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
 JUNK, DISTRACTOR = -1, 0
 SPEC_FIELDS = {
     "train": "dataset.train_dataset_dir",
@@ -113,7 +113,7 @@ class Listing:
     misnamed: tuple[str, ...]
     """Images (by their ending) whose names do not match."""
     strays: tuple[str, ...]
-    """Everything that is no image: Thumbs.db, folders (with a trailing slash)."""
+    """Everything that is no image: Thumbs.db, names that begin with a dot, folders (with a trailing slash)."""
 
     @property
     def files(self) -> list[str]:
@@ -132,7 +132,7 @@ def list_folder(root: Path, *, names: FileNames = MARKET1501, unknown_camera: in
     except OSError as error:
         raise DatasetError(f"{root}: the folder cannot be listed: {error.strerror}") from None
     for name, is_folder in found:
-        if is_folder or not name.lower().endswith(IMAGE_ENDINGS):
+        if is_folder or name.startswith(".") or not name.lower().endswith(IMAGE_ENDINGS):  # ._a.jpg: macOS's shadow
             strays.append(f"{name}/" if is_folder else name)
         elif who := names.read(name, unknown_camera=unknown_camera):
             images.append(PersonImage(name, *who))

@@ -1,7 +1,7 @@
 """The decode-once store: every image of a split, resized, as one uint8 memory map on disk.
 
-It is built at first use, under a name that depends on the data set's fingerprint, the size and the split's files, and
-reused by every later epoch, stage and run.
+It is built at first use, under a name that depends on the data set's fingerprint, the size, the split's files and the
+rules of reading images, and reused by every later epoch, stage and run.
 Shapes: N images, H height, W width, C channels (3 = RGB, 1 = grey).
 """
 
@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reid.console.progress import Progress
-from reid.data.file_index import read_image
+from reid.data.image_file import Unreadable, pixels_as_ever, read_content, read_picture
 from reid.data.market1501 import Split
 from reid.errors import ArtifactError, UnreadableImage
 from reid.files.locks import LOCK, in_turn
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 BLOCK_BYTES = 1 << 25
 """Bytes of images that are decoded together before they are written."""
 MODE = {3: "RGB", 1: "L"}
+READING_RULES = 2
+"""Version of the rules by which images become pixels. Stores of version 1, plain PIL, had no version in their names."""
 
 
 def open_store(split: Split, *, height: int, width: int, channels: int, folder: Path, key: str) -> NDArray[np.uint8]:
@@ -42,8 +44,11 @@ def open_store(split: Split, *, height: int, width: int, channels: int, folder: 
     shape = (len(split), height, width, channels)
     if not len(split):
         return np.empty(shape, np.uint8)
-    path = folder / _name(split, height=height, width=width, channels=channels, key=key)
+    names = [_name(split, shape, key=key, rules=rules) for rules in (READING_RULES, 1)]
+    path, older = (folder / name for name in names)
     store = _open_existing(path, shape)
+    if store is None and older.is_file():
+        store = _take_over(older, path, split, shape)
     if store is None:
         with _only_one_builder(folder):
             store = _open_existing(path, shape)  # the process that held the lock may have built it
@@ -55,12 +60,13 @@ def open_store(split: Split, *, height: int, width: int, channels: int, folder: 
     return store
 
 
-def _name(split: Split, *, height: int, width: int, channels: int, key: str) -> str:
+def _name(split: Split, shape: tuple[int, ...], *, key: str, rules: int) -> str:
     """The file's name; a split without its junk has another name than the whole split."""
-    digest = hashlib.sha256(key.encode())
+    digest = hashlib.sha256(key.encode() if rules == 1 else f"{key} read by rules {rules}".encode())
     for image in split.images:
         digest.update(f"\n{image.file}".encode())
-    return f"{split.root.name}-{height}x{width}x{channels}-{digest.hexdigest()[:20]}.npy"
+    size = "x".join(map(str, shape[1:]))
+    return f"{split.root.name}-{size}-{digest.hexdigest()[:20]}.npy"
 
 
 def _open_existing(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
@@ -78,6 +84,28 @@ def _open_existing(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | No
         )
         return None
     return store
+
+
+def _take_over(older: Path, path: Path, split: Split, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    """A store of version 1, if its pixels are those of today's rules; it is given its new name too.
+
+    They are unless an image is turned by its EXIF block, deeper than 8 bits or transparent.
+    """
+    with ThreadPoolExecutor(max_workers=min(32, os.cpu_count() or 1)) as pool:
+        as_ever = all(pool.map(_is_read_as_ever, split.paths))
+    if not as_ever:
+        logger.info("%s: some of its images are read by other rules since; all are decoded again", older)
+        return None
+    with suppress(OSError):  # no right to write, no links on this disk, or another process was faster
+        path.hardlink_to(older)
+    return _open_existing(older, shape)
+
+
+def _is_read_as_ever(path: Path) -> bool:
+    try:
+        return pixels_as_ever(read_content(path))
+    except Unreadable:
+        return False  # decoding it again reports it
 
 
 @contextmanager
@@ -131,11 +159,9 @@ def _build(path: Path, split: Split, shape: tuple[int, int, int, int]) -> None:
 def decode(path: Path, *, height: int, width: int, channels: int) -> NDArray[np.uint8]:
     """One image (H, W, C), resized bilinearly. Raises UnreadableImage if it cannot be read."""
     try:
-        with Image.open(path) as image:
-            converted = image.convert(MODE[channels])
-    except Exception as error:  # decoders raise anything on damaged bytes
-        what = read_image(path).error or error  # in the words of the validate stage
-        raise UnreadableImage(f"{path}: cannot be read: {what}; has it changed since the validate stage?") from error
+        converted = read_picture(path, mode=MODE[channels])
+    except UnreadableImage as error:
+        raise UnreadableImage(f"{error}; has it changed since the validate stage?") from error
     if converted.size != (width, height):
         converted = converted.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(converted, np.uint8).reshape(height, width, channels)

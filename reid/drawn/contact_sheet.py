@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from reid.data.file_names import MARKET1501, FileNames
+from reid.data.image_file import read_picture
 from reid.data.market1501 import list_folder
 from reid.drawn.plan import GALLERY, TRAIN
 from reid.errors import DatasetError
@@ -30,8 +31,8 @@ def contact_sheet(root: Path, output: Path, *, names: FileNames = MARKET1501, pe
     rng = np.random.default_rng(seed)
     chosen = sorted(int(person) for person in rng.permutation(sorted(views))[:persons])
     cameras = sorted({camera for seen in views.values() for camera in seen})
-    with Image.open(views[chosen[0]][min(views[chosen[0]])][0]) as first:
-        width, height = WIDTH_PX, round(WIDTH_PX * first.height / first.width)
+    first = read_picture(views[chosen[0]][min(views[chosen[0]])][0])
+    width, height = WIDTH_PX, round(WIDTH_PX * first.height / first.width)
     step_x, step_y = width + GAP_PX, height + GAP_PX
     sheet = Image.new("RGB", (LEFT_PX + len(cameras) * step_x, TOP_PX + len(chosen) * step_y), (250, 250, 250))
     label = partial(ImageDraw.Draw(sheet).text, fill=(40, 40, 40), anchor="mm", font_size=16)
@@ -67,5 +68,4 @@ def _cell(files: list[Path], rng: np.random.Generator, *, size: tuple[int, int])
     """One of the images, chosen at random, or an empty cell."""
     if not files:
         return Image.new("RGB", size, (232, 232, 232))
-    with Image.open(files[rng.integers(len(files))]) as picture:
-        return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    return read_picture(files[rng.integers(len(files))]).resize(size, Image.Resampling.LANCZOS)

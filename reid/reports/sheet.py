@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from reid.data.image_file import read_picture
 from reid.reports.matches import Match, MatchRow
 from reid.reports.plots import INK, MUTED, PAPER
 
@@ -122,5 +123,4 @@ def _legend(axes: "Axes", *, y: float) -> None:
 
 def thumbnail(path: str) -> NDArray[np.uint8]:
     """The pixels (256, 128, 3) of an image file, resized."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB").resize(THUMBNAIL, Image.Resampling.BILINEAR))
+    return np.asarray(read_picture(path).resize(THUMBNAIL, Image.Resampling.BILINEAR))

@@ -4,7 +4,8 @@ import base64
 import io
 from pathlib import Path
 
-from PIL import Image
+from reid.data.image_file import read_picture
+from reid.errors import UnreadableImage
 
 QUALITY = 72
 """Quality of the JPEG, from 1 to 95."""
@@ -28,7 +29,7 @@ class Thumbnails:
         """The image file as a data URI; None if it can no longer be read or does not fit into the budget."""
         try:
             uri = self._draw(path)
-        except (OSError, ValueError):  # it was readable a moment ago, and a page need not fail because of one picture
+        except UnreadableImage:  # it was readable a moment ago, and a page need not fail because of one picture
             return None
         if len(uri) > self.left_bytes:
             return None
@@ -36,8 +37,7 @@ class Thumbnails:
         return uri
 
     def _draw(self, path: str | Path) -> str:
-        with Image.open(path) as image:
-            small = image.convert("RGB")
+        small = read_picture(path)
         small.thumbnail(self._size)
         data = io.BytesIO()
         small.save(data, "JPEG", quality=QUALITY)

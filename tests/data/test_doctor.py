@@ -2,10 +2,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from reid.data.doctor import examine
 from reid.data.file_names import MARKET1501, FileNames, file_names
 from reid.data.findings import Finding, summarize, survey_folders
+from reid.data.market1501 import IMAGE_ENDINGS
 from tests.small_market import FOLDERS, write_image, write_market
 
 
@@ -299,6 +301,48 @@ def test_another_format_or_mode_is_only_a_note(market: Path) -> None:
     assert [f.message for f in findings][:2] == [
         "query: 1 image of another format than the name ends in (first: PNG)",
         "query: 1 image converted when read (L 1)",
+    ]
+
+
+def test_every_ending_stands_for_a_format(market: Path) -> None:
+    formats = ("JPEG", "JPEG", "JPEG", "PNG", "BMP", "WEBP", "TIFF", "TIFF")
+    for number, (ending, format) in enumerate(zip(IMAGE_ENDINGS, formats, strict=True), start=2):
+        write_image(market / "query" / f"0004_c1s1_00000{number}_00{ending.upper()}", format=format)
+    assert [f.check for f in _examine(market)] == ["junk images", "distractor images"]
+
+
+def test_what_is_turned_scaled_or_of_a_damaged_exif_block_is_a_note(market: Path) -> None:
+    query = market / "query"
+    for number, orientation in ((2, 6), (3, 6), (4, 8), (5, 1), (6, 0)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.new("RGB", (64, 32), (number, 0, 0)).save(query / f"0004_c1s1_00000{number}_00.jpg", exif=exif)
+    for number, mode in ((7, "I;16"), (8, "F")):
+        Image.new(mode, (32, 64), number).save(query / f"0004_c1s1_00000{number}_00.tif")
+    findings = [f for f in _examine(market) if f.check not in ("junk images", "distractor images")]
+    assert [(f.severity, f.check, f.message, f.count) for f in findings] == [
+        (
+            "warning",
+            "odd shape",  # the other three stand upright once they are turned
+            "query: 2 images not shaped as a standing person (height over width outside 1 to 6); "
+            "resizing will distort them",
+            2,
+        ),
+        ("note", "EXIF orientation", "query: 3 images turned as EXIF says when read (orientation 6: 2, 8: 1)", 3),
+        (
+            "note",
+            "damaged EXIF",
+            "query: 1 image whose EXIF block is damaged or gives no orientation from 1 to 8; read as stored, perhaps "
+            "not upright",
+            1,
+        ),
+        (
+            "note",
+            "more than 8 bits",
+            "query: 2 images scaled to 8 bits when read (F: 1, I;16: 1); I;16 is divided by 257, F from 0 to 1 is "
+            "times 255, others are scaled by the range of each image",
+            2,
+        ),
     ]
 
 

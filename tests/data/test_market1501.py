@@ -25,12 +25,14 @@ def test_a_listing_parts_images_bad_names_and_strays(tmp_path: Path) -> None:
     for name in ("0002_c1s1_000001_01.jpg", "-1_c2s1_000001_01.png", "holiday.jpeg"):
         write_image(tmp_path / name)
     (tmp_path / "Thumbs.db").write_bytes(b"")
+    (tmp_path / "._0002_c1s1_000001_01.jpg").write_bytes(b"macOS keeps a file's colours here")
+    (tmp_path / ".DS_Store").write_bytes(b"")
     (tmp_path / "0003_c1s1_000001_01.jpg").mkdir()
     assert list_folder(tmp_path) == Listing(
         tmp_path,
         Split(tmp_path, (PersonImage("-1_c2s1_000001_01.png", -1, 2), PersonImage("0002_c1s1_000001_01.jpg", 2, 1))),
         misnamed=("holiday.jpeg",),
-        strays=("0003_c1s1_000001_01.jpg/", "Thumbs.db"),
+        strays=(".DS_Store", "._0002_c1s1_000001_01.jpg", "0003_c1s1_000001_01.jpg/", "Thumbs.db"),
     )
 
 

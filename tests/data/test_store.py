@@ -1,3 +1,4 @@
+import hashlib
 import logging
 import subprocess
 import sys
@@ -71,6 +72,48 @@ def test_another_key_size_or_choice_of_images_is_another_store(gallery: Split, t
     _open(gallery, folder, channels=1)
     assert len(_open(gallery.without_junk(), folder)) == 4
     assert len(list(folder.glob("*.npy"))) == 5
+
+
+def _older_store(gallery: Split, folder: Path, key: str = "f00d") -> Path:
+    """A store as versions before the rules of reading wrote it, with black pixels to know it by."""
+    digest = hashlib.sha256(key.encode())
+    for image in gallery.images:
+        digest.update(f"\n{image.file}".encode())
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{gallery.root.name}-64x32x3-{digest.hexdigest()[:20]}.npy"
+    np.save(path, np.zeros((len(gallery), 64, 32, 3), np.uint8))
+    return path
+
+
+def test_an_older_store_of_plain_images_is_used_still_and_looked_through_once(gallery: Split, tmp_path: Path) -> None:
+    older = _older_store(gallery, tmp_path / "store")
+    assert not _open(gallery, tmp_path / "store").any()
+    for path in gallery.paths:
+        path.unlink()
+    older.unlink()
+    assert not _open(gallery, tmp_path / "store").any()  # it has a new name
+
+
+def test_an_older_store_with_an_image_that_is_turned_now_is_decoded_again(gallery: Split, tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 3
+    Image.open(gallery.paths[1]).save(gallery.paths[1], exif=turned)
+    _older_store(gallery, tmp_path / "store")
+    store = _open(gallery, tmp_path / "store")
+    np.testing.assert_array_equal(store[1], np.asarray(Image.open(gallery.paths[1]))[::-1, ::-1])
+    np.testing.assert_array_equal(store[0], np.asarray(Image.open(gallery.paths[0])))
+
+
+def test_an_older_store_is_used_on_a_disk_without_links(
+    gallery: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    _older_store(gallery, tmp_path / "store")
+    assert not _open(gallery, tmp_path / "store").any()
+    assert len(list((tmp_path / "store").iterdir())) == 1
 
 
 def test_blocks_join_without_a_seam(gallery: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,36 @@
+"""What a folder without images has instead of them, and what to do about it."""
+
+from collections import Counter
+from pathlib import PurePosixPath
+
+from reid.data.market1501 import IMAGE_ENDINGS, Listing
+
+ENDINGS_SHOWN = 3
+
+
+def found_instead(listing: Listing) -> str:
+    """The rest of a sentence "no image in FOLDER": ": 751 folders, 3 .heic files; ..."; "" if the folder is empty.
+
+    Names that begin with a dot are not counted.
+    """
+    strays = [name for name in listing.strays if not name.startswith(".")]
+    folders = [name for name in strays if name.endswith("/")]
+    files = [name for name in strays if not name.endswith("/")]
+    endings = Counter(suffix for name in files if (suffix := PurePosixPath(name).suffix.lower()))
+    shown = endings.most_common(ENDINGS_SHOWN)
+    others = len(files) - sum(count for _, count in shown)
+    found = [f"{_counted(len(folders), 'folder')} (first: {folders[0]})"] if folders else []
+    found += [_counted(count, f"{ending} file") for ending, count in shown]
+    found += [_counted(others, "other file")] if others else []
+    if not found:
+        return ""
+    advice = []
+    if folders:
+        advice.append("folders are not searched; if each holds the images of one person, set dataset.layout=folders")
+    if files:
+        advice.append(f"an image ends in {', '.join(IMAGE_ENDINGS)}; convert others")
+    return f": {', '.join(found)}; {'; '.join(advice)}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
