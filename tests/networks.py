@@ -10,6 +10,7 @@ def network_settings(**changes: Any) -> dict[str, Any]:
         "last_stride": 1,
         "stem_relu": True,
         "stem_pool": "padded",
+        "pooling": "mean",
         "neck": "bnneck",
         "neck_feat": "after",
         "feat_dim": 16,

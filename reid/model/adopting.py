@@ -29,7 +29,6 @@ NO_PART_OF_THE_EMBEDDING = re.compile(
 """Names, in this project, of tensors that a file may but need not have."""
 
 PARTS = {
-    r"pool\w*\.p$": "GeM pooling",
     r"\.IN\.": "instance normalisation (IBN)",
     r"(^|\.)NL_\d": "non-local blocks",
     r"\.se(_module)?\.": "squeeze and excitation",
@@ -144,6 +143,9 @@ def _fields_that_fit(network: Embedder, named: Named) -> list[str]:
     stem = shapes.get("base.conv1.weight") or shapes.get("base.patch_embed.proj.weight")
     if stem and len(stem) == 4 and stem[1] != settings["input_channels"]:
         fitting.append(f"model.input_channels={stem[1]}")
+    gem = "pool.power" in shapes
+    if gem != (settings["pooling"] == "gem"):
+        fitting.append(f"model.pooling={'gem' if gem else 'mean'}")
     reduction = shapes.get("reduction.weight")
     reduces = isinstance(network.reduction, nn.Linear)
     if reduction and reduction[0] != network.embedding_size:

@@ -1,4 +1,4 @@
-"""Builds backbones by name, through timm and with random weights: image in, map of features out.
+"""Builds backbones by name, through timm and with random weights: image in, map of features or class token out.
 
 Shapes: B images, C channels, H height, W width of the images; h, w of the feature map.
 """
@@ -133,6 +133,17 @@ def is_swin(base: nn.Module) -> bool:
 def is_convolutional(base: nn.Module) -> bool:
     """Whether channels_last is the faster memory format: true unless the network is a transformer."""
     return not hasattr(base, "patch_embed")
+
+
+def has_class_token(base: nn.Module) -> bool:
+    """Whether the network has a token that gathers the whole image, before its other tokens."""
+    return getattr(base, "cls_token", None) is not None and int(getattr(base, "num_prefix_tokens", 0)) > 0
+
+
+def class_token(base: nn.Module, images: Tensor) -> Tensor:
+    """images (B, C, H, W) -> the class token behind the last layer (B, D), of a network that has one."""
+    tokens: Tensor = base.forward_features(images)  # type: ignore[operator]
+    return tokens[:, 0]
 
 
 def feature_map(base: nn.Module, images: Tensor) -> Tensor:

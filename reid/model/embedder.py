@@ -1,4 +1,4 @@
-"""The network: backbone, global average pooling, reduction, BNNeck, classifier.
+"""The network: backbone, pooling, reduction, BNNeck, classifier.
 
 Luo et al. 2019, arXiv:1903.07071 (BNNeck); as TAO builds it.
 
@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from reid.errors import SpecError
-from reid.model.backbones import build_backbone, feature_map, is_swin
+from reid.model.backbones import build_backbone, class_token, feature_map, has_class_token, is_swin
+from reid.model.pooling import POOLINGS, resolve_pooling
 
 
 class Embedder(nn.Module):
     """A backbone with the head of person re-identification; `build_embedder` builds it.
 
-    Its parts are base, reduction, bottleneck (the BNNeck) and classifier; `settings` are the values that
+    Its parts are base, pool, reduction, bottleneck (the BNNeck) and classifier; `settings` are the values that
     build_embedder takes.
     """
 
@@ -26,6 +27,7 @@ class Embedder(nn.Module):
         self,
         base: nn.Module,
         *,
+        pooling: str,
         reduction: nn.Module,
         neck: str,
         neck_feat: str,
@@ -36,6 +38,8 @@ class Embedder(nn.Module):
     ) -> None:
         super().__init__()
         self.base = base
+        self.encode = class_token if pooling == "class" else feature_map
+        self.pool = POOLINGS[pooling]()
         self.reduction = reduction
         self.bottleneck: nn.Module = nn.Identity()
         own_width = int(base.num_features)  # type: ignore[arg-type]
@@ -53,12 +57,12 @@ class Embedder(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """images (B, C, H, W) -> features (B, D), before the BNNeck."""
-        return _in_float32(self._pooled, feature_map(self.base, images))
+        return _in_float32(self._pooled, self.encode(self.base, images))
 
-    def _pooled(self, mapped: Tensor) -> Tensor:
-        # TAO reduces by a 1 x 1 convolution and pools then. Both are linear, so pooling first gives the same features
-        # for 1 / (h w) of the multiplications.
-        reduced: Tensor = self.reduction(mapped.mean(dim=(2, 3)))
+    def _pooled(self, encoded: Tensor) -> Tensor:
+        # TAO reduces by a 1 x 1 convolution and takes the mean then. Both are linear, so pooling first gives the same
+        # features for 1 / (h w) of the multiplications.
+        reduced: Tensor = self.reduction(self.pool(encoded))
         return reduced
 
     def _classified(self, features: Tensor) -> Tensor:
@@ -101,6 +105,7 @@ def build_embedder(
     last_stride: int,
     stem_relu: bool,
     stem_pool: str,
+    pooling: str,
     neck: str,
     neck_feat: str,
     feat_dim: int | None,
@@ -118,7 +123,8 @@ def build_embedder(
 ) -> Embedder:
     """The network of a spec's model section, with random weights; `stem_relu` is resolved by weights.resolve_stem_relu.
 
-    Raises SpecError for an unknown backbone, neck or neck_feat.
+    Its settings have the pooling that auto stands for. Raises SpecError for an unknown backbone, neck or neck_feat, and
+    for a pooling that the backbone does not have.
     """
     settings = dict(locals())
     _check_neck(neck, neck_feat)
@@ -135,8 +141,10 @@ def build_embedder(
         att_drop_rate=att_drop_rate,
         semantic_weight=semantic_weight,
     )
+    settings["pooling"] = resolve_pooling(pooling, has_class_token=has_class_token(base), backbone=backbone)
     return Embedder(
         base,
+        pooling=settings["pooling"],
         reduction=_reduction(base, feat_dim=feat_dim, reduce_feat_dim=reduce_feat_dim),
         neck=neck,
         neck_feat=neck_feat,

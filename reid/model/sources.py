@@ -17,7 +17,9 @@ OURS, FAST_REID = "this project", "fast-reid"
 WRAPPERS = ("teacher", "state_dict", "model")
 """The entries in which SOLIDER, Lightning, torchreid, Microsoft and fast-reid keep their tensors."""
 
-HEAD = ("bottleneck.", "classifier.", "reduction.")
+HEAD = ("bottleneck.", "classifier.", "reduction.", "pool.power")
+GEM_POWER = re.compile(r"((heads|base|backbone)\.)?(\w*pool\w*|gem|gap)\.p")
+"""The power of GeM pooling: heads.pool_layer.p in fast-reid, gap.p in Cluster Contrast."""
 NOT_WEIGHTS = ("relative_position_index", "attn_mask", "num_batches_tracked")
 """The ends of names of tensors that are computed or counted, not learned."""
 
@@ -88,6 +90,9 @@ def in_our_names(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]
     for theirs, tensor in tensors.items():
         name = theirs.removeprefix("model.")
         if name.endswith(NOT_WEIGHTS):
+            continue
+        if GEM_POWER.fullmatch(name):
+            named["pool.power"] = (theirs, tensor.reshape(-1))
             continue
         if name.startswith(("base.feature.", "fcneck.")):
             # TAO's reduction: a 1 x 1 convolution (D, C, 1, 1) behind a ResNet, a matrix behind Swin

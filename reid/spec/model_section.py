@@ -28,6 +28,10 @@ class Model(Section):
     on."""
     stem_pool: Annotated[Literal["padded", "ceil"], PartOfNetwork("stem_pool")] = "padded"
     """Max pooling of a ResNet's stem. padded: by a pixel on all sides (torchvision, TAO); ceil: without (fast-reid)."""
+    pooling: Annotated[Literal["auto", "class", "mean", "gem"], PartOfNetwork("pooling")] = "auto"
+    """What makes one vector of the backbone's output. class: the class token of a ViT; mean: the mean of the map or of
+    the patches; gem: the generalized mean with a learned power (Radenovic et al. 2019); auto: class if there is a class
+    token, else mean."""
     pretrain_choice: Literal["imagenet", "self", ""] = "imagenet"
     """First weights. imagenet: ImageNet weights; self: a re-identification checkpoint; "": random weights."""
     pretrained_model_path: Annotated[ReadFile | None, DecidesTraining(False)] = None

@@ -12,6 +12,7 @@ class NetworkValues(TypedDict):
     backbone: str
     last_stride: int
     stem_pool: str
+    pooling: str
     input_channels: int
     neck: str
     feat_dim: int | None
@@ -34,6 +35,7 @@ def network_values(spec: Experiment) -> NetworkValues:
         backbone=model.backbone,
         last_stride=model.last_stride,
         stem_pool=model.stem_pool,
+        pooling=model.pooling,
         input_channels=model.input_channels,
         neck=model.neck,
         feat_dim=model.feat_dim,

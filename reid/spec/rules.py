@@ -5,7 +5,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from reid.spec.names import FUSED_OPTIMIZERS
+from reid.spec.names import BACKBONES, FUSED_OPTIMIZERS
 from reid.spec.partial_spec import PartialSpec, RefusedField
 from reid.spec.sections import Experiment
 
@@ -44,6 +44,13 @@ def _metric_loss(spec: Any) -> Iterator[Finding]:
             "model.metric_loss_type",
             f"{model.metric_loss_type!r} needs model.with_center_loss = true; want 'triplet' or the centre loss on",
         )
+
+
+def _class_token(spec: Any) -> Iterator[Finding]:
+    """Of any other model of timm, only timm can tell whether it has a class token."""
+    backbone = spec.model.backbone
+    if spec.model.pooling == "class" and backbone in BACKBONES and not backbone.startswith("vit_"):
+        yield "model.pooling", f"'class', but {backbone} has no class token; want auto, mean or gem"
 
 
 def _fused(spec: Any) -> Iterator[Finding]:
@@ -123,6 +130,7 @@ RULES: tuple[Callable[[Any], Iterator[Finding]], ...] = (
     _batch_that_does_not_divide,
     _batch_of_one,
     _metric_loss,
+    _class_token,
     _fused,
     _source_or_drawing,
     _url_or_zip,

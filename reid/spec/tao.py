@@ -38,7 +38,7 @@ IDLE: dict[str, tuple[Any, str]] = {
     "model.no_margin": (False, f"{_DEAD}: the margin is always used"),
     "model.cos_layer": (False, _DEAD),
     "model.stride_size": ([16, 16], _DEAD),
-    "model.gem_pooling": (False, _DEAD),
+    "model.gem_pooling": (False, f"{_DEAD}; model.pooling=gem is GeM pooling"),
     "model.stem_conv": (False, _DEAD),
     "model.jpm": (False, _LOCAL),
     "model.shift_num": (5, _LOCAL),

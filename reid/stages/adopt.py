@@ -119,7 +119,7 @@ def _log_unchecked(
     if settings:
         names = UNSEEN["swin" if "swin_" in settings["backbone"] else "resnet"]
         unseen = ", ".join(f"{name} {_in_words(settings[name])}" for name in names)
-        logger.info("what its tensors do not show: %s; the map is pooled by its mean", unseen)
+        logger.info("what its tensors do not show: %s; the pooling is taken to be %s", unseen, settings["pooling"])
     logger.info(
         "images: %d x %d pixels (width x height), %s, resized bilinearly, mean %s, std %s",
         contract.width, contract.height, contract.channel_order, list(contract.mean), list(contract.std),

@@ -18,7 +18,6 @@ from reid.distributed.launching import require_machines
 from reid.embeddings import UNTRAINED_EMBEDDINGS
 from reid.errors import TrainingError
 from reid.files.writing import copy_file, replacing
-from reid.model.checkpoint import ADDED_SETTINGS
 from reid.reports.plots import training_curves
 from reid.reports.training import training_page
 from reid.spec import Experiment
@@ -113,7 +112,8 @@ def _compare_settings(spec: Experiment, manifest: Manifest, settings: dict[str, 
     network, the persons and the optimizer are the same and there is an epoch left to train.
     """
     named = spec.train.resume_training_checkpoint_path
-    older = {f"model.{name}": value for name, value in ADDED_SETTINGS.items()}
+    unset = Experiment()  # a field that is newer than the checkpoint has a default that changes nothing
+    older = {name: value_of(unset, name) for name in settings if name != "fingerprint"}
     before = older | start.checkpoint["training"]["settings"]
     differing = sorted(name for name in before | settings if before.get(name) != settings.get(name))
     first = (

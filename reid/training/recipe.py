@@ -41,7 +41,8 @@ def build_network(spec: Experiment, persons: list[int], start: Start | None) -> 
     """The network with its first weights, and the report's lines on them; a checkpoint to resume from brings both."""
     section, values = spec.model, network_values(spec)
     if start:
-        before = start.checkpoint["reid"]["model"]
+        before = ADDED_SETTINGS | start.checkpoint["reid"]["model"]
+        values["pooling"] = before["pooling"]
         network = build_embedder(**values, stem_relu=before["stem_relu"], num_classes=len(persons))
         return network, start.checkpoint["training"]["weights"]
     choice, path_name = section.pretrain_choice, section.pretrained_model_path
@@ -59,6 +60,8 @@ def refuse_other_network(spec: Experiment, persons: list[int], start: Start) -> 
     wanted: dict[str, object] = {**network_values(spec), "num_classes": len(persons)}
     if spec.model.stem_relu != "auto":
         wanted["stem_relu"] = spec.model.stem_relu == "on"
+    if spec.model.pooling == "auto":
+        wanted["pooling"] = before["pooling"]
     other = [
         f"{name} {before.get(name)!r}, not {value!r}" for name, value in wanted.items() if before.get(name) != value
     ]

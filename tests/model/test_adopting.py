@@ -11,6 +11,7 @@ from torch import Tensor
 from reid.contract import Contract
 from reid.errors import ArtifactError
 from reid.model.adopting import Adopted, adopt_checkpoint
+from reid.model.backbones import feature_map
 from reid.model.checkpoint import save_model
 from reid.model.embedder import build_embedder
 from tests import foreign_weights as foreign
@@ -124,6 +125,25 @@ def test_fast_reids_resnet_18_embeds_as_there(tmp_path: Path, stem_pool: str, em
         assert (apart(embedded(adopted), expected) < ROUNDING) is (pool == stem_pool)
 
 
+@pytest.mark.parametrize("name", ["heads.pool_layer.p", "gap.p"])
+def test_fast_reids_generalized_mean_keeps_its_learned_power(tmp_path: Path, name: str) -> None:
+    state, path = foreign.fast_reid(persons=7) | {name: torch.tensor([4.5])}, tmp_path / "m.pth"
+    assert refusal(path, {"model": state}, **RESNET_18).splitlines()[1:] == [
+        f"  unexpected: {name}",
+        "  want: model.pooling=gem, as the file has it",
+    ]
+    adopted = adopt(path, {"model": state}, **RESNET_18, stem_pool="ceil", pooling="gem", neck_feat="before")
+    maps = feature_map(adopted.network.base, images())
+    # fast-reid: clamp(min=1e-6).pow(p), adaptive_avg_pool2d to 1 x 1, pow(1 / p)
+    expected = (maps.clamp(min=1e-6) ** 4.5).flatten(2).sum(2).div(maps.shape[2] * maps.shape[3]) ** (1 / 4.5)
+    assert apart(embedded(adopted), expected.detach()) < ROUNDING
+
+
+def test_a_file_without_a_power_does_not_fit_the_generalized_mean(tmp_path: Path) -> None:
+    found = refusal(tmp_path / "m.pth", {"model": foreign.fast_reid(persons=7)}, **RESNET_18, pooling="gem")
+    assert found.splitlines()[1:] == ["  missing: pool.power", "  want: model.pooling=mean, as the file has it"]
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_torchreids_resnet_50_embeds_as_there(tmp_path: Path, prefix: str) -> None:
     state = foreign.torchreid(persons=7)
@@ -212,7 +232,6 @@ def test_another_backbone_and_grey_images_are_told_from_the_tensors(tmp_path: Pa
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        ("heads.pool_layer.p", "GeM pooling"),
         ("backbone.NL_2.0.theta.weight", "non-local blocks"),
         ("backbone.layer1.0.bn1.IN.weight", "instance normalisation (IBN)"),
         ("backbone.layer1.0.se.fc.0.weight", "squeeze and excitation"),

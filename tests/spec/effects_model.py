@@ -45,6 +45,20 @@ def stem_pool(lab: Lab) -> None:
         assert lab.network(f"model.stem_pool={value}").base.maxpool(ramp)[0, 0, 0, 0] == first  # type: ignore[operator]
 
 
+def pooling(lab: Lab) -> None:
+    maps = feature_map(lab.network("model.feat_dim=null", "model.neck=''").eval().base, images())
+    wanted = {
+        "auto": maps.mean(dim=(2, 3)),
+        "mean": maps.mean(dim=(2, 3)),
+        "gem": (maps.clamp(min=1e-6) ** 3).mean(dim=(2, 3)) ** (1 / 3),
+    }
+    for value, expected in wanted.items():
+        network = lab.network("model.feat_dim=null", "model.neck=''", f"model.pooling={value}").eval()
+        torch.testing.assert_close(network(images()), expected)
+    vit = [lab.network("model.backbone=timm/test_vit", f"model.pooling={value}") for value in ("auto", "class", "mean")]
+    assert [network.settings["pooling"] for network in vit] == ["class", "class", "mean"]
+
+
 def _after_stem(network: Embedder) -> torch.Tensor:
     maps = images()
     for name in ("conv1", "bn1", "act1"):
@@ -217,6 +231,7 @@ MODEL: dict[str, Callable[[Lab], None]] = {
     "model.last_stride": last_stride,
     "model.stem_relu": stem_relu,
     "model.stem_pool": stem_pool,
+    "model.pooling": pooling,
     "model.pretrain_choice": pretrain_choice,
     "model.pretrained_model_path": pretrained_model_path,
     "model.min_matched_share": min_matched_share,

@@ -23,6 +23,10 @@ def no_effect(name: str, why: str) -> str:
     ("text", "wanted"),
     [
         (
+            "model: {pooling: class}",
+            "spec: model.pooling: 'class', but resnet_50 has no class token; want auto, mean or gem",
+        ),
+        (
             "re_ranking: {k1: 5}",
             "spec: re_ranking.k2: 6 is above re_ranking.k1 = 5; want k2 <= k1",
         ),
