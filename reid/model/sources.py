@@ -40,8 +40,11 @@ MM_SWIN: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 def tensors_of(path: Path, content: Any) -> dict[str, Tensor]:
     """The tensors in what `read_file` returned, by their names there, without the entries that wrap them.
 
-    Raises ArtifactError if TAO encrypted them, or if there are none.
+    Of a training of this project they are the averaged ones, if it has them. Raises ArtifactError if TAO encrypted
+    them, or if there are none.
     """
+    if isinstance(content, dict) and "reid" in content and "ema" in content:
+        content = content["ema"]
     while isinstance(content, dict):
         if "state_dict_encrypted" in content:
             raise ArtifactError(f"{path}: encrypted by TAO\n  want: weights that were saved without an encryption_key")

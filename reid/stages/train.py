@@ -18,6 +18,7 @@ from reid.distributed.launching import require_machines
 from reid.embeddings import UNTRAINED_EMBEDDINGS
 from reid.errors import TrainingError
 from reid.files.writing import copy_file, replacing
+from reid.model.checkpoint import AVERAGE
 from reid.reports.plots import training_curves
 from reid.reports.training import training_page
 from reid.spec import Experiment
@@ -29,7 +30,13 @@ from reid.training.fitting import train_on_devices
 from reid.training.history import Row, best_row, write_history
 from reid.training.recipe import refuse_other_network
 from reid.training.record import ignore_row
-from reid.training.resume import BEST, Start, bring_checkpoints, newest_checkpoint, read_training_checkpoint
+from reid.training.resume import (
+    BEST,
+    Start,
+    bring_checkpoints,
+    newest_checkpoint,
+    read_training_checkpoint,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +142,10 @@ def _compare_settings(spec: Experiment, manifest: Manifest, settings: dict[str, 
         )
     if differing:
         logger.warning("%s: continuing with other settings: %d differ, first %s", start.path, len(differing), first)
+    if AVERAGE in start.checkpoint and not spec.train.ema_decay:
+        logger.warning("%s: its averaged weights are left behind, because train.ema_decay is 0", start.path)
+    if AVERAGE not in start.checkpoint and spec.train.ema_decay:
+        logger.warning("%s: has no averaged weights; the average begins with its weights", start.path)
 
 
 def _conclude(

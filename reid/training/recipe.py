@@ -27,8 +27,10 @@ from reid.model.embedder import Embedder, build_embedder
 from reid.model.weights import load_pretrained, resolve_stem_relu
 from reid.spec import Experiment
 from reid.spec.network import network_values
+from reid.training.chosen_losses import build_losses
 from reid.training.history import UNTRAINED, Row
-from reid.training.lightning import Plateau, Training, build_losses
+from reid.training.lightning import Training
+from reid.training.plateau import Plateau
 from reid.training.resume import Start
 from reid.training.schedule import build_optimizer, epoch_factor, parameter_groups
 from reid.training.trainer import evaluating, network_of
@@ -212,6 +214,7 @@ def build_module(spec: Experiment, network: Embedder) -> Training:
         clip_grad_norm=spec.train.clip_grad_norm,
         center_loss_weight=optim.center_loss_weight,
         center_lr=optim.center_lr,
+        ema_decay=spec.train.ema_decay,
         seed=spec.train.seed,
     )
 
