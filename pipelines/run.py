@@ -30,7 +30,7 @@ from pipelines.local.scheduler import LocalRun, Tasks
 from pipelines.options import RUN_COMMANDS, parser, run_command_parser, spec_path
 from pipelines.summary import print_summary
 from reid.console.progress import duration
-from reid.data.market1501 import require_folders
+from reid.data.market_folders import require_folders
 from reid.errors import PipelineError, ReidError
 from reid.files.locks import locked
 from reid.files.secrets import key_to_environment

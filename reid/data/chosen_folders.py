@@ -6,7 +6,8 @@ from pathlib import Path
 
 from reid.data.file_names import MARKET1501, FileNames
 from reid.data.findings import SplitSurvey, counted, fingerprint_of, survey_folders
-from reid.data.market1501 import HOW_TO_GET, SPEC_FIELDS, Manifest, missing_folders
+from reid.data.market1501 import Manifest
+from reid.data.market_folders import HOW_TO_GET, SPEC_FIELDS, missing_folders
 from reid.data.no_images import found_instead
 from reid.errors import DatasetError
 

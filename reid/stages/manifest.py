@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from reid.data.file_index import hash_images, read_images
 from reid.data.findings import counted
-from reid.data.market1501 import Manifest, require_folders
+from reid.data.market1501 import Manifest
+from reid.data.market_folders import require_folders
 from reid.errors import DatasetError
 from reid.spec import Experiment
 from reid.stages.images_seen import folders_of, look_at_images

@@ -13,7 +13,7 @@ from reid.data.doctor import examine
 from reid.data.file_index import read_images
 from reid.data.file_names import MARKET1501, file_names
 from reid.data.findings import Examination, counted, summarize
-from reid.data.market1501 import HOW_TO_GET, missing_folders
+from reid.data.market_folders import HOW_TO_GET, missing_folders
 from reid.errors import DatasetError
 from reid.files.writing import replacing
 from reid.reports.findings import to_json, to_lines, to_markdown

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from reid.data.market1501 import HOW_TO_GET
+from reid.data.market_folders import HOW_TO_GET
 from reid.errors import DatasetError, SpecError
 from reid.spec import Experiment, load_spec
 from reid.spec.facts import STAGES
