@@ -28,9 +28,17 @@ class _Drawn:
         self.state[f"{name}.running_var"] = torch.rand(width, generator=self._rng) + 0.5
         self.state[f"{name}.num_batches_tracked"] = torch.tensor(7)
 
+    def instance_norm(self, name: str, width: int) -> None:
+        self.state[f"{name}.weight"] = torch.rand(width, generator=self._rng) + 0.5
+        self.state[f"{name}.bias"] = torch.randn(width, generator=self._rng) * 0.1
 
-def resnet(*, depths: Sequence[int], bottlenecks: bool, seed: int = 0) -> dict[str, Tensor]:
-    """torchvision's ResNet without its classifier."""
+    def ibn(self, name: str, width: int) -> None:
+        self.instance_norm(f"{name}.IN", width // 2)
+        self.norm(f"{name}.BN", width // 2)
+
+
+def resnet(*, depths: Sequence[int], bottlenecks: bool, seed: int = 0, ibn: bool = False) -> dict[str, Tensor]:
+    """torchvision's ResNet without its classifier; with `ibn` IBN-Net's ResNet IBN-a."""
     drawn, width = _Drawn(seed), 64
     drawn.weight("conv1.weight", 64, 3, 7, 7)
     drawn.norm("bn1", 64)
@@ -46,7 +54,10 @@ def resnet(*, depths: Sequence[int], bottlenecks: bool, seed: int = 0) -> dict[s
                 kernels = [(inner, width, 3), (outer, inner, 3)]
             for number, (out, into, size) in enumerate(kernels, start=1):
                 drawn.weight(f"{name}.conv{number}.weight", out, into, size, size)
-                drawn.norm(f"{name}.bn{number}", out, scale=0.3 if number == len(kernels) else 1.0)
+                if ibn and number == 1 and stage < 3:
+                    drawn.ibn(f"{name}.bn1", out)
+                else:
+                    drawn.norm(f"{name}.bn{number}", out, scale=0.3 if number == len(kernels) else 1.0)
             if block == 0 and (stage or bottlenecks):
                 drawn.weight(f"{name}.downsample.0.weight", outer, width, 1, 1)
                 drawn.norm(f"{name}.downsample.1", outer)
@@ -73,21 +84,28 @@ def tao(*, width: int, persons: int, depths: Sequence[int] = RESNET_50) -> dict[
     return {f"model.{name}": tensor for name, tensor in state.items()}
 
 
-def strong_baseline(*, persons: int) -> dict[str, Tensor]:
-    """reid-strong-baseline's ResNet-50, the whole file."""
-    base = resnet(depths=RESNET_50, bottlenecks=True)
+def strong_baseline(*, persons: int, ibn: bool = False) -> dict[str, Tensor]:
+    """reid-strong-baseline's ResNet-50, or its resnet50_ibn_a, the whole file."""
+    base = resnet(depths=RESNET_50, bottlenecks=True, ibn=ibn)
     return {f"base.{name}": tensor for name, tensor in base.items()} | head(2048, persons=persons)
 
 
-def fast_reid(*, persons: int, embedding_dim: int = 0) -> dict[str, Tensor]:
-    """fast-reid's BoT with a ResNet-18 ("18x"), under `model` of its checkpoint."""
+def fast_reid(*, persons: int, embedding_dim: int = 0, ibn: bool = False) -> dict[str, Tensor]:
+    """fast-reid's BoT with a ResNet-18 ("18x"; with `ibn` WITH_IBN), under `model` of its checkpoint."""
     drawn = _Drawn(3)
     if embedding_dim:
         drawn.weight("heads.bottleneck.0.weight", embedding_dim, 512, 1, 1)
     drawn.norm(f"heads.bottleneck.{1 if embedding_dim else 0}", embedding_dim or 512)
     drawn.weight("heads.weight", persons, embedding_dim or 512)
-    base = resnet(depths=RESNET_18, bottlenecks=False)
+    base = resnet(depths=RESNET_18, bottlenecks=False, ibn=ibn)
     return {f"backbone.{name}": tensor for name, tensor in base.items()} | drawn.state
+
+
+def ibn_net(*, depths: Sequence[int] = RESNET_18) -> dict[str, Tensor]:
+    """IBN-Net's resnet18_ibn_a or resnet34_ibn_a, the whole file: a network for ImageNet's thousand classes."""
+    drawn = _Drawn(6)
+    drawn.weight("fc.weight", 1000, 512)
+    return resnet(depths=depths, bottlenecks=False, ibn=True) | drawn.state | {"fc.bias": torch.zeros(1000)}
 
 
 def torchreid(*, persons: int) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from reid.errors import ArtifactError
 from reid.model.backbones import timm_name
 from reid.model.embedder import Embedder, build_embedder
+from reid.model.ibn import IBN_RESNETS
 from reid.model.safe_files import read_file
 from reid.model.sources import OURS, drops_stem_relu, in_our_names, source_kind, tensors_of
 from reid.model.weights import WeightsReport, copy_weights
@@ -23,13 +24,15 @@ NO_PART_OF_THE_EMBEDDING = re.compile(
     r"(.*\.)?centers|classifier\..*"
     # TAO's and SOLIDER's Swin: for other uses of its first stages, and for a stage behind the last
     r"|base\.(norm[012]|layers\.4\.downsample\.semantic_\w+)\..*"
+    # the classifier of ImageNet's classes
+    r"|base\.fc\.(weight|bias)"
     # fast-reid's preprocessing
     r"|base\.pixel_(mean|std)"
 )
 """Names, in this project, of tensors that a file may but need not have."""
 
 PARTS = {
-    r"\.IN\.": "instance normalisation (IBN)",
+    r"(?<!\.bn1)\.IN\.": "instance normalisation behind its blocks (IBN-b)",
     r"(^|\.)NL_\d": "non-local blocks",
     r"\.se(_module)?\.": "squeeze and excitation",
 }
@@ -126,9 +129,9 @@ def _require_all(path: Path, network: Embedder, named: Named, report: WeightsRep
     fitting = _fields_that_fit(network, named)
     if lacking:
         lines.append(f"  it has {' and '.join(lacking)}, which the spec's network does not have")
-    elif fitting:
+    if fitting and (not lacking or fitting[0].startswith("model.backbone=")):
         lines.append(f"  want: {' '.join(fitting)}, as the file has it")
-    else:
+    elif not lacking:
         lines.append("  want: the weights of that network, or a spec of the file's")
     raise ArtifactError("\n".join(lines))
 
@@ -167,6 +170,8 @@ def _backbone(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """The spec's name of the backbone that has tensors of these shapes; None if they do not show it."""
     blocks = {int(found[1]) for name in shapes if (found := re.match(r"base\.layer3\.(\d+)\.", name))}
     resnet = RESNETS.get(("base.layer3.0.conv3.weight" in shapes, len(blocks)))
+    if resnet and "base.layer1.0.bn1.IN.weight" in shapes:
+        return f"{resnet}_ibn_a" if f"{resnet}_ibn_a" in IBN_RESNETS else None
     if resnet:
         return resnet
     blocks = {int(found[1]) for name in shapes if (found := re.match(r"base\.layers\.2\.blocks\.(\d+)\.", name))}

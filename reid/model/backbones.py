@@ -13,6 +13,7 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
 from reid.errors import SpecError
+from reid.model.ibn import IBN_RESNETS, follow_ibn_a
 from reid.model.swin import follow_tao
 
 logger = logging.getLogger(__name__)
@@ -29,20 +30,25 @@ BACKBONES = {
 }
 """The spec's name -> timm's architecture and the ImageNet weights that go with it, of torchvision and Microsoft."""
 
+OWN = (*IBN_RESNETS,)
+"""The spec's names of networks that timm does not have."""
+
 ANY_TIMM = "timm/"
 """The beginning of a spec's name for any model of timm."""
 
 
 def timm_name(backbone: str) -> str:
-    """timm's name of the spec's backbone; raises SpecError with the nearest names if there is none."""
+    """timm's name of the spec's backbone, or an OWN name as it is; raises SpecError with the nearest names if unknown."""
+    if backbone in OWN:
+        return backbone
     name = BACKBONES.get(backbone, backbone.removeprefix(ANY_TIMM))
     if backbone not in BACKBONES and not (backbone.startswith(ANY_TIMM) and timm.is_model(name)):
-        known = [*BACKBONES, *(ANY_TIMM + model for model in timm.list_models())]
+        known = [*BACKBONES, *OWN, *(ANY_TIMM + model for model in timm.list_models())]
         close = difflib.get_close_matches(backbone, known, n=3)
         nearest = f"; did you mean {' or '.join(close)}?" if close else ""
         raise SpecError(
             f"model.backbone: no backbone {backbone!r}{nearest}\n"
-            f"  want: one of {', '.join(BACKBONES)}, or timm/<name> for any model of timm"
+            f"  want: one of {', '.join((*BACKBONES, *OWN))}, or timm/<name> for any model of timm"
         )
     try:
         timm.get_pretrained_cfg(name)
@@ -71,7 +77,7 @@ def build_backbone(
     ResNets only. A value that another backbone cannot follow gives a warning. Raises SpecError for an
     unknown backbone.
     """
-    name = timm_name(backbone)
+    name = IBN_RESNETS.get(backbone) or timm_name(backbone)
     options: dict[str, Any] = {}
     known = timm.get_pretrained_cfg(name)
     if known is not None and known.fixed_input_size:
@@ -82,6 +88,8 @@ def build_backbone(
     base: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, in_chans=input_channels, **options)
     if isinstance(base, SwinTransformer):
         follow_tao(base, semantic_weight=semantic_weight)
+    if backbone in IBN_RESNETS:
+        follow_ibn_a(base)
     if isinstance(base, ResNet):
         set_last_stride(base, last_stride)
         if not stem_relu:

@@ -1,6 +1,6 @@
 """Finds out whose weights a file holds, and gives its tensors this project's names: base.*, reduction, bottleneck, ...
 
-torchvision, timm, Microsoft and torchreid name a bare backbone; TAO and reid-strong-baseline put it under "base.",
+torchvision, timm, Microsoft, IBN-Net and torchreid name a bare backbone; TAO and reid-strong-baseline put it under "base.",
 fast-reid under "backbone.", beside its "heads."; TAO's and SOLIDER's Swin is mmcv's.
 """
 
@@ -74,6 +74,7 @@ def source_kind(content: Any, tensors: Mapping[str, Tensor]) -> str:
         FAST_REID: any(name.startswith("heads.") for name in tensors),
         "Microsoft Swin": "layers.0.downsample.reduction.weight" in tensors,
         "torchreid": {"conv1.weight", "classifier.weight"} <= set(tensors),
+        "IBN-Net": "layer1.0.bn1.IN.weight" in tensors,
     }
     return next((kind for kind, holds in signs.items() if holds), "torchvision or timm")
 
@@ -82,6 +83,8 @@ def drops_stem_relu(content: Any, tensors: Mapping[str, Tensor]) -> bool:
     """Whether the weights were trained in a ResNet without a ReLU after the stem's batch normalisation."""
     if source_kind(content, tensors) == OURS:
         return not content["reid"]["model"]["stem_relu"]
+    if any(".bn1.IN." in name for name in tensors):  # the strong baseline's ResNet IBN-a has it
+        return False
     return any(name.removeprefix("model.") == "base.conv1.weight" for name in tensors)
 
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reid.errors import ArtifactError, SpecError
-from reid.model.backbones import timm_name
+from reid.model.backbones import OWN, timm_name
 from reid.model.embedder import Embedder
+from reid.model.ibn import IBN_RESNETS
 from reid.model.safe_files import read_file
 from reid.model.sources import NOT_WEIGHTS, drops_stem_relu, in_our_names, source_kind, tensors_of
 
@@ -38,7 +39,7 @@ class WeightsReport:
     reshaped: tuple[str, ...]
     """Tensors of `matched` that were summed over colours or interpolated to fit."""
     source_kind: str
-    """this project, TAO, strong baseline, fast-reid, SOLIDER, Microsoft Swin, torchreid, or torchvision or timm."""
+    """Whose weights they are, in the words of sources.source_kind."""
     share: float
     """The share of the backbone's tensors that were copied, 0..1."""
 
@@ -176,6 +177,12 @@ def _from_hub(backbone: str) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
+    if backbone in OWN:
+        raise ArtifactError(
+            f"model.pretrain_choice: imagenet: {backbone} is on no hub that this project can download from\n"
+            f"  set model.pretrained_model_path to {_published(backbone)}, "
+            "or model.pretrain_choice to '' for random weights"
+        )
     known = timm.get_pretrained_cfg(timm_name(backbone))
     repository = known.hf_hub_id if known is not None else None
     way_out = (
@@ -197,6 +204,11 @@ def _from_hub(backbone: str) -> Path:
     raise ArtifactError(
         f"model.pretrain_choice: imagenet: cannot get {repository} from {address} ({unreachable})\n{way_out}"
     )
+
+
+def _published(backbone: str) -> str:
+    """The file in which the authors of an OWN network published its ImageNet weights."""
+    return f"{IBN_RESNETS[backbone]}_ibn_a-*.pth, a release of github.com/XingangPan/IBN-Net"
 
 
 def _why_unreachable(address: str) -> str | None:

@@ -20,7 +20,8 @@ class Model(Section):
         SaidByModel(contract=None),
         InForm("backbone"),
     ] = "resnet_50"
-    """Backbone: resnet_18/34/50/101/152, swin_{tiny,small,base}_patch4_window7_224, or timm/<name of timm's model>."""
+    """Backbone: resnet_18/34/50/101/152, resnet_18/34/50/101_ibn_a (Pan et al., ECCV 2018),
+    swin_{tiny,small,base}_patch4_window7_224, or timm/<name of timm's model>."""
     last_stride: Annotated[Literal[1, 2], PartOfNetwork("last_stride")] = 1
     """Stride of the last ResNet stage; 1 doubles the feature map's height and width."""
     stem_relu: Annotated[Switch, PartOfNetwork("stem_relu")] = "auto"

@@ -26,6 +26,7 @@ FIRST_OPSET, LAST_OPSET = 18, 25
 BACKBONES = (
     *("resnet_18", "resnet_34", "resnet_50", "resnet_101", "resnet_152"),
     *("swin_tiny_patch4_window7_224", "swin_small_patch4_window7_224", "swin_base_patch4_window7_224"),
+    *("resnet_18_ibn_a", "resnet_34_ibn_a", "resnet_50_ibn_a", "resnet_101_ibn_a"),
 )
 """The backbones of reid.model.backbones; any model of timm is another."""
 ANY_TIMM = "timm/"

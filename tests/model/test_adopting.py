@@ -144,6 +144,52 @@ def test_a_file_without_a_power_does_not_fit_the_generalized_mean(tmp_path: Path
     assert found.splitlines()[1:] == ["  missing: pool.power", "  want: model.pooling=mean, as the file has it"]
 
 
+IBN_18 = {"backbone": "resnet_18_ibn_a", "feat_dim": None}
+
+
+@pytest.mark.parametrize("last_stride", [1, 2])
+def test_the_strong_baselines_resnet_50_ibn_a_embeds_as_there(tmp_path: Path, last_stride: int) -> None:
+    state = foreign.strong_baseline(persons=7, ibn=True)
+    adopted = adopt(tmp_path / "m.pth", state, backbone="resnet_50_ibn_a", feat_dim=None, last_stride=last_stride)
+    # 13 of 53 normalisations are halves: two tensors more each
+    assert (adopted.source, adopted.persons, adopted.tensors) == ("strong baseline", 7, 53 + 4 * 53 + 2 * 13 + 4)
+    assert adopted.network.settings["stem_relu"]
+    expected = reference.strong_baseline_embedding(
+        images(), state, stage_depths=foreign.RESNET_50, last_stride=last_stride, neck_feat="after"
+    )
+    assert apart(embedded(adopted), expected) < ROUNDING
+
+
+def test_fast_reids_and_ibn_nets_resnet_ibn_a_embed_as_there(tmp_path: Path) -> None:
+    state = foreign.fast_reid(persons=7, ibn=True)
+    adopted = adopt(tmp_path / "m.pth", {"model": state}, **IBN_18, stem_pool="ceil")
+    assert (adopted.source, adopted.persons) == ("fast-reid", 7)
+    expected = reference.fast_reid_embedding(
+        images(), state, stage_depths=foreign.RESNET_18, last_stride=1, stem_pool="ceil"
+    )
+    assert apart(embedded(adopted), expected) < ROUNDING
+    of_imagenet = foreign.ibn_net()
+    adopted = adopt(tmp_path / "i.pth", of_imagenet, **IBN_18, last_stride=2, neck="")
+    assert (adopted.source, adopted.persons) == ("IBN-Net", 0)
+    pooled = reference.resnet_map(images(), of_imagenet, stage_depths=foreign.RESNET_18, last_stride=2).mean((2, 3))
+    assert apart(embedded(adopted), pooled) < ROUNDING
+
+
+def test_ibn_a_is_told_from_its_tensors_beside_what_no_network_here_has(tmp_path: Path) -> None:
+    state, path = foreign.fast_reid(persons=7, ibn=True), tmp_path / "m.pth"
+    want = "  want: model.backbone=resnet_18_ibn_a, as the file has it"
+    assert refusal(path, {"model": state}, **RESNET_18, stem_pool="ceil").splitlines()[-1] == want
+    state["backbone.NL_2.0.theta.weight"] = torch.ones(1)
+    assert refusal(path, {"model": state}, **RESNET_18, stem_pool="ceil").splitlines()[-2:] == [
+        "  it has non-local blocks, which the spec's network does not have",
+        want,
+    ]
+    plain = foreign.fast_reid(persons=7)
+    assert refusal(path, {"model": plain}, **IBN_18, stem_pool="ceil").splitlines()[-1] == (
+        "  want: model.backbone=resnet_18, as the file has it"
+    )
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_torchreids_resnet_50_embeds_as_there(tmp_path: Path, prefix: str) -> None:
     state = foreign.torchreid(persons=7)
@@ -233,7 +279,7 @@ def test_another_backbone_and_grey_images_are_told_from_the_tensors(tmp_path: Pa
     ("name", "part"),
     [
         ("backbone.NL_2.0.theta.weight", "non-local blocks"),
-        ("backbone.layer1.0.bn1.IN.weight", "instance normalisation (IBN)"),
+        ("backbone.layer1.1.IN.weight", "instance normalisation behind its blocks (IBN-b)"),
         ("backbone.layer1.0.se.fc.0.weight", "squeeze and excitation"),
     ],
 )

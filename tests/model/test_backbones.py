@@ -12,7 +12,7 @@ import yaml
 from torch import nn
 
 from reid.errors import SpecError
-from reid.model.backbones import BACKBONES, build_backbone, feature_map, timm_name
+from reid.model.backbones import BACKBONES, OWN, build_backbone, feature_map, timm_name
 from tests.networks import network_settings
 
 
@@ -54,7 +54,7 @@ def convert_as_torch(module: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("convert", [convert_as_timm, convert_as_torch])
-@pytest.mark.parametrize("backbone", sorted({*BACKBONES, *OF_SPECS}))
+@pytest.mark.parametrize("backbone", sorted({*BACKBONES, *OWN, *OF_SPECS}))
 def test_the_batch_norm_of_every_backbone_can_be_synchronised(
     backbone: str, convert: Callable[[nn.Module], nn.Module]
 ) -> None:
@@ -72,7 +72,12 @@ def test_the_batch_norm_of_every_backbone_can_be_synchronised(
 
 
 @pytest.mark.parametrize(
-    ("backbone", "strided"), [("resnet_18", ["conv1", "downsample.0"]), ("resnet_50", ["conv2", "downsample.0"])]
+    ("backbone", "strided"),
+    [
+        ("resnet_18", ["conv1", "downsample.0"]),
+        ("resnet_50", ["conv2", "downsample.0"]),
+        ("resnet_50_ibn_a", ["conv2", "downsample.0"]),
+    ],
 )
 def test_the_last_stride_lies_in_the_first_block_and_its_shortcut(backbone: str, strided: list[str]) -> None:
     for last_stride in (1, 2):
@@ -168,7 +173,8 @@ def test_an_unknown_backbone_is_an_error_with_the_nearest_names(backbone: str, n
     assert str(error.value).startswith(f"model.backbone: no backbone {backbone!r}{nearest}")
     assert str(error.value).endswith(
         "\n  want: one of resnet_18, resnet_34, resnet_50, resnet_101, resnet_152, swin_tiny_patch4_window7_224,"
-        " swin_small_patch4_window7_224, swin_base_patch4_window7_224, or timm/<name> for any model of timm"
+        " swin_small_patch4_window7_224, swin_base_patch4_window7_224, resnet_18_ibn_a, resnet_34_ibn_a,"
+        " resnet_50_ibn_a, resnet_101_ibn_a, or timm/<name> for any model of timm"
     )
 
 
