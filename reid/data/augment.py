@@ -8,6 +8,7 @@ Shapes: B images, H height, W width, C channels.
 """
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from reid.contract import scale_and_offset
 from reid.data.colours import Colours, draw_colours
-from reid.data.operations import Operations, carry_out, grouped
+from reid.data.operations import Operations, carry_out, parameters_of
 
 STREAM = 2  # keeps these draws apart from the sampler's, which share the seed
 ERASED_AREA = (0.02, 0.4)
@@ -92,9 +93,10 @@ def augment(pixels: NDArray[np.uint8], plan: Plan, *, mean: tuple[float, ...], s
 
     Erased boxes hold `mean` AFTER normalisation, as in the strong baseline and TAO (Zhong et al. fill before it).
     """
-    moved = _mirror(_shift(pixels, _changed(pixels, plan.before), plan.shift), plan.mirror)
-    if plan.after:
-        moved = torch.from_numpy(np.stack(_changed(moved.numpy(), plan.after)))
+    before = dict(_changed(pixels, plan.before))
+    moved = _mirror(_shift(pixels, before, plan.shift), plan.mirror)
+    for row, changed in _changed(moved.numpy(), plan.after):
+        moved[row] = changed
     images = normalize(moved, mean=mean, std=std)
     fill = erased_value(mean, images.device)
     for image, (top, left, height, width) in zip(images, plan.erased.tolist()):
@@ -129,27 +131,28 @@ def erased_value(mean: tuple[float, ...], device: torch.device) -> Tensor:
         return torch.tensor(mean, device=device)[:, None, None]
 
 
-def _changed(pixels: NDArray[np.uint8], operations: Operations | None) -> list[NDArray[np.uint8]]:
-    """(B, H, W, C) -> B images (H, W, C) after their operations; those without any are parts of the same array."""
-    images = list(pixels)
+def _changed(pixels: NDArray[np.uint8], operations: Operations | None) -> Iterator[tuple[int, Tensor]]:
+    """The row and the image (H, W, C) after its operations, for each image of pixels (B, H, W, C) that has any."""
     if not operations:
-        return images
+        return
     height, width = pixels.shape[1:3]
     for row in np.flatnonzero(operations.kind.any(axis=1)).tolist():
-        image = torch.from_numpy(np.array(images[row]))[None]
-        for group in grouped(operations.rows(slice(row, row + 1)), height=height, width=width):
-            image = carry_out(group.kind, image, torch.from_numpy(group.parameters))
-        images[row] = image[0].numpy()
-    return images
+        image = torch.from_numpy(np.array(pixels[row]))[None]
+        for kind, value in zip(operations.kind[row].tolist(), operations.value[row]):
+            if kind:
+                parameters = parameters_of(kind, value[None], height=height, width=width)
+                image = carry_out(kind, image, torch.from_numpy(parameters))
+        yield row, image[0]
 
 
-def _shift(pixels: NDArray[np.uint8], images: list[NDArray[np.uint8]], shift: NDArray[np.int64]) -> Tensor:
-    """Each of the images, of the shape of pixels, moved by its (down, right); what moves in is black."""
+def _shift(pixels: NDArray[np.uint8], instead: dict[int, Tensor], shift: NDArray[np.int64]) -> Tensor:
+    """Each image moved by its (down, right), some with others in their place; what moves in is black."""
     height, width = pixels.shape[1:3]
     moved = np.zeros_like(pixels)
-    for target, source, (down, right) in zip(moved, images, shift.tolist()):
+    for row, (target, source, (down, right)) in enumerate(zip(moved, pixels, shift.tolist())):
         if abs(down) < height and abs(right) < width:  # else the whole image is moved out
-            target[max(down, 0) : height + down, max(right, 0) : width + right] = source[
+            image = instead[row].numpy() if row in instead else source
+            target[max(down, 0) : height + down, max(right, 0) : width + right] = image[
                 max(-down, 0) : height - down, max(-right, 0) : width - right
             ]
     return torch.from_numpy(moved)

@@ -108,7 +108,7 @@ def draw_jitter(rng: np.random.Generator, count: int, colours: Colours) -> Opera
 
 def draw_grey(rng: np.random.Generator, count: int, probability: float) -> Operations:
     """Images that lose their colour, as torchvision's RandomGrayscale."""
-    kind = NUMBER["saturation"] * (rng.random((count, 1)) < probability)
+    kind = NUMBER["grey"] * (rng.random((count, 1)) < probability)
     return Operations(kind, np.zeros((count, 1)))
 
 

@@ -22,6 +22,7 @@ from reid.data.pixel_operations import (
     bilinear,
     contrasted,
     equalized,
+    greyed,
     hue_turned,
     looked_up,
     saturated,
@@ -68,12 +69,16 @@ def grouped(operations: Operations, *, height: int, width: int) -> Iterator[Grou
         by_function: dict[Callable[..., Tensor], list[Group]] = {}
         for kind in np.unique(kinds[kinds > 0]).tolist():
             rows = np.flatnonzero(kinds == kind)
-            operation = OPERATIONS[NAMES[kind]]
-            group = Group(kind, rows, operation.parameters(values[rows], height, width))
-            by_function.setdefault(operation.function, []).append(group)
+            group = Group(kind, rows, parameters_of(kind, values[rows], height=height, width=width))
+            by_function.setdefault(OPERATIONS[NAMES[kind]].function, []).append(group)
         for groups in by_function.values():
             parts = ([group.rows for group in groups], [group.parameters for group in groups])
             yield Group(groups[0].kind, *(np.concatenate(part) for part in parts))
+
+
+def parameters_of(kind: int, values: NDArray[np.float64], *, height: int, width: int) -> Numbers:
+    """values (N,) of the operation of this number -> its parameters (N, K) for images of this size."""
+    return OPERATIONS[NAMES[kind]].parameters(values, height, width)
 
 
 def carry_out(kind: int, images: Tensor, parameters: Tensor) -> Tensor:
@@ -148,6 +153,7 @@ OPERATIONS = {
     "contrast": Operation(contrasted, _factors),
     "saturation": Operation(saturated, _factors),
     "hue": Operation(hue_turned, _turns),  # a part of the circle, -0.5 to 0.5
+    "grey": Operation(greyed, _none),
     "sharpness": Operation(sharpened, _factors),
     "autocontrast": Operation(stretched, _none),
     "equalize": Operation(equalized, _none),

@@ -53,7 +53,12 @@ def saturated(images: Tensor, factors: Tensor) -> Tensor:
     """Each pixel drawn away from its brightness; factors (N, 1) with FACTOR_BITS, 0: grey, 1: unchanged."""
     if images.shape[-1] == 1:
         return images
-    return _blended(images.int(), _brightness(images)[..., None], factors.int()[:, :, None, None])
+    return _together(_blended(_planes(images), _brightness(images), factors.int()[:, :, None]))
+
+
+def greyed(images: Tensor, _: Tensor) -> Tensor:
+    """The brightness of each pixel in all channels."""
+    return _brightness(images).to(torch.uint8)[..., None].expand_as(images).contiguous()
 
 
 def sharpened(images: Tensor, factors: Tensor) -> Tensor:
@@ -74,7 +79,7 @@ def hue_turned(images: Tensor, turns: Tensor) -> Tensor:
     """The hue of each pixel moved on; turns (N, 1) of 256, as torchvision adds them to Pillow's hue of 0..255."""
     if images.shape[-1] == 1:
         return images
-    red, green, blue = images.int().unbind(-1)
+    red, green, blue = _planes(images)
     largest = torch.maximum(torch.maximum(red, green), blue)
     chroma = largest - torch.minimum(torch.minimum(red, green), blue)
     is_red, is_green = red == largest, green == largest
@@ -85,7 +90,7 @@ def hue_turned(images: Tensor, turns: Tensor) -> Tensor:
     saturation = saturations.index_select(0, ((largest << 8) + chroma).view(-1)).view_as(red)
     turned = ((hue + turns.int()[:, :, None]) & 255).view(-1)
     shares = (saturation * depth.index_select(0, turned).view_as(red) for depth in depths)
-    return torch.stack([_dimmed(largest, share) for share in shares], -1)
+    return _together(torch.stack([_dimmed(largest, share) for share in shares]))
 
 
 def _dimmed(largest: Tensor, share: Tensor) -> Tensor:
@@ -154,17 +159,19 @@ def moved(images: Tensor, places: Tensor, *, cubic: bool) -> Tensor:
     across, down = a * x + b * y + c, d * x + e * y + f  # (N, H, W)
     inside = (across >= 0) & (across < width << PLACE_BITS) & (down >= 0) & (down < height << PLACE_BITS)
     columns, rows = _neighbours(across, width, cubic=cubic), _neighbours(down, height, cubic=cubic)
-    pixels = images.reshape(-1, channels).int()
+    planes = _planes(images).view(channels, -1)
     first = torch.arange(0, count * height * width, height * width, dtype=torch.int32, device=images.device)
-    total = torch.zeros((count, height, width, channels), dtype=torch.int32, device=images.device)
+    total = torch.zeros((channels, count, height, width), dtype=torch.int32, device=images.device)
     for row, row_weight in rows:
         in_row, start = torch.zeros_like(total), row * width + first[:, None, None]
         for column, weight in columns:
-            in_row += weight[..., None] * pixels.index_select(0, (start + column).view(-1)).view_as(total)
+            index = (start + column).view(-1)
+            # one plane after the other is twice as fast as index_select(1) of all
+            in_row += weight * torch.stack([plane.index_select(0, index) for plane in planes]).view_as(total)
         # a weight of less than 256 is lost, a sum of two weights would not fit into 32 bits
-        total += row_weight[..., None] * (in_row >> (WEIGHT_BITS - 8))
+        total += row_weight * (in_row >> (WEIGHT_BITS - 8))
     total = (total >> (WEIGHT_BITS + 8)).clamp_(0, 255)
-    return torch.where(inside[..., None], total, FILL).to(torch.uint8)
+    return _together(torch.where(inside, total, FILL).to(torch.uint8))
 
 
 def _neighbours(places: Tensor, size: int, *, cubic: bool) -> list[tuple[Tensor, Tensor]]:
@@ -193,12 +200,23 @@ def _weights(device: torch.device, *, cubic: bool) -> Tensor:
         return torch.from_numpy(rounded).to(device)
 
 
+def _planes(images: Tensor) -> Tensor:
+    """(N, H, W, C) uint8 -> (C, N, H, W) int32, which is faster to compute with."""
+    return images.movedim(-1, 0).contiguous().int()
+
+
+def _together(planes: Tensor) -> Tensor:
+    """(C, N, H, W) -> (N, H, W, C)"""
+    return planes.movedim(0, -1).contiguous()
+
+
 def _brightness(images: Tensor) -> Tensor:
     """(N, H, W) int32."""
     if images.shape[-1] == 1:
         return images[..., 0].int()
-    red, green, blue = images.int().unbind(-1)
-    return (GREY[0] * red + GREY[1] * green + GREY[2] * blue + (1 << 15)) >> 16
+    red, green, blue = _planes(images)
+    weighted: Tensor = GREY[0] * red + GREY[1] * green + GREY[2] * blue
+    return (weighted + (1 << 15)) >> 16
 
 
 def _blended(values: Tensor, base: Tensor, factors: Tensor) -> Tensor:

@@ -70,11 +70,11 @@ def test_a_strength_of_0_leaves_an_operation_out():
     }
 
 
-def test_grey_is_no_saturation_at_last():
+def test_grey_comes_last():
     operations = drawn(**JITTER, grey=0.2).after
-    grey = operations.kind[:, 4] == NAMES.index("saturation")
+    grey = operations.kind[:, 4] == NAMES.index("grey")
     assert abs(grey.mean() - 0.2) < SHARE
-    assert not operations.value[:, 4].any()
+    assert NAMES.index("grey") not in operations.kind[:, :4]
 
 
 def test_the_policy_is_the_original_one_of_timm():

@@ -35,6 +35,7 @@ CASES = {
     "contrast": (FACTORS, CLOSE, lambda image, value: ImageEnhance.Contrast(image).enhance(value)),
     "saturation": (FACTORS, CLOSE, lambda image, value: ImageEnhance.Color(image).enhance(value)),
     "hue": ((-0.5, -0.1, -0.037, 0.0, 0.002, 0.1, 0.33, 0.5), CLOSE, functional.adjust_hue),
+    "grey": ((0.0,), EXACT, lambda image, _: image.convert("L").convert(image.mode)),
     "sharpness": (FACTORS, CLOSE, lambda image, value: ImageEnhance.Sharpness(image).enhance(value)),
     "autocontrast": ((0.0,), CLOSE, lambda image, _: ImageOps.autocontrast(image)),
     "equalize": ((0.0,), EXACT, lambda image, _: ImageOps.equalize(image)),
