@@ -74,6 +74,21 @@ class Source(Section):
     """SHA-256 of the zip, checked before it is opened; needed with a url."""
 
 
+class ColorJitter(Section):
+    """Random changes of an image's colours, in a random order, as torchvision's ColorJitter makes them."""
+
+    prob: Share = 0.0
+    """Probability of the colour jitter for an image."""
+    brightness: Share = 0.15
+    """The brightness is multiplied by 1 - this to 1 + this; 0: it stays."""
+    contrast: Share = 0.15
+    """The contrast is multiplied by 1 - this to 1 + this; 0: it stays."""
+    saturation: Share = 0.1
+    """The saturation is multiplied by 1 - this to 1 + this; 0: it stays."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """The hue is turned by up to this part of the circle in either direction; 0: it stays."""
+
+
 class Dataset(Section):
     """Where the images are and how they reach the network."""
 
@@ -124,6 +139,12 @@ class Dataset(Section):
     """Probability of a horizontal flip."""
     re_prob: Annotated[Share, DecidesTraining()] = 0.5
     """Probability of random erasing: Zhong et al., AAAI 2020, arXiv:1708.04896."""
+    color_jitter: Annotated[ColorJitter, DecidesTraining()] = Field(default_factory=ColorJitter)
+    """Random brightness, contrast, saturation and hue."""
+    grey_prob: Annotated[Share, DecidesTraining()] = 0.0
+    """Probability that an image loses its colours."""
+    autoaugment_prob: Annotated[Share, DecidesTraining()] = 0.0
+    """Probability of AutoAugment, policy of ImageNet: Cubuk et al., CVPR 2019, arXiv:1805.09501."""
     sampler: Annotated[Literal["softmax", "triplet", "softmax_triplet"], DecidesTraining()] = "softmax_triplet"
     """Losses, and how batches are made. softmax: cross-entropy, images shuffled; triplet: metric loss, batches of P
     persons with K images each; softmax_triplet: both losses, batches as for triplet."""

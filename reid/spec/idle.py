@@ -31,7 +31,7 @@ def replaced(spec: Experiment) -> Iterator[Finding]:
 def idle(spec: Experiment) -> Iterator[Finding]:
     """Why it has no effect, for each field with another value than its default that other choices switch off."""
     unset, told = Experiment(), set()
-    for is_off, names, why in (*_model(spec), *_optim(spec), *_never_read()):
+    for is_off, names, why in (*_model(spec), *_colours(spec), *_optim(spec), *_never_read()):
         for name in names:
             if is_off and name not in told and value_of(spec, name) != value_of(unset, name):
                 told.add(name)
@@ -58,6 +58,14 @@ def _model(spec: Experiment) -> Iterator[SwitchedOff]:
     )
     yield sampler == "softmax", ["dataset.num_instances"], "dataset.sampler = softmax shuffles plainly"
     yield sampler == "triplet", ["model.label_smooth"], "dataset.sampler = triplet uses no cross-entropy"
+
+
+def _colours(spec: Experiment) -> Iterator[SwitchedOff]:
+    jitter = "dataset.color_jitter"
+    strengths = [f"{jitter}.{name}" for name in ("brightness", "contrast", "saturation", "hue")]
+    yield not spec.dataset.color_jitter.prob, strengths, f"{jitter}.prob is 0"
+    of_colours = ["dataset.grey_prob", f"{jitter}.saturation", f"{jitter}.hue"]
+    yield spec.model.input_channels == 1, of_colours, "model.input_channels is 1, and grey images have no colours"
 
 
 def _optim(spec: Experiment) -> Iterator[SwitchedOff]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from reid.contract import Contract
+from reid.data.colours import Colours
 from reid.data.file_index import read_image
 from reid.data.market1501 import Manifest, Split
 from reid.data.module import TrainingData
@@ -154,7 +155,7 @@ def build_data(
     channels_last: bool = True,
 ) -> TrainingData:
     """The batches of the training images; label (N,): each image's row of the classifier."""
-    section = spec.dataset
+    section, jitter = spec.dataset, spec.dataset.color_jitter
     return TrainingData(
         decoded(spec, images, fingerprint),
         label,
@@ -166,6 +167,15 @@ def build_data(
         padding=section.padding,
         flip_probability=section.prob,
         erasing_probability=section.re_prob,
+        colours=Colours(
+            jitter=jitter.prob,
+            brightness=jitter.brightness,
+            contrast=jitter.contrast,
+            saturation=jitter.saturation,
+            hue=jitter.hue,
+            grey=section.grey_prob,
+            autoaugment=section.autoaugment_prob,
+        ),
         on_device=on_device,
         channels_last=channels_last,
     )

@@ -219,6 +219,56 @@ def re_prob(lab: Lab) -> None:
         assert int(erased.any(dim=(1, 2)).sum()) == wanted
 
 
+def _raw(lab: Lab, *overrides: str) -> torch.Tensor:
+    """The first batch, 0..255, (B, 3, H, W)."""
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), 0.226
+    return (lab.batch(*overrides).images * std + mean[:, None, None]) * 255
+
+
+COLOURS = ("brightness", "contrast", "saturation", "hue")
+
+
+def color_jitter_prob(lab: Lab) -> None:
+    plain = _raw(lab)
+    changed = {value: (_raw(lab, f"dataset.color_jitter.prob={value}") - plain).abs().amax((1, 2, 3)) > 1
+               for value in (0.0, 0.5, 1.0)}  # fmt: skip
+    assert not changed[0.0].any()
+    assert 0 < changed[0.5].sum() < 8
+    assert changed[1.0].all()
+    assert lab.warnings("dataset.color_jitter.hue=0.2") == [
+        "spec: dataset.color_jitter.hue has no effect: dataset.color_jitter.prob is 0"
+    ]
+
+
+def _strength(name: str) -> Callable[[Lab], None]:
+    """Nothing changes if all strengths are 0, and this one changes the images."""
+
+    def check(lab: Lab) -> None:
+        none = ["dataset.color_jitter.prob=1.0", *(f"dataset.color_jitter.{colour}=0.0" for colour in COLOURS)]
+        plain = _raw(lab)
+        assert torch.equal(_raw(lab, *none), plain)
+        apart = _raw(lab, *none, f"dataset.color_jitter.{name}=0.5") - plain
+        assert float(apart.abs().amax((1, 2, 3)).min()) > 1
+
+    return check
+
+
+def grey_prob(lab: Lab) -> None:
+    for value, wanted in ((0.0, 0), (1.0, 8)):
+        images = _raw(lab, f"dataset.grey_prob={value}")
+        assert int(((images.amax(1) - images.amin(1)).amax((1, 2)) < 0.01).sum()) == wanted
+    assert lab.warnings("dataset.grey_prob=0.5", "model.input_channels=1") == [
+        "spec: dataset.grey_prob has no effect: model.input_channels is 1, and grey images have no colours"
+    ]
+
+
+def autoaugment_prob(lab: Lab) -> None:
+    plain = _raw(lab)
+    changed = (_raw(lab, "dataset.autoaugment_prob=1.0") - plain).abs().amax((1, 2, 3)) > 1
+    assert changed.sum() > 4
+    assert torch.equal(_raw(lab, "dataset.autoaugment_prob=0.0"), plain)
+
+
 def augment_on(lab: Lab) -> None:
     """The same batches, made elsewhere; auto: where the training's device is a GPU."""
     chance = ("dataset.padding=4", "dataset.prob=0.5", "dataset.re_prob=0.5")
@@ -284,6 +334,10 @@ DATASET: dict[str, Callable[[Lab], None]] = {
     "dataset.padding": padding,
     "dataset.prob": prob,
     "dataset.re_prob": re_prob,
+    "dataset.color_jitter.prob": color_jitter_prob,
+    **{f"dataset.color_jitter.{name}": _strength(name) for name in COLOURS},
+    "dataset.grey_prob": grey_prob,
+    "dataset.autoaugment_prob": autoaugment_prob,
     "dataset.sampler": sampler,
     "dataset.num_instances": num_instances,
 }
