@@ -19,6 +19,7 @@ from pathlib import Path
 
 from reid import __version__
 from reid.cli.adopt import add_adopt
+from reid.cli.dataset import add_crops
 from reid.cli.serving import add_client, add_start_server, add_triton_options
 from reid.console.tables import Closing, show_closing
 from reid.console.view import shown_on
@@ -113,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     command.more_help = _help_on("adopt")
     add_client(commands.add_parser("client", help="get the embeddings of two folders of images from a Triton server"))
     _add_spec_command(commands.add_parser("spec", help="explain the spec's fields, print a blank spec, check a spec"))
-    _add_dataset_commands(commands.add_parser("dataset", help="draw a data set, or look at one"))
+    _add_dataset_commands(commands.add_parser("dataset", help="draw a data set, make one of films, or look at one"))
     return parser
 
 
@@ -182,6 +183,7 @@ def _add_dataset_commands(parser: Parser) -> None:
     sheet.add_argument("--file-name", default="market1501", metavar="PATTERN", help="in place of dataset.file_name")
     sheet.add_argument("--seed", type=int, default=0)
     sheet.set_defaults(action=_sheet)
+    add_crops(commands.add_parser("crops", help="cut a data set out of films with boxes of persons (MOTChallenge)"))
 
 
 def _drawn_help() -> str:
