@@ -11,7 +11,7 @@ heavy loads.
 import json
 import os
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +85,18 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Fault:
+    """One kind of mistake in a file that lists images, however many lines show it."""
+
+    check: str
+    """Short name: "bad row", "missing image"."""
+    message: str
+    """What is wrong and what is wanted; it follows "train: "."""
+    lines: tuple[str, ...]
+    """FILE:LINE: what is there, for each."""
+
+
+@dataclass(frozen=True)
 class Listing:
     """The contents of a split's folder, sorted out by name alone: no file has been opened."""
 
@@ -95,6 +107,8 @@ class Listing:
     """Images (by their ending) whose names do not match."""
     strays: tuple[str, ...]
     """Everything that is no image: Thumbs.db, names that begin with a dot, folders (with a trailing slash)."""
+    faults: tuple[Fault, ...] = ()
+    """What is wrong in the file that lists the images, if there is one."""
 
     @property
     def files(self) -> list[str]:
@@ -165,9 +179,9 @@ class Manifest:
     query: Split
     gallery: Split
     """Junk included."""
-    train_sets: tuple[TrainSet, ...] = ()
+    train_sets: tuple[TrainSet, ...] = field(default=(), kw_only=True)
     """The sets that the training images come from; () if they are one set without a name."""
-    test_sets: tuple[TestSet, ...] = ()
+    test_sets: tuple[TestSet, ...] = field(default=(), kw_only=True)
     """The test sets beside query and gallery."""
 
     def save(self, path: Path) -> None:

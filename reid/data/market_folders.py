@@ -56,7 +56,24 @@ def missing_folders(
 
 def require_folders(*, train: str | Path | None, query: str | Path | None, gallery: str | Path | None) -> None:
     """Raises DatasetError unless all three folders are there; it says which are not and how to get Market-1501."""
-    missing = missing_folders(train=train, query=query, gallery=gallery)
+    require_data({"train": train, "query": query, "gallery": gallery}, roots={})
+
+
+def require_data(folders: Mapping[str, str | Path | None], *, roots: Mapping[str, str | Path | None]) -> None:
+    """Raises DatasetError unless all is there: the folders of Market-1501's layout (split -> folder) and other roots.
+
+    roots: the field of the spec that names a root -> the root, which may be a file that lists images.
+    """
+    of_splits = missing_folders(**{"train": None, "query": None, "gallery": None, **folders})
+    missing = [(split, what) for split, what in of_splits if split in folders]
+    advice = f"\n{HOW_TO_GET}" if missing else ""
+    for field, root in roots.items():
+        if root is None:
+            missing.append((field, "is not set, and dataset.layout needs it"))
+        elif not os.path.lexists(root):
+            missing.append((field, f"no such folder: {root}"))
     if missing:
-        lines = "".join(f"\n  {split}: {what}" for split, what in missing)
-        raise DatasetError(f"the data set is not there: {len(missing)} of 3 folders missing{lines}\n{HOW_TO_GET}")
+        lines = "".join(f"\n  {name}: {what}" for name, what in missing)
+        count = len(folders) + len(roots)
+        noun = "folder" if count == 1 else "folders"
+        raise DatasetError(f"the data set is not there: {len(missing)} of {count} {noun} missing{lines}{advice}")
