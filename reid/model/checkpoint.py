@@ -31,7 +31,7 @@ FORMAT = 1
 PREFIX = "model."
 """The beginning of the network's tensor names: the LightningModule keeps it as `model`."""
 
-ADDED_SETTINGS = {"stem_pool": "padded", "pooling": "mean"}
+ADDED_SETTINGS: dict[str, Any] = {"stem_pool": "padded", "pooling": "mean", "stride_size": None}
 """Settings that older checkpoints do not have, and their values at that time."""
 
 
