@@ -25,6 +25,7 @@ def network_settings(**changes: Any) -> dict[str, Any]:
         "dropout_rate": 0.0,
         "reduce_feat_dim": False,
         "semantic_weight": 1.0,
+        "stride_size": [16, 16],
     }
     assert set(changes) <= set(settings), changes
     return settings | changes

@@ -5,6 +5,7 @@ Shapes: B images, C channels, H height, W width of the images; h, w of the featu
 
 import difflib
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import timm
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from reid.errors import SpecError
 from reid.model.ibn import IBN_RESNETS, follow_ibn_a
 from reid.model.swin import follow_tao
+from reid.model.vit import is_vit, set_drop_rates, set_patches
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +29,11 @@ BACKBONES = {
     "swin_tiny_patch4_window7_224": "swin_tiny_patch4_window7_224.ms_in1k",
     "swin_small_patch4_window7_224": "swin_small_patch4_window7_224.ms_in1k",
     "swin_base_patch4_window7_224": "swin_base_patch4_window7_224.ms_in1k",
+    "vit_tiny_patch16": "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+    "vit_small_patch16": "vit_small_patch16_224.augreg_in21k_ft_in1k",
+    "vit_base_patch16": "vit_base_patch16_224.orig_in21k_ft_in1k",  # TransReID's
 }
-"""The spec's name -> timm's architecture and the ImageNet weights that go with it, of torchvision and Microsoft."""
+"""The spec's name -> timm's architecture and the ImageNet weights for it, of torchvision, Microsoft and Google."""
 
 OWN = (*IBN_RESNETS,)
 """The spec's names of networks that timm does not have."""
@@ -70,12 +75,14 @@ def build_backbone(
     drop_out: float,
     att_drop_rate: float,
     semantic_weight: float,
+    stride_size: Sequence[int] | None,
 ) -> nn.Module:
     """timm's module without a classifier, random weights; `feature_map` runs it and `num_features` is its width.
 
-    drop_path, drop_out, att_drop_rate and semantic_weight are for Swin only; last_stride, stem_relu and stem_pool for
-    ResNets only. A value that another backbone cannot follow gives a warning. Raises SpecError for an
-    unknown backbone.
+    drop_path, drop_out and att_drop_rate are for Swin and ViT only, semantic_weight for Swin, stride_size for ViT,
+    last_stride, stem_relu and stem_pool for ResNets. With stride_size None a ViT is as timm builds it, without the
+    three rates, as in older checkpoints. A value that another backbone cannot follow gives a warning. Raises SpecError
+    for an unknown backbone.
     """
     name = IBN_RESNETS.get(backbone) or timm_name(backbone)
     options: dict[str, Any] = {}
@@ -90,21 +97,40 @@ def build_backbone(
         follow_tao(base, semantic_weight=semantic_weight)
     if backbone in IBN_RESNETS:
         follow_ibn_a(base)
+    if is_vit(base) and stride_size is not None:
+        set_patches(base, height=height, width=width, stride_size=stride_size)
+        set_drop_rates(base, drop_path=drop_path, drop_out=drop_out, att_drop_rate=att_drop_rate)
     if isinstance(base, ResNet):
         set_last_stride(base, last_stride)
         if not stem_relu:
             base.act1 = nn.Identity()
-    else:
-        if last_stride != 1:
-            logger.warning("model.last_stride: %d has no effect: %s has no ResNet stage", last_stride, backbone)
-        if not stem_relu:
-            logger.warning("model.stem_relu: off has no effect: %s has no ResNet stem", backbone)
-    if stem_pool == "ceil":
-        if isinstance(getattr(base, "maxpool", None), nn.MaxPool2d):
-            base.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
-        else:
-            logger.warning("model.stem_pool: ceil has no effect: %s has no max pooling in its stem", backbone)
+    if stem_pool == "ceil" and isinstance(getattr(base, "maxpool", None), nn.MaxPool2d):
+        base.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
+    _warn_of_no_effect(
+        base, backbone, last_stride=last_stride, stem_relu=stem_relu, stem_pool=stem_pool, stride_size=stride_size
+    )
     return base
+
+
+def _warn_of_no_effect(
+    base: nn.Module,
+    backbone: str,
+    *,
+    last_stride: int,
+    stem_relu: bool,
+    stem_pool: str,
+    stride_size: Sequence[int] | None,
+) -> None:
+    """Logs a warning for each value that the backbone cannot follow."""
+    resnet = isinstance(base, ResNet)
+    if not resnet and last_stride != 1:
+        logger.warning("model.last_stride: %d has no effect: %s has no ResNet stage", last_stride, backbone)
+    if not resnet and not stem_relu:
+        logger.warning("model.stem_relu: off has no effect: %s has no ResNet stem", backbone)
+    if stem_pool == "ceil" and not isinstance(getattr(base, "maxpool", None), nn.MaxPool2d):
+        logger.warning("model.stem_pool: ceil has no effect: %s has no max pooling in its stem", backbone)
+    if stride_size is not None and list(stride_size) != [16, 16] and not is_vit(base):
+        logger.warning("model.stride_size: %s has no effect: %s has no patches of a ViT", list(stride_size), backbone)
 
 
 def set_last_stride(base: ResNet, last_stride: int) -> None:

@@ -5,7 +5,7 @@ Luo et al. 2019, arXiv:1903.07071 (BNNeck); as TAO builds it.
 Shapes: B images, C channels, H height, W width, D width of the features, P persons (classes).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -120,6 +120,7 @@ def build_embedder(
     dropout_rate: float,
     reduce_feat_dim: bool,
     semantic_weight: float,
+    stride_size: Sequence[int] | None,
 ) -> Embedder:
     """The network of a spec's model section, with random weights; `stem_relu` is resolved by weights.resolve_stem_relu.
 
@@ -140,6 +141,7 @@ def build_embedder(
         drop_out=drop_out,
         att_drop_rate=att_drop_rate,
         semantic_weight=semantic_weight,
+        stride_size=stride_size,
     )
     settings["pooling"] = resolve_pooling(pooling, has_class_token=has_class_token(base), backbone=backbone)
     return Embedder(

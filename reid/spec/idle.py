@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from reid.spec.facts import Replaced, WithoutEffect
 from reid.spec.fields import fields_with, value_of
+from reid.spec.names import is_vit
 from reid.spec.rules import Finding
 from reid.spec.sections import Experiment
 
@@ -41,8 +42,14 @@ def idle(spec: Experiment) -> Iterator[Finding]:
 def _model(spec: Experiment) -> Iterator[SwitchedOff]:
     model, sampler = spec.model, spec.dataset.sampler
     swin = model.backbone.removeprefix("timm/").startswith("swin_")
-    swins_own = ["model.drop_path", "model.drop_out", "model.att_drop_rate", "model.semantic_weight"]
-    yield not swin, swins_own, "only Swin reads it"
+    vit = is_vit(model.backbone)
+    yield (
+        not swin and not vit,
+        ["model.drop_path", "model.drop_out", "model.att_drop_rate"],
+        "only Swin and ViT read it",
+    )
+    yield not swin, ["model.semantic_weight"], "only Swin reads it"
+    yield not vit, ["model.stride_size"], "only ViT reads it"
     yield not swin, ["model.reduce_feat_dim"], "only Swin reads it; model.feat_dim reduces the embedding here"
     yield (
         swin and not model.reduce_feat_dim and model.feat_dim is not None,

@@ -1,8 +1,9 @@
 """The spec's section on the network."""
 
+# ruff: noqa: RUF012 - pydantic copies a mutable default for each instance
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from reid.spec.facts import AlsoReadBy, DecidesTraining, InForm, PartOfNetwork, SaidByModel
 from reid.spec.field_types import Count, ReadFile, Section, Share, Switch, Text
@@ -21,7 +22,7 @@ class Model(Section):
         InForm("backbone"),
     ] = "resnet_50"
     """Backbone: resnet_18/34/50/101/152, resnet_18/34/50/101_ibn_a (Pan et al., ECCV 2018),
-    swin_{tiny,small,base}_patch4_window7_224, or timm/<name of timm's model>."""
+    swin_{tiny,small,base}_patch4_window7_224, vit_{tiny,small,base}_patch16, or timm/<name of timm's model>."""
     last_stride: Annotated[Literal[1, 2], PartOfNetwork("last_stride")] = 1
     """Stride of the last ResNet stage; 1 doubles the feature map's height and width."""
     stem_relu: Annotated[Switch, PartOfNetwork("stem_relu")] = "auto"
@@ -60,17 +61,19 @@ class Model(Section):
     label_smooth: bool = True
     """Whether the cross-entropy has label smoothing, epsilon 0.1: Szegedy et al., CVPR 2016."""
     drop_path: Annotated[Share, PartOfNetwork("drop_path")] = 0.1
-    """Probability with which a Swin skips a block in training (stochastic depth)."""
+    """Probability with which a Swin or ViT skips a block in training (stochastic depth)."""
     drop_out: Annotated[Share, PartOfNetwork("drop_out")] = 0.0
-    """Dropout probability in a Swin's projections."""
+    """Dropout probability in a Swin's or ViT's projections, and of a ViT's tokens at its beginning."""
     att_drop_rate: Annotated[Share, PartOfNetwork("att_drop_rate")] = 0.0
-    """Dropout probability in a Swin's attention."""
+    """Dropout probability in a Swin's or ViT's attention."""
     dropout_rate: Annotated[Share, PartOfNetwork("dropout_rate")] = 0.0
     """Dropout probability before the classifier."""
     reduce_feat_dim: Annotated[bool, PartOfNetwork("reduce_feat_dim")] = False
     """Whether a Swin's embedding is reduced to feat_dim."""
     semantic_weight: Annotated[float, PartOfNetwork("semantic_weight")] = 1.0
     """Weight of the semantic controller that SOLIDER adds to a Swin; a negative one switches it off."""
+    stride_size: Annotated[list[Count], Field(min_length=2, max_length=2), PartOfNetwork("stride_size")] = [16, 16]
+    """Pixels from one patch of a ViT to the next, down and right, but at most a patch; less: the patches overlap."""
 
     @field_validator("neck", "pretrain_choice", mode="before")
     @classmethod

@@ -24,6 +24,7 @@ class NetworkValues(TypedDict):
     dropout_rate: float
     reduce_feat_dim: bool
     semantic_weight: float
+    stride_size: list[int] | None
     height: int
     width: int
 
@@ -47,6 +48,7 @@ def network_values(spec: Experiment) -> NetworkValues:
         dropout_rate=model.dropout_rate,
         reduce_feat_dim=model.reduce_feat_dim,
         semantic_weight=model.semantic_weight,
+        stride_size=model.stride_size,
         height=model.input_height,
         width=model.input_width,
     )

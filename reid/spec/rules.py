@@ -5,7 +5,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from reid.spec.names import BACKBONES, FUSED_OPTIMIZERS
+from reid.spec.names import BACKBONES, FUSED_OPTIMIZERS, is_vit
 from reid.spec.partial_spec import PartialSpec, RefusedField
 from reid.spec.sections import Experiment
 
@@ -49,7 +49,7 @@ def _metric_loss(spec: Any) -> Iterator[Finding]:
 def _class_token(spec: Any) -> Iterator[Finding]:
     """Of any other model of timm, only timm can tell whether it has a class token."""
     backbone = spec.model.backbone
-    if spec.model.pooling == "class" and backbone in BACKBONES and not backbone.startswith("vit_"):
+    if spec.model.pooling == "class" and backbone in BACKBONES and not is_vit(backbone):
         yield "model.pooling", f"'class', but {backbone} has no class token; want auto, mean or gem"
 
 

@@ -37,7 +37,6 @@ IDLE: dict[str, tuple[Any, str]] = {
     "model.triplet_loss_weight": (1.0, _DEAD),
     "model.no_margin": (False, f"{_DEAD}: the margin is always used"),
     "model.cos_layer": (False, _DEAD),
-    "model.stride_size": ([16, 16], _DEAD),
     "model.gem_pooling": (False, f"{_DEAD}; model.pooling=gem is GeM pooling"),
     "model.stem_conv": (False, _DEAD),
     "model.jpm": (False, _LOCAL),

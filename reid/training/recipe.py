@@ -45,7 +45,7 @@ def build_network(spec: Experiment, persons: list[int], start: Start | None) -> 
     section, values = spec.model, network_values(spec)
     if start:
         before = ADDED_SETTINGS | start.checkpoint["reid"]["model"]
-        values["pooling"] = before["pooling"]
+        values["pooling"], values["stride_size"] = before["pooling"], before["stride_size"]
         network = build_embedder(**values, stem_relu=before["stem_relu"], num_classes=len(persons))
         return network, start.checkpoint["training"]["weights"]
     choice, path_name = section.pretrain_choice, section.pretrained_model_path
@@ -65,6 +65,8 @@ def refuse_other_network(spec: Experiment, persons: list[int], start: Start) -> 
         wanted["stem_relu"] = spec.model.stem_relu == "on"
     if spec.model.pooling == "auto":
         wanted["pooling"] = before["pooling"]
+    if before["stride_size"] is None:
+        del wanted["stride_size"]
     other = [
         f"{name} {before.get(name)!r}, not {value!r}" for name, value in wanted.items() if before.get(name) != value
     ]

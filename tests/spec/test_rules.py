@@ -150,7 +150,7 @@ def test_what_matters_or_stays_at_its_default_is_not_warned_about(text: str, cap
 @pytest.mark.parametrize(
     ("text", "name", "why"),
     [
-        ("model: {backbone: timm/test_vit, drop_path: 0.2}", "model.drop_path", "only Swin reads it"),
+        ("model: {backbone: resnet_18, drop_path: 0.2}", "model.drop_path", "only Swin and ViT read it"),
         (
             "dataset: {layout: csv, root: /c.csv, file_name: dukemtmc}",
             "dataset.file_name",

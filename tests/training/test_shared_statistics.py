@@ -198,11 +198,11 @@ def test_every_batch_norm_of_a_backbone_is_converted_and_keeps_its_names(name: s
     with torch.device("meta"):
         network = build_backbone(
             name, last_stride=1, stem_relu=True, stem_pool="padded", input_channels=3, height=224, width=224,
-            drop_path=0.1, drop_out=0.0, att_drop_rate=0.0, semantic_weight=-1.0,
+            drop_path=0.1, drop_out=0.0, att_drop_rate=0.0, semantic_weight=-1.0, stride_size=[16, 16],
         )  # fmt: skip
     keys = list(network.state_dict())
     norms = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    assert bool(norms) == ("swin" not in name and "mambaout" not in name)
+    assert bool(norms) == ("swin" not in name and "vit" not in name and "mambaout" not in name)
     share_statistics(network, ranks=RANKS, group="none")
     assert {type(layer) for layer in norms} <= set(SHARED.values())
     assert list(network.state_dict()) == keys
