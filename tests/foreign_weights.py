@@ -114,6 +114,53 @@ def torchreid(*, persons: int) -> dict[str, Tensor]:
     return resnet(depths=RESNET_50, bottlenecks=True) | classifier
 
 
+def osnet(kind: str, *, stem: int, persons: int, width: int | None = 512) -> dict[str, Tensor]:
+    """torchreid's OSNet: kind "plain" and "ibn" of its osnet.py, "ain" of its osnet_ain.py; `stem` is its width / 64.
+
+    Without a `width` it has no `fc`, as fast-reid's OSNet.
+    """
+    drawn, ain = _Drawn(7), kind == "ain"
+    instance = {"plain": (), "ibn": ("conv2.0", "conv2.1"), "ain": ("conv2.0", "conv2.1", "conv3.1", "conv4.0")}[kind]
+
+    def conv(name: str, out: int, into: int, size: int = 1, *, norm: bool = True) -> None:
+        drawn.weight(f"{name}.conv.weight", out, into, size, size)
+        if norm:
+            drawn.norm(f"{name}.bn", out)
+
+    conv("conv1", stem, 3, 7, norm=kind == "plain")
+    if kind != "plain":
+        drawn.instance_norm("conv1.bn", stem)
+    into = stem
+    for stage, out in (("conv2", 4 * stem), ("conv3", 6 * stem), ("conv4", 8 * stem)):
+        for block in (f"{stage}.0", f"{stage}.1"):
+            conv(f"{block}.conv1", out // 4, into)
+            for stream in range(4):
+                for layer in range(stream + 1):
+                    name = f"conv2{'abcd'[stream]}" + (f".{layer}" if stream else "")
+                    name = f"{block}.conv2.{stream}.layers.{layer}" if ain else f"{block}.{name}"
+                    drawn.weight(f"{name}.conv1.weight", out // 4, out // 4, 1, 1)
+                    drawn.weight(f"{name}.conv2.weight", out // 4, 1, 3, 3)
+                    drawn.norm(f"{name}.bn", out // 4)
+            for layer, shape in (("fc1", (out // 64, out // 4, 1, 1)), ("fc2", (out // 4, out // 64, 1, 1))):
+                drawn.weight(f"{block}.gate.{layer}.weight", *shape)
+                drawn.state[f"{block}.gate.{layer}.bias"] = torch.full(shape[:1], 0.1)
+            conv(f"{block}.conv3", out, out // 4, norm=not (ain and block in instance))
+            if block in instance:
+                drawn.instance_norm(f"{block}.IN", out)
+            if into != out:
+                conv(f"{block}.downsample", out, into)
+            into = out
+        if stage != "conv4":
+            conv(stage.replace("conv", "pool") + ".0" if ain else f"{stage}.2.0", out, out)
+    conv("conv5", 8 * stem, 8 * stem)
+    if width is not None:
+        drawn.weight("fc.0.weight", width, 8 * stem)
+        drawn.state["fc.0.bias"] = torch.zeros(width)
+        drawn.norm("fc.1", width)
+    classifier = {"classifier.weight": torch.ones(persons, width or 1), "classifier.bias": torch.zeros(persons)}
+    return drawn.state | (classifier if width is not None else {})
+
+
 def tao_swin(*, width: int, persons: int) -> dict[str, Tensor]:
     """TAO's Swin-T with reduce_feat_dim, under `state_dict` of its Lightning checkpoint."""
     drawn = _Drawn(4)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from reid.errors import SpecError
 from reid.model.ibn import IBN_RESNETS, follow_ibn_a
+from reid.model.osnet import OSNETS, OSNet
 from reid.model.swin import follow_tao
 from reid.model.vit import is_vit, set_drop_rates, set_patches
 
@@ -35,7 +36,7 @@ BACKBONES = {
 }
 """The spec's name -> timm's architecture and the ImageNet weights for it, of torchvision, Microsoft and Google."""
 
-OWN = (*IBN_RESNETS,)
+OWN = (*IBN_RESNETS, *OSNETS)
 """The spec's names of networks that timm does not have."""
 
 ANY_TIMM = "timm/"
@@ -43,7 +44,7 @@ ANY_TIMM = "timm/"
 
 
 def timm_name(backbone: str) -> str:
-    """timm's name of the spec's backbone, or an OWN name as it is; raises SpecError with the nearest names if unknown."""
+    """timm's name of the spec's backbone, or an OWN name; raises SpecError with the nearest names if it is neither."""
     if backbone in OWN:
         return backbone
     name = BACKBONES.get(backbone, backbone.removeprefix(ANY_TIMM))
@@ -77,7 +78,7 @@ def build_backbone(
     semantic_weight: float,
     stride_size: Sequence[int] | None,
 ) -> nn.Module:
-    """timm's module without a classifier, random weights; `feature_map` runs it and `num_features` is its width.
+    """The module without a classifier, random weights; `feature_map` runs it and `num_features` is its width.
 
     drop_path, drop_out and att_drop_rate are for Swin and ViT only, semantic_weight for Swin, stride_size for ViT,
     last_stride, stem_relu and stem_pool for ResNets. With stride_size None a ViT is as timm builds it, without the
@@ -85,6 +86,7 @@ def build_backbone(
     for an unknown backbone.
     """
     name = IBN_RESNETS.get(backbone) or timm_name(backbone)
+    _require_room(backbone, height, width)
     options: dict[str, Any] = {}
     known = timm.get_pretrained_cfg(name)
     if known is not None and known.fixed_input_size:
@@ -92,7 +94,11 @@ def build_backbone(
     if name.startswith("swin_"):
         options |= {"drop_path_rate": drop_path, "proj_drop_rate": drop_out, "attn_drop_rate": att_drop_rate}
         options["always_partition"] = True
-    base: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, in_chans=input_channels, **options)
+    base: nn.Module = (
+        OSNet(backbone, input_channels=input_channels)
+        if backbone in OSNETS
+        else timm.create_model(name, pretrained=False, num_classes=0, in_chans=input_channels, **options)
+    )
     if isinstance(base, SwinTransformer):
         follow_tao(base, semantic_weight=semantic_weight)
     if backbone in IBN_RESNETS:
@@ -131,6 +137,18 @@ def _warn_of_no_effect(
         logger.warning("model.stem_pool: ceil has no effect: %s has no max pooling in its stem", backbone)
     if stride_size is not None and list(stride_size) != [16, 16] and not is_vit(base):
         logger.warning("model.stride_size: %s has no effect: %s has no patches of a ViT", list(stride_size), backbone)
+
+
+def _require_room(backbone: str, height: int, width: int) -> None:
+    """Raises SpecError if an image is so small that a map of an OWN network has no pixel, or one with no deviation."""
+    least = 16 if backbone in OSNETS else 1
+    kind = OSNETS[backbone][0] if backbone in OSNETS else "plain"
+    longest = 32 if kind != "plain" else 17 if backbone in IBN_RESNETS else 1
+    if min(height, width) < least or max(height, width) < longest:
+        raise SpecError(
+            f"model.input_height: {height} and model.input_width: {width} are too small for {backbone}\n"
+            f"  want: at least {least} each, and {max(least, longest)} the larger"
+        )
 
 
 def set_last_stride(base: ResNet, last_stride: int) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from reid.errors import SpecError
 from reid.model.backbones import build_backbone, class_token, feature_map, has_class_token, is_swin
+from reid.model.osnet import FullyConnected, OSNet
 from reid.model.pooling import POOLINGS, resolve_pooling
 
 
@@ -43,7 +44,7 @@ class Embedder(nn.Module):
         self.reduction = reduction
         self.bottleneck: nn.Module = nn.Identity()
         own_width = int(base.num_features)  # type: ignore[arg-type]
-        self.embedding_size = reduction.out_features if isinstance(reduction, nn.Linear) else own_width
+        self.embedding_size = int(getattr(reduction, "out_features", own_width))
         self.dropout = nn.Dropout(dropout_rate)
         self.classifier = nn.Linear(self.embedding_size, num_classes, bias=not neck)
         if neck:
@@ -166,9 +167,12 @@ def _check_neck(neck: str, neck_feat: str) -> None:
 def _reduction(base: nn.Module, *, feat_dim: int | None, reduce_feat_dim: bool) -> nn.Module:
     """The layer from the backbone's width to feat_dim, as in TAO; an identity if nothing is to be reduced.
 
-    A Swin is reduced only with reduce_feat_dim, and without a bias; any other backbone if feat_dim is not its width.
+    A Swin is reduced only with reduce_feat_dim, and without a bias; an OSNet has torchreid's layer, of any width,
+    unless feat_dim is None; any other backbone is reduced if feat_dim is not its width.
     """
     own_width = int(base.num_features)  # type: ignore[arg-type]
+    if isinstance(base, OSNet) and feat_dim is not None:
+        return FullyConnected(own_width, feat_dim)
     if feat_dim is None or feat_dim == own_width:
         return nn.Identity()
     if not is_swin(base):

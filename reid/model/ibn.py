@@ -27,14 +27,14 @@ class IBN(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.half = channels // 2
-        self.IN = nn.InstanceNorm2d(self.half, affine=True)
-        self.BN = nn.BatchNorm2d(channels - self.half)
+        alone = channels // 2
+        self.IN = nn.InstanceNorm2d(alone, affine=True)
+        self.BN = nn.BatchNorm2d(channels - alone)
 
     def forward(self, maps: Tensor) -> Tensor:
         """maps (B, C, H, W) -> (B, C, H, W)."""
-        instance, batch = maps[:, : self.half], maps[:, self.half :]
-        return torch.cat([self.IN(instance), self.BN(batch)], dim=1)
+        alone = self.IN.num_features
+        return torch.cat([self.IN(maps[:, :alone]), self.BN(maps[:, alone:])], dim=1)
 
 
 def follow_ibn_a(base: ResNet) -> None:

@@ -1,7 +1,7 @@
 """Finds out whose weights a file holds, and gives its tensors this project's names: base.*, reduction, bottleneck, ...
 
-torchvision, timm, Microsoft, IBN-Net and torchreid name a bare backbone; TAO and reid-strong-baseline put it under "base.",
-fast-reid under "backbone.", beside its "heads."; TAO's and SOLIDER's Swin is mmcv's.
+torchvision, timm, Microsoft, IBN-Net and torchreid name a bare backbone; TAO and reid-strong-baseline put it under
+"base.", fast-reid under "backbone.", beside its "heads."; TAO's and SOLIDER's Swin is mmcv's.
 """
 
 import re
@@ -35,6 +35,13 @@ MM_SWIN: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^norm3\.", "norm."),
 )
 """mmcv's names -> timm's; timm merges patches at the beginning of a stage, mmcv at the end of the stage before."""
+
+OSNET: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"\.conv2a\.", ".conv2.0.layers.0."),
+    (r"\.conv2([bcd])\.(\d)\.", lambda found: f".conv2.{'abcd'.index(found[1])}.layers.{found[2]}."),
+    (r"^conv([23])\.2\.0\.", r"pool\1.0."),
+)
+"""torchreid's names in its first OSNet -> those in its later one (AIN), which this project takes for both."""
 
 
 def tensors_of(path: Path, content: Any) -> dict[str, Tensor]:
@@ -73,7 +80,7 @@ def source_kind(content: Any, tensors: Mapping[str, Tensor]) -> str:
         "strong baseline": any(name.startswith("base.") for name in tensors),
         FAST_REID: any(name.startswith("heads.") for name in tensors),
         "Microsoft Swin": "layers.0.downsample.reduction.weight" in tensors,
-        "torchreid": {"conv1.weight", "classifier.weight"} <= set(tensors),
+        "torchreid": {"conv1.weight", "classifier.weight"} <= set(tensors) or "conv1.conv.weight" in tensors,
         "IBN-Net": "layer1.0.bn1.IN.weight" in tensors,
     }
     return next((kind for kind, holds in signs.items() if holds), "torchvision or timm")
@@ -92,6 +99,7 @@ def in_our_names(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]
     """This project's name -> (the file's name, tensor in this project's order), for tensors that are learned."""
     mm_swin = _is_mm_swin(tensors)
     merges_at_the_end = any(name.endswith("layers.0.downsample.reduction.weight") for name in tensors)
+    osnet = any(name.endswith("conv1.conv.weight") for name in tensors)
     named: dict[str, tuple[str, Tensor]] = {}
     for theirs, tensor in tensors.items():
         name = theirs.removeprefix("model.")
@@ -112,6 +120,12 @@ def in_our_names(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]
             named[name] = (theirs, tensor)
             continue
         name = name.removeprefix("base.").removeprefix("backbone.")
+        if osnet:
+            for pattern, replacement in OSNET:
+                name = re.sub(pattern, replacement, name)
+            found = re.match(r"fc\.([01]\.\w+)$", name)  # a layer, its normalisation and a ReLU behind the pooling
+            named[f"reduction.{found[1]}" if found else f"base.{name}"] = (theirs, tensor)
+            continue
         if mm_swin:
             ordered = _merged_as_timm(tensor) if ".downsample." in name else tensor
             for pattern, replacement in MM_SWIN:

@@ -18,6 +18,7 @@ from reid.errors import ArtifactError, SpecError
 from reid.model.backbones import OWN, timm_name
 from reid.model.embedder import Embedder
 from reid.model.ibn import IBN_RESNETS
+from reid.model.osnet import OSNet
 from reid.model.safe_files import read_file
 from reid.model.sources import NOT_WEIGHTS, drops_stem_relu, in_our_names, source_kind, tensors_of
 from reid.model.vit import grid_size, is_vit, resized_positions
@@ -94,7 +95,9 @@ def load_pretrained(embedder: Embedder, path: Path | None, *, choice: str, min_s
     tensors = tensors_of(path, content)
     named = in_our_names(tensors)
     if choice == "imagenet":
-        named = {ours: entry for ours, entry in named.items() if ours.startswith("base.")}
+        # an OSNet's layer behind the pooling was trained on ImageNet too
+        of_imagenet = ("base.", "reduction.") if isinstance(embedder.base, OSNet) else ("base.",)
+        named = {ours: entry for ours, entry in named.items() if ours.startswith(of_imagenet)}
     _refuse_bottlenecks(path, backbone, named, embedder.state_dict())
     source, grid = source_kind(content, tensors), _own_grid(content, named)
     report = copy_weights(embedder, named, source=source, tensors=tensors, grid=grid)
@@ -234,7 +237,9 @@ def _from_hub(backbone: str) -> Path:
 
 def _published(backbone: str) -> str:
     """The file in which the authors of an OWN network published its ImageNet weights."""
-    return f"{IBN_RESNETS[backbone]}_ibn_a-*.pth, a release of github.com/XingangPan/IBN-Net"
+    if backbone in IBN_RESNETS:
+        return f"{IBN_RESNETS[backbone]}_ibn_a-*.pth, a release of github.com/XingangPan/IBN-Net"
+    return f"{backbone}_imagenet.pth, of the model zoo of github.com/KaiyangZhou/deep-person-reid"
 
 
 def _why_unreachable(address: str) -> str | None:

@@ -22,7 +22,8 @@ class Model(Section):
         InForm("backbone"),
     ] = "resnet_50"
     """Backbone: resnet_18/34/50/101/152, resnet_18/34/50/101_ibn_a (Pan et al., ECCV 2018),
-    swin_{tiny,small,base}_patch4_window7_224, vit_{tiny,small,base}_patch16, or timm/<name of timm's model>."""
+    osnet[_ain]_x1_0/x0_75/x0_5/x0_25 and osnet_ibn_x1_0 (Zhou et al., ICCV 2019), vit_{tiny,small,base}_patch16,
+    swin_{tiny,small,base}_patch4_window7_224, or timm/<name of timm's model>."""
     last_stride: Annotated[Literal[1, 2], PartOfNetwork("last_stride")] = 1
     """Stride of the last ResNet stage; 1 doubles the feature map's height and width."""
     stem_relu: Annotated[Switch, PartOfNetwork("stem_relu")] = "auto"
@@ -49,7 +50,8 @@ class Model(Section):
     neck: Annotated[Literal["bnneck", ""], PartOfNetwork("neck")] = "bnneck"
     """Layer between the features of the metric loss and the classifier. bnneck: a BatchNorm; "": none."""
     feat_dim: Annotated[Count | None, PartOfNetwork("feat_dim"), InForm("embedding_width")] = 256
-    """Width of the embedding; null: the backbone's own width. A Swin keeps its own unless reduce_feat_dim is true."""
+    """Width of the embedding; null: the backbone's own width. A Swin keeps its own unless reduce_feat_dim is true.
+    An OSNet with a width has torchreid's layer (linear, BatchNorm, ReLU) of it; torchreid's weights have 512."""
     neck_feat: Annotated[Literal["before", "after"], PartOfNetwork("neck_feat")] = "after"
     """Side of the neck from which the embedding is taken at test time."""
     metric_loss_type: Literal["triplet", "center", "triplet_center"] = "triplet"

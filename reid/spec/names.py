@@ -28,6 +28,8 @@ BACKBONES = (
     *("swin_tiny_patch4_window7_224", "swin_small_patch4_window7_224", "swin_base_patch4_window7_224"),
     *("vit_tiny_patch16", "vit_small_patch16", "vit_base_patch16"),
     *("resnet_18_ibn_a", "resnet_34_ibn_a", "resnet_50_ibn_a", "resnet_101_ibn_a"),
+    *("osnet_x1_0", "osnet_x0_75", "osnet_x0_5", "osnet_x0_25", "osnet_ibn_x1_0"),
+    *("osnet_ain_x1_0", "osnet_ain_x0_75", "osnet_ain_x0_5", "osnet_ain_x0_25"),
 )
 """The backbones of reid.model.backbones; any model of timm is another."""
 ANY_TIMM = "timm/"

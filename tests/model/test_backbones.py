@@ -174,8 +174,9 @@ def test_an_unknown_backbone_is_an_error_with_the_nearest_names(backbone: str, n
     assert str(error.value).endswith(
         "\n  want: one of resnet_18, resnet_34, resnet_50, resnet_101, resnet_152, swin_tiny_patch4_window7_224,"
         " swin_small_patch4_window7_224, swin_base_patch4_window7_224, vit_tiny_patch16, vit_small_patch16,"
-        " vit_base_patch16, resnet_18_ibn_a, resnet_34_ibn_a, resnet_50_ibn_a, resnet_101_ibn_a,"
-        " or timm/<name> for any model of timm"
+        " vit_base_patch16, resnet_18_ibn_a, resnet_34_ibn_a, resnet_50_ibn_a, resnet_101_ibn_a, osnet_x1_0,"
+        " osnet_x0_75, osnet_x0_5, osnet_x0_25, osnet_ibn_x1_0, osnet_ain_x1_0, osnet_ain_x0_75, osnet_ain_x0_5,"
+        " osnet_ain_x0_25, or timm/<name> for any model of timm"
     )
 
 
