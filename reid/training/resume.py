@@ -28,7 +28,7 @@ from reid.training.host_copies import HostCopies
 logger = logging.getLogger(__name__)
 
 LATEST, BEST = "reid_model_latest.pth", "reid_model_best.pth"
-ADDED_SETTINGS: dict[str, Any] = {"train.ema_decay": 0.0}
+ADDED_SETTINGS: dict[str, Any] = {"train.ema_decay": 0.0, "train.freeze_epochs": 0}
 """Deciding settings that older checkpoints do not have, and their values at that time; model.checkpoint has those of
 the network."""
 EPOCH = re.compile(r"model_epoch_(\d{3,})\.pth")
