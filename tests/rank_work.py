@@ -119,7 +119,9 @@ class FrozenStatistics(Callback):
         self.figures.append({name: float(value) for name, value in outputs.items()})
 
 
-def train_some_steps(*, folder: str, sampler: str, ranks: Ranks, frozen: bool = True, **_: Any) -> None:
+def train_some_steps(
+    *, folder: str, sampler: str, ranks: Ranks, frozen: bool = True, freeze_epochs: int = 0, **_: Any
+) -> None:
     """Three epochs of 3 steps on 23 noise images of 6 persons with all losses; rank 0 writes gradients and weights."""
     devices = ("cpu",) * ranks.size
     share_the_cpu(devices)
@@ -150,6 +152,7 @@ def train_some_steps(*, folder: str, sampler: str, ranks: Ranks, frozen: bool = 
         center_loss_weight=0.01,
         center_lr=0.5,
         ema_decay=0.0,
+        freeze_epochs=freeze_epochs,
         seed=0,
     )
     label = np.repeat(np.arange(6), [5, 2, 4, 1, 8, 3])

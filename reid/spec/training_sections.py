@@ -90,6 +90,9 @@ class Train(Section):
     """Folder of the task's files; null: <results_dir>/train."""
     clip_grad_norm: Annotated[NotNegative, DecidesTraining()] = 0.0
     """Largest L2 norm of the gradient; 0: no clipping."""
+    freeze_epochs: Annotated[int, Field(ge=0), DecidesTraining()] = 0
+    """Number of epochs at the beginning in which only the head learns, and the backbone stays as it is; fast-reid's
+    SBS has about 5."""
     ema_decay: Annotated[float, Field(ge=0, lt=1), DecidesTraining()] = 0.0
     """Decay of the moving average (EMA) of the weights, 0.9999 for example; validation, the best checkpoint and every
     later task take the averaged weights then. It begins lower: min(ema_decay, (1 + n) / (10 + n)) after n steps. 0:

@@ -23,6 +23,7 @@ from reid.model.checkpoint import AVERAGE
 from reid.model.embedder import Embedder
 from reid.training.averaging import AVERAGED_STEPS, AveragedNetwork
 from reid.training.chosen_losses import OF_THE_WHOLE_BATCH
+from reid.training.freezing import Freezing
 from reid.training.loss_scaling import scaling_of
 from reid.training.plateau import Plateau
 
@@ -54,11 +55,13 @@ class Training(pl.LightningModule):
         center_loss_weight: float,
         center_lr: float,
         ema_decay: float,
+        freeze_epochs: int,
         seed: int,
     ) -> None:
         """epoch_factor: epoch (from 0) -> factor on the base learning rate; plateau: another factor, or None.
 
-        ema_decay: of the moving average of the weights; 0: none is kept.
+        ema_decay: of the moving average of the weights; 0: none is kept. freeze_epochs: in how many the
+        backbone is frozen.
         """
         super().__init__()
         self.model, self.losses = model, losses
@@ -70,10 +73,17 @@ class Training(pl.LightningModule):
         self._average: AveragedNetwork | None = None
         self._average_state: dict[str, Any] | None = None
         self._begin, self._steps_taken = (0, 0), 0
+        self._freezing = Freezing(model.base, epochs=freeze_epochs)
+
+    def setup(self, stage: str) -> None:
+        """Freezes the backbone if the first epoch to do is a frozen one, before the ranks agree on what to exchange."""
+        self._freezing.let_learn(not self._freezing.covers(self._begin[0]))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The network's optimizer; each group keeps its base learning rate as `initial_lr`."""
+        """The optimizer of all that learns sooner or later; each group keeps its base learning rate as `initial_lr`."""
+        learns = self._freezing.let_learn(True)
         optimizer = self._build_optimizer(self.model)
+        self._freezing.let_learn(learns)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         return optimizer
@@ -112,7 +122,9 @@ class Training(pl.LightningModule):
         self._optimizer_state = None
 
     def on_train_epoch_start(self) -> None:
-        """Sets the epoch's learning rate."""
+        """Sets the epoch's learning rate, and whether the backbone learns."""
+        if self._freezing.begin_epoch(self.current_epoch, self.trainer):
+            self._steps_taken = 0  # these steps need more memory
         factor = self.learning_rate_at(self.current_epoch)
         for group in self._optimizer().param_groups:
             group["lr"] = group["initial_lr"] * factor

@@ -186,6 +186,7 @@ def build_data(
 def build_module(spec: Experiment, network: Embedder) -> Training:
     """The LightningModule with the losses, the optimizer and the learning rates of the spec."""
     section, optim = spec.model, spec.train.optim
+    _refuse_head_that_cannot_learn(spec, network)
     losses = build_losses(
         sampler=spec.dataset.sampler,
         metric_loss_type=section.metric_loss_type,
@@ -227,8 +228,22 @@ def build_module(spec: Experiment, network: Embedder) -> Training:
         center_loss_weight=optim.center_loss_weight,
         center_lr=optim.center_lr,
         ema_decay=spec.train.ema_decay,
+        freeze_epochs=spec.train.freeze_epochs,
         seed=spec.train.seed,
     )
+
+
+def _refuse_head_that_cannot_learn(spec: Experiment, network: Embedder) -> None:
+    """Raises SpecError if the backbone is frozen and no other parameter decides the features of the metric loss."""
+    learns = any(
+        parameter.requires_grad and not name.startswith(("base.", "bottleneck.", "classifier."))
+        for name, parameter in network.named_parameters()
+    )
+    if spec.train.freeze_epochs and spec.dataset.sampler == "triplet" and not learns:
+        raise SpecError(
+            f"train.freeze_epochs: {spec.train.freeze_epochs}: dataset.sampler = triplet teaches the backbone only\n"
+            "  want: 0; or dataset.sampler=softmax_triplet, or model.feat_dim other than the backbone's width"
+        )
 
 
 def validation_of(spec: Experiment, manifest: Manifest, contract: Contract) -> Validation:

@@ -141,6 +141,24 @@ def clip_grad_norm(lab: Lab) -> None:
     assert 0 < moved[1] <= steps * 0.0001 * 1.01
 
 
+def freeze_epochs(lab: Lab) -> None:
+    """Whatever the learning rate, the frozen backbone is the untrained one, statistics included."""
+    for epochs, same in ((1, True), (0, False)):
+        slow, fast = (
+            lab.train(f"train.freeze_epochs={epochs}", f"train.optim.base_lr={rate}").checkpoint["state_dict"]
+            for rate in (0.003, 0.03)
+        )
+        base = [name for name in slow if name.startswith("model.base.")]
+        assert all(torch.equal(slow[name], fast[name]) for name in base) is same
+        assert not torch.equal(slow["model.reduction.weight"], fast["model.reduction.weight"])
+    with pytest.raises(SpecError) as caught:
+        lab.module("train.freeze_epochs=2", "dataset.sampler=triplet", "model.feat_dim=null")
+    assert str(caught.value) == (
+        "train.freeze_epochs: 2: dataset.sampler = triplet teaches the backbone only\n"
+        "  want: 0; or dataset.sampler=softmax_triplet, or model.feat_dim other than the backbone's width"
+    )
+
+
 def ema_decay(lab: Lab) -> None:
     """The training is the same; a slower average is farther from its last weights."""
     assert "ema" not in lab.train().checkpoint
@@ -265,6 +283,7 @@ TRAIN: dict[str, Callable[[Lab], None]] = {
     "train.resume_training_checkpoint_path": resume_training_checkpoint_path,
     "train.results_dir": results_dir,
     "train.clip_grad_norm": clip_grad_norm,
+    "train.freeze_epochs": freeze_epochs,
     "train.ema_decay": ema_decay,
     "train.precision": precision,
     "train.channels_last": channels_last,

@@ -57,6 +57,7 @@ def training(parts: torch.nn.ModuleDict | None = None, **changes: object) -> Tra
         "center_loss_weight": 0.01,
         "center_lr": 0.5,
         "ema_decay": 0.0,
+        "freeze_epochs": 0,
         "seed": 0,
     }
     return Training(network, losses() if parts is None else parts, **(values | changes))

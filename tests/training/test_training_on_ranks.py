@@ -42,6 +42,24 @@ def test_two_processes_share_the_statistics_of_batch_normalisation(tmp_path, mon
         torch.testing.assert_close(two["state"][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["softmax_triplet", "triplet"])
+def test_two_processes_freeze_the_backbone_and_let_it_learn_as_one_does(tmp_path, monkeypatch, sampler):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    arguments = {"folder": str(tmp_path), "sampler": sampler, "freeze_epochs": 1}
+    rank_work.train_some_steps(**arguments, ranks=SINGLE_PROCESS)
+    run_on_ranks("tests.rank_work:train_some_steps", arguments, local=2)
+    one, two = (torch.load(tmp_path / f"of_{size}.pth", weights_only=True) for size in (1, 2))
+    sizes = [len(gradient) for gradient in one["gradients"]]
+    frozen = sizes.count(sizes[0])
+    assert sizes[:frozen] == sizes[:1] * frozen  # the first epoch's steps have gradients of the head only
+    assert min(sizes[frozen:]) > sizes[0]
+    for mine, theirs in zip(one["gradients"], two["gradients"], strict=True):
+        torch.testing.assert_close(theirs, mine, rtol=2e-4, atol=2e-5)
+    for name, tensor in one["state"].items():
+        torch.testing.assert_close(two["state"][name], tensor, rtol=2e-4, atol=2e-5, msg=name)
+
+
 class SecondOfTwo(SingleProcess):
     """A rank whose first one computes on newer GPUs."""
 
