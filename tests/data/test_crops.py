@@ -48,6 +48,8 @@ def test_padding_is_a_share_of_the_box_and_ends_at_the_border() -> None:
         (Box(1, 1, 10, 10, 20, 60, visibility=0.4), "visible by less than 0.5"),
         (Box(1, 1, -11, 10, 20, 60), "outside the frame or mostly so"),  # 9 of 20 columns
         (Box(1, 1, 200, 10, 20, 60), "outside the frame or mostly so"),
+        (Box(1, 1, 10, 10, 1e-200, 1e-200), "outside the frame or mostly so"),
+        (Box(1, 1, 10, 10, 1e300, 1e300), "outside the frame or mostly so"),
         (Box(1, 1, 10, 10, 20, 31), "lower than 32 pixels"),
         (Box(1, 1, 10, 50, 20, 60 - 0.1), "lower than 32 pixels"),  # 30 of 60 rows are inside
     ],
