@@ -10,6 +10,7 @@ def network_settings(**changes: Any) -> dict[str, Any]:
         "last_stride": 1,
         "stem_relu": True,
         "stem_pool": "padded",
+        "pooling": "mean",
         "neck": "bnneck",
         "neck_feat": "after",
         "feat_dim": 16,
@@ -24,6 +25,7 @@ def network_settings(**changes: Any) -> dict[str, Any]:
         "dropout_rate": 0.0,
         "reduce_feat_dim": False,
         "semantic_weight": 1.0,
+        "stride_size": [16, 16],
     }
     assert set(changes) <= set(settings), changes
     return settings | changes

@@ -20,7 +20,8 @@ from reid.distributed.group import StoppedTogether, Tell
 from reid.distributed.ranks import Ranks
 from reid.errors import ArtifactError
 from reid.model.embedder import build_embedder
-from reid.training.lightning import Training, build_losses
+from reid.training.chosen_losses import build_losses
+from reid.training.lightning import Training
 from reid.training.resume import DurableCheckpoints
 from reid.training.schedule import build_optimizer, parameter_groups
 from reid.training.trainer import fit, seed_everything
@@ -148,6 +149,7 @@ def train_some_steps(*, folder: str, sampler: str, ranks: Ranks, frozen: bool = 
         clip_grad_norm=5.0,
         center_loss_weight=0.01,
         center_lr=0.5,
+        ema_decay=0.0,
         seed=0,
     )
     label = np.repeat(np.arange(6), [5, 2, 4, 1, 8, 3])

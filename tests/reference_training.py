@@ -69,7 +69,19 @@ def cosine_with_warmup(epoch: int, num_epochs: int, warmup_epochs: int) -> float
     return 0.002 + 0.5 * (1 - 0.002) * (1 + math.cos(math.pi * min(epoch, num_epochs) / num_epochs))
 
 
+def _instance_norm(maps: Tensor, state: Mapping[str, Tensor], name: str) -> Tensor:
+    """Each channel of each image has mean 0 and variance 1: Ulyanov et al. 2016, arXiv:1607.08022, eq. 8."""
+    mean = maps.mean(dim=(2, 3), keepdim=True)
+    variance = ((maps - mean) ** 2).mean(dim=(2, 3), keepdim=True)
+    normalised = (maps - mean) / torch.sqrt(variance + 1e-5)
+    return normalised * state[f"{name}.weight"].view(1, -1, 1, 1) + state[f"{name}.bias"].view(1, -1, 1, 1)
+
+
 def _norm(maps: Tensor, state: Mapping[str, Tensor], name: str) -> Tensor:
+    if f"{name}.IN.weight" in state:  # IBN-a: Pan et al. 2018, figure 3
+        half = maps.shape[1] // 2
+        apart = [_instance_norm(maps[:, :half], state, f"{name}.IN"), _norm(maps[:, half:], state, f"{name}.BN")]
+        return torch.cat(apart, dim=1)
     mean, variance = state[f"{name}.running_mean"], state[f"{name}.running_var"]
     shape = (1, -1) + (1,) * (maps.ndim - 2)
     scale = state[f"{name}.weight"] / torch.sqrt(variance + 1e-5)
@@ -131,9 +143,13 @@ def tao_resnet_embedding(
 def strong_baseline_embedding(
     images: Tensor, state: Mapping[str, Tensor], *, stage_depths: Sequence[int], last_stride: int, neck_feat: str
 ) -> Tensor:
-    """reid-strong-baseline's: no ReLU in the stem, global average pooling, the feature after or before the BNNeck."""
+    """reid-strong-baseline's: global average pooling, the feature after or before the BNNeck.
+
+    Its resnet.py has no ReLU in the stem, its resnet_ibn_a.py has one.
+    """
     base = {name.removeprefix("base."): tensor for name, tensor in state.items()}
-    maps = resnet_map(images, base, stage_depths=stage_depths, last_stride=last_stride, stem_relu=False)
+    relu = "layer1.0.bn1.IN.weight" in base
+    maps = resnet_map(images, base, stage_depths=stage_depths, last_stride=last_stride, stem_relu=relu)
     feature = maps.mean(dim=(2, 3))
     return _norm(feature, state, "bottleneck") if neck_feat == "after" else feature
 

@@ -1,4 +1,4 @@
-"""Training augmentation of whole batches: pad-and-crop, flip, random erasing; normalised as the contract says.
+"""Training augmentation of whole batches: pad-and-crop, flip, colours, random erasing; normalised as the contract says.
 
 It has two steps. `draw` takes all random numbers from a generator and returns a plan, a few numbers for each image;
 `augment` carries out a plan and has nothing random in it. So a batch is the same whichever process makes it, and after
@@ -8,7 +8,8 @@ Shapes: B images, H height, W width, C channels.
 """
 
 import functools
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reid.contract import scale_and_offset
+from reid.data.colours import Colours, draw_colours
+from reid.data.operations import Operations, carry_out, parameters_of
 
 STREAM = 2  # keeps these draws apart from the sampler's, which share the seed
 ERASED_AREA = (0.02, 0.4)
@@ -25,7 +28,7 @@ ERASING_TRIES = 100
 
 @dataclass(frozen=True)
 class Plan:
-    """What happens to each of B images, in this order: shift (black comes in), mirror, erase."""
+    """What happens to each of B images, in this order: before, shift (black comes in), mirror, after, erase."""
 
     shift: NDArray[np.int64]
     """(B, 2) pixels down and right, -padding..padding."""
@@ -33,10 +36,15 @@ class Plan:
     """(B,)"""
     erased: NDArray[np.int64]
     """(B, 4) top, left, height, width of the erased box; a height of 0 means none."""
+    before: Operations | None = None
+    """AutoAugment; None: nothing."""
+    after: Operations | None = None
+    """Colour jitter and grey; None: nothing."""
 
     def rows(self, rows: slice) -> "Plan":
         """The part of the plan that belongs to some of the images."""
-        return Plan(*(getattr(self, field.name)[rows] for field in fields(self)))
+        operations = (part and part.rows(rows) for part in (self.before, self.after))
+        return Plan(self.shift[rows], self.mirror[rows], self.erased[rows], *operations)
 
 
 def step_rng(*, seed: int, epoch: int, step: int) -> np.random.Generator:
@@ -53,8 +61,11 @@ def draw(
     padding: int,
     flip_probability: float,
     erasing_probability: float,
+    colours: Colours | None = None,
 ) -> Plan:
     """A plan for `count` images: a crop at random after padding, a flip by chance, a random erased box by chance.
+
+    Colours have random streams of their own: None gives the same plan without them.
 
     The box follows Zhong et al., AAAI 2020, arXiv:1708.04896, algorithm 1: area 0.02-0.4 of the image, aspect
     0.3-3.33, drawn again until it fits (if all hundred tries fail, nothing is erased). Shifting before mirroring has
@@ -73,7 +84,8 @@ def draw(
     box_width = np.take_along_axis(box_width, first, 1)[:, 0] * (box_height > 0)
     top = rng.integers(0, height - box_height, endpoint=True)
     left = rng.integers(0, width - box_width, endpoint=True)
-    return Plan(shift, mirror, np.stack([top, left, box_height, box_width], axis=1))
+    before, after = draw_colours(rng, count, colours) if colours else (None, None)
+    return Plan(shift, mirror, np.stack([top, left, box_height, box_width], axis=1), before, after)
 
 
 def augment(pixels: NDArray[np.uint8], plan: Plan, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -81,7 +93,11 @@ def augment(pixels: NDArray[np.uint8], plan: Plan, *, mean: tuple[float, ...], s
 
     Erased boxes hold `mean` AFTER normalisation, as in the strong baseline and TAO (Zhong et al. fill before it).
     """
-    images = normalize(_mirror(_shift(pixels, plan.shift), plan.mirror), mean=mean, std=std)
+    before = dict(_changed(pixels, plan.before))
+    moved = _mirror(_shift(pixels, before, plan.shift), plan.mirror)
+    for row, changed in _changed(moved.numpy(), plan.after):
+        moved[row] = changed
+    images = normalize(moved, mean=mean, std=std)
     fill = erased_value(mean, images.device)
     for image, (top, left, height, width) in zip(images, plan.erased.tolist()):
         if height:
@@ -115,13 +131,28 @@ def erased_value(mean: tuple[float, ...], device: torch.device) -> Tensor:
         return torch.tensor(mean, device=device)[:, None, None]
 
 
-def _shift(pixels: NDArray[np.uint8], shift: NDArray[np.int64]) -> Tensor:
-    """Each image moved by its (down, right); what moves in is black."""
+def _changed(pixels: NDArray[np.uint8], operations: Operations | None) -> Iterator[tuple[int, Tensor]]:
+    """The row and the image (H, W, C) after its operations, for each image of pixels (B, H, W, C) that has any."""
+    if not operations:
+        return
+    height, width = pixels.shape[1:3]
+    for row in np.flatnonzero(operations.kind.any(axis=1)).tolist():
+        image = torch.from_numpy(np.array(pixels[row]))[None]
+        for kind, value in zip(operations.kind[row].tolist(), operations.value[row]):
+            if kind:
+                parameters = parameters_of(kind, value[None], height=height, width=width)
+                image = carry_out(kind, image, torch.from_numpy(parameters))
+        yield row, image[0]
+
+
+def _shift(pixels: NDArray[np.uint8], instead: dict[int, Tensor], shift: NDArray[np.int64]) -> Tensor:
+    """Each image moved by its (down, right), some with others in their place; what moves in is black."""
     height, width = pixels.shape[1:3]
     moved = np.zeros_like(pixels)
-    for target, source, (down, right) in zip(moved, pixels, shift.tolist()):
+    for row, (target, source, (down, right)) in enumerate(zip(moved, pixels, shift.tolist())):
         if abs(down) < height and abs(right) < width:  # else the whole image is moved out
-            target[max(down, 0) : height + down, max(right, 0) : width + right] = source[
+            image = instead[row].numpy() if row in instead else source
+            target[max(down, 0) : height + down, max(right, 0) : width + right] = image[
                 max(-down, 0) : height - down, max(-right, 0) : width - right
             ]
     return torch.from_numpy(moved)

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from reid.contract import Contract
 from reid.data.augment import Plan, augment, draw, step_rng
-from reid.data.device_augment import augment_batch, packed
+from reid.data.colours import Colours
+from reid.data.device_augment import PackedPlan, augment_batch, packed
 from reid.data.planning import PlannedEpochs
 from reid.data.sampler import EpochSteps, Indices, Step, rank_columns
 
@@ -52,8 +53,7 @@ class Parcel(NamedTuple):
     """(B, H, W, C) uint8; empty if the device holds all images."""
     row: Tensor
     """(B,) int64, indices into the training split."""
-    plan: Tensor
-    """(B, 7) int64, see reid.data.device_augment."""
+    plan: PackedPlan
     label: Tensor
     step: Step
 
@@ -99,7 +99,8 @@ class Parcels(AugmentedImages):
         """What a device needs to make this rank's part of a step's batch."""
         own, plan = self._draw(wanted)
         pixels = torch.from_numpy(self.pixels[own if self.with_pixels else own[:0]])
-        return Parcel(pixels, torch.from_numpy(own), packed(plan), torch.from_numpy(self.label[own]), wanted)
+        ready = packed(plan, height=self.contract.height, width=self.contract.width)
+        return Parcel(pixels, torch.from_numpy(own), ready, torch.from_numpy(self.label[own]), wanted)
 
 
 class TrainingData(pl.LightningDataModule):
@@ -118,11 +119,13 @@ class TrainingData(pl.LightningDataModule):
         padding: int,
         flip_probability: float,
         erasing_probability: float,
+        colours: Colours | None = None,
         on_device: bool = False,
         channels_last: bool = True,
     ) -> None:
         """pixels (N, H, W, C) uint8; label (N,) int64 classifier rows; num_instances: K, None for plain shuffling;
-        on_device: whether the training's device augments; channels_last: the memory layout of the batches.
+        colours: how their colours are changed, None: not at all; on_device: whether the training's device augments;
+        channels_last: the memory layout of the batches.
         """
         super().__init__()
         self._begin, self._gave_back = (0, 0), False
@@ -137,6 +140,7 @@ class TrainingData(pl.LightningDataModule):
             padding=padding,
             flip_probability=flip_probability,
             erasing_probability=erasing_probability,
+            colours=colours,
         )
         self._planned = PlannedEpochs(self.steps().plan)
 

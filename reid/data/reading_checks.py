@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from reid.data.findings import Finding, SplitSurvey, counted
+from reid.data.findings import Finding, counted
 from reid.data.image_file import DAMAGED_EXIF, DEEP_MODES, UPRIGHT
+from reid.data.surveys import SplitSurvey
 
 
 def turned(survey: SplitSurvey) -> Iterator[Finding]:

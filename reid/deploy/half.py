@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 KEPT_IN_FLOAT32 = {
     # sums over a whole map or vector, and the BNNeck, overflow or lose digits in half precision, and take little time
-    *("BatchNormalization", "GlobalAveragePool", "LayerNormalization", "LpNormalization", "ReduceL2", "ReduceMean"),
+    *("BatchNormalization", "GlobalAveragePool", "InstanceNormalization", "LayerNormalization"),
+    *("LpNormalization", "ReduceL2", "ReduceMean"),
+    # the powers of GeM pooling overflow
+    "Pow",
     # ONNX wants their inputs in float32
     *("Range", "Resize"),
 }

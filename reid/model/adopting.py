@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from reid.errors import ArtifactError
 from reid.model.backbones import timm_name
 from reid.model.embedder import Embedder, build_embedder
+from reid.model.ibn import IBN_RESNETS
+from reid.model.osnet import OSNETS
 from reid.model.safe_files import read_file
 from reid.model.sources import OURS, drops_stem_relu, in_our_names, source_kind, tensors_of
 from reid.model.weights import WeightsReport, copy_weights
@@ -23,14 +25,15 @@ NO_PART_OF_THE_EMBEDDING = re.compile(
     r"(.*\.)?centers|classifier\..*"
     # TAO's and SOLIDER's Swin: for other uses of its first stages, and for a stage behind the last
     r"|base\.(norm[012]|layers\.4\.downsample\.semantic_\w+)\..*"
+    # the classifier of ImageNet's classes
+    r"|base\.fc\.(weight|bias)"
     # fast-reid's preprocessing
     r"|base\.pixel_(mean|std)"
 )
 """Names, in this project, of tensors that a file may but need not have."""
 
 PARTS = {
-    r"pool\w*\.p$": "GeM pooling",
-    r"\.IN\.": "instance normalisation (IBN)",
+    r"layer\d\.\d+\.IN\.": "instance normalisation behind its blocks (IBN-b)",
     r"(^|\.)NL_\d": "non-local blocks",
     r"\.se(_module)?\.": "squeeze and excitation",
 }
@@ -127,9 +130,9 @@ def _require_all(path: Path, network: Embedder, named: Named, report: WeightsRep
     fitting = _fields_that_fit(network, named)
     if lacking:
         lines.append(f"  it has {' and '.join(lacking)}, which the spec's network does not have")
-    elif fitting:
+    if fitting and (not lacking or fitting[0].startswith("model.backbone=")):
         lines.append(f"  want: {' '.join(fitting)}, as the file has it")
-    else:
+    elif not lacking:
         lines.append("  want: the weights of that network, or a spec of the file's")
     raise ArtifactError("\n".join(lines))
 
@@ -144,13 +147,19 @@ def _fields_that_fit(network: Embedder, named: Named) -> list[str]:
     stem = shapes.get("base.conv1.weight") or shapes.get("base.patch_embed.proj.weight")
     if stem and len(stem) == 4 and stem[1] != settings["input_channels"]:
         fitting.append(f"model.input_channels={stem[1]}")
-    reduction = shapes.get("reduction.weight")
-    reduces = isinstance(network.reduction, nn.Linear)
-    if reduction and reduction[0] != network.embedding_size:
+    gem = "pool.power" in shapes
+    if gem != (settings["pooling"] == "gem"):
+        fitting.append(f"model.pooling={'gem' if gem else 'mean'}")
+    reduction = shapes.get("reduction.weight") or shapes.get("reduction.0.weight")
+    reduces = not isinstance(network.reduction, nn.Identity)
+    if backbone in OSNETS:
+        if settings["feat_dim"] != (reduction[0] if reduction else None):
+            fitting.append(f"model.feat_dim={reduction[0] if reduction else 'null'}")
+    elif reduction and reduction[0] != network.embedding_size:
         fitting.append(f"model.feat_dim={reduction[0]}")
     if backbone and backbone.startswith("swin") and bool(reduction) != settings["reduce_feat_dim"]:
         fitting.append(f"model.reduce_feat_dim={'true' if reduction else 'false'}")
-    elif reduces and not reduction:
+    elif reduces and not reduction and backbone not in OSNETS:
         fitting.append("model.feat_dim=null")
     neck = "bnneck" if "bottleneck.weight" in shapes else ""
     if neck != settings["neck"]:
@@ -163,10 +172,23 @@ def _fields_that_fit(network: Embedder, named: Named) -> list[str]:
 
 def _backbone(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """The spec's name of the backbone that has tensors of these shapes; None if they do not show it."""
+    if "base.conv1.conv.weight" in shapes:
+        return _osnet(shapes)
     blocks = {int(found[1]) for name in shapes if (found := re.match(r"base\.layer3\.(\d+)\.", name))}
     resnet = RESNETS.get(("base.layer3.0.conv3.weight" in shapes, len(blocks)))
+    if resnet and "base.layer1.0.bn1.IN.weight" in shapes:
+        return f"{resnet}_ibn_a" if f"{resnet}_ibn_a" in IBN_RESNETS else None
     if resnet:
         return resnet
     blocks = {int(found[1]) for name in shapes if (found := re.match(r"base\.layers\.2\.blocks\.(\d+)\.", name))}
     size = SWINS.get((len(blocks), shapes.get("base.patch_embed.proj.weight", (0,))[0]))
     return f"swin_{size}_patch4_window7_224" if size else None
+
+
+def _osnet(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """The spec's name of the OSNet that has tensors of these shapes."""
+    kind = "plain"
+    if "base.conv2.0.IN.weight" in shapes:
+        kind = "ibn" if "base.conv2.0.conv3.bn.weight" in shapes else "ain"
+    fitting = (name for name, described in OSNETS.items() if described == (kind, shapes["base.conv1.conv.weight"][0]))
+    return next(fitting, None)

@@ -1,7 +1,8 @@
 """This project's checkpoints: writing a network as one, and reading it back.
 
 A checkpoint is Lightning's dict (`state_dict` with the network under "model.") with an entry `reid` that says how to
-build the network, what its input is, and which persons its classifier knows. `safe_files.py` reads the file itself.
+build the network, what its input is, and which persons its classifier knows. A training with averaged weights keeps
+them under `ema` and goes on with `state_dict`; everything else takes the averaged ones. `safe_files.py` reads the file.
 
 Shapes: B images, C channels, H height, W width, D width of the embedding.
 """
@@ -31,7 +32,11 @@ FORMAT = 1
 PREFIX = "model."
 """The beginning of the network's tensor names: the LightningModule keeps it as `model`."""
 
-ADDED_SETTINGS = {"stem_pool": "padded"}
+AVERAGE = "ema"
+"""The entry of a training's checkpoint with the averaged weights, under the names of `state_dict`; if it is there, the
+model is what they make."""
+
+ADDED_SETTINGS: dict[str, Any] = {"stem_pool": "padded", "pooling": "mean", "stride_size": None}
 """Settings that older checkpoints do not have, and their values at that time."""
 
 
@@ -112,7 +117,7 @@ def load_model(path: Path, device: str = "cpu") -> LoadedModel:
     entry = checkpoint["reid"]
     settings = _settings(path, entry)
     network = build_embedder(**settings)
-    _load_strictly(path, network, checkpoint["state_dict"])
+    _load_strictly(path, network, checkpoint[AVERAGE if AVERAGE in checkpoint else "state_dict"])
     network.eval().requires_grad_(False)
     network = network.to(device).to(memory_format=_memory_format(network))  # type: ignore[call-overload]
     contract = Contract.from_json(entry["contract"])

@@ -1,24 +1,26 @@
-"""The network: backbone, global average pooling, reduction, BNNeck, classifier.
+"""The network: backbone, pooling, reduction, BNNeck, classifier.
 
 Luo et al. 2019, arXiv:1903.07071 (BNNeck); as TAO builds it.
 
 Shapes: B images, C channels, H height, W width, D width of the features, P persons (classes).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reid.errors import SpecError
-from reid.model.backbones import build_backbone, feature_map, is_swin
+from reid.model.backbones import build_backbone, class_token, feature_map, has_class_token, is_swin
+from reid.model.osnet import FullyConnected, OSNet
+from reid.model.pooling import POOLINGS, resolve_pooling
 
 
 class Embedder(nn.Module):
     """A backbone with the head of person re-identification; `build_embedder` builds it.
 
-    Its parts are base, reduction, bottleneck (the BNNeck) and classifier; `settings` are the values that
+    Its parts are base, pool, reduction, bottleneck (the BNNeck) and classifier; `settings` are the values that
     build_embedder takes.
     """
 
@@ -26,6 +28,7 @@ class Embedder(nn.Module):
         self,
         base: nn.Module,
         *,
+        pooling: str,
         reduction: nn.Module,
         neck: str,
         neck_feat: str,
@@ -36,10 +39,12 @@ class Embedder(nn.Module):
     ) -> None:
         super().__init__()
         self.base = base
+        self.encode = class_token if pooling == "class" else feature_map
+        self.pool = POOLINGS[pooling]()
         self.reduction = reduction
         self.bottleneck: nn.Module = nn.Identity()
         own_width = int(base.num_features)  # type: ignore[arg-type]
-        self.embedding_size = reduction.out_features if isinstance(reduction, nn.Linear) else own_width
+        self.embedding_size = int(getattr(reduction, "out_features", own_width))
         self.dropout = nn.Dropout(dropout_rate)
         self.classifier = nn.Linear(self.embedding_size, num_classes, bias=not neck)
         if neck:
@@ -53,12 +58,12 @@ class Embedder(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """images (B, C, H, W) -> features (B, D), before the BNNeck."""
-        return _in_float32(self._pooled, feature_map(self.base, images))
+        return _in_float32(self._pooled, self.encode(self.base, images))
 
-    def _pooled(self, mapped: Tensor) -> Tensor:
-        # TAO reduces by a 1 x 1 convolution and pools then. Both are linear, so pooling first gives the same features
-        # for 1 / (h w) of the multiplications.
-        reduced: Tensor = self.reduction(mapped.mean(dim=(2, 3)))
+    def _pooled(self, encoded: Tensor) -> Tensor:
+        # TAO reduces by a 1 x 1 convolution and takes the mean then. Both are linear, so pooling first gives the same
+        # features for 1 / (h w) of the multiplications.
+        reduced: Tensor = self.reduction(self.pool(encoded))
         return reduced
 
     def _classified(self, features: Tensor) -> Tensor:
@@ -101,6 +106,7 @@ def build_embedder(
     last_stride: int,
     stem_relu: bool,
     stem_pool: str,
+    pooling: str,
     neck: str,
     neck_feat: str,
     feat_dim: int | None,
@@ -115,10 +121,12 @@ def build_embedder(
     dropout_rate: float,
     reduce_feat_dim: bool,
     semantic_weight: float,
+    stride_size: Sequence[int] | None,
 ) -> Embedder:
     """The network of a spec's model section, with random weights; `stem_relu` is resolved by weights.resolve_stem_relu.
 
-    Raises SpecError for an unknown backbone, neck or neck_feat.
+    Its settings have the pooling that auto stands for. Raises SpecError for an unknown backbone, neck or neck_feat, and
+    for a pooling that the backbone does not have.
     """
     settings = dict(locals())
     _check_neck(neck, neck_feat)
@@ -134,9 +142,12 @@ def build_embedder(
         drop_out=drop_out,
         att_drop_rate=att_drop_rate,
         semantic_weight=semantic_weight,
+        stride_size=stride_size,
     )
+    settings["pooling"] = resolve_pooling(pooling, has_class_token=has_class_token(base), backbone=backbone)
     return Embedder(
         base,
+        pooling=settings["pooling"],
         reduction=_reduction(base, feat_dim=feat_dim, reduce_feat_dim=reduce_feat_dim),
         neck=neck,
         neck_feat=neck_feat,
@@ -156,9 +167,12 @@ def _check_neck(neck: str, neck_feat: str) -> None:
 def _reduction(base: nn.Module, *, feat_dim: int | None, reduce_feat_dim: bool) -> nn.Module:
     """The layer from the backbone's width to feat_dim, as in TAO; an identity if nothing is to be reduced.
 
-    A Swin is reduced only with reduce_feat_dim, and without a bias; any other backbone if feat_dim is not its width.
+    A Swin is reduced only with reduce_feat_dim, and without a bias; an OSNet has torchreid's layer, of any width,
+    unless feat_dim is None; any other backbone is reduced if feat_dim is not its width.
     """
     own_width = int(base.num_features)  # type: ignore[arg-type]
+    if isinstance(base, OSNet) and feat_dim is not None:
+        return FullyConnected(own_width, feat_dim)
     if feat_dim is None or feat_dim == own_width:
         return nn.Identity()
     if not is_swin(base):

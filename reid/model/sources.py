@@ -1,7 +1,7 @@
 """Finds out whose weights a file holds, and gives its tensors this project's names: base.*, reduction, bottleneck, ...
 
-torchvision, timm, Microsoft and torchreid name a bare backbone; TAO and reid-strong-baseline put it under "base.",
-fast-reid under "backbone.", beside its "heads."; TAO's and SOLIDER's Swin is mmcv's.
+torchvision, timm, Microsoft, IBN-Net and torchreid name a bare backbone; TAO and reid-strong-baseline put it under
+"base.", fast-reid under "backbone.", beside its "heads."; TAO's and SOLIDER's Swin is mmcv's.
 """
 
 import re
@@ -17,7 +17,9 @@ OURS, FAST_REID = "this project", "fast-reid"
 WRAPPERS = ("teacher", "state_dict", "model")
 """The entries in which SOLIDER, Lightning, torchreid, Microsoft and fast-reid keep their tensors."""
 
-HEAD = ("bottleneck.", "classifier.", "reduction.")
+HEAD = ("bottleneck.", "classifier.", "reduction.", "pool.power")
+GEM_POWER = re.compile(r"((heads|base|backbone)\.)?(\w*pool\w*|gem|gap)\.p")
+"""The power of GeM pooling: heads.pool_layer.p in fast-reid, gap.p in Cluster Contrast."""
 NOT_WEIGHTS = ("relative_position_index", "attn_mask", "num_batches_tracked")
 """The ends of names of tensors that are computed or counted, not learned."""
 
@@ -34,12 +36,22 @@ MM_SWIN: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 )
 """mmcv's names -> timm's; timm merges patches at the beginning of a stage, mmcv at the end of the stage before."""
 
+OSNET: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"\.conv2a\.", ".conv2.0.layers.0."),
+    (r"\.conv2([bcd])\.(\d)\.", lambda found: f".conv2.{'abcd'.index(found[1])}.layers.{found[2]}."),
+    (r"^conv([23])\.2\.0\.", r"pool\1.0."),
+)
+"""torchreid's names in its first OSNet -> those in its later one (AIN), which this project takes for both."""
+
 
 def tensors_of(path: Path, content: Any) -> dict[str, Tensor]:
     """The tensors in what `read_file` returned, by their names there, without the entries that wrap them.
 
-    Raises ArtifactError if TAO encrypted them, or if there are none.
+    Of a training of this project they are the averaged ones, if it has them. Raises ArtifactError if TAO encrypted
+    them, or if there are none.
     """
+    if isinstance(content, dict) and "reid" in content and "ema" in content:
+        content = content["ema"]
     while isinstance(content, dict):
         if "state_dict_encrypted" in content:
             raise ArtifactError(f"{path}: encrypted by TAO\n  want: weights that were saved without an encryption_key")
@@ -68,7 +80,8 @@ def source_kind(content: Any, tensors: Mapping[str, Tensor]) -> str:
         "strong baseline": any(name.startswith("base.") for name in tensors),
         FAST_REID: any(name.startswith("heads.") for name in tensors),
         "Microsoft Swin": "layers.0.downsample.reduction.weight" in tensors,
-        "torchreid": {"conv1.weight", "classifier.weight"} <= set(tensors),
+        "torchreid": {"conv1.weight", "classifier.weight"} <= set(tensors) or "conv1.conv.weight" in tensors,
+        "IBN-Net": "layer1.0.bn1.IN.weight" in tensors,
     }
     return next((kind for kind, holds in signs.items() if holds), "torchvision or timm")
 
@@ -77,6 +90,8 @@ def drops_stem_relu(content: Any, tensors: Mapping[str, Tensor]) -> bool:
     """Whether the weights were trained in a ResNet without a ReLU after the stem's batch normalisation."""
     if source_kind(content, tensors) == OURS:
         return not content["reid"]["model"]["stem_relu"]
+    if any(".bn1.IN." in name for name in tensors):  # the strong baseline's ResNet IBN-a has it
+        return False
     return any(name.removeprefix("model.") == "base.conv1.weight" for name in tensors)
 
 
@@ -84,10 +99,14 @@ def in_our_names(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]
     """This project's name -> (the file's name, tensor in this project's order), for tensors that are learned."""
     mm_swin = _is_mm_swin(tensors)
     merges_at_the_end = any(name.endswith("layers.0.downsample.reduction.weight") for name in tensors)
+    osnet = any(name.endswith("conv1.conv.weight") for name in tensors)
     named: dict[str, tuple[str, Tensor]] = {}
     for theirs, tensor in tensors.items():
         name = theirs.removeprefix("model.")
         if name.endswith(NOT_WEIGHTS):
+            continue
+        if GEM_POWER.fullmatch(name):
+            named["pool.power"] = (theirs, tensor.reshape(-1))
             continue
         if name.startswith(("base.feature.", "fcneck.")):
             # TAO's reduction: a 1 x 1 convolution (D, C, 1, 1) behind a ResNet, a matrix behind Swin
@@ -101,6 +120,12 @@ def in_our_names(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]
             named[name] = (theirs, tensor)
             continue
         name = name.removeprefix("base.").removeprefix("backbone.")
+        if osnet:
+            for pattern, replacement in OSNET:
+                name = re.sub(pattern, replacement, name)
+            found = re.match(r"fc\.([01]\.\w+)$", name)  # a layer, its normalisation and a ReLU behind the pooling
+            named[f"reduction.{found[1]}" if found else f"base.{name}"] = (theirs, tensor)
+            continue
         if mm_swin:
             ordered = _merged_as_timm(tensor) if ".downsample." in name else tensor
             for pattern, replacement in MM_SWIN:

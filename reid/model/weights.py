@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -14,10 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reid.errors import ArtifactError, SpecError
-from reid.model.backbones import timm_name
+from reid.model.backbones import OWN, timm_name
 from reid.model.embedder import Embedder
+from reid.model.ibn import IBN_RESNETS
+from reid.model.osnet import OSNet
 from reid.model.safe_files import read_file
 from reid.model.sources import NOT_WEIGHTS, drops_stem_relu, in_our_names, source_kind, tensors_of
+from reid.model.vit import grid_size, is_vit, resized_positions
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +42,7 @@ class WeightsReport:
     reshaped: tuple[str, ...]
     """Tensors of `matched` that were summed over colours or interpolated to fit."""
     source_kind: str
-    """this project, TAO, strong baseline, fast-reid, SOLIDER, Microsoft Swin, torchreid, or torchvision or timm."""
+    """Whose weights they are, in the words of sources.source_kind."""
     share: float
     """The share of the backbone's tensors that were copied, 0..1."""
 
@@ -91,9 +95,12 @@ def load_pretrained(embedder: Embedder, path: Path | None, *, choice: str, min_s
     tensors = tensors_of(path, content)
     named = in_our_names(tensors)
     if choice == "imagenet":
-        named = {ours: entry for ours, entry in named.items() if ours.startswith("base.")}
+        # an OSNet's layer behind the pooling was trained on ImageNet too
+        of_imagenet = ("base.", "reduction.") if isinstance(embedder.base, OSNet) else ("base.",)
+        named = {ours: entry for ours, entry in named.items() if ours.startswith(of_imagenet)}
     _refuse_bottlenecks(path, backbone, named, embedder.state_dict())
-    report = copy_weights(embedder, named, source=source_kind(content, tensors), tensors=tensors)
+    source, grid = source_kind(content, tensors), _own_grid(content, named)
+    report = copy_weights(embedder, named, source=source, tensors=tensors, grid=grid)
     if report.share < min_share:
         matched = sum(name.startswith("base.") for name in report.matched)
         missing = [name for name in report.missing if name.startswith("base.")]
@@ -119,10 +126,26 @@ def _refuse_bottlenecks(path: Path, backbone: str, named: Collection[str], wante
         )
 
 
+def _own_grid(content: Any, named: Mapping[str, tuple[str, Tensor]]) -> tuple[int, int] | None:
+    """Rows and columns of a ViT's patches, if the file is this project's and so says how its images are cut."""
+    settings = content.get("reid", {}).get("model", {}) if isinstance(content, dict) else {}
+    patches = named.get("base.patch_embed.proj.weight")
+    if not settings.get("stride_size") or patches is None:
+        return None
+    patch = patches[1].shape[2:]
+    stride = [min(step, side) for step, side in zip(settings["stride_size"], patch, strict=True)]
+    return grid_size((settings["height"], settings["width"]), patch=patch, stride=stride)
+
+
 def copy_weights(
-    embedder: Embedder, named: Mapping[str, tuple[str, Tensor]], *, source: str, tensors: Collection[str]
+    embedder: Embedder,
+    named: Mapping[str, tuple[str, Tensor]],
+    *,
+    source: str,
+    tensors: Collection[str],
+    grid: tuple[int, int] | None = None,
 ) -> WeightsReport:
-    """Copies every tensor that fits, unchanged or reshaped, and returns the report."""
+    """Copies every tensor that fits, unchanged or reshaped, and returns the report; `grid` is of the file's patches."""
     matched, missing, reshaped, used = [], [], [], set()
     wanted = {name: tensor for name, tensor in embedder.state_dict().items() if not name.endswith(NOT_WEIGHTS)}
     for name, target in wanted.items():
@@ -131,7 +154,7 @@ def copy_weights(
             continue
         theirs, found = named[name]
         used.add(theirs)
-        fitted = found if found.shape == target.shape else _reshaped(embedder, name, found, target)
+        fitted = found if found.shape == target.shape else _reshaped(embedder, name, found, target, grid)
         if fitted is None:
             missing.append(f"{name} (found {tuple(found.shape)}, want {tuple(target.shape)})")
             continue
@@ -151,8 +174,15 @@ def copy_weights(
     )
 
 
-def _reshaped(embedder: Embedder, name: str, found: Tensor, target: Tensor) -> Tensor | None:
-    """`found` in the shape of `target`: the stem for other colours, Swin's tables for other windows; else None."""
+def _reshaped(
+    embedder: Embedder, name: str, found: Tensor, target: Tensor, grid: tuple[int, int] | None
+) -> Tensor | None:
+    """`found` in the shape of `target`: the stem for other colours, Swin's tables for other windows, a ViT's positions.
+
+    None if it cannot be.
+    """
+    if name == "base.pos_embed" and is_vit(embedder.base):
+        return resized_positions(found, embedder.base, old_grid=grid)  # type: ignore[arg-type]
     stem = embedder.base.pretrained_cfg["first_conv"]  # type: ignore[index]
     if name == f"base.{stem}.weight" and found.shape[0] == target.shape[0] and found.shape[2:] == target.shape[2:]:
         # in a grey picture R = G = B, so the summed kernel gives what the colour kernel gives
@@ -166,8 +196,8 @@ def _reshaped(embedder: Embedder, name: str, found: Tensor, target: Tensor) -> T
         side, heads = round(found.shape[0] ** 0.5), found.shape[1]
         rows, columns = embedder.get_submodule(name.removesuffix(table)).window_size  # type: ignore[misc]
         size = (2 * rows - 1, 2 * columns - 1)
-        grid = found.float().T.reshape(1, heads, side, side)
-        return F.interpolate(grid, size=size, mode="bicubic", align_corners=False).reshape(heads, -1).T
+        tables = found.float().T.reshape(1, heads, side, side)
+        return F.interpolate(tables, size=size, mode="bicubic", align_corners=False).reshape(heads, -1).T
     return None
 
 
@@ -176,6 +206,12 @@ def _from_hub(backbone: str) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
+    if backbone in OWN:
+        raise ArtifactError(
+            f"model.pretrain_choice: imagenet: {backbone} is on no hub that this project can download from\n"
+            f"  set model.pretrained_model_path to {_published(backbone)}, "
+            "or model.pretrain_choice to '' for random weights"
+        )
     known = timm.get_pretrained_cfg(timm_name(backbone))
     repository = known.hf_hub_id if known is not None else None
     way_out = (
@@ -197,6 +233,13 @@ def _from_hub(backbone: str) -> Path:
     raise ArtifactError(
         f"model.pretrain_choice: imagenet: cannot get {repository} from {address} ({unreachable})\n{way_out}"
     )
+
+
+def _published(backbone: str) -> str:
+    """The file in which the authors of an OWN network published its ImageNet weights."""
+    if backbone in IBN_RESNETS:
+        return f"{IBN_RESNETS[backbone]}_ibn_a-*.pth, a release of github.com/XingangPan/IBN-Net"
+    return f"{backbone}_imagenet.pth, of the model zoo of github.com/KaiyangZhou/deep-person-reid"
 
 
 def _why_unreachable(address: str) -> str | None:

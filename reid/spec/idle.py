@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from reid.spec.facts import Replaced, WithoutEffect
 from reid.spec.fields import fields_with, value_of
+from reid.spec.names import is_vit
 from reid.spec.rules import Finding
 from reid.spec.sections import Experiment
 
@@ -31,7 +32,7 @@ def replaced(spec: Experiment) -> Iterator[Finding]:
 def idle(spec: Experiment) -> Iterator[Finding]:
     """Why it has no effect, for each field with another value than its default that other choices switch off."""
     unset, told = Experiment(), set()
-    for is_off, names, why in (*_model(spec), *_optim(spec), *_never_read()):
+    for is_off, names, why in (*_model(spec), *_dataset(spec), *_colours(spec), *_optim(spec), *_never_read()):
         for name in names:
             if is_off and name not in told and value_of(spec, name) != value_of(unset, name):
                 told.add(name)
@@ -41,8 +42,14 @@ def idle(spec: Experiment) -> Iterator[Finding]:
 def _model(spec: Experiment) -> Iterator[SwitchedOff]:
     model, sampler = spec.model, spec.dataset.sampler
     swin = model.backbone.removeprefix("timm/").startswith("swin_")
-    swins_own = ["model.drop_path", "model.drop_out", "model.att_drop_rate", "model.semantic_weight"]
-    yield not swin, swins_own, "only Swin reads it"
+    vit = is_vit(model.backbone)
+    yield (
+        not swin and not vit,
+        ["model.drop_path", "model.drop_out", "model.att_drop_rate"],
+        "only Swin and ViT read it",
+    )
+    yield not swin, ["model.semantic_weight"], "only Swin reads it"
+    yield not vit, ["model.stride_size"], "only ViT reads it"
     yield not swin, ["model.reduce_feat_dim"], "only Swin reads it; model.feat_dim reduces the embedding here"
     yield (
         swin and not model.reduce_feat_dim and model.feat_dim is not None,
@@ -58,6 +65,20 @@ def _model(spec: Experiment) -> Iterator[SwitchedOff]:
     )
     yield sampler == "softmax", ["dataset.num_instances"], "dataset.sampler = softmax shuffles plainly"
     yield sampler == "triplet", ["model.label_smooth"], "dataset.sampler = triplet uses no cross-entropy"
+
+
+def _colours(spec: Experiment) -> Iterator[SwitchedOff]:
+    jitter = "dataset.color_jitter"
+    strengths = [f"{jitter}.{name}" for name in ("brightness", "contrast", "saturation", "hue")]
+    yield not spec.dataset.color_jitter.prob, strengths, f"{jitter}.prob is 0"
+    of_colours = ["dataset.grey_prob", f"{jitter}.saturation", f"{jitter}.hue"]
+    yield spec.model.input_channels == 1, of_colours, "model.input_channels is 1, and grey images have no colours"
+
+
+def _dataset(spec: Experiment) -> Iterator[SwitchedOff]:
+    layout = spec.dataset.layout
+    listed = layout in {"msmt17", "cuhk03", "csv"}
+    yield listed, ["dataset.file_name"], f"dataset.layout = {layout} does not read persons from file names"
 
 
 def _optim(spec: Experiment) -> Iterator[SwitchedOff]:

@@ -1,8 +1,9 @@
 """The spec's section on the network."""
 
+# ruff: noqa: RUF012 - pydantic copies a mutable default for each instance
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from reid.spec.facts import AlsoReadBy, DecidesTraining, InForm, PartOfNetwork, SaidByModel
 from reid.spec.field_types import Count, ReadFile, Section, Share, Switch, Text
@@ -20,7 +21,9 @@ class Model(Section):
         SaidByModel(contract=None),
         InForm("backbone"),
     ] = "resnet_50"
-    """Backbone: resnet_18/34/50/101/152, swin_{tiny,small,base}_patch4_window7_224, or timm/<name of timm's model>."""
+    """Backbone: resnet_18/34/50/101/152, resnet_18/34/50/101_ibn_a (Pan et al., ECCV 2018),
+    osnet[_ain]_x1_0/x0_75/x0_5/x0_25 and osnet_ibn_x1_0 (Zhou et al., ICCV 2019), vit_{tiny,small,base}_patch16,
+    swin_{tiny,small,base}_patch4_window7_224, or timm/<name of timm's model>."""
     last_stride: Annotated[Literal[1, 2], PartOfNetwork("last_stride")] = 1
     """Stride of the last ResNet stage; 1 doubles the feature map's height and width."""
     stem_relu: Annotated[Switch, PartOfNetwork("stem_relu")] = "auto"
@@ -28,6 +31,10 @@ class Model(Section):
     on."""
     stem_pool: Annotated[Literal["padded", "ceil"], PartOfNetwork("stem_pool")] = "padded"
     """Max pooling of a ResNet's stem. padded: by a pixel on all sides (torchvision, TAO); ceil: without (fast-reid)."""
+    pooling: Annotated[Literal["auto", "class", "mean", "gem"], PartOfNetwork("pooling")] = "auto"
+    """What makes one vector of the backbone's output. class: the class token of a ViT; mean: the mean of the map or of
+    the patches; gem: the generalized mean with a learned power (Radenovic et al. 2019); auto: class if there is a class
+    token, else mean."""
     pretrain_choice: Literal["imagenet", "self", ""] = "imagenet"
     """First weights. imagenet: ImageNet weights; self: a re-identification checkpoint; "": random weights."""
     pretrained_model_path: Annotated[ReadFile | None, DecidesTraining(False)] = None
@@ -43,7 +50,8 @@ class Model(Section):
     neck: Annotated[Literal["bnneck", ""], PartOfNetwork("neck")] = "bnneck"
     """Layer between the features of the metric loss and the classifier. bnneck: a BatchNorm; "": none."""
     feat_dim: Annotated[Count | None, PartOfNetwork("feat_dim"), InForm("embedding_width")] = 256
-    """Width of the embedding; null: the backbone's own width. A Swin keeps its own unless reduce_feat_dim is true."""
+    """Width of the embedding; null: the backbone's own width. A Swin keeps its own unless reduce_feat_dim is true.
+    An OSNet with a width has torchreid's layer (linear, BatchNorm, ReLU) of it; torchreid's weights have 512."""
     neck_feat: Annotated[Literal["before", "after"], PartOfNetwork("neck_feat")] = "after"
     """Side of the neck from which the embedding is taken at test time."""
     metric_loss_type: Literal["triplet", "center", "triplet_center"] = "triplet"
@@ -55,17 +63,19 @@ class Model(Section):
     label_smooth: bool = True
     """Whether the cross-entropy has label smoothing, epsilon 0.1: Szegedy et al., CVPR 2016."""
     drop_path: Annotated[Share, PartOfNetwork("drop_path")] = 0.1
-    """Probability with which a Swin skips a block in training (stochastic depth)."""
+    """Probability with which a Swin or ViT skips a block in training (stochastic depth)."""
     drop_out: Annotated[Share, PartOfNetwork("drop_out")] = 0.0
-    """Dropout probability in a Swin's projections."""
+    """Dropout probability in a Swin's or ViT's projections, and of a ViT's tokens at its beginning."""
     att_drop_rate: Annotated[Share, PartOfNetwork("att_drop_rate")] = 0.0
-    """Dropout probability in a Swin's attention."""
+    """Dropout probability in a Swin's or ViT's attention."""
     dropout_rate: Annotated[Share, PartOfNetwork("dropout_rate")] = 0.0
     """Dropout probability before the classifier."""
     reduce_feat_dim: Annotated[bool, PartOfNetwork("reduce_feat_dim")] = False
     """Whether a Swin's embedding is reduced to feat_dim."""
     semantic_weight: Annotated[float, PartOfNetwork("semantic_weight")] = 1.0
     """Weight of the semantic controller that SOLIDER adds to a Swin; a negative one switches it off."""
+    stride_size: Annotated[list[Count], Field(min_length=2, max_length=2), PartOfNetwork("stride_size")] = [16, 16]
+    """Pixels from one patch of a ViT to the next, down and right, but at most a patch; less: the patches overlap."""
 
     @field_validator("neck", "pretrain_choice", mode="before")
     @classmethod

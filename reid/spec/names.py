@@ -26,12 +26,17 @@ FIRST_OPSET, LAST_OPSET = 18, 25
 BACKBONES = (
     *("resnet_18", "resnet_34", "resnet_50", "resnet_101", "resnet_152"),
     *("swin_tiny_patch4_window7_224", "swin_small_patch4_window7_224", "swin_base_patch4_window7_224"),
+    *("vit_tiny_patch16", "vit_small_patch16", "vit_base_patch16"),
+    *("resnet_18_ibn_a", "resnet_34_ibn_a", "resnet_50_ibn_a", "resnet_101_ibn_a"),
+    *("osnet_x1_0", "osnet_x0_75", "osnet_x0_5", "osnet_x0_25", "osnet_ibn_x1_0"),
+    *("osnet_ain_x1_0", "osnet_ain_x0_75", "osnet_ain_x0_5", "osnet_ain_x0_25"),
 )
 """The backbones of reid.model.backbones; any model of timm is another."""
 ANY_TIMM = "timm/"
 
 _REGISTERED = re.compile(r"^@register_model\ndef (\w+)\(", re.MULTILINE)
 _OLDER_NAMES = re.compile(r"^register_model_deprecations\(__name__, \{(.*?)^\}\)", re.MULTILINE | re.DOTALL)
+_OTHER_VITS = re.compile(r"relpos|rope|dinov3|sapiens2|lingbot|_pe_|_sam_|_r26_|_r50_|_resnet")
 _KEY = re.compile(r"""['"](\w+)['"]\s*:""")
 
 
@@ -44,6 +49,12 @@ def require_backbone(name: str) -> str:
     nearest = did_you_mean(name.partition(".")[0], known)
     wanted = f"{', '.join(BACKBONES)}, or {ANY_TIMM}<name> for any model of timm{nearest}"
     raise PydanticCustomError("backbone", "{wanted}", {"wanted": wanted})
+
+
+def is_vit(backbone: str) -> bool:
+    """Whether it is a Vision Transformer with learned positions; timm calls a few other networks vit_... too."""
+    model = backbone.removeprefix(ANY_TIMM)
+    return model.startswith(("vit_", "deit", "flexivit_", "test_vit")) and not _OTHER_VITS.search(model)
 
 
 def require_file_name(pattern: str) -> str:

@@ -12,6 +12,7 @@ class NetworkValues(TypedDict):
     backbone: str
     last_stride: int
     stem_pool: str
+    pooling: str
     input_channels: int
     neck: str
     feat_dim: int | None
@@ -23,6 +24,7 @@ class NetworkValues(TypedDict):
     dropout_rate: float
     reduce_feat_dim: bool
     semantic_weight: float
+    stride_size: list[int] | None
     height: int
     width: int
 
@@ -34,6 +36,7 @@ def network_values(spec: Experiment) -> NetworkValues:
         backbone=model.backbone,
         last_stride=model.last_stride,
         stem_pool=model.stem_pool,
+        pooling=model.pooling,
         input_channels=model.input_channels,
         neck=model.neck,
         feat_dim=model.feat_dim,
@@ -45,6 +48,7 @@ def network_values(spec: Experiment) -> NetworkValues:
         dropout_rate=model.dropout_rate,
         reduce_feat_dim=model.reduce_feat_dim,
         semantic_weight=model.semantic_weight,
+        stride_size=model.stride_size,
         height=model.input_height,
         width=model.input_width,
     )

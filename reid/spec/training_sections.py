@@ -90,6 +90,10 @@ class Train(Section):
     """Folder of the task's files; null: <results_dir>/train."""
     clip_grad_norm: Annotated[NotNegative, DecidesTraining()] = 0.0
     """Largest L2 norm of the gradient; 0: no clipping."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1), DecidesTraining()] = 0.0
+    """Decay of the moving average (EMA) of the weights, 0.9999 for example; validation, the best checkpoint and every
+    later task take the averaged weights then. It begins lower: min(ema_decay, (1 + n) / (10 + n)) after n steps. 0:
+    none."""
     precision: Annotated[Literal["auto", "32", "bf16", "fp16"], DecidesTraining()] = "auto"
     """Number type that the network computes with. auto: on GPUs bf16, or fp16 on those that have no bf16; else fp32.
     With fp16 the loss is scaled, and a step whose gradient overflows is skipped."""

@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 UNSEEN = {
     "resnet": ("last_stride", "stem_relu", "stem_pool", "neck_feat", "with_flip_feature"),
+    "osnet": ("stem_pool", "neck_feat", "with_flip_feature"),
     "swin": ("semantic_weight", "neck_feat", "with_flip_feature"),
 }
 """Settings of the network that its tensors do not show."""
@@ -72,7 +73,11 @@ def _require_stem_pool(spec: Experiment, file: Path, source: str) -> None:
     """Raises SpecError for weights of fast-reid without model.stem_pool: its versions pool in different ways."""
     from reid.model.sources import FAST_REID
 
-    if source == FAST_REID and "stem_pool" not in spec.model.model_fields_set:
+    if (
+        source == FAST_REID
+        and not spec.model.backbone.startswith("osnet_")
+        and "stem_pool" not in spec.model.model_fields_set
+    ):
         raise SpecError(
             f"{file}: weights of {source}, whose versions pool differently in the stem; the file does not show how\n"
             "  want: model.stem_pool=ceil, if its modeling/backbones/resnet.py has MaxPool2d with ceil_mode=True, "
@@ -117,9 +122,10 @@ def _log_unchecked(
         "%s: not written by this project (%s): network and preprocessing are taken from the spec; %s", file, source, fit
     )
     if settings:
-        names = UNSEEN["swin" if "swin_" in settings["backbone"] else "resnet"]
-        unseen = ", ".join(f"{name} {_in_words(settings[name])}" for name in names)
-        logger.info("what its tensors do not show: %s; the map is pooled by its mean", unseen)
+        backbone = settings["backbone"]
+        kind = "swin" if "swin_" in backbone else "osnet" if backbone.startswith("osnet_") else "resnet"
+        unseen = ", ".join(f"{name} {_in_words(settings[name])}" for name in UNSEEN[kind])
+        logger.info("what its tensors do not show: %s; the pooling is taken to be %s", unseen, settings["pooling"])
     logger.info(
         "images: %d x %d pixels (width x height), %s, resized bilinearly, mean %s, std %s",
         contract.width, contract.height, contract.channel_order, list(contract.mean), list(contract.std),

@@ -18,7 +18,7 @@ from reid.distributed.launching import require_machines
 from reid.embeddings import UNTRAINED_EMBEDDINGS
 from reid.errors import TrainingError
 from reid.files.writing import copy_file, replacing
-from reid.model.checkpoint import ADDED_SETTINGS
+from reid.model.checkpoint import AVERAGE
 from reid.reports.plots import training_curves
 from reid.reports.training import training_page
 from reid.spec import Experiment
@@ -30,7 +30,13 @@ from reid.training.fitting import train_on_devices
 from reid.training.history import Row, best_row, write_history
 from reid.training.recipe import refuse_other_network
 from reid.training.record import ignore_row
-from reid.training.resume import BEST, Start, bring_checkpoints, newest_checkpoint, read_training_checkpoint
+from reid.training.resume import (
+    BEST,
+    Start,
+    bring_checkpoints,
+    newest_checkpoint,
+    read_training_checkpoint,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +119,8 @@ def _compare_settings(spec: Experiment, manifest: Manifest, settings: dict[str, 
     network, the persons and the optimizer are the same and there is an epoch left to train.
     """
     named = spec.train.resume_training_checkpoint_path
-    older = {f"model.{name}": value for name, value in ADDED_SETTINGS.items()}
+    unset = Experiment()  # a field that is newer than the checkpoint has a default that changes nothing
+    older = {name: value_of(unset, name) for name in settings if name != "fingerprint"}
     before = older | start.checkpoint["training"]["settings"]
     differing = sorted(name for name in before | settings if before.get(name) != settings.get(name))
     first = (
@@ -135,6 +142,10 @@ def _compare_settings(spec: Experiment, manifest: Manifest, settings: dict[str, 
         )
     if differing:
         logger.warning("%s: continuing with other settings: %d differ, first %s", start.path, len(differing), first)
+    if AVERAGE in start.checkpoint and not spec.train.ema_decay:
+        logger.warning("%s: its averaged weights are left behind, because train.ema_decay is 0", start.path)
+    if AVERAGE not in start.checkpoint and spec.train.ema_decay:
+        logger.warning("%s: has no averaged weights; the average begins with its weights", start.path)
 
 
 def _conclude(

@@ -16,79 +16,20 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from reid.data.module import Batch, TrainingData
 from reid.distributed.gathering import mean_over_ranks, ranks, whole_batch
+from reid.model.checkpoint import AVERAGE
 from reid.model.embedder import Embedder
+from reid.training.averaging import AVERAGED_STEPS, AveragedNetwork
+from reid.training.chosen_losses import OF_THE_WHOLE_BATCH
 from reid.training.loss_scaling import scaling_of
-from reid.training.losses import BatchHardTriplet, CenterLoss, LabelSmoothedCrossEntropy
+from reid.training.plateau import Plateau
 
-LABEL_SMOOTHING = 0.1
-OF_THE_WHOLE_BATCH = {"triplet"}
-"""Losses whose pairs are mined over all ranks."""
 STEPS_OF_FULL_MEMORY = 3
 """After so many steps the optimizer's state exists and a compiled network has its memory: no later step needs more."""
 STREAM = 3
 """Number of the random stream of the network's own draws (dropout); the sampler and the augmentation have others."""
-
-
-def build_losses(
-    *,
-    sampler: str,
-    metric_loss_type: str,
-    with_center_loss: bool,
-    label_smooth: bool,
-    triplet_loss_margin: float,
-    num_classes: int,
-    embedding_size: int,
-) -> nn.ModuleDict:
-    """The losses that a spec names, under cross_entropy, triplet and center; their sum is the training loss.
-
-    softmax: cross-entropy alone; triplet: the metric losses alone; softmax_triplet: both. The metric losses are those
-    of metric_loss_type, plus the centre loss if with_center_loss is set.
-    """
-    losses: dict[str, nn.Module] = {}
-    if sampler != "triplet":
-        losses["cross_entropy"] = LabelSmoothedCrossEntropy(epsilon=LABEL_SMOOTHING if label_smooth else 0.0)
-    if sampler != "softmax":
-        if "triplet" in metric_loss_type:
-            losses["triplet"] = BatchHardTriplet(margin=triplet_loss_margin)
-        if with_center_loss:
-            losses["center"] = CenterLoss(num_classes=num_classes, embedding_size=embedding_size)
-    return nn.ModuleDict(losses)
-
-
-class Plateau:
-    """A factor on the learning rate that is multiplied by gamma whenever a loss has not fallen for ten looks.
-
-    torch's ReduceLROnPlateau (its defaults: patience 10, relative threshold 1e-4), moved off the optimizer, so that it
-    can stand beside a warm-up.
-    """
-
-    def __init__(self, *, gamma: float) -> None:
-        self._optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-        self._scheduler = ReduceLROnPlateau(self._optimizer, factor=gamma)
-
-    @property
-    def factor(self) -> float:
-        """The factor now: 1 at first, then powers of gamma."""
-        return float(self._optimizer.param_groups[0]["lr"])
-
-    def look(self, loss: float) -> None:
-        """Takes the next loss into account."""
-        self._scheduler.step(loss)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state as plain values."""
-        kept = {name: value for name, value in self._scheduler.state_dict().items() if name != "factor"}
-        return {"reached": self.factor, **kept}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes what state_dict returned, except gamma."""
-        values = dict(state)
-        self._optimizer.param_groups[0]["lr"] = values.pop("reached")
-        self._scheduler.load_state_dict(values)
 
 
 class Training(pl.LightningModule):
@@ -112,15 +53,22 @@ class Training(pl.LightningModule):
         clip_grad_norm: float,
         center_loss_weight: float,
         center_lr: float,
+        ema_decay: float,
         seed: int,
     ) -> None:
-        """epoch_factor: epoch (from 0) -> factor on the base learning rate; plateau: another factor, or None."""
+        """epoch_factor: epoch (from 0) -> factor on the base learning rate; plateau: another factor, or None.
+
+        ema_decay: of the moving average of the weights; 0: none is kept.
+        """
         super().__init__()
         self.model, self.losses = model, losses
         self.center_loss_weight, self.center_lr, self.clip_grad_norm = center_loss_weight, center_lr, clip_grad_norm
         self.plateau, self.plateau_watches = plateau, plateau_watches
         self._build_optimizer, self._epoch_factor, self._seed = optimizer, epoch_factor, seed
         self._optimizer_state: dict[str, Any] | None = None
+        self._ema_decay = ema_decay
+        self._average: AveragedNetwork | None = None
+        self._average_state: dict[str, Any] | None = None
         self._begin, self._steps_taken = (0, 0), 0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -129,6 +77,22 @@ class Training(pl.LightningModule):
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         return optimizer
+
+    def on_fit_start(self) -> None:
+        """Begins the average of the weights, on the network's device: with its weights, or with a checkpoint's average.
+
+        Lightning calls it before any callback needs the average.
+        """
+        if self._ema_decay:
+            self._average = AveragedNetwork(self.model, decay=self._ema_decay)
+            if self._average_state:
+                self._average.load_state_dict(self._average_state)
+                self._average_state = None
+
+    @property
+    def network(self) -> Embedder:
+        """The network that is validated and kept: the averaged one, if there is one."""
+        return self._average.network if self._average else self.model
 
     def learning_rate_at(self, epoch: int) -> float:
         """The factor on every group's base learning rate in this epoch (from 0)."""
@@ -175,6 +139,8 @@ class Training(pl.LightningModule):
         norm = self._clip()
         self.optimizers().step()  # type: ignore[union-attr]
         self._move_centers(scale, taken=norm.isfinite())
+        if self._average:
+            self._average.update(taken=norm.isfinite() if scaling else None)
         figures["gradient_norm"] = norm
         if scaling:
             figures["skipped_steps"] = ~norm.isfinite()
@@ -229,18 +195,23 @@ class Training(pl.LightningModule):
             self.plateau.look(watched)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the plateau to Lightning's own state."""
+        """Adds the plateau and the averaged weights to Lightning's own state."""
         if self.plateau:
             checkpoint["plateau"] = self.plateau.state_dict()
+        if self._average:
+            checkpoint |= self._average.state_dict()
 
     def resume_from(self, checkpoint: Mapping[str, Any], *, epoch: int, step: int) -> None:
-        """Takes weights, centres, plateau and the optimizer's state from a checkpoint, before the training starts.
+        """Takes weights, average, centres, plateau and optimizer's state from a checkpoint, before the training starts.
 
-        The next step to do is `step` of `epoch`, both from 0.
+        An average that the checkpoint does not have begins with its weights. The next step to do is `step` of `epoch`,
+        both from 0.
         """
         self._begin = (epoch, step)
         self.load_state_dict(checkpoint["state_dict"])
         self._optimizer_state = checkpoint["optimizer_states"][0]
+        if AVERAGE in checkpoint:
+            self._average_state = {name: checkpoint[name] for name in (AVERAGE, AVERAGED_STEPS)}
         if self.plateau and "plateau" in checkpoint:
             self.plateau.load_state_dict(checkpoint["plateau"])
 

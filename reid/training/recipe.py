@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from reid.contract import Contract
+from reid.data.colours import Colours
 from reid.data.file_index import read_image
 from reid.data.market1501 import Manifest, Split
 from reid.data.module import TrainingData
@@ -27,8 +28,10 @@ from reid.model.embedder import Embedder, build_embedder
 from reid.model.weights import load_pretrained, resolve_stem_relu
 from reid.spec import Experiment
 from reid.spec.network import network_values
+from reid.training.chosen_losses import build_losses
 from reid.training.history import UNTRAINED, Row
-from reid.training.lightning import Plateau, Training, build_losses
+from reid.training.lightning import Training
+from reid.training.plateau import Plateau
 from reid.training.resume import Start
 from reid.training.schedule import build_optimizer, epoch_factor, parameter_groups
 from reid.training.trainer import evaluating, network_of
@@ -41,7 +44,8 @@ def build_network(spec: Experiment, persons: list[int], start: Start | None) -> 
     """The network with its first weights, and the report's lines on them; a checkpoint to resume from brings both."""
     section, values = spec.model, network_values(spec)
     if start:
-        before = start.checkpoint["reid"]["model"]
+        before = ADDED_SETTINGS | start.checkpoint["reid"]["model"]
+        values["pooling"], values["stride_size"] = before["pooling"], before["stride_size"]
         network = build_embedder(**values, stem_relu=before["stem_relu"], num_classes=len(persons))
         return network, start.checkpoint["training"]["weights"]
     choice, path_name = section.pretrain_choice, section.pretrained_model_path
@@ -59,6 +63,10 @@ def refuse_other_network(spec: Experiment, persons: list[int], start: Start) -> 
     wanted: dict[str, object] = {**network_values(spec), "num_classes": len(persons)}
     if spec.model.stem_relu != "auto":
         wanted["stem_relu"] = spec.model.stem_relu == "on"
+    if spec.model.pooling == "auto":
+        wanted["pooling"] = before["pooling"]
+    if before["stride_size"] is None:
+        del wanted["stride_size"]
     other = [
         f"{name} {before.get(name)!r}, not {value!r}" for name, value in wanted.items() if before.get(name) != value
     ]
@@ -149,7 +157,7 @@ def build_data(
     channels_last: bool = True,
 ) -> TrainingData:
     """The batches of the training images; label (N,): each image's row of the classifier."""
-    section = spec.dataset
+    section, jitter = spec.dataset, spec.dataset.color_jitter
     return TrainingData(
         decoded(spec, images, fingerprint),
         label,
@@ -161,6 +169,15 @@ def build_data(
         padding=section.padding,
         flip_probability=section.prob,
         erasing_probability=section.re_prob,
+        colours=Colours(
+            jitter=jitter.prob,
+            brightness=jitter.brightness,
+            contrast=jitter.contrast,
+            saturation=jitter.saturation,
+            hue=jitter.hue,
+            grey=section.grey_prob,
+            autoaugment=section.autoaugment_prob,
+        ),
         on_device=on_device,
         channels_last=channels_last,
     )
@@ -209,6 +226,7 @@ def build_module(spec: Experiment, network: Embedder) -> Training:
         clip_grad_norm=spec.train.clip_grad_norm,
         center_loss_weight=optim.center_loss_weight,
         center_lr=optim.center_lr,
+        ema_decay=spec.train.ema_decay,
         seed=spec.train.seed,
     )
 

@@ -93,18 +93,28 @@ def epoch_factor(
 def parameter_groups(
     module: nn.Module, *, base_lr: float, weight_decay: float, bias_lr_factor: float, weight_decay_bias: float
 ) -> list[dict[str, Any]]:
-    """The trainable parameters in at most two groups, weights and biases: params, lr, weight_decay and name of each.
+    """The trainable parameters in groups of weights, biases and powers: params, lr, weight_decay and name of each.
 
-    A bias is a parameter whose name ends in "bias" (the shift of a batch norm too). There are two groups, not one per
-    tensor as in TAO, because fused and foreach optimisers take one step per group. Frozen parameters are left out, and
-    so is an empty group.
+    A bias is a parameter whose name ends in "bias" (the shift of a batch norm too). The power of a generalized mean
+    pooling has no weight decay, which would draw it from 3 to 0. There is a group a kind, not one per tensor as in TAO,
+    because fused and foreach optimisers take one step per group. Frozen parameters are left out, and so is an empty
+    group.
     """
-    trainable = [(name, tensor) for name, tensor in module.named_parameters() if tensor.requires_grad]
-    weights = [tensor for name, tensor in trainable if not name.endswith("bias")]
-    biases = [tensor for name, tensor in trainable if name.endswith("bias")]
+    kinds: dict[str, list[nn.Parameter]] = {"weights": [], "biases": [], "powers": []}
+    for name, tensor in module.named_parameters():
+        if tensor.requires_grad:
+            kinds["biases" if name.endswith("bias") else "powers" if name.endswith(".power") else "weights"].append(
+                tensor
+            )
     groups = [
-        {"name": "weights", "params": weights, "lr": base_lr, "weight_decay": weight_decay},
-        {"name": "biases", "params": biases, "lr": base_lr * bias_lr_factor, "weight_decay": weight_decay_bias},
+        {"name": "weights", "params": kinds["weights"], "lr": base_lr, "weight_decay": weight_decay},
+        {
+            "name": "biases",
+            "params": kinds["biases"],
+            "lr": base_lr * bias_lr_factor,
+            "weight_decay": weight_decay_bias,
+        },
+        {"name": "powers", "params": kinds["powers"], "lr": base_lr, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 

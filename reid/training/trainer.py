@@ -148,12 +148,12 @@ def _resume(trainer: pl.Trainer, module: Training, data: TrainingData, start: St
 
 
 def network_of(trainer: pl.Trainer, module: Training, *, contract: Contract, channels_last: bool) -> OfPixels:
-    """The network as it is now, in the training's precision."""
+    """The network as it is now, or its average if there is one, in the training's precision."""
 
     def network(images: Tensor) -> Tensor:
         with trainer.precision_plugin.forward_context():
             # not compiled: each size of a last batch would be compiled anew
-            embedding: Tensor = module.model.forward(images)  # type: ignore[assignment]
+            embedding: Tensor = module.network.forward(images)  # type: ignore[assignment]
         return embedding
 
     return of_pixels(network, contract=contract, device=module.device, channels_last=channels_last)
@@ -163,7 +163,7 @@ def network_of(trainer: pl.Trainer, module: Training, *, contract: Contract, cha
 def evaluating(module: Training) -> Iterator[None]:
     """Puts the network in evaluation mode, with rank 0's statistics on all ranks, and in training mode again after."""
     if ranks() > 1:
-        for buffer in module.model.buffers():
+        for buffer in dict.fromkeys([*module.model.buffers(), *module.network.buffers()]):
             torch.distributed.broadcast(buffer, src=0)
     module.model.eval()
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.bench import bench_colours
 from tests.bench.rows import Row, in_a_process, row, seconds
 
 MODULE = "tests.bench.bench_feeding"
@@ -27,6 +28,7 @@ def measure() -> list[Row]:
             textbook=rates["textbook"], textbook_is="JPEG, PIL, torchvision-like transforms",
             limit=rates["limit"], limit_is="writing the float32 batches", note="per core"),
         row("feeding", "the store's first epoch: decoding", rates["decoding"], what, note="per core, once a data set"),
+        *bench_colours.measure(),
     ]  # fmt: skip
 
 

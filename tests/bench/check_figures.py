@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning_fabric.utilities import move_data_to_device
 
 from reid.data.augment import augment, draw
+from reid.data.colours import Colours
 from reid.data.device_augment import augment_batch, packed
 from reid.deploy.parity import parity
 from reid.distributed.ranks import SINGLE_PROCESS
@@ -34,9 +36,11 @@ def augmentation(place: Place) -> Facts:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (count, height, width, 3), np.uint8)
     size = {"height": height, "width": width, "padding": 10}
-    plan = draw(rng, count, **size, flip_probability=0.5, erasing_probability=0.5)
+    colours = Colours(jitter=0.5, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1, grey=0.2, autoaugment=0.5)
+    plan = draw(rng, count, **size, flip_probability=0.5, erasing_probability=0.5, colours=colours)
     wanted = augment(pixels, plan, mean=MEAN, std=STD)
-    there = torch.from_numpy(pixels).to(place.device), packed(plan).to(place.device)
+    ready = torch.from_numpy(pixels), packed(plan, height=height, width=width)
+    there = move_data_to_device(ready, torch.device(place.device))
     found = augment_batch(*there, mean=MEAN, std=STD)
     taken = gpu_kernels.seconds_on_gpu(lambda: augment_batch(*there, mean=MEAN, std=STD))
     return {"differ": int((found.cpu() != wanted).sum()), "images_per_second": count / taken}

@@ -22,7 +22,8 @@ from reid.distributed.devices import ComputePlan, share_the_cpu
 from reid.distributed.launching import run_on_ranks
 from reid.distributed.ranks import SINGLE_PROCESS, Ranks
 from reid.model.embedder import build_embedder
-from reid.training.lightning import Training, build_losses
+from reid.training.chosen_losses import build_losses
+from reid.training.lightning import Training
 from reid.training.resume import DurableCheckpoints
 from reid.training.schedule import build_optimizer, parameter_groups
 from reid.training.trainer import fit, seed_everything
@@ -79,7 +80,7 @@ def train(
 
     module = Training(
         network, losses, optimizer=build, epoch_factor=lambda _epoch: 1.0, plateau=None, plateau_watches="val_loss",
-        clip_grad_norm=5.0, center_loss_weight=0.01, center_lr=0.5, seed=0,
+        clip_grad_norm=5.0, center_loss_weight=0.01, center_lr=0.5, ema_decay=0.0, seed=0,
     )  # fmt: skip
     label = np.repeat(np.arange(PERSONS), [5, 8, 4, 4, 8, 6])
     pixels = np.random.default_rng(0).integers(0, 256, (len(label), size["height"], size["width"], 3), np.uint8)

@@ -6,8 +6,9 @@ from PIL import Image
 
 from reid.data.doctor import examine
 from reid.data.file_names import MARKET1501, FileNames, file_names
-from reid.data.findings import Finding, summarize, survey_folders
+from reid.data.findings import Finding
 from reid.data.market1501 import IMAGE_ENDINGS
+from reid.data.surveys import summarize, survey_folders
 from tests.small_market import FOLDERS, write_image, write_market
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from reid.contract import Contract
 from reid.errors import ArtifactError
 from reid.model.adopting import Adopted, adopt_checkpoint
+from reid.model.backbones import feature_map
 from reid.model.checkpoint import save_model
 from reid.model.embedder import build_embedder
 from tests import foreign_weights as foreign
@@ -124,6 +125,71 @@ def test_fast_reids_resnet_18_embeds_as_there(tmp_path: Path, stem_pool: str, em
         assert (apart(embedded(adopted), expected) < ROUNDING) is (pool == stem_pool)
 
 
+@pytest.mark.parametrize("name", ["heads.pool_layer.p", "gap.p"])
+def test_fast_reids_generalized_mean_keeps_its_learned_power(tmp_path: Path, name: str) -> None:
+    state, path = foreign.fast_reid(persons=7) | {name: torch.tensor([4.5])}, tmp_path / "m.pth"
+    assert refusal(path, {"model": state}, **RESNET_18).splitlines()[1:] == [
+        f"  unexpected: {name}",
+        "  want: model.pooling=gem, as the file has it",
+    ]
+    adopted = adopt(path, {"model": state}, **RESNET_18, stem_pool="ceil", pooling="gem", neck_feat="before")
+    maps = feature_map(adopted.network.base, images())
+    # fast-reid: clamp(min=1e-6).pow(p), adaptive_avg_pool2d to 1 x 1, pow(1 / p)
+    expected = (maps.clamp(min=1e-6) ** 4.5).flatten(2).sum(2).div(maps.shape[2] * maps.shape[3]) ** (1 / 4.5)
+    assert apart(embedded(adopted), expected.detach()) < ROUNDING
+
+
+def test_a_file_without_a_power_does_not_fit_the_generalized_mean(tmp_path: Path) -> None:
+    found = refusal(tmp_path / "m.pth", {"model": foreign.fast_reid(persons=7)}, **RESNET_18, pooling="gem")
+    assert found.splitlines()[1:] == ["  missing: pool.power", "  want: model.pooling=mean, as the file has it"]
+
+
+IBN_18 = {"backbone": "resnet_18_ibn_a", "feat_dim": None}
+
+
+@pytest.mark.parametrize("last_stride", [1, 2])
+def test_the_strong_baselines_resnet_50_ibn_a_embeds_as_there(tmp_path: Path, last_stride: int) -> None:
+    state = foreign.strong_baseline(persons=7, ibn=True)
+    adopted = adopt(tmp_path / "m.pth", state, backbone="resnet_50_ibn_a", feat_dim=None, last_stride=last_stride)
+    # 13 of 53 normalisations are halves: two tensors more each
+    assert (adopted.source, adopted.persons, adopted.tensors) == ("strong baseline", 7, 53 + 4 * 53 + 2 * 13 + 4)
+    assert adopted.network.settings["stem_relu"]
+    expected = reference.strong_baseline_embedding(
+        images(), state, stage_depths=foreign.RESNET_50, last_stride=last_stride, neck_feat="after"
+    )
+    assert apart(embedded(adopted), expected) < ROUNDING
+
+
+def test_fast_reids_and_ibn_nets_resnet_ibn_a_embed_as_there(tmp_path: Path) -> None:
+    state = foreign.fast_reid(persons=7, ibn=True)
+    adopted = adopt(tmp_path / "m.pth", {"model": state}, **IBN_18, stem_pool="ceil")
+    assert (adopted.source, adopted.persons) == ("fast-reid", 7)
+    expected = reference.fast_reid_embedding(
+        images(), state, stage_depths=foreign.RESNET_18, last_stride=1, stem_pool="ceil"
+    )
+    assert apart(embedded(adopted), expected) < ROUNDING
+    of_imagenet = foreign.ibn_net()
+    adopted = adopt(tmp_path / "i.pth", of_imagenet, **IBN_18, last_stride=2, neck="")
+    assert (adopted.source, adopted.persons) == ("IBN-Net", 0)
+    pooled = reference.resnet_map(images(), of_imagenet, stage_depths=foreign.RESNET_18, last_stride=2).mean((2, 3))
+    assert apart(embedded(adopted), pooled) < ROUNDING
+
+
+def test_ibn_a_is_told_from_its_tensors_beside_what_no_network_here_has(tmp_path: Path) -> None:
+    state, path = foreign.fast_reid(persons=7, ibn=True), tmp_path / "m.pth"
+    want = "  want: model.backbone=resnet_18_ibn_a, as the file has it"
+    assert refusal(path, {"model": state}, **RESNET_18, stem_pool="ceil").splitlines()[-1] == want
+    state["backbone.NL_2.0.theta.weight"] = torch.ones(1)
+    assert refusal(path, {"model": state}, **RESNET_18, stem_pool="ceil").splitlines()[-2:] == [
+        "  it has non-local blocks, which the spec's network does not have",
+        want,
+    ]
+    plain = foreign.fast_reid(persons=7)
+    assert refusal(path, {"model": plain}, **IBN_18, stem_pool="ceil").splitlines()[-1] == (
+        "  want: model.backbone=resnet_18, as the file has it"
+    )
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_torchreids_resnet_50_embeds_as_there(tmp_path: Path, prefix: str) -> None:
     state = foreign.torchreid(persons=7)
@@ -212,9 +278,8 @@ def test_another_backbone_and_grey_images_are_told_from_the_tensors(tmp_path: Pa
 @pytest.mark.parametrize(
     ("name", "part"),
     [
-        ("heads.pool_layer.p", "GeM pooling"),
         ("backbone.NL_2.0.theta.weight", "non-local blocks"),
-        ("backbone.layer1.0.bn1.IN.weight", "instance normalisation (IBN)"),
+        ("backbone.layer1.1.IN.weight", "instance normalisation behind its blocks (IBN-b)"),
         ("backbone.layer1.0.se.fc.0.weight", "squeeze and excitation"),
     ],
 )

@@ -12,14 +12,14 @@ import yaml
 from torch import nn
 
 from reid.errors import SpecError
-from reid.model.backbones import BACKBONES, build_backbone, feature_map, timm_name
+from reid.model.backbones import BACKBONES, OWN, build_backbone, feature_map, timm_name
 from tests.networks import network_settings
 
 
 def build(**changes: Any) -> nn.Module:
     names = (
         "backbone last_stride stem_relu stem_pool input_channels height width drop_path drop_out att_drop_rate "
-        "semantic_weight"
+        "semantic_weight stride_size"
     )
     settings = network_settings(**changes)
     return build_backbone(**{name: settings[name] for name in names.split()})
@@ -54,7 +54,7 @@ def convert_as_torch(module: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("convert", [convert_as_timm, convert_as_torch])
-@pytest.mark.parametrize("backbone", sorted({*BACKBONES, *OF_SPECS}))
+@pytest.mark.parametrize("backbone", sorted({*BACKBONES, *OWN, *OF_SPECS}))
 def test_the_batch_norm_of_every_backbone_can_be_synchronised(
     backbone: str, convert: Callable[[nn.Module], nn.Module]
 ) -> None:
@@ -64,7 +64,7 @@ def test_the_batch_norm_of_every_backbone_can_be_synchronised(
     assert all(names)
     parameters = sum(parameter.numel() for parameter in base.parameters())
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in base.modules())
-    assert norms > 0 or backbone.startswith("swin_")
+    assert norms > 0 or backbone.startswith(("swin_", "vit_"))
     converted = convert(base)
     assert sum(isinstance(module, nn.SyncBatchNorm) for module in converted.modules()) == norms
     assert not [name for name, module in converted.named_modules() if isinstance(module, nn.BatchNorm2d)]
@@ -72,7 +72,12 @@ def test_the_batch_norm_of_every_backbone_can_be_synchronised(
 
 
 @pytest.mark.parametrize(
-    ("backbone", "strided"), [("resnet_18", ["conv1", "downsample.0"]), ("resnet_50", ["conv2", "downsample.0"])]
+    ("backbone", "strided"),
+    [
+        ("resnet_18", ["conv1", "downsample.0"]),
+        ("resnet_50", ["conv2", "downsample.0"]),
+        ("resnet_50_ibn_a", ["conv2", "downsample.0"]),
+    ],
 )
 def test_the_last_stride_lies_in_the_first_block_and_its_shortcut(backbone: str, strided: list[str]) -> None:
     for last_stride in (1, 2):
@@ -168,7 +173,10 @@ def test_an_unknown_backbone_is_an_error_with_the_nearest_names(backbone: str, n
     assert str(error.value).startswith(f"model.backbone: no backbone {backbone!r}{nearest}")
     assert str(error.value).endswith(
         "\n  want: one of resnet_18, resnet_34, resnet_50, resnet_101, resnet_152, swin_tiny_patch4_window7_224,"
-        " swin_small_patch4_window7_224, swin_base_patch4_window7_224, or timm/<name> for any model of timm"
+        " swin_small_patch4_window7_224, swin_base_patch4_window7_224, vit_tiny_patch16, vit_small_patch16,"
+        " vit_base_patch16, resnet_18_ibn_a, resnet_34_ibn_a, resnet_50_ibn_a, resnet_101_ibn_a, osnet_x1_0,"
+        " osnet_x0_75, osnet_x0_5, osnet_x0_25, osnet_ibn_x1_0, osnet_ain_x1_0, osnet_ain_x0_75, osnet_ain_x0_5,"
+        " osnet_ain_x0_25, or timm/<name> for any model of timm"
     )
 
 

@@ -18,6 +18,7 @@ from reid.model.checkpoint import save_model
 from reid.model.embedder import Embedder, build_embedder
 from reid.model.weights import WeightsReport, load_pretrained, resolve_stem_relu
 from tests import reference_training as reference
+from tests.foreign_weights import ibn_net
 from tests.networks import network_settings
 
 SWIN = "swin_tiny_patch4_window7_224"
@@ -345,6 +346,24 @@ def test_an_unreachable_hub_is_an_error_in_seconds_that_says_what_to_set(
     assert first.startswith(f"model.pretrain_choice: imagenet: cannot get timm/resnet18.tv_in1k from {address} (")
     assert second == (
         "  set model.pretrained_model_path to a torchvision or timm file of resnet_18, "
+        "or model.pretrain_choice to '' for random weights"
+    )
+
+
+def test_ibn_nets_weights_fill_the_backbone_and_are_not_downloaded(tmp_path: Path) -> None:
+    network, path, state = build(1, backbone="resnet_18_ibn_a"), tmp_path / "resnet18_ibn_a-2f571257.pth", ibn_net()
+    torch.save(state, path)
+    report = load(network, path, min_share=1.0)
+    assert (report.source_kind, report.reshaped, report.unexpected) == ("IBN-Net", (), ("fc.weight", "fc.bias"))
+    for name, tensor in network.base.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(tensor, state[name])
+    assert load(build(1, backbone="resnet_18"), path, min_share=0.5).share < 0.95  # the IBN's are left out
+    with pytest.raises(ArtifactError) as error:
+        load_pretrained(network, None, choice="imagenet", min_share=0.9)
+    assert str(error.value) == (
+        "model.pretrain_choice: imagenet: resnet_18_ibn_a is on no hub that this project can download from\n"
+        "  set model.pretrained_model_path to resnet18_ibn_a-*.pth, a release of github.com/XingangPan/IBN-Net, "
         "or model.pretrain_choice to '' for random weights"
     )
 

@@ -45,6 +45,20 @@ def stem_pool(lab: Lab) -> None:
         assert lab.network(f"model.stem_pool={value}").base.maxpool(ramp)[0, 0, 0, 0] == first  # type: ignore[operator]
 
 
+def pooling(lab: Lab) -> None:
+    maps = feature_map(lab.network("model.feat_dim=null", "model.neck=''").eval().base, images())
+    wanted = {
+        "auto": maps.mean(dim=(2, 3)),
+        "mean": maps.mean(dim=(2, 3)),
+        "gem": (maps.clamp(min=1e-6) ** 3).mean(dim=(2, 3)) ** (1 / 3),
+    }
+    for value, expected in wanted.items():
+        network = lab.network("model.feat_dim=null", "model.neck=''", f"model.pooling={value}").eval()
+        torch.testing.assert_close(network(images()), expected)
+    vit = [lab.network("model.backbone=timm/test_vit", f"model.pooling={value}") for value in ("auto", "class", "mean")]
+    assert [network.settings["pooling"] for network in vit] == ["class", "class", "mean"]
+
+
 def _after_stem(network: Embedder) -> torch.Tensor:
     maps = images()
     for name in ("conv1", "bn1", "act1"):
@@ -194,9 +208,30 @@ def _swins_own(field: str, value: str) -> Callable[[Lab], None]:
             ),
         }
         assert found[field] == pytest.approx(float(value))
-        assert lab.warnings(f"model.{field}={value}") == [f"spec: model.{field} has no effect: only Swin reads it"]
+        readers = "Swin reads" if field == "semantic_weight" else "Swin and ViT read"
+        assert lab.warnings(f"model.{field}={value}") == [f"spec: model.{field} has no effect: only {readers} it"]
 
     return check
+
+
+def _vits_too(field: str, value: str, module: str, name: str) -> Callable[[Lab], None]:
+    """A field of Swin and ViT: it arrives in both."""
+
+    def check(lab: Lab) -> None:
+        _swins_own(field, value)(lab)
+        chosen = ["model.backbone=timm/test_vit", f"model.{field}={value}"]
+        assert getattr(lab.network(*chosen).base.get_submodule(module), name) == pytest.approx(float(value))
+        assert lab.warnings(*chosen) == []
+
+    return check
+
+
+def stride_size(lab: Lab) -> None:
+    # of 32 x 16 pixels: patches begin at 0 and 16 of the rows, or at 0, 8 and 16
+    for value, tokens in (("[16,16]", 1 + 2), ("[8,16]", 1 + 3)):
+        network = lab.network("model.backbone=timm/test_vit", f"model.stride_size={value}")
+        assert network.base.forward_features(images()).shape == (4, tokens, 64)  # type: ignore[operator]
+    assert lab.warnings("model.stride_size=[12,12]") == ["spec: model.stride_size has no effect: only ViT reads it"]
 
 
 def dropout_rate(lab: Lab) -> None:
@@ -217,6 +252,7 @@ MODEL: dict[str, Callable[[Lab], None]] = {
     "model.last_stride": last_stride,
     "model.stem_relu": stem_relu,
     "model.stem_pool": stem_pool,
+    "model.pooling": pooling,
     "model.pretrain_choice": pretrain_choice,
     "model.pretrained_model_path": pretrained_model_path,
     "model.min_matched_share": min_matched_share,
@@ -230,10 +266,11 @@ MODEL: dict[str, Callable[[Lab], None]] = {
     "model.with_center_loss": with_center_loss,
     "model.with_flip_feature": with_flip_feature,
     "model.label_smooth": label_smooth,
-    "model.drop_path": _swins_own("drop_path", "0.3"),
-    "model.drop_out": _swins_own("drop_out", "0.4"),
-    "model.att_drop_rate": _swins_own("att_drop_rate", "0.2"),
+    "model.drop_path": _vits_too("drop_path", "0.3", "blocks.5.drop_path1", "drop_prob"),
+    "model.drop_out": _vits_too("drop_out", "0.4", "blocks.5.mlp.drop1", "p"),
+    "model.att_drop_rate": _vits_too("att_drop_rate", "0.2", "blocks.5.attn.attn_drop", "p"),
     "model.dropout_rate": dropout_rate,
     "model.reduce_feat_dim": reduce_feat_dim,
+    "model.stride_size": stride_size,
     "model.semantic_weight": _swins_own("semantic_weight", "0.7"),
 }

@@ -141,6 +141,18 @@ def clip_grad_norm(lab: Lab) -> None:
     assert 0 < moved[1] <= steps * 0.0001 * 1.01
 
 
+def ema_decay(lab: Lab) -> None:
+    """The training is the same; a slower average is farther from its last weights."""
+    assert "ema" not in lab.train().checkpoint
+    distances = []
+    for decay in ("0.0001", "0.2", "0.999"):
+        kept = lab.train(f"train.ema_decay={decay}").checkpoint
+        own, average = (kept[entry]["model.reduction.weight"] for entry in ("state_dict", "ema"))
+        assert torch.equal(own, lab.train().checkpoint["state_dict"]["model.reduction.weight"])
+        distances.append(float((own - average).norm()))
+    assert 0 < 10 * distances[0] < distances[1] < distances[2]
+
+
 def precision(lab: Lab) -> None:
     said = lab.said(lambda: lab.train_in(lab.folder, "train.precision=bf16"))
     assert trained_on(said) == f"the CPU, 1 threads, precision bf16-mixed, {AS_EVER}"
@@ -253,6 +265,7 @@ TRAIN: dict[str, Callable[[Lab], None]] = {
     "train.resume_training_checkpoint_path": resume_training_checkpoint_path,
     "train.results_dir": results_dir,
     "train.clip_grad_norm": clip_grad_norm,
+    "train.ema_decay": ema_decay,
     "train.precision": precision,
     "train.channels_last": channels_last,
     "train.compile": compiling,

@@ -70,7 +70,8 @@ def test_older_spellings_and_idle_keys_of_tao_are_explained_too() -> None:
         "train.optim.lr_steps: list of: whole number, at least 1",
     ]
     assert explain("model.gem_pooling", width=80) == (
-        "model.gem_pooling: accepted and without effect (TAO's default: false)\n  no effect in TAO either\n"
+        "model.gem_pooling: accepted and without effect (TAO's default: false)\n"
+        "  no effect in TAO either; model.pooling=gem is GeM pooling\n"
     )
 
 

@@ -67,7 +67,11 @@ def test_what_is_wrong_is_named_by_its_parameter_with_all_else_that_is_wrong() -
     assert refusal("train: {seed: x}", epochs="ten", learning_rate="-1", k2="30", backbone="resnet_51") == [
         "pipeline parameter backbone: model.backbone: found 'resnet_51' (str); want: resnet_18, resnet_34, "
         "resnet_50, resnet_101, resnet_152, swin_tiny_patch4_window7_224, swin_small_patch4_window7_224, "
-        "swin_base_patch4_window7_224, or timm/<name> for any model of timm; did you mean resnet_50?",
+        "swin_base_patch4_window7_224, vit_tiny_patch16, vit_small_patch16, vit_base_patch16, resnet_18_ibn_a, "
+        "resnet_34_ibn_a, resnet_50_ibn_a, resnet_101_ibn_a, "
+        "osnet_x1_0, osnet_x0_75, osnet_x0_5, osnet_x0_25, osnet_ibn_x1_0, "
+        "osnet_ain_x1_0, osnet_ain_x0_75, osnet_ain_x0_5, osnet_ain_x0_25, "
+        "or timm/<name> for any model of timm; did you mean resnet_50?",
         "spec: train.seed: found 'x' (str); want: a whole number",
         "pipeline parameter epochs: train.num_epochs: found 'ten' (str); want: a whole number",
         "pipeline parameter learning_rate: train.optim.base_lr: found -1 (int); want: above 0.0",

@@ -170,7 +170,7 @@ def test_tao_keys_are_silent_at_their_default_and_warn_otherwise(caplog: pytest.
     load_spec(text=f"model: {{gem_pooling: true}}\nwandb: {{project: mine}}\n{calibration}")
     assert [record.getMessage() for record in caplog.records] == [
         "spec: wandb.project has no effect: experiments are recorded in MLflow, not in Weights & Biases",
-        "spec: model.gem_pooling has no effect: no effect in TAO either",
+        "spec: model.gem_pooling has no effect: no effect in TAO either; model.pooling=gem is GeM pooling",
         "spec: gen_trt_engine.tensorrt.calibration.cal_cache_file has no effect: INT8 is not built here",
     ]
 

@@ -38,7 +38,7 @@ def test_the_optimizers_are_torchs_less_those_that_cannot_train_the_network() ->
 
 
 def test_the_backbones_are_those_that_can_be_built_and_all_of_timms() -> None:
-    assert set(names.BACKBONES) == set(backbones.BACKBONES)
+    assert set(names.BACKBONES) == {*backbones.BACKBONES, *backbones.OWN}
     assert names.ANY_TIMM == backbones.ANY_TIMM
     assert names.timm_models() == set(_registry._model_entrypoints)
     assert names.timm_models() > set(timm.list_models())

@@ -67,7 +67,7 @@ def test_a_checkpoint_of_taos_is_refused_by_the_tasks_until_it_is_adopted(
         f"{theirs}: not written by this project (TAO): network and preprocessing are taken from the spec; "
         "all 81 tensors of the network matched, none is left over",
         "what its tensors do not show: last_stride 1, stem_relu on, stem_pool padded, neck_feat after, "
-        "with_flip_feature off; the map is pooled by its mean",
+        "with_flip_feature off; the pooling is taken to be mean",
         "images: 32 x 64 pixels (width x height), RGB, resized bilinearly, mean [0.485, 0.456, 0.406], "
         "std [0.226, 0.226, 0.226]",
     ]

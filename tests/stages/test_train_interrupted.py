@@ -38,8 +38,9 @@ EVERYTHING = (
     "model.with_center_loss=true",
     "train.optim.lr_scheduler=AutoReduce",
     "train.optim.lr_monitor=train_loss",
+    "train.ema_decay=0.9",
 )
-"""With all that has a state: centres, plateau, dropout (in the small spec), AdamW."""
+"""With all that has a state: centres, plateau, averaged weights, dropout (in the small spec), AdamW."""
 TIMES = {"seconds", "images_per_second", "validation_seconds"}
 ALONE_AND_TOGETHER = pytest.mark.parametrize("processes", [1, 2], ids=["alone", "two processes"])
 
@@ -97,11 +98,12 @@ def latest(model: Path) -> dict[str, Any]:
 
 
 def assert_ends_alike(one: Path, other: Path) -> None:
-    """Weights, centres, optimizer and plateau to the last bit; the history but for its times."""
+    """Weights, their average, centres, optimizer and plateau to the last bit; the history but for its times."""
     ours, theirs = latest(one), latest(other)
-    assert ours["state_dict"].keys() == theirs["state_dict"].keys()
-    for name, tensor in ours["state_dict"].items():
-        assert torch.equal(tensor, theirs["state_dict"][name]), name
+    for entry in ("state_dict", "ema"):
+        assert ours[entry].keys() == theirs[entry].keys()
+        for name, tensor in ours[entry].items():
+            assert torch.equal(tensor, theirs[entry][name]), name
     for index, state in ours["optimizer_states"][0]["state"].items():
         for name, value in state.items():
             assert torch.equal(value, theirs["optimizer_states"][0]["state"][index][name]), name

@@ -15,7 +15,9 @@ from reid.distributed.devices import ComputePlan, choose_gpus
 from reid.errors import SpecError
 from reid.model.embedder import build_embedder
 from reid.training import trainer
-from reid.training.lightning import Plateau, Training, build_losses
+from reid.training.chosen_losses import build_losses
+from reid.training.lightning import Training
+from reid.training.plateau import Plateau
 from reid.training.recipe import refuse_batch_of_one
 from reid.training.resume import DurableCheckpoints
 from reid.training.schedule import build_optimizer, parameter_groups
@@ -54,6 +56,7 @@ def training(parts: torch.nn.ModuleDict | None = None, **changes: object) -> Tra
         "clip_grad_norm": 0.0,
         "center_loss_weight": 0.01,
         "center_lr": 0.5,
+        "ema_decay": 0.0,
         "seed": 0,
     }
     return Training(network, losses() if parts is None else parts, **(values | changes))

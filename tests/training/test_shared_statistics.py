@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reid.model.backbones import BACKBONES, build_backbone
+from reid.model.backbones import BACKBONES, OWN, build_backbone
 from reid.model.embedder import build_embedder
+from reid.model.ibn import IBN
 from reid.training.shared_statistics import SHARED, share_over_all_ranks, share_statistics
 from tests.networks import network_settings
 
@@ -96,6 +97,7 @@ def drawn_layer(kind: Callable[..., nn.Module], dtype: torch.dtype = torch.float
         (drawn_layer(nn.BatchNorm2d, affine=False), (8, 6, 5, 3)),
         (drawn_layer(nn.BatchNorm2d, track_running_stats=False), (8, 6, 5, 3)),
         (drawn_layer(timm.layers.BatchNormAct2d), (8, 6, 5, 3)),
+        (drawn_layer(IBN), (8, 6, 5, 3)),  # its instance normalisation is of one image, and needs no exchange
     ],
 )
 def test_ranks_compute_what_one_process_computes_of_the_whole_batch(groups, layer, shape):
@@ -189,16 +191,18 @@ def test_torch_compile_traces_the_network_in_one_piece(build: Callable[[], nn.Mo
         assert layer.running_mean.abs().max() > 0
 
 
-@pytest.mark.parametrize("name", [*BACKBONES, "timm/test_efficientnet", "timm/ecaresnet26t", "timm/mambaout_femto"])
+@pytest.mark.parametrize(
+    "name", [*BACKBONES, *OWN, *("timm/test_efficientnet", "timm/ecaresnet26t", "timm/mambaout_femto")]
+)
 def test_every_batch_norm_of_a_backbone_is_converted_and_keeps_its_names(name: str) -> None:
     with torch.device("meta"):
         network = build_backbone(
             name, last_stride=1, stem_relu=True, stem_pool="padded", input_channels=3, height=224, width=224,
-            drop_path=0.1, drop_out=0.0, att_drop_rate=0.0, semantic_weight=-1.0,
+            drop_path=0.1, drop_out=0.0, att_drop_rate=0.0, semantic_weight=-1.0, stride_size=[16, 16],
         )  # fmt: skip
     keys = list(network.state_dict())
     norms = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    assert bool(norms) == ("swin" not in name and "mambaout" not in name)
+    assert bool(norms) == ("swin" not in name and "vit" not in name and "mambaout" not in name)
     share_statistics(network, ranks=RANKS, group="none")
     assert {type(layer) for layer in norms} <= set(SHARED.values())
     assert list(network.state_dict()) == keys
