@@ -11,9 +11,9 @@ from reid.data.crop_choice import Crop, Wanted, choose, split_persons
 from reid.data.crops import make_crops
 from reid.data.doctor import examine
 from reid.data.file_names import file_names
-from reid.data.findings import survey_folders
 from reid.data.market1501 import list_folder
 from reid.data.mot_sequences import Box, MotSequence
+from reid.data.surveys import survey_folders
 from reid.errors import DatasetError
 from tests.mot_films import colour, walk, write_film
 from tests.small_market import FOLDERS
