@@ -16,6 +16,7 @@ from reid.data.layouts.layout import SPLITS, LayoutName
 from reid.data.layouts.named_files import MARKET_FOLDERS
 from reid.data.layouts.table import ReadSet, read_set
 from reid.data.market1501 import PersonImage, Split
+from reid.data.no_images import found_instead
 from reid.errors import DatasetError
 from reid.files.locks import made_in_turn
 from reid.files.room import require_room
@@ -84,7 +85,7 @@ def _objections(found: ReadSet, split: str) -> Iterator[str]:
         first = listing.root / listing.misnamed[0]
         yield f"{len(listing.misnamed)} of {len(listing.files)} images are not {part.names.wanted}\n    first: {first}"
     if not listing.files and not listing.faults:
-        yield f"no image in {listing.root}"
+        yield f"no image in {listing.root}{found_instead(listing)}"
 
 
 def _write_whole(splits: dict[str, Split], output: Path, *, renamed: dict[int, str], copy: bool) -> tuple[int, int]:

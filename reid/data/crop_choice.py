@@ -73,8 +73,8 @@ def _objection(box: Box, inside: Area, wanted: Wanted) -> str:
         return "between the frames that are taken"
     if box.visibility < wanted.min_visibility:
         return f"visible by less than {wanted.min_visibility:g}"
-    share = max(0, right - left) * max(0, bottom - top) / (box.width * box.height)
-    if right <= left or bottom <= top or share < min(wanted.min_visibility, 0.99):  # 0.99: corners are rounded
+    least_share = min(wanted.min_visibility, 0.99)  # not 1, because corners are rounded
+    if right <= left or bottom <= top or (right - left) * (bottom - top) < least_share * box.width * box.height:
         return "outside the frame or mostly so"
     return f"lower than {wanted.min_height} pixels" if bottom - top < wanted.min_height else ""
 

@@ -117,7 +117,11 @@ def _frames(folder: Path) -> dict[int, Path]:
 def _boxes(file: Path, frames: Mapping[int, Path]) -> tuple[Box, ...]:
     boxes: dict[tuple[int, int], Box] = {}
     bad: list[str] = []
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
+    try:
+        lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except OSError as error:
+        raise DatasetError(f"{file}: cannot be read: {error.strerror}") from None
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:

@@ -26,7 +26,7 @@ def found_instead(listing: Listing) -> str:
         return ""
     advice = []
     if folders:
-        advice.append("folders are not searched; if each holds the images of one person, set dataset.layout=folders")
+        advice.append("folders are not searched; if each is a person, set dataset.layout=folders and dataset.root")
     if files:
         advice.append(f"an image ends in {', '.join(IMAGE_ENDINGS)}; convert others")
     return f": {', '.join(found)}; {'; '.join(advice)}"

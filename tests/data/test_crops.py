@@ -11,9 +11,9 @@ from reid.data.crop_choice import Crop, Wanted, choose, split_persons
 from reid.data.crops import make_crops
 from reid.data.doctor import examine
 from reid.data.file_names import file_names
-from reid.data.findings import survey_folders
 from reid.data.market1501 import list_folder
 from reid.data.mot_sequences import Box, MotSequence
+from reid.data.surveys import survey_folders
 from reid.errors import DatasetError
 from tests.mot_films import colour, walk, write_film
 from tests.small_market import FOLDERS
@@ -48,6 +48,8 @@ def test_padding_is_a_share_of_the_box_and_ends_at_the_border() -> None:
         (Box(1, 1, 10, 10, 20, 60, visibility=0.4), "visible by less than 0.5"),
         (Box(1, 1, -11, 10, 20, 60), "outside the frame or mostly so"),  # 9 of 20 columns
         (Box(1, 1, 200, 10, 20, 60), "outside the frame or mostly so"),
+        (Box(1, 1, 10, 10, 1e-200, 1e-200), "outside the frame or mostly so"),
+        (Box(1, 1, 10, 10, 1e300, 1e300), "outside the frame or mostly so"),
         (Box(1, 1, 10, 10, 20, 31), "lower than 32 pixels"),
         (Box(1, 1, 10, 50, 20, 60 - 0.1), "lower than 32 pixels"),  # 30 of 60 rows are inside
     ],

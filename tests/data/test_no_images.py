@@ -4,13 +4,13 @@ import pytest
 
 from reid.data.doctor import examine
 from reid.data.file_names import MARKET1501
-from reid.data.findings import survey_folders
 from reid.data.market1501 import list_folder
 from reid.data.no_images import found_instead
+from reid.data.surveys import survey_folders
 from tests.small_market import FOLDERS, write_market
 
 CONVERT = "an image ends in .jpg, .jpeg, .jfif, .png, .bmp, .webp, .tif, .tiff; convert others"
-SEARCH = "folders are not searched; if each holds the images of one person, set dataset.layout=folders"
+SEARCH = "folders are not searched; if each is a person, set dataset.layout=folders and dataset.root"
 
 
 @pytest.mark.parametrize(
