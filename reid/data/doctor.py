@@ -17,6 +17,7 @@ MIN_WIDTH, MIN_HEIGHT = 16, 32
 MIN_ASPECT, MAX_ASPECT = 1.0, 6.0
 """Height over width of a standing person's box, with a wide margin."""
 FORMAT_OF_ENDING = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+TOO_FEW_PERSONS = "too few persons"
 SEVERITY_ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
@@ -146,7 +147,7 @@ def _few_training_persons(surveys: Surveys) -> Iterator[Finding]:
     persons = persons_of(train)
     if train.images and len(persons) < 2:
         yield Finding(
-            "error", "too few persons", f"train: {counted(len(persons), 'person')}; training compares at least 2", 1
+            "error", TOO_FEW_PERSONS, f"train: {counted(len(persons), 'person')}; training compares at least 2", 1
         )
 
 
