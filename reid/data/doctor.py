@@ -25,6 +25,7 @@ FORMATS_OF_ENDING = {
     **{".png": ("PNG",), ".bmp": ("BMP", "DIB"), ".webp": ("WEBP",)},
 }
 """Ending -> the formats that it stands for; MPO is a phone's JPEG with further pictures behind the first."""
+TOO_FEW_PERSONS = "too few persons"
 SEVERITY_ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
@@ -159,7 +160,7 @@ def _few_training_persons(surveys: Surveys) -> Iterator[Finding]:
     persons = persons_of(train)
     if train.images and len(persons) < 2:
         yield Finding(
-            "error", "too few persons", f"train: {counted(len(persons), 'person')}; training compares at least 2", 1
+            "error", TOO_FEW_PERSONS, f"train: {counted(len(persons), 'person')}; training compares at least 2", 1
         )
 
 

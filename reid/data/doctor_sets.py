@@ -3,12 +3,19 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
-from reid.data.doctor import compare_num_classes, errors_first, examine, persons_in_train_and_test, persons_of
+from reid.data.doctor import (
+    TOO_FEW_PERSONS,
+    compare_num_classes,
+    errors_first,
+    examine,
+    persons_in_train_and_test,
+    persons_of,
+)
 from reid.data.findings import EXAMPLES, Finding, SplitSummary, counted
-from reid.data.sets import SetsSeen, of_set
+from reid.data.layouts.named_files import MARKET_FOLDERS
+from reid.data.sets import TEST_SPLITS, MainSet, Place, SetsSeen, of_set
 from reid.data.surveys import SplitSurvey, Surveys, summarize
 
 
@@ -18,12 +25,17 @@ def examine_sets(seen: SetsSeen, *, num_classes: int | None, found_before: Itera
     num_classes: the spec's number of training persons; None if they are counted and not compared.
     """
     findings = examine(seen.surveys, num_classes=num_classes if "train" in seen.surveys else None)
+    persons = sum(len(persons_of(part.survey)) for part in seen.train_sets)
     for part in seen.train_sets:
-        findings += [of_set(found, part.wanted.name) for found in examine({"train": part.survey}, num_classes=None)]
+        of_part = examine({"train": part.survey}, num_classes=None)
+        findings += [
+            of_set(found, part.wanted.name)
+            for found in of_part
+            if persons < 2 or found.check != TOO_FEW_PERSONS  # one person is enough if another set has more
+        ]
     for test in seen.test_sets:
         findings += [of_set(found, test.wanted.name) for found in examine(test.surveys, num_classes=None)]
-    if seen.train_sets:
-        findings += compare_num_classes(sum(len(persons_of(part.survey)) for part in seen.train_sets), num_classes)
+    findings += compare_num_classes(persons, num_classes)  # no finding if there are no training sets
     findings += across_sets(seen)
     return errors_first([*findings, *seen.renamed, *found_before])
 
@@ -43,28 +55,30 @@ def summarize_sets(seen: SetsSeen) -> list[SplitSummary]:
 
 def across_sets(seen: SetsSeen) -> Iterator[Finding]:
     """Findings about test images and test persons among the training images of another set, or of the same one."""
-    trained: list[tuple[str, SplitSurvey]] = [(part.wanted.name, part.survey) for part in seen.train_sets]
-    tested: list[tuple[str, Surveys]] = [(part.wanted.name, part.surveys) for part in seen.test_sets]
+    trained = [(part.wanted.name, part.wanted.place, part.survey) for part in seen.train_sets]
+    tested: list[tuple[str, Place | None, Surveys]] = [
+        ("", seen.main.place or _common_place(seen.main), {name: seen.surveys[name] for name in TEST_SPLITS}),
+        *((part.wanted.name, part.wanted.place, part.surveys) for part in seen.test_sets),
+    ]
+    for train_name, train_place, train in trained:
+        for test_name, test_place, test in tested:
+            found = list(_test_images_in_training(train, test))
+            if train_place == test_place:  # of one data set, so that a number means the same person in both
+                found += persons_in_train_and_test({"train": train, **test})
+            yield from (of_set(finding, f"{train_name} and {test_name or 'main set'}") for finding in found)
     if "train" in seen.surveys:
-        trained.append(("", seen.surveys["train"]))
-    main = {name: survey for name, survey in seen.surveys.items() if name != "train"}
-    for (train_name, train), (test_name, test) in product(trained, [("", main), *tested]):
-        if not train_name and not test_name:  # the main set by itself: examined already
-            continue
-        found = list(_test_images_in_training(train, test))
-        if _same_data_set(train, test):
-            found += persons_in_train_and_test({"train": train, **test})
-        pair = f"{train_name or 'main set'} and {test_name or 'main set'}"
-        yield from (of_set(finding, pair) for finding in found)
+        for test_name, _, test in tested[1:]:
+            found = list(_test_images_in_training(seen.surveys["train"], test))
+            yield from (of_set(finding, f"main set and {test_name}") for finding in found)
 
 
-def _same_data_set(train: SplitSurvey, test: Surveys) -> bool:
-    """Whether both are of one data set, so that a number means the same person in both."""
-    roots = {train.listing.root.parent, *(survey.listing.root.parent for survey in test.values())}
-    own = {train.listing.root, *(survey.listing.root for survey in test.values())}
-    return (len(roots) == 1 or len(own) == 1) and {survey.names.pattern for survey in test.values()} == {
-        train.names.pattern
-    }
+def _common_place(main: MainSet) -> Place | None:
+    """The place of a main set whose folders are named one by one; None if they do not lie in one folder."""
+    folders = [Path(main.folders[name] or "").absolute() for name in TEST_SPLITS]
+    roots = {folder.parent for folder in folders}
+    if len(roots) > 1 or [folder.name for folder in folders] != [MARKET_FOLDERS[name] for name in TEST_SPLITS]:
+        return None
+    return Place("market1501", roots.pop(), main.names)
 
 
 def _test_images_in_training(train: SplitSurvey, test: Surveys) -> Iterator[Finding]:

@@ -109,6 +109,18 @@ def test_a_person_in_train_and_test_is_found_if_both_are_of_one_data_set(one: Pa
     assert error.startswith("one and main set: 1 person of train also in query or gallery")
 
 
+def test_equal_numbers_in_two_data_sets_that_lie_side_by_side_are_other_persons(one: Path, tmp_path: Path) -> None:
+    for name, splits in (("x", ["train"]), ("y", ["query", "gallery"])):
+        files = [write_image(tmp_path / name / f"{split}.jpg", size=(16, 32 + len(split))) for split in splits]
+        rows = [f"{file.name},7,{split},{split}" for file, split in zip(files, splits)]
+        (tmp_path / name / "images.csv").write_text("\n".join(["path,person,camera,split", *rows]))
+    x, y = (WantedSet(name, Place("csv", tmp_path / name, MARKET1501)) for name in "xy")
+    said = [message for _, message in findings(look(one, [x, wanted("one", one)], [y]))]
+    assert said == [
+        "x: train: 1 of 1 person seen by one camera only; they teach nothing across cameras",
+    ]
+
+
 def test_the_fingerprint_follows_every_set_and_not_the_shares(one: Path, two: Path) -> None:
     before = look(one, [wanted("two", two, 1.0)], [wanted("test", one)]).fingerprint
     assert look(one, [wanted("two", two, 2.0)], [wanted("test", one)]).fingerprint == before
