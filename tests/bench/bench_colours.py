@@ -6,6 +6,7 @@ without colours, and torchvision's transform for the same share of the images.
 # ruff: noqa: T201
 
 import json
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -73,8 +74,9 @@ def _of_ours(pixels: np.ndarray, name: str | None) -> dict[str, float]:
         return draw(step_rng(seed=0, epoch=0, step=step), BATCH, height=HEIGHT, width=WIDTH, **usual)
 
     plans = [plan(step) for step in range(BATCHES)]
+    kept: deque[object] = deque(maxlen=2)  # as in a training; else a batch may get the memory of the one before
     return {
-        "ms": _of_a_batch(lambda step: augment(pixels, plans[step], mean=MEAN, std=STD)),
+        "ms": _of_a_batch(lambda step: kept.append(augment(pixels, plans[step], mean=MEAN, std=STD))),
         "plan_ms": _of_a_batch(plan),
         "packed_ms": _of_a_batch(lambda step: packed(plans[step], height=HEIGHT, width=WIDTH)),
     }
