@@ -9,6 +9,7 @@ from reid.errors import ArtifactError, SpecError
 from reid.files.secrets import encryption_key, key_to_environment
 from reid.files.writing import require_writable
 from reid.spec import Experiment
+from reid.spec.names import is_vit
 from reid.spec.network import contract_of, network_values
 from reid.stages.outcome import Outcome
 
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 UNSEEN = {
     "resnet": ("last_stride", "stem_relu", "stem_pool", "neck_feat", "with_flip_feature"),
     "swin": ("semantic_weight", "neck_feat", "with_flip_feature"),
+    "vit": ("stride_size", "neck_feat", "with_flip_feature"),
 }
 """Settings of the network that its tensors do not show."""
 NEAR = 1e-3
@@ -117,7 +119,9 @@ def _log_unchecked(
         "%s: not written by this project (%s): network and preprocessing are taken from the spec; %s", file, source, fit
     )
     if settings:
-        names = UNSEEN["swin" if "swin_" in settings["backbone"] else "resnet"]
+        names = UNSEEN[
+            "swin" if "swin_" in settings["backbone"] else "vit" if is_vit(settings["backbone"]) else "resnet"
+        ]
         unseen = ", ".join(f"{name} {_in_words(settings[name])}" for name in names)
         logger.info("what its tensors do not show: %s; the pooling is taken to be %s", unseen, settings["pooling"])
     logger.info(
