@@ -13,13 +13,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from reid.errors import ArtifactError
-from reid.model.backbones import timm_name
+from reid.model.backbones import has_class_token, timm_name
 from reid.model.embedder import Embedder, build_embedder
 from reid.model.ibn import IBN_RESNETS
 from reid.model.osnet import OSNETS
 from reid.model.safe_files import read_file
 from reid.model.sources import OURS, drops_stem_relu, in_our_names, source_kind, tensors_of
-from reid.model.weights import WeightsReport, copy_weights
+from reid.model.vit import grid_size, is_vit, positions_in_front
+from reid.model.vit_sources import CLIP_REID, DINO, TRANSREID
+from reid.model.weights import CLIP_BACKBONE, WeightsReport, copy_weights, require_quick_gelu
 
 NO_PART_OF_THE_EMBEDDING = re.compile(
     r"(.*\.)?centers|classifier\..*"
@@ -29,6 +31,8 @@ NO_PART_OF_THE_EMBEDDING = re.compile(
     r"|base\.fc\.(weight|bias)"
     # fast-reid's preprocessing
     r"|base\.pixel_(mean|std)"
+    # a ViT's classifier of ImageNet, CLIP's text encoder, ...
+    r"|aside\..*"
 )
 """Names, in this project, of tensors that a file may but need not have."""
 
@@ -36,6 +40,12 @@ PARTS = {
     r"layer\d\.\d+\.IN\.": "instance normalisation behind its blocks (IBN-b)",
     r"(^|\.)NL_\d": "non-local blocks",
     r"\.se(_module)?\.": "squeeze and excitation",
+    r"part_token": "part tokens (PASS)",
+    r"patch_embed\.conv\.": "a convolutional stem (ICS of TransReID-SSL)",
+    r"(^|\.)b[12]\.\d": "the jigsaw patch module (JPM of TransReID)",
+    r"(^|\.)(sie_embed|cv_embed)$": "side information of cameras or views (SIE of TransReID, CLIP-ReID)",
+    r"(^|\.)dist_token$": "a distillation token (DeiT)",
+    r"(^|\.)attnpool\.": "attention pooling (CLIP's ResNet)",
 }
 """Pattern of a tensor's name -> the part of another network that it belongs to."""
 
@@ -50,6 +60,13 @@ RESNETS = {
 """(bottleneck blocks?, blocks of the third stage) -> the spec's name."""
 SWINS = {(6, 96): "tiny", (18, 96): "small", (18, 128): "base"}
 """(blocks of the third stage, channels of the first) -> size."""
+VITS = {
+    (12, 192, False): "vit_tiny_patch16",
+    (12, 384, False): "vit_small_patch16",
+    (12, 768, False): "vit_base_patch16",
+    (12, 768, True): CLIP_BACKBONE,
+}
+"""(blocks, width, normalised before the first block as in CLIP?) -> the spec's name, of patches of 16."""
 Named = Mapping[str, tuple[str, Tensor]]
 """This project's name -> (the file's name, the tensor)."""
 
@@ -92,6 +109,8 @@ def adopt_checkpoint(path: Path, *, stem_relu: bool | None, **values: Any) -> Ad
         nn.init.zeros_(parameter)
     report = copy_weights(network, named, source=source, tensors=tensors)
     _require_all(path, network, named, report)
+    require_quick_gelu(path, network, source)
+    _require_pooling(path, network, source, asked=values["pooling"])
     return Adopted(
         network=network.eval(),
         source=source,
@@ -100,6 +119,22 @@ def adopt_checkpoint(path: Path, *, stem_relu: bool | None, **values: Any) -> Ad
         mean=_per_channel(named, "base.pixel_mean"),
         std=_per_channel(named, "base.pixel_std"),
     )
+
+
+def _require_pooling(path: Path, network: Embedder, source: str, *, asked: str) -> None:
+    """Raises ArtifactError unless the file's project or the spec says how a ViT's tokens are pooled."""
+    if not is_vit(network.base):
+        return
+    if source in (CLIP_REID, DINO) and network.settings["pooling"] != "class":
+        raise ArtifactError(
+            f"{path}: weights of {source}, whose feature is the class token\n"
+            f"  found: model.pooling={asked}\n  want:  model.pooling=class"
+        )
+    if asked == "auto" and source not in (CLIP_REID, DINO, TRANSREID):
+        raise ArtifactError(
+            f"{path}: weights of {source}, whose names do not show how a ViT's tokens are pooled\n"
+            "  want: model.pooling=class or model.pooling=mean, as its project has it"
+        )
 
 
 def _per_channel(named: Named, name: str) -> tuple[float, ...] | None:
@@ -127,6 +162,8 @@ def _require_all(path: Path, network: Embedder, named: Named, report: WeightsRep
         if names:
             lines.append(f"  {what}: {', '.join(names[:3])}" + (f" ({len(names)} in all)" if len(names) > 3 else ""))
     lacking = [part for pattern, part in PARTS.items() if any(re.search(pattern, name) for name in wrong["unexpected"])]
+    if named.get("base.blocks.7.norm1.weight") and "base.blocks.8.norm1.weight" not in named:
+        lacking.append("the 8 blocks of TransReID's own vit_small, whose attention is scaled in another way")
     fitting = _fields_that_fit(network, named)
     if lacking:
         lines.append(f"  it has {' and '.join(lacking)}, which the spec's network does not have")
@@ -149,7 +186,9 @@ def _fields_that_fit(network: Embedder, named: Named) -> list[str]:
         fitting.append(f"model.input_channels={stem[1]}")
     gem = "pool.power" in shapes
     if gem != (settings["pooling"] == "gem"):
-        fitting.append(f"model.pooling={'gem' if gem else 'mean'}")
+        plain = "class" if has_class_token(network.base) else "mean"
+        fitting.append(f"model.pooling={'gem' if gem else plain}")
+    fitting += _patches_that_fit(network, shapes.get("base.pos_embed"))
     reduction = shapes.get("reduction.weight") or shapes.get("reduction.0.weight")
     reduces = not isinstance(network.reduction, nn.Identity)
     if backbone in OSNETS:
@@ -170,6 +209,30 @@ def _fields_that_fit(network: Embedder, named: Named) -> list[str]:
     return fitting
 
 
+def _patches_that_fit(network: Embedder, positions: tuple[int, ...] | None) -> list[str]:
+    """What the spec must say for a ViT to have as many patches as the file."""
+    if not is_vit(network.base) or positions is None or len(positions) != 3:
+        return []
+    base: Any = network.base
+    embed, wanted = base.patch_embed, positions[1] - positions_in_front(base)
+    if embed.num_patches == wanted:
+        return []
+    for step in range(min(embed.patch_size), 0, -1):
+        rows, columns = grid_size(embed.img_size, patch=embed.patch_size, stride=(step, step))
+        if rows * columns == wanted:
+            return [f"model.stride_size=[{step},{step}]"]
+    return [f"model.input_height and model.input_width of {wanted} patches"]
+
+
+def _vit(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """The spec's name of the ViT with tensors of these shapes."""
+    blocks = {int(found[1]) for name in shapes if (found := re.match(r"base\.blocks\.(\d+)\.", name))}
+    patch = shapes.get("base.patch_embed.proj.weight", ())
+    if len(patch) != 4 or patch[2:] != (16, 16):
+        return None
+    return VITS.get((len(blocks), patch[0], "base.norm_pre.weight" in shapes))
+
+
 def _backbone(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """The spec's name of the backbone that has tensors of these shapes; None if they do not show it."""
     if "base.conv1.conv.weight" in shapes:
@@ -182,7 +245,7 @@ def _backbone(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
         return resnet
     blocks = {int(found[1]) for name in shapes if (found := re.match(r"base\.layers\.2\.blocks\.(\d+)\.", name))}
     size = SWINS.get((len(blocks), shapes.get("base.patch_embed.proj.weight", (0,))[0]))
-    return f"swin_{size}_patch4_window7_224" if size else None
+    return f"swin_{size}_patch4_window7_224" if size else _vit(shapes)
 
 
 def _osnet(shapes: Mapping[str, tuple[int, ...]]) -> str | None:

@@ -1,7 +1,8 @@
 """Finds out whose weights a file holds, and gives its tensors this project's names: base.*, reduction, bottleneck, ...
 
 torchvision, timm, Microsoft, IBN-Net and torchreid name a bare backbone; TAO and reid-strong-baseline put it under
-"base.", fast-reid under "backbone.", beside its "heads."; TAO's and SOLIDER's Swin is mmcv's.
+"base.", fast-reid under "backbone.", beside its "heads."; TAO's and SOLIDER's Swin is mmcv's. vit_sources.py knows the
+Vision Transformers.
 """
 
 import re
@@ -12,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from reid.errors import ArtifactError
+from reid.model.vit_sources import CLIP_REID, clip_reid_names, is_vit_file, vit_kind, vit_names
 
 OURS, FAST_REID = "this project", "fast-reid"
 WRAPPERS = ("teacher", "state_dict", "model")
@@ -74,6 +76,9 @@ def source_kind(content: Any, tensors: Mapping[str, Tensor]) -> str:
     """Whose file it is, recognised by names that only that project writes."""
     if isinstance(content, dict) and "reid" in content:
         return OURS
+    vit = vit_kind(content, tensors)
+    if vit:
+        return vit
     signs = {
         "TAO": any(name.startswith("model.base.") for name in tensors),
         "SOLIDER": _is_mm_swin(tensors),
@@ -97,13 +102,19 @@ def drops_stem_relu(content: Any, tensors: Mapping[str, Tensor]) -> bool:
 
 def in_our_names(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]:
     """This project's name -> (the file's name, tensor in this project's order), for tensors that are learned."""
-    mm_swin = _is_mm_swin(tensors)
+    if vit_kind(None, tensors) == CLIP_REID:
+        return clip_reid_names({name: tensor for name, tensor in tensors.items() if not name.endswith(NOT_WEIGHTS)})
+    mm_swin, vit = _is_mm_swin(tensors), is_vit_file(tensors)
     merges_at_the_end = any(name.endswith("layers.0.downsample.reduction.weight") for name in tensors)
     osnet = any(name.endswith("conv1.conv.weight") for name in tensors)
     named: dict[str, tuple[str, Tensor]] = {}
     for theirs, tensor in tensors.items():
         name = theirs.removeprefix("model.")
         if name.endswith(NOT_WEIGHTS):
+            continue
+        own = vit_names(name, theirs, tensor) if vit else None
+        if own:
+            named |= own
             continue
         if GEM_POWER.fullmatch(name):
             named["pool.power"] = (theirs, tensor.reshape(-1))

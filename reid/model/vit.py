@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 from reid.errors import SpecError
 
+LONGEST_GRID = 8
+"""Times that a grid may be as long as it is wide; 197 positions, of DeiT with two tokens in front, make no grid."""
 DROPS = ("drop_path", "drop_path1", "drop_path2")
 """timm's names, in a block, of what skips its branches in training."""
 
@@ -87,7 +89,7 @@ def resized_positions(
     if count < 1 or found.shape[2] != base.pos_embed.shape[2]:
         return None
     rows, columns = old_grid or _likely_grid(count, image=embed.img_size)
-    if rows * columns != count:
+    if rows * columns != count or max(rows, columns) > LONGEST_GRID * min(rows, columns):
         return None
     grid = found[:, front:].float().transpose(1, 2).reshape(1, -1, rows, columns)
     resized = F.interpolate(grid, size=embed.grid_size, mode="bilinear", align_corners=False)

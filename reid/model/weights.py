@@ -11,6 +11,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers.activations import QuickGELU
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,9 +23,12 @@ from reid.model.osnet import OSNet
 from reid.model.safe_files import read_file
 from reid.model.sources import NOT_WEIGHTS, drops_stem_relu, in_our_names, source_kind, tensors_of
 from reid.model.vit import grid_size, is_vit, resized_positions
+from reid.model.vit_sources import CLIP_REID
 
 logger = logging.getLogger(__name__)
 
+CLIP_BACKBONE = "timm/vit_base_patch16_clip_quickgelu_224"
+"""The backbone that CLIP-ReID fine-tunes."""
 HUB_TIMEOUT_S = 4.0
 """How long timm's hub may take to answer."""
 
@@ -99,8 +103,13 @@ def load_pretrained(embedder: Embedder, path: Path | None, *, choice: str, min_s
         of_imagenet = ("base.", "reduction.") if isinstance(embedder.base, OSNet) else ("base.",)
         named = {ours: entry for ours, entry in named.items() if ours.startswith(of_imagenet)}
     _refuse_bottlenecks(path, backbone, named, embedder.state_dict())
+    _refuse_other_tokens(path, named)
+    require_quick_gelu(path, embedder, source_kind(content, tensors))
     source, grid = source_kind(content, tensors), _own_grid(content, named)
     report = copy_weights(embedder, named, source=source, tensors=tensors, grid=grid)
+    lost = [name for name in report.missing if name.startswith("base.pos_embed (")]
+    if lost and is_vit(embedder.base):
+        raise ArtifactError(f"{path}: its positions fit no grid of patches: {lost[0]}\n  want: weights of a plain ViT")
     if report.share < min_share:
         matched = sum(name.startswith("base.") for name in report.matched)
         missing = [name for name in report.missing if name.startswith("base.")]
@@ -123,6 +132,27 @@ def _refuse_bottlenecks(path: Path, backbone: str, named: Collection[str], wante
         raise ArtifactError(
             f"{path}: its blocks are bottlenecks of three convolutions, those of {backbone} are basic ones of two\n"
             f"  TAO builds ResNet-18 and -34 of bottlenecks; want: weights of torchvision's {backbone}"
+        )
+
+
+def _refuse_other_tokens(path: Path, named: Collection[str]) -> None:
+    """Raises ArtifactError for a ViT whose tokens are made in another way than here."""
+    others = {"base.part_token1": "part tokens (PASS)", "base.patch_embed.conv.0.weight": "a convolutional stem (ICS)"}
+    for name, part in others.items():
+        if name in named:
+            raise ArtifactError(
+                f"{path}: a ViT with {part}, which no network here has\n"
+                "  want: weights of a ViT with a class token and patches"
+            )
+
+
+def require_quick_gelu(path: Path, embedder: Embedder, source: str) -> None:
+    """Raises ArtifactError for weights of CLIP in a ViT that has another activation, which its tensors do not show."""
+    if source == CLIP_REID and not any(isinstance(module, QuickGELU) for module in embedder.base.modules()):
+        raise ArtifactError(
+            f"{path}: weights of {source}, whose activation is QuickGELU\n"
+            f"  found: model.backbone={embedder.settings['backbone']} in the spec\n"
+            f"  want:  model.backbone={CLIP_BACKBONE}"
         )
 
 

@@ -9,6 +9,7 @@ from reid.errors import ArtifactError, SpecError
 from reid.files.secrets import encryption_key, key_to_environment
 from reid.files.writing import require_writable
 from reid.spec import Experiment
+from reid.spec.names import is_vit
 from reid.spec.network import contract_of, network_values
 from reid.stages.outcome import Outcome
 
@@ -18,6 +19,7 @@ UNSEEN = {
     "resnet": ("last_stride", "stem_relu", "stem_pool", "neck_feat", "with_flip_feature"),
     "osnet": ("stem_pool", "neck_feat", "with_flip_feature"),
     "swin": ("semantic_weight", "neck_feat", "with_flip_feature"),
+    "vit": ("stride_size", "neck_feat", "with_flip_feature"),
 }
 """Settings of the network that its tensors do not show."""
 NEAR = 1e-3
@@ -114,6 +116,15 @@ def _adopt_onnx(spec: Experiment, file: Path, output: Path) -> Outcome:
     )
 
 
+def _kind(backbone: str) -> str:
+    """The key of UNSEEN for a backbone of the spec."""
+    if "swin_" in backbone:
+        return "swin"
+    if is_vit(backbone):
+        return "vit"
+    return "osnet" if backbone.startswith("osnet_") else "resnet"
+
+
 def _log_unchecked(
     file: Path, source: str, contract: Contract, fit: str, settings: dict[str, Any] | None = None
 ) -> None:
@@ -122,8 +133,7 @@ def _log_unchecked(
         "%s: not written by this project (%s): network and preprocessing are taken from the spec; %s", file, source, fit
     )
     if settings:
-        backbone = settings["backbone"]
-        kind = "swin" if "swin_" in backbone else "osnet" if backbone.startswith("osnet_") else "resnet"
+        kind = _kind(settings["backbone"])
         unseen = ", ".join(f"{name} {_in_words(settings[name])}" for name in UNSEEN[kind])
         logger.info("what its tensors do not show: %s; the pooling is taken to be %s", unseen, settings["pooling"])
     logger.info(
