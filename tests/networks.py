@@ -24,6 +24,7 @@ def network_settings(**changes: Any) -> dict[str, Any]:
         "dropout_rate": 0.0,
         "reduce_feat_dim": False,
         "semantic_weight": 1.0,
+        "id_loss_type": "softmax",
     }
     assert set(changes) <= set(settings), changes
     return settings | changes

@@ -36,7 +36,7 @@ AVERAGE = "ema"
 """The entry of a training's checkpoint with the averaged weights, under the names of `state_dict`; if it is there, the
 model is what they make."""
 
-ADDED_SETTINGS = {"stem_pool": "padded"}
+ADDED_SETTINGS: dict[str, Any] = {"stem_pool": "padded", "id_loss_type": "softmax"}
 """Settings that older checkpoints do not have, and their values at that time."""
 
 

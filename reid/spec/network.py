@@ -23,6 +23,7 @@ class NetworkValues(TypedDict):
     dropout_rate: float
     reduce_feat_dim: bool
     semantic_weight: float
+    id_loss_type: str
     height: int
     width: int
 
@@ -45,6 +46,7 @@ def network_values(spec: Experiment) -> NetworkValues:
         dropout_rate=model.dropout_rate,
         reduce_feat_dim=model.reduce_feat_dim,
         semantic_weight=model.semantic_weight,
+        id_loss_type=model.id_loss_type,
         height=model.input_height,
         width=model.input_width,
     )

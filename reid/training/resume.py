@@ -28,7 +28,19 @@ from reid.training.host_copies import HostCopies
 logger = logging.getLogger(__name__)
 
 LATEST, BEST = "reid_model_latest.pth", "reid_model_best.pth"
-ADDED_SETTINGS: dict[str, Any] = {"train.ema_decay": 0.0, "train.freeze_epochs": 0}
+ADDED_SETTINGS: dict[str, Any] = {
+    "train.ema_decay": 0.0,
+    "train.freeze_epochs": 0,
+    "model.id_loss_weight": 1.0,
+    "model.triplet_loss_weight": 1.0,
+    "train.optim.cosine_margin": 0.5,
+    "train.optim.cosine_scale": 30.0,
+    "train.optim.flat_epochs": 0,
+    "train.optim.large_fc_lr": False,
+    "train.optim.lr_floor": 0.002,
+    "train.optim.soft_margin": False,
+    "train.optim.trp_l2": False,
+}
 """Deciding settings that older checkpoints do not have, and their values at that time; model.checkpoint has those of
 the network."""
 EPOCH = re.compile(r"model_epoch_(\d{3,})\.pth")

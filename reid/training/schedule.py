@@ -64,6 +64,29 @@ def warmup_cosine(epoch: int, *, num_epochs: int, warmup_epochs: int) -> float:
     return COSINE_END + (1 - COSINE_END) * (1 + math.cos(math.pi * done)) / 2
 
 
+def flat_then_cosine(
+    epoch: int,
+    *,
+    warmup_factor: float,
+    warmup_iters: int,
+    warmup_method: str,
+    flat_epochs: int,
+    lr_floor: float,
+    num_epochs: int,
+) -> float:
+    """The factor on the base learning rate: the warm-up's, then 1 until `flat_epochs`, then a cosine to `lr_floor`.
+
+    fast-reid's CosineAnnealingLR with DELAY_EPOCHS and ETA_MIN_LR: the cosine is measured from the last flat epoch, and
+    meets the floor at the end of the last epoch, which itself is trained a little above it. A warm-up that is longer
+    than `flat_epochs` delays the cosine.
+    """
+    if epoch + 1 < warmup_iters:
+        return warmup(epoch, warmup_factor=warmup_factor, warmup_iters=warmup_iters, warmup_method=warmup_method)
+    flat = max(flat_epochs, warmup_iters)
+    done = max(epoch - flat, 0) / max(num_epochs - flat, 1)
+    return lr_floor + (1 - lr_floor) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+
 def epoch_factor(
     *,
     warmup_method: str,
@@ -91,20 +114,42 @@ def epoch_factor(
 
 
 def parameter_groups(
-    module: nn.Module, *, base_lr: float, weight_decay: float, bias_lr_factor: float, weight_decay_bias: float
+    module: nn.Module,
+    *,
+    base_lr: float,
+    weight_decay: float,
+    bias_lr_factor: float,
+    weight_decay_bias: float,
+    large_fc_lr: bool,
 ) -> list[dict[str, Any]]:
-    """The trainable parameters in at most two groups, weights and biases: params, lr, weight_decay and name of each.
+    """The trainable parameters in groups, weights and biases: params, lr, weight_decay and name of each.
 
     A bias is a parameter whose name ends in "bias" (the shift of a batch norm too). There are two groups, not one per
-    tensor as in TAO, because fused and foreach optimisers take one step per group. Frozen parameters are left out, and
-    so is an empty group.
+    tensor as in TAO, because fused and foreach optimisers take one step per group. With large_fc_lr the classifier's
+    weights and bias are two groups more, at twice base_lr, as in TAO. Frozen parameters are left out, and so is an
+    empty group.
     """
     trainable = [(name, tensor) for name, tensor in module.named_parameters() if tensor.requires_grad]
-    weights = [tensor for name, tensor in trainable if not name.endswith("bias")]
-    biases = [tensor for name, tensor in trainable if name.endswith("bias")]
+    decays = (weight_decay, weight_decay_bias)
+    if not large_fc_lr:
+        return _weights_and_biases("", trainable, rates=(base_lr, base_lr * bias_lr_factor), decays=decays)
+    classifier = [pair for pair in trainable if pair[0].startswith("classifier.")]
+    others = [pair for pair in trainable if not pair[0].startswith("classifier.")]
+    return [
+        *_weights_and_biases("", others, rates=(base_lr, base_lr * bias_lr_factor), decays=decays),
+        *_weights_and_biases("classifier ", classifier, rates=(2 * base_lr, 2 * base_lr), decays=decays),
+    ]
+
+
+def _weights_and_biases(
+    whose: str, named: list[tuple[str, nn.Parameter]], *, rates: tuple[float, float], decays: tuple[float, float]
+) -> list[dict[str, Any]]:
+    """The named parameters as a group of weights and one of biases, without an empty one; (of weights, of biases)."""
+    weights = [tensor for name, tensor in named if not name.endswith("bias")]
+    biases = [tensor for name, tensor in named if name.endswith("bias")]
     groups = [
-        {"name": "weights", "params": weights, "lr": base_lr, "weight_decay": weight_decay},
-        {"name": "biases", "params": biases, "lr": base_lr * bias_lr_factor, "weight_decay": weight_decay_bias},
+        {"name": f"{whose}weights", "params": weights, "lr": rates[0], "weight_decay": decays[0]},
+        {"name": f"{whose}biases", "params": biases, "lr": rates[1], "weight_decay": decays[1]},
     ]
     return [group for group in groups if group["params"]]
 
