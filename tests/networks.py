@@ -26,6 +26,7 @@ def network_settings(**changes: Any) -> dict[str, Any]:
         "reduce_feat_dim": False,
         "semantic_weight": 1.0,
         "stride_size": [16, 16],
+        "id_loss_type": "softmax",
     }
     assert set(changes) <= set(settings), changes
     return settings | changes

@@ -132,13 +132,18 @@ def train_some_steps(
         metric_loss_type="triplet_center",
         with_center_loss=True,
         label_smooth=True,
+        id_loss_type="softmax",
+        cosine_margin=0.5,
+        cosine_scale=30.0,
         triplet_loss_margin=0.3,
         num_classes=6,
         embedding_size=network.embedding_size,
     )
 
     def optimizer(module: nn.Module) -> torch.optim.Optimizer:
-        groups = parameter_groups(module, base_lr=0.01, weight_decay=5e-4, bias_lr_factor=2.0, weight_decay_bias=5e-4)
+        groups = parameter_groups(
+            module, base_lr=0.01, weight_decay=5e-4, bias_lr_factor=2.0, weight_decay_bias=5e-4, large_fc_lr=False
+        )
         return build_optimizer("SGD", groups, 0.9)
 
     module = Training(
@@ -149,7 +154,8 @@ def train_some_steps(
         plateau=None,
         plateau_watches="val_loss",
         clip_grad_norm=5.0,
-        center_loss_weight=0.01,
+        loss_weights={"cross_entropy": 1.0, "triplet": 1.0, "center": 0.01},
+        unit_triplet=False,
         center_lr=0.5,
         ema_decay=0.0,
         freeze_epochs=freeze_epochs,

@@ -36,7 +36,12 @@ AVERAGE = "ema"
 """The entry of a training's checkpoint with the averaged weights, under the names of `state_dict`; if it is there, the
 model is what they make."""
 
-ADDED_SETTINGS: dict[str, Any] = {"stem_pool": "padded", "pooling": "mean", "stride_size": None}
+ADDED_SETTINGS: dict[str, Any] = {
+    "stem_pool": "padded",
+    "pooling": "mean",
+    "stride_size": None,
+    "id_loss_type": "softmax",
+}
 """Settings that older checkpoints do not have, and their values at that time."""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from reid.errors import SpecError
 from reid.model.backbones import build_backbone, class_token, feature_map, has_class_token, is_swin
@@ -35,6 +36,7 @@ class Embedder(nn.Module):
         with_flip_feature: bool,
         num_classes: int,
         dropout_rate: float,
+        id_loss_type: str,
         settings: dict[str, Any],
     ) -> None:
         super().__init__()
@@ -46,11 +48,15 @@ class Embedder(nn.Module):
         own_width = int(base.num_features)  # type: ignore[arg-type]
         self.embedding_size = int(getattr(reduction, "out_features", own_width))
         self.dropout = nn.Dropout(dropout_rate)
-        self.classifier = nn.Linear(self.embedding_size, num_classes, bias=not neck)
+        gives_cosines = id_loss_type != "softmax"
+        layer = CosineClassifier if gives_cosines else nn.Linear
+        self.classifier = layer(self.embedding_size, num_classes, bias=not neck and not gives_cosines)
         if neck:
             self.bottleneck = nn.BatchNorm1d(self.embedding_size)
             self.bottleneck.bias.requires_grad_(False)
             nn.init.normal_(self.classifier.weight, std=0.001)
+        if gives_cosines:  # its length decides how fast it turns, as the gradient is divided by it
+            nn.init.xavier_uniform_(self.classifier.weight)
         self.num_classes = num_classes
         self.neck_feat = neck_feat
         self.with_flip_feature = with_flip_feature
@@ -81,6 +87,7 @@ class Embedder(nn.Module):
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """images (B, C, H, W) -> in training (features (B, D) before the BNNeck, logits (B, P)); else embedding (B, D).
 
+        For an identity loss with a margin the logits are cosines.
         With with_flip_feature the embedding is the sum over the image and its mirror image, in an exported network too.
         """
         if self.training:
@@ -89,6 +96,17 @@ class Embedder(nn.Module):
         if self.with_flip_feature:
             return self.embed(images) + self.embed(images.flip(3))
         return self.embed(images)
+
+
+class CosineClassifier(nn.Linear):
+    """The cosine between features and the vector of each person, the rows of `weight`: in -1..1, without a bias.
+
+    The losses with a margin (reid.training.losses) make logits of it; so the network need not know the label.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features (B, D) -> cosines (B, P)."""
+        return F.linear(F.normalize(features), F.normalize(self.weight))
 
 
 def _in_float32(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
@@ -122,6 +140,7 @@ def build_embedder(
     reduce_feat_dim: bool,
     semantic_weight: float,
     stride_size: Sequence[int] | None,
+    id_loss_type: str,
 ) -> Embedder:
     """The network of a spec's model section, with random weights; `stem_relu` is resolved by weights.resolve_stem_relu.
 
@@ -154,6 +173,7 @@ def build_embedder(
         with_flip_feature=with_flip_feature,
         num_classes=num_classes,
         dropout_rate=dropout_rate,
+        id_loss_type=id_loss_type,
         settings=settings,
     )
 

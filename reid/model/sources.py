@@ -25,7 +25,9 @@ GEM_POWER = re.compile(r"((heads|base|backbone)\.)?(\w*pool\w*|gem|gap)\.p")
 NOT_WEIGHTS = ("relative_position_index", "attn_mask", "num_batches_tracked")
 """The ends of names of tensors that are computed or counted, not learned."""
 
-MM_SWIN: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+Renames = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
+"""(pattern, what takes its place), in order."""
+MM_SWIN: Renames = (
     (r"^patch_embed\.projection\.", "patch_embed.proj."),
     (r"^stages\.(\d+)\.downsample\.", lambda found: f"layers.{int(found[1]) + 1}.downsample."),
     (r"^semantic_embed_w\.(\d+)\.", lambda found: f"layers.{int(found[1]) + 1}.downsample.semantic_scale."),
@@ -38,7 +40,12 @@ MM_SWIN: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 )
 """mmcv's names -> timm's; timm merges patches at the beginning of a stage, mmcv at the end of the stage before."""
 
-OSNET: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+MERGES_AT_THE_END: Renames = (
+    (r"^layers\.(\d+)\.downsample\.", lambda found: f"layers.{int(found[1]) + 1}.downsample."),
+)
+"""Microsoft's names -> timm's."""
+
+OSNET: Renames = (
     (r"\.conv2a\.", ".conv2.0.layers.0."),
     (r"\.conv2([bcd])\.(\d)\.", lambda found: f".conv2.{'abcd'.index(found[1])}.layers.{found[2]}."),
     (r"^conv([23])\.2\.0\.", r"pool\1.0."),
@@ -104,51 +111,49 @@ def in_our_names(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]
     """This project's name -> (the file's name, tensor in this project's order), for tensors that are learned."""
     if vit_kind(None, tensors) == CLIP_REID:
         return clip_reid_names({name: tensor for name, tensor in tensors.items() if not name.endswith(NOT_WEIGHTS)})
-    mm_swin, vit = _is_mm_swin(tensors), is_vit_file(tensors)
-    merges_at_the_end = any(name.endswith("layers.0.downsample.reduction.weight") for name in tensors)
-    osnet = any(name.endswith("conv1.conv.weight") for name in tensors)
+    vit, of_backbone = is_vit_file(tensors), _namer_of_backbone(tensors)
     named: dict[str, tuple[str, Tensor]] = {}
     for theirs, tensor in tensors.items():
         name = theirs.removeprefix("model.")
         if name.endswith(NOT_WEIGHTS):
             continue
         own = vit_names(name, theirs, tensor) if vit else None
-        if own:
-            named |= own
-            continue
-        if GEM_POWER.fullmatch(name):
-            named["pool.power"] = (theirs, tensor.reshape(-1))
-            continue
-        if name.startswith(("base.feature.", "fcneck.")):
-            # TAO's reduction: a 1 x 1 convolution (D, C, 1, 1) behind a ResNet, a matrix behind Swin
-            last = name.rpartition(".")[2]
-            named[f"reduction.{last}"] = (theirs, tensor.flatten(1) if tensor.ndim == 4 else tensor)
-            continue
-        if name.startswith("heads."):
-            named |= _fast_reids_head(name, theirs, tensor)
-            continue
-        if name.startswith(HEAD):
-            named[name] = (theirs, tensor)
-            continue
-        name = name.removeprefix("base.").removeprefix("backbone.")
-        if osnet:
-            for pattern, replacement in OSNET:
-                name = re.sub(pattern, replacement, name)
-            found = re.match(r"fc\.([01]\.\w+)$", name)  # a layer, its normalisation and a ReLU behind the pooling
-            named[f"reduction.{found[1]}" if found else f"base.{name}"] = (theirs, tensor)
-            continue
-        if mm_swin:
-            ordered = _merged_as_timm(tensor) if ".downsample." in name else tensor
-            for pattern, replacement in MM_SWIN:
-                name = re.sub(pattern, replacement, name)
-            named[f"base.{name}"] = (theirs, ordered)
-            continue
-        if merges_at_the_end:
-            name = re.sub(
-                r"^layers\.(\d+)\.downsample\.", lambda found: f"layers.{int(found[1]) + 1}.downsample.", name
-            )
-        named[f"base.{name}"] = (theirs, tensor)
+        named |= own or _head(name, theirs, tensor) or of_backbone(name, theirs, tensor)
     return named
+
+
+def _head(name: str, theirs: str, tensor: Tensor) -> dict[str, tuple[str, Tensor]]:
+    """A tensor behind the backbone under this project's name; empty if it is of the backbone."""
+    if GEM_POWER.fullmatch(name):
+        return {"pool.power": (theirs, tensor.reshape(-1))}
+    if name.startswith(("base.feature.", "fcneck.")):
+        # TAO's reduction: a 1 x 1 convolution (D, C, 1, 1) behind a ResNet, a matrix behind Swin
+        last = name.rpartition(".")[2]
+        return {f"reduction.{last}": (theirs, tensor.flatten(1) if tensor.ndim == 4 else tensor)}
+    if name.startswith("heads."):
+        return _fast_reids_head(name, theirs, tensor)
+    return {name: (theirs, tensor)} if name.startswith(HEAD) else {}
+
+
+def _namer_of_backbone(
+    tensors: Mapping[str, Tensor],
+) -> Callable[[str, str, Tensor], dict[str, tuple[str, Tensor]]]:
+    """(name, the file's name, tensor) -> the tensor under this project's name, for a backbone with these tensors."""
+    mm_swin = _is_mm_swin(tensors)
+    merges_at_the_end = any(name.endswith("layers.0.downsample.reduction.weight") for name in tensors)
+    osnet = any(name.endswith("conv1.conv.weight") for name in tensors)
+    patterns = OSNET if osnet else MM_SWIN if mm_swin else MERGES_AT_THE_END if merges_at_the_end else ()
+
+    def of_backbone(name: str, theirs: str, tensor: Tensor) -> dict[str, tuple[str, Tensor]]:
+        name = name.removeprefix("base.").removeprefix("backbone.")
+        ordered = _merged_as_timm(tensor) if mm_swin and ".downsample." in name else tensor
+        for pattern, replacement in patterns:
+            name = re.sub(pattern, replacement, name)
+        # a layer, its normalisation and a ReLU behind OSNet's pooling
+        behind = re.match(r"fc\.([01]\.\w+)$", name) if osnet else None
+        return {f"reduction.{behind[1]}" if behind else f"base.{name}": (theirs, ordered)}
+
+    return of_backbone
 
 
 def _fast_reids_head(name: str, theirs: str, tensor: Tensor) -> dict[str, tuple[str, Tensor]]:

@@ -64,7 +64,10 @@ def _model(spec: Experiment) -> Iterator[SwitchedOff]:
         "dataset.sampler = softmax uses no metric loss",
     )
     yield sampler == "softmax", ["dataset.num_instances"], "dataset.sampler = softmax shuffles plainly"
-    yield sampler == "triplet", ["model.label_smooth"], "dataset.sampler = triplet uses no cross-entropy"
+    identity = ["model.label_smooth", "model.id_loss_type", "model.id_loss_weight"]
+    yield sampler == "triplet", identity, "dataset.sampler = triplet uses no cross-entropy"
+    no_triplet = sampler == "softmax" or model.metric_loss_type == "center"
+    yield no_triplet, ["model.triplet_loss_weight"], "the triplet loss is off"
 
 
 def _colours(spec: Experiment) -> Iterator[SwitchedOff]:
@@ -84,6 +87,8 @@ def _dataset(spec: Experiment) -> Iterator[SwitchedOff]:
 def _optim(spec: Experiment) -> Iterator[SwitchedOff]:
     optim = spec.train.optim
     cosine, plateau = optim.warmup_method == "cosine", optim.lr_scheduler == "AutoReduce"
+    falls = optim.lr_scheduler == "Cosine"
+    flat = max(optim.flat_epochs, optim.warmup_iters)
     off: list[SwitchedOff] = [
         (optim.name not in MOMENTUM_READERS, ["momentum"], f"{optim.name} has no momentum of this kind"),
         (
@@ -91,8 +96,26 @@ def _optim(spec: Experiment) -> Iterator[SwitchedOff]:
             ["center_lr", "center_loss_weight"],
             "the centre loss is off",
         ),
+        (
+            spec.model.id_loss_type == "softmax" or spec.dataset.sampler == "triplet",
+            ["cosine_margin", "cosine_scale"],
+            "only an identity loss on cosines reads it (model.id_loss_type)",
+        ),
+        (spec.dataset.sampler == "triplet", ["large_fc_lr"], "dataset.sampler = triplet uses no classifier"),
+        (
+            spec.dataset.sampler == "softmax" or spec.model.metric_loss_type == "center",
+            ["soft_margin"],
+            "the triplet loss is off",
+        ),
         (not plateau, ["lr_monitor"], "only train.optim.lr_scheduler = AutoReduce watches it"),
         (plateau, ["lr_steps"], "train.optim.lr_scheduler = AutoReduce watches train.optim.lr_monitor instead"),
+        (falls, ["lr_steps", "gamma"], "train.optim.lr_scheduler = Cosine does not read it"),
+        (not falls, ["flat_epochs", "lr_floor"], "only train.optim.lr_scheduler = Cosine reads it"),
+        (
+            falls and flat >= spec.train.num_epochs,
+            ["lr_floor"],
+            f"train.num_epochs = {spec.train.num_epochs} leaves no epoch after the {flat} flat ones",
+        ),
         (cosine, ["warmup_iters", "warmup_factor", "lr_steps"], "the cosine schedule does not read it"),
         (cosine and not plateau, ["gamma"], "the cosine schedule does not read it"),
         (not plateau and not optim.lr_steps, ["gamma"], "train.optim.lr_steps is empty"),

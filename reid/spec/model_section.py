@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator
 
 from reid.spec.facts import AlsoReadBy, DecidesTraining, InForm, PartOfNetwork, SaidByModel
-from reid.spec.field_types import Count, ReadFile, Section, Share, Switch, Text
+from reid.spec.field_types import Count, Positive, ReadFile, Section, Share, Switch, Text
 from reid.spec.names import require_backbone
 
 
@@ -54,6 +54,15 @@ class Model(Section):
     An OSNet with a width has torchreid's layer (linear, BatchNorm, ReLU) of it; torchreid's weights have 512."""
     neck_feat: Annotated[Literal["before", "after"], PartOfNetwork("neck_feat")] = "after"
     """Side of the neck from which the embedding is taken at test time."""
+    id_loss_type: Annotated[
+        Literal["softmax", "arcface", "cosface", "amsoftmax", "circle"], PartOfNetwork("id_loss_type")
+    ] = "softmax"
+    """Identity loss. softmax: cross-entropy; the others compare cosines, with a margin and a scale (train.optim.
+    cosine_margin, cosine_scale): arcface (Deng 2019), cosface = amsoftmax (Wang 2018), circle (Sun 2020)."""
+    id_loss_weight: Positive = 1.0
+    """Weight of the identity loss in the sum of the losses."""
+    triplet_loss_weight: Positive = 1.0
+    """Weight of the triplet loss in the sum of the losses."""
     metric_loss_type: Literal["triplet", "center", "triplet_center"] = "triplet"
     """Metric loss; center and triplet_center need with_center_loss."""
     with_center_loss: bool = False

@@ -25,6 +25,7 @@ class NetworkValues(TypedDict):
     reduce_feat_dim: bool
     semantic_weight: float
     stride_size: list[int] | None
+    id_loss_type: str
     height: int
     width: int
 
@@ -49,6 +50,7 @@ def network_values(spec: Experiment) -> NetworkValues:
         reduce_feat_dim=model.reduce_feat_dim,
         semantic_weight=model.semantic_weight,
         stride_size=model.stride_size,
+        id_loss_type=model.id_loss_type,
         height=model.input_height,
         width=model.input_width,
     )

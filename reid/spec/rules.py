@@ -59,6 +59,15 @@ def _fused(spec: Any) -> Iterator[Finding]:
         yield "train.fused_optimizer", f"{name} has no fused form; want auto or off"
 
 
+def _two_cosines(spec: Any) -> Iterator[Finding]:
+    if spec.train.optim.lr_scheduler == "Cosine" and spec.train.optim.warmup_method == "cosine":
+        yield (
+            "train.optim.warmup_method",
+            "'cosine' is a whole schedule, and train.optim.lr_scheduler = Cosine another; want 'linear' or 'constant', "
+            "or the scheduler MultiStep",
+        )
+
+
 def _picture(spec: Any, *, name: str) -> Iterator[Finding]:
     plot = getattr(spec.evaluate, name)
     if plot is not None and not plot.lower().endswith(PICTURES):
@@ -170,6 +179,7 @@ RULES: tuple[Callable[[Any], Iterator[Finding]], ...] = (
     _metric_loss,
     _class_token,
     _fused,
+    _two_cosines,
     _source_or_drawing,
     _url_or_zip,
     _checksum,

@@ -15,8 +15,14 @@ class Optim(Section):
 
     name: Optimizer = "Adam"
     """Optimizer of torch.optim; its LBFGS, Muon and SparseAdam cannot train this network."""
-    lr_scheduler: Literal["MultiStep", "AutoReduce"] = "MultiStep"
-    """How the learning rate falls. MultiStep: by lr_steps or cosine; AutoReduce: by gamma when lr_monitor stalls."""
+    lr_scheduler: Literal["MultiStep", "AutoReduce", "Cosine"] = "MultiStep"
+    """How the learning rate falls after the warm-up. MultiStep: by gamma at lr_steps, or by the cosine of
+    warmup_method; AutoReduce: by gamma when lr_monitor stalls; Cosine: it stays until flat_epochs, and then falls in a
+    half cosine to lr_floor."""
+    flat_epochs: Annotated[int, Field(ge=0)] = 0
+    """Number of epochs before the Cosine schedule lets the learning rate fall; at least those of the warm-up."""
+    lr_floor: Share = 0.002
+    """Learning rate that the Cosine schedule reaches at the end of the training, as a share of base_lr."""
     lr_monitor: Literal["val_loss", "train_loss"] = "val_loss"
     """Loss that AutoReduce watches."""
     lr_steps: list[Count] = [40, 70]
@@ -49,6 +55,16 @@ class Optim(Section):
     """Learning rate of the SGD that moves the centres."""
     triplet_loss_margin: NotNegative = 0.3
     """Margin of the triplet loss and of val_loss, in units of the features."""
+    soft_margin: bool = False
+    """Whether the triplet loss is ln(1 + exp(positive - negative)), without a margin; val_loss keeps its margin."""
+    trp_l2: bool = False
+    """Whether the features get length 1 before the triplet loss; so do the embeddings before val_loss."""
+    cosine_margin: NotNegative = 0.5
+    """Margin of model.id_loss_type: an angle in radians for arcface, a cosine for cosface, amsoftmax and circle."""
+    cosine_scale: Positive = 30.0
+    """Factor on the cosines of model.id_loss_type before the cross-entropy."""
+    large_fc_lr: bool = False
+    """Whether the classifier learns at twice base_lr."""
 
 
 class Cudnn(Section):

@@ -16,6 +16,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from reid.data.module import Batch, TrainingData
 from reid.distributed.gathering import mean_over_ranks, ranks, whole_batch
@@ -52,7 +53,8 @@ class Training(pl.LightningModule):
         plateau: Plateau | None,
         plateau_watches: str,
         clip_grad_norm: float,
-        center_loss_weight: float,
+        loss_weights: Mapping[str, float],
+        unit_triplet: bool,
         center_lr: float,
         ema_decay: float,
         freeze_epochs: int,
@@ -60,12 +62,14 @@ class Training(pl.LightningModule):
     ) -> None:
         """epoch_factor: epoch (from 0) -> factor on the base learning rate; plateau: another factor, or None.
 
+        loss_weights: of each loss in their sum. unit_triplet: whether the triplet loss sees features of length 1.
         ema_decay: of the moving average of the weights; 0: none is kept. freeze_epochs: in how many the
         backbone is frozen.
         """
         super().__init__()
         self.model, self.losses = model, losses
-        self.center_loss_weight, self.center_lr, self.clip_grad_norm = center_loss_weight, center_lr, clip_grad_norm
+        self.center_lr, self.clip_grad_norm = center_lr, clip_grad_norm
+        self._loss_weights, self._unit_triplet = dict(loss_weights), unit_triplet
         self.plateau, self.plateau_watches = plateau, plateau_watches
         self._build_optimizer, self._epoch_factor, self._seed = optimizer, epoch_factor, seed
         self._optimizer_state: dict[str, Any] | None = None
@@ -185,7 +189,7 @@ class Training(pl.LightningModule):
         self.zero_grad(set_to_none=True)  # before the forward pass: a CUDA graph writes over the last gradients there
         features, logits = self.model(batch.images)
         parts = self.compute_losses(features, logits, batch.label)
-        weighted = {name: self._weight(name) * part for name, part in parts.items()}
+        weighted = {name: self._loss_weights[name] * part for name, part in parts.items()}
         of_all = [part * (ranks() if name in OF_THE_WHOLE_BATCH else 1) for name, part in weighted.items()]
         self.manual_backward(torch.stack(of_all).sum())
         accuracy = (logits.argmax(dim=1) == batch.label).float().mean()
@@ -197,7 +201,8 @@ class Training(pl.LightningModule):
         """features (B, D), logits (B, P), label (B,) -> each loss, unweighted."""
         inputs = {"cross_entropy": (logits.float(), label), "center": (features, label)}
         if "triplet" in self.losses:
-            inputs["triplet"] = (whole_batch(features), whole_batch(label))
+            metric = F.normalize(features.float()) if self._unit_triplet else features
+            inputs["triplet"] = (whole_batch(metric), whole_batch(label))
         return {name: loss(*inputs[name]) for name, loss in self.losses.items()}
 
     def after_epoch(self, *, train_loss: float, val_loss: float | None) -> None:
@@ -231,9 +236,6 @@ class Training(pl.LightningModule):
         place = [self._seed, batch.step.epoch, STREAM, batch.step.step, self.global_rank]
         return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
-    def _weight(self, name: str) -> float:
-        return self.center_loss_weight if name == "center" else 1.0
-
     def _optimizer(self) -> torch.optim.Optimizer:
         return self.optimizers(use_pl_optimizer=False)  # type: ignore[return-value]
 
@@ -254,4 +256,4 @@ class Training(pl.LightningModule):
             gradient: Any = centers.grad
             if scale is not None:
                 gradient = torch.where(taken, gradient / scale, 0.0)
-            centers.sub_(gradient, alpha=self.center_lr / self.center_loss_weight)  # type: ignore[operator]
+            centers.sub_(gradient, alpha=self.center_lr / self._loss_weights["center"])  # type: ignore[operator]

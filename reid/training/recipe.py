@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ from reid.training.history import UNTRAINED, Row
 from reid.training.lightning import Training
 from reid.training.plateau import Plateau
 from reid.training.resume import Start
-from reid.training.schedule import build_optimizer, epoch_factor, parameter_groups
+from reid.training.schedule import build_optimizer, epoch_factor, flat_then_cosine, parameter_groups
 from reid.training.trainer import evaluating, network_of
 from reid.training.validation import Validation
 
@@ -79,10 +80,14 @@ def refuse_other_network(spec: Experiment, persons: list[int], start: Start) -> 
     settings = start.checkpoint["training"]["settings"]
     centres, optimizer = "losses.center.centers" in start.checkpoint["state_dict"], settings["train.optim.name"]
     wants_centres = spec.model.with_center_loss and spec.dataset.sampler != "softmax"
-    if (centres, optimizer) != (wants_centres, spec.train.optim.name):
+    large_fc_lr = "train.optim.large_fc_lr"
+    then = (optimizer, centres, settings.get(large_fc_lr, False))
+    now = (spec.train.optim.name, wants_centres, spec.train.optim.large_fc_lr)
+    if then != now:
         described = [
             f"{name}, {'with' if centred else 'without'} centre loss"
-            for name, centred in ((optimizer, centres), (spec.train.optim.name, wants_centres))
+            + (f", {large_fc_lr} = {str(doubled).lower()}" if then[2] != now[2] else "")
+            for name, centred, doubled in (then, now)
         ]
         raise ArtifactError(
             f"{start.path}: a checkpoint of another kind of training: {described[0]}; not {described[1]}\n"
@@ -192,7 +197,10 @@ def build_module(spec: Experiment, network: Embedder) -> Training:
         metric_loss_type=section.metric_loss_type,
         with_center_loss=section.with_center_loss,
         label_smooth=section.label_smooth,
-        triplet_loss_margin=optim.triplet_loss_margin,
+        id_loss_type=section.id_loss_type,
+        cosine_margin=optim.cosine_margin,
+        cosine_scale=optim.cosine_scale,
+        triplet_loss_margin=None if optim.soft_margin else optim.triplet_loss_margin,
         num_classes=network.num_classes,
         embedding_size=network.embedding_size,
     )
@@ -204,32 +212,53 @@ def build_module(spec: Experiment, network: Embedder) -> Training:
             weight_decay=optim.weight_decay,
             bias_lr_factor=optim.bias_lr_factor,
             weight_decay_bias=optim.weight_decay_bias,
+            large_fc_lr=optim.large_fc_lr,
         )
         fused = {"auto": None, "on": True, "off": False}[spec.train.fused_optimizer]
         return build_optimizer(optim.name, groups, optim.momentum, fused=fused)
 
-    auto_reduce = optim.lr_scheduler == "AutoReduce"
     return Training(
         network,
         losses,
         optimizer=optimizer,
-        epoch_factor=epoch_factor(
-            warmup_method=optim.warmup_method,
-            warmup_factor=optim.warmup_factor,
-            warmup_iters=optim.warmup_iters,
-            warmup_epochs=optim.warmup_epochs,
-            lr_steps=[] if auto_reduce else optim.lr_steps,
-            gamma=optim.gamma,
-            num_epochs=spec.train.num_epochs,
-        ),
-        plateau=Plateau(gamma=optim.gamma) if auto_reduce else None,
+        epoch_factor=_epoch_factor(spec),
+        plateau=Plateau(gamma=optim.gamma) if optim.lr_scheduler == "AutoReduce" else None,
         plateau_watches=optim.lr_monitor,
         clip_grad_norm=spec.train.clip_grad_norm,
-        center_loss_weight=optim.center_loss_weight,
+        loss_weights={
+            "cross_entropy": section.id_loss_weight,
+            "triplet": section.triplet_loss_weight,
+            "center": optim.center_loss_weight,
+        },
+        unit_triplet=optim.trp_l2,
         center_lr=optim.center_lr,
         ema_decay=spec.train.ema_decay,
         freeze_epochs=spec.train.freeze_epochs,
         seed=spec.train.seed,
+    )
+
+
+def _epoch_factor(spec: Experiment) -> Callable[[int], float]:
+    """epoch (from 0) -> the factor on the base learning rate that the spec's schedule gives."""
+    optim, epochs = spec.train.optim, spec.train.num_epochs
+    if optim.lr_scheduler == "Cosine":
+        return partial(
+            flat_then_cosine,
+            warmup_factor=optim.warmup_factor,
+            warmup_iters=optim.warmup_iters,
+            warmup_method=optim.warmup_method,
+            flat_epochs=optim.flat_epochs,
+            lr_floor=optim.lr_floor,
+            num_epochs=epochs,
+        )
+    return epoch_factor(
+        warmup_method=optim.warmup_method,
+        warmup_factor=optim.warmup_factor,
+        warmup_iters=optim.warmup_iters,
+        warmup_epochs=optim.warmup_epochs,
+        lr_steps=[] if optim.lr_scheduler == "AutoReduce" else optim.lr_steps,
+        gamma=optim.gamma,
+        num_epochs=epochs,
     )
 
 
@@ -256,6 +285,7 @@ def validation_of(spec: Experiment, manifest: Manifest, contract: Contract) -> V
         contract=contract,
         batch_size=spec.dataset.val_batch_size,
         triplet_loss_margin=spec.train.optim.triplet_loss_margin,
+        unit_triplet=spec.train.optim.trp_l2,
     )
 
 

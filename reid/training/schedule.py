@@ -64,6 +64,29 @@ def warmup_cosine(epoch: int, *, num_epochs: int, warmup_epochs: int) -> float:
     return COSINE_END + (1 - COSINE_END) * (1 + math.cos(math.pi * done)) / 2
 
 
+def flat_then_cosine(
+    epoch: int,
+    *,
+    warmup_factor: float,
+    warmup_iters: int,
+    warmup_method: str,
+    flat_epochs: int,
+    lr_floor: float,
+    num_epochs: int,
+) -> float:
+    """The factor on the base learning rate: the warm-up's, then 1 until `flat_epochs`, then a cosine to `lr_floor`.
+
+    fast-reid's CosineAnnealingLR with DELAY_EPOCHS and ETA_MIN_LR: the cosine is measured from the last flat epoch, and
+    meets the floor at the end of the last epoch, which itself is trained a little above it. A warm-up that is longer
+    than `flat_epochs` delays the cosine.
+    """
+    if epoch + 1 < warmup_iters:
+        return warmup(epoch, warmup_factor=warmup_factor, warmup_iters=warmup_iters, warmup_method=warmup_method)
+    flat = max(flat_epochs, warmup_iters)
+    done = max(epoch - flat, 0) / max(num_epochs - flat, 1)
+    return lr_floor + (1 - lr_floor) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+
+
 def epoch_factor(
     *,
     warmup_method: str,
@@ -91,30 +114,37 @@ def epoch_factor(
 
 
 def parameter_groups(
-    module: nn.Module, *, base_lr: float, weight_decay: float, bias_lr_factor: float, weight_decay_bias: float
+    module: nn.Module,
+    *,
+    base_lr: float,
+    weight_decay: float,
+    bias_lr_factor: float,
+    weight_decay_bias: float,
+    large_fc_lr: bool,
 ) -> list[dict[str, Any]]:
     """The trainable parameters in groups of weights, biases and powers: params, lr, weight_decay and name of each.
 
     A bias is a parameter whose name ends in "bias" (the shift of a batch norm too). The power of a generalized mean
-    pooling has no weight decay, which would draw it from 3 to 0. There is a group a kind, not one per tensor as in TAO,
-    because fused and foreach optimisers take one step per group. Frozen parameters are left out, and so is an empty
-    group.
+    pooling has no weight decay, which would draw it from 3 to 0. With large_fc_lr the classifier's weights and bias are
+    two groups more, at twice base_lr, as in TAO. There is a group a kind, not one per tensor as in TAO, because fused
+    and foreach optimisers take one step per group. Frozen parameters are left out, and so is an empty group.
     """
-    kinds: dict[str, list[nn.Parameter]] = {"weights": [], "biases": [], "powers": []}
+    rates = {  # kind -> (learning rate, weight decay)
+        "weights": (base_lr, weight_decay),
+        "biases": (base_lr * bias_lr_factor, weight_decay_bias),
+        "powers": (base_lr, 0.0),
+        "classifier weights": (2 * base_lr, weight_decay),
+        "classifier biases": (2 * base_lr, weight_decay_bias),
+    }
+    members: dict[str, list[nn.Parameter]] = {kind: [] for kind in rates}
     for name, tensor in module.named_parameters():
         if tensor.requires_grad:
-            kinds["biases" if name.endswith("bias") else "powers" if name.endswith(".power") else "weights"].append(
-                tensor
-            )
-    groups = [
-        {"name": "weights", "params": kinds["weights"], "lr": base_lr, "weight_decay": weight_decay},
-        {
-            "name": "biases",
-            "params": kinds["biases"],
-            "lr": base_lr * bias_lr_factor,
-            "weight_decay": weight_decay_bias,
-        },
-        {"name": "powers", "params": kinds["powers"], "lr": base_lr, "weight_decay": 0.0},
+            kind = "biases" if name.endswith("bias") else "powers" if name.endswith(".power") else "weights"
+            apart = large_fc_lr and name.startswith("classifier.")
+            members[f"classifier {kind}" if apart else kind].append(tensor)
+    groups: list[dict[str, Any]] = [
+        {"name": kind, "params": members[kind], "lr": rate, "weight_decay": decay}
+        for kind, (rate, decay) in rates.items()
     ]
     return [group for group in groups if group["params"]]
 

@@ -48,6 +48,8 @@ class Validation:
     contract: Contract
     batch_size: int
     triplet_loss_margin: float
+    unit_triplet: bool
+    """Whether val_loss compares embeddings of length 1."""
 
     def embed(
         self, network: Network | OfPixels, *, what: str, ranks: Ranks, between: Callable[[], None]
@@ -85,43 +87,55 @@ class Validation:
         )
         try:
             compute = scores_on_cpu if device == CPU else partial(scores_by_torch, device=device)
-            scores, loss = compute(query, gallery, protocol, margin=self.triplet_loss_margin)
+            scores, loss = compute(
+                query, gallery, protocol, margin=self.triplet_loss_margin, unit_triplet=self.unit_triplet
+            )
         except torch.OutOfMemoryError as error:
             why = str(error).splitlines()[0]
             logger.warning("validation: the memory of %s does not suffice (%s); on the CPU instead", device, why)
-            scores, loss = scores_on_cpu(query, gallery, protocol, margin=self.triplet_loss_margin)
+            scores, loss = scores_on_cpu(
+                query, gallery, protocol, margin=self.triplet_loss_margin, unit_triplet=self.unit_triplet
+            )
         ranks = {f"rank{rank}": float(scores.cmc[min(rank, len(scores.cmc)) - 1]) for rank in (1, 5, 10)}
         return {"mAP": float(scores.mAP), **ranks, "mINP": float(scores.mINP), "val_loss": loss}
 
 
-def scores_on_cpu(query: Embeddings, gallery: Embeddings, protocol: Protocol, *, margin: float) -> tuple[Scores, float]:
-    """The scores of the plain ranking, and the validation loss."""
+def scores_on_cpu(
+    query: Embeddings, gallery: Embeddings, protocol: Protocol, *, margin: float, unit_triplet: bool = False
+) -> tuple[Scores, float]:
+    """The scores of the plain ranking, and the validation loss, with `unit_triplet` of embeddings of length 1."""
     scorer = Scorer(protocol, max_rank=MAX_RANK)
     for first, distance in distance_rows(l2_normalize(query.vectors), l2_normalize(gallery.vectors)):
         scorer.add(first, distance)
-    return scorer.scores(), validation_triplet(query, gallery, margin=margin)
+    return scorer.scores(), validation_triplet(query, gallery, margin=margin, unit_triplet=unit_triplet)
 
 
 def scores_by_torch(
-    query: Embeddings, gallery: Embeddings, protocol: Protocol, *, margin: float, device: torch.device
+    query: Embeddings,
+    gallery: Embeddings,
+    protocol: Protocol,
+    *,
+    margin: float,
+    device: torch.device,
+    unit_triplet: bool = False,
 ) -> tuple[Scores, float]:
     """The same on a device; raises torch.OutOfMemoryError if its memory does not suffice."""
     vectors, person = _joined(query, gallery, device)
     unit = unit_length(vectors)
     scores = scores_of_tensors(unit[: len(query)], unit[len(query) :], protocol, max_rank=MAX_RANK)
     with float32_products(device):
-        loss = _triplet(vectors, person, len(query), margin=margin)
+        loss = _triplet(unit if unit_triplet else vectors, person, len(query), margin=margin)
     return scores, loss
 
 
-def validation_triplet(query: Embeddings, gallery: Embeddings, *, margin: float) -> float:
+def validation_triplet(query: Embeddings, gallery: Embeddings, *, margin: float, unit_triplet: bool = False) -> float:
     """The batch-hard triplet loss with every query as an anchor and all images as its batch; 0 if there is none.
 
     Hermans et al. 2017, eq. 5. Distractors (person 0) are negatives of everybody. In blocks of anchors, so that no
     (Q, Q + G) matrix is held.
     """
     vectors, person = _joined(query, gallery, CPU)
-    return _triplet(vectors, person, len(query), margin=margin)
+    return _triplet(unit_length(vectors) if unit_triplet else vectors, person, len(query), margin=margin)
 
 
 def _joined(query: Embeddings, gallery: Embeddings, device: torch.device) -> tuple[Tensor, Tensor]:

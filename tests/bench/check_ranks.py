@@ -71,16 +71,21 @@ def train(
     network = build_embedder(**network_settings(backbone=backbone, num_classes=PERSONS, **size))
     losses = build_losses(
         sampler=sampler, metric_loss_type="triplet_center", with_center_loss=True, label_smooth=True,
+        id_loss_type="softmax", cosine_margin=0.5, cosine_scale=30.0,
         triplet_loss_margin=0.3, num_classes=PERSONS, embedding_size=network.embedding_size,
     )  # fmt: skip
 
     def build(module: torch.nn.Module) -> torch.optim.Optimizer:
-        groups = parameter_groups(module, base_lr=0.001, weight_decay=5e-4, bias_lr_factor=2.0, weight_decay_bias=5e-4)
+        groups = parameter_groups(
+            module, base_lr=0.001, weight_decay=5e-4, bias_lr_factor=2.0, weight_decay_bias=5e-4, large_fc_lr=False
+        )
         return build_optimizer(optimizer, groups, 0.9)
 
     module = Training(
         network, losses, optimizer=build, epoch_factor=lambda _epoch: 1.0, plateau=None, plateau_watches="val_loss",
-        clip_grad_norm=5.0, center_loss_weight=0.01, center_lr=0.5, ema_decay=0.0, freeze_epochs=0, seed=0,
+        clip_grad_norm=5.0, center_lr=0.5,
+        loss_weights={"cross_entropy": 1.0, "triplet": 1.0, "center": 0.01}, unit_triplet=False, ema_decay=0.0,
+        freeze_epochs=0, seed=0,
     )  # fmt: skip
     label = np.repeat(np.arange(PERSONS), [5, 8, 4, 4, 8, 6])
     pixels = np.random.default_rng(0).integers(0, 256, (len(label), size["height"], size["width"], 3), np.uint8)

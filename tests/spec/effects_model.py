@@ -1,5 +1,6 @@
 """What each field of the spec's section `model` does."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -150,6 +151,42 @@ def _seasoned(network: Embedder) -> Embedder:
     return network.eval()
 
 
+def id_loss_type(lab: Lab) -> None:
+    # the label's cosine is 0.5, the others' 0; margin 0.5, scale 30: the label's logits are 15, 30 cos(pi / 3 + 0.5),
+    # 30 (0.5 - 0.5) and 30 (1.5 - 0.5)(0.5 - 0.5); the others' are 0, and in circle 30 x 0.5 x -0.5
+    wanted = {
+        "softmax": (0.5, 0.0),
+        "arcface": (30 * math.cos(math.pi / 3 + 0.5), 0.0),
+        "cosface": (0.0, 0.0),
+        "amsoftmax": (0.0, 0.0),
+        "circle": (0.0, -7.5),
+    }
+    for kind, (label, others) in wanted.items():
+        override = f"model.id_loss_type={kind}"
+        loss = lab.module(override, "model.label_smooth=false").losses["cross_entropy"]
+        found = loss(torch.tensor([[0.5, 0, 0, 0]]), torch.tensor([0])).item()
+        assert found == pytest.approx(math.log(1 + 3 * math.exp(others - label)), rel=1e-4)
+        steps = lab.fit(override, "train.num_epochs=8").steps
+        assert steps[-1]["cross_entropy"] < steps[0]["cross_entropy"]
+        assert lab.network(override).settings["id_loss_type"] == kind
+    assert lab.warnings("model.id_loss_type=circle", "dataset.sampler=triplet") == [
+        "spec: model.id_loss_type has no effect: dataset.sampler = triplet uses no cross-entropy"
+    ]
+
+
+def _loss_weight(field: str, part: str, off: str, why: str) -> Callable[[Lab], None]:
+    def check(lab: Lab) -> None:
+        for weight in (1.0, 0.25):
+            step = lab.fit(f"model.{field}={weight}").steps[0]
+            other = "triplet" if part == "cross_entropy" else "cross_entropy"
+            assert step["loss"] == pytest.approx(weight * step[part] + step[other], rel=1e-5)
+        assert lab.warnings(f"model.{field}=0.5", f"dataset.sampler={off}") == [
+            f"spec: model.{field} has no effect: {why}"
+        ]
+
+    return check
+
+
 def metric_loss_type(lab: Lab) -> None:
     for kind, names in (("center", {"center"}), ("triplet_center", {"triplet", "center"})):
         step = lab.fit("model.with_center_loss=true", f"model.metric_loss_type={kind}").steps[0]
@@ -262,6 +299,11 @@ MODEL: dict[str, Callable[[Lab], None]] = {
     "model.neck": neck,
     "model.feat_dim": feat_dim,
     "model.neck_feat": neck_feat,
+    "model.id_loss_type": id_loss_type,
+    "model.id_loss_weight": _loss_weight(
+        "id_loss_weight", "cross_entropy", "triplet", "dataset.sampler = triplet uses no cross-entropy"
+    ),
+    "model.triplet_loss_weight": _loss_weight("triplet_loss_weight", "triplet", "softmax", "the triplet loss is off"),
     "model.metric_loss_type": metric_loss_type,
     "model.with_center_loss": with_center_loss,
     "model.with_flip_feature": with_flip_feature,

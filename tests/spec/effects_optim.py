@@ -1,10 +1,12 @@
 """What each field of the spec's section `train.optim` does: read off the history and the optimizer's own groups."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 
+from reid.errors import SpecError
 from reid.spec.idle import MOMENTUM_READERS
 from tests.spec.lab import Lab, Trained
 
@@ -33,6 +35,37 @@ def lr_scheduler(lab: Lab) -> None:
             module.after_epoch(train_loss=1.0, val_loss=1.0)
         factors.append(module.learning_rate_at(11))
     assert factors == [1.0, 0.5]
+
+
+COSINE = "train.optim.lr_scheduler=Cosine"
+
+
+def flat_epochs(lab: Lab) -> None:
+    # of 4 epochs 1 or 2 are flat: then (1 + cos(pi t / 3)) / 2 or (1 + cos(pi t / 2)) / 2, from the epoch after them on
+    floor = "train.optim.lr_floor=0"
+    assert _rates(lab, COSINE, floor, "train.optim.flat_epochs=1") == _shares(1, 1, 0.75, 0.25)
+    assert _rates(lab, COSINE, floor, "train.optim.flat_epochs=2") == _shares(1, 1, 1, 0.5)
+    assert lab.warnings("train.optim.flat_epochs=2") == [
+        "spec: train.optim.flat_epochs has no effect: only train.optim.lr_scheduler = Cosine reads it"
+    ]
+    assert lab.warnings(COSINE, "train.optim.lr_steps=[3]", "train.optim.gamma=0.5") == [
+        f"spec: train.optim.{name} has no effect: train.optim.lr_scheduler = Cosine does not read it"
+        for name in ("lr_steps", "gamma")
+    ]
+    with pytest.raises(SpecError) as caught:
+        lab.spec(COSINE, "train.optim.warmup_method=cosine")
+    assert str(caught.value) == (
+        "command line: train.optim.warmup_method: 'cosine' is a whole schedule, and train.optim.lr_scheduler = Cosine "
+        "another; want 'linear' or 'constant', or the scheduler MultiStep"
+    )
+
+
+def lr_floor(lab: Lab) -> None:
+    flat = "train.optim.flat_epochs=2"
+    assert _rates(lab, COSINE, flat, "train.optim.lr_floor=0.5") == _shares(1, 1, 1, 0.75)
+    assert lab.warnings(
+        COSINE, flat, "train.num_epochs=2", "train.optim.warmup_iters=0", "train.optim.lr_floor=0.5"
+    ) == ["spec: train.optim.lr_floor has no effect: train.num_epochs = 2 leaves no epoch after the 2 flat ones"]
 
 
 def lr_monitor(lab: Lab) -> None:
@@ -163,11 +196,59 @@ def triplet_loss_margin(lab: Lab) -> None:
     assert lab.warnings("dataset.sampler=softmax", "train.optim.triplet_loss_margin=0.5") == []
 
 
+def soft_margin(lab: Lab) -> None:
+    # person 0 at 0 and 1, person 1 at 5 and 6: ln(1 + exp(1 - 5)) at the outer ends, ln(1 + exp(1 - 4)) at the inner
+    features = torch.zeros(4, 8)
+    features[:, 0] = torch.tensor([0.0, 1, 5, 6])
+    loss = lab.module("train.optim.soft_margin=true").losses["triplet"]
+    wanted = (2 * math.log(1 + math.exp(1 - 5)) + 2 * math.log(1 + math.exp(1 - 4))) / 4
+    assert loss(features, torch.tensor([0, 0, 1, 1])).item() == pytest.approx(wanted)
+    assert lab.warnings("train.optim.soft_margin=true", "dataset.sampler=softmax") == [
+        "spec: train.optim.soft_margin has no effect: the triplet loss is off"
+    ]
+
+
+def trp_l2(lab: Lab) -> None:
+    """Longer features change the triplet loss, but not that of features of length 1."""
+    features, label = torch.randn(8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(8) // 2
+    for value, same in (("true", True), ("false", False)):
+        module = lab.module(f"train.optim.trp_l2={value}")
+        losses = [module.compute_losses(scale * features, torch.zeros(8, 4), label)["triplet"] for scale in (1, 9)]
+        assert bool(torch.isclose(*losses)) is same
+    rows = [lab.train(f"train.optim.trp_l2={value}").epochs[0]["val_loss"] for value in ("true", "false")]
+    assert rows[0] < 0.3 + 2 < rows[1] + 2  # no two points of a unit sphere are farther apart than 2
+
+
+def _on_cosines(field: str, changed: str) -> Callable[[Lab], None]:
+    def check(lab: Lab) -> None:
+        first = [
+            lab.fit("model.id_loss_type=cosface", *more).steps[0]["cross_entropy"]
+            for more in ([], [f"train.optim.{field}={changed}"])
+        ]
+        assert first[0] != pytest.approx(first[1], rel=0.1)
+        assert lab.warnings(f"train.optim.{field}={changed}") == [
+            f"spec: train.optim.{field} has no effect: only an identity loss on cosines reads it (model.id_loss_type)"
+        ]
+
+    return check
+
+
+def large_fc_lr(lab: Lab) -> None:
+    groups = lab.module("train.optim.large_fc_lr=true").configure_optimizers().param_groups
+    assert [group["lr"] for group in groups] == pytest.approx([BASE_LR, BASE_LR, 2 * BASE_LR])
+    assert len(lab.module().configure_optimizers().param_groups) == 2
+    assert lab.warnings("train.optim.large_fc_lr=true", "dataset.sampler=triplet") == [
+        "spec: train.optim.large_fc_lr has no effect: dataset.sampler = triplet uses no classifier"
+    ]
+
+
 OPTIM: dict[str, Callable[[Lab], None]] = {
     f"train.optim.{field}": check
     for field, check in {
         "name": name,
         "lr_scheduler": lr_scheduler,
+        "flat_epochs": flat_epochs,
+        "lr_floor": lr_floor,
         "lr_monitor": lr_monitor,
         "lr_steps": lr_steps,
         "gamma": gamma,
@@ -183,5 +264,10 @@ OPTIM: dict[str, Callable[[Lab], None]] = {
         "center_loss_weight": center_loss_weight,
         "center_lr": center_lr,
         "triplet_loss_margin": triplet_loss_margin,
+        "soft_margin": soft_margin,
+        "trp_l2": trp_l2,
+        "cosine_margin": _on_cosines("cosine_margin", "0.1"),
+        "cosine_scale": _on_cosines("cosine_scale", "5"),
+        "large_fc_lr": large_fc_lr,
     }.items()
 }

@@ -144,8 +144,11 @@ def test_one_from_before_the_stems_pooling_was_a_choice_resumes(
     folder: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     content = read(finished)
-    del content["reid"]["model"]["stem_pool"]
-    del content["training"]["settings"]["model.stem_pool"]
+    for name in ("stem_pool", "id_loss_type"):
+        del content["reid"]["model"][name]
+        del content["training"]["settings"][f"model.{name}"]
+    for name in ("train.ema_decay", "train.freeze_epochs", "train.optim.lr_floor", "train.optim.trp_l2"):
+        del content["training"]["settings"][name]
     torch.save(content, tmp_path / "reid_model_latest.pth")
     go_on(folder, tmp_path / "model", tmp_path / "reid_model_latest.pth", "train.num_epochs=3")
     assert [message for message in caplog.messages if "other settings" in message] == []
@@ -164,6 +167,7 @@ def test_a_finished_one_of_another_network_is_refused(folder: Path, finished: Pa
     for override, what in (
         ("model.feat_dim=16", "feat_dim 32, not 16"),
         ("model.stem_relu=off", "stem_relu True, not False"),
+        ("model.id_loss_type=circle", "id_loss_type 'softmax', not 'circle'"),
     ):
         assert refusal(ArtifactError, folder, tmp_path, finished, override) == (
             f"{finished}: a checkpoint of another network: {what}{want}"
@@ -188,6 +192,11 @@ def test_a_finished_one_of_other_settings_is_refused(folder: Path, finished: Pat
     [
         ("train.optim.name=SGD", "AdamW, without centre loss; not SGD, without centre loss"),
         ("model.with_center_loss=true", "AdamW, without centre loss; not AdamW, with centre loss"),
+        (
+            "train.optim.large_fc_lr=true",
+            "AdamW, without centre loss, train.optim.large_fc_lr = false; "
+            "not AdamW, without centre loss, train.optim.large_fc_lr = true",
+        ),
     ],
 )
 def test_another_optimizer_or_loss_has_no_use_for_its_state(

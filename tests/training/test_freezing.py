@@ -19,7 +19,9 @@ def with_momentum(**changes: Any) -> Training:
     """SGD with all that moves a weight without a gradient: decay and momentum."""
 
     def optimizer(module: torch.nn.Module) -> torch.optim.Optimizer:
-        groups = parameter_groups(module, base_lr=0.01, weight_decay=0.1, bias_lr_factor=2.0, weight_decay_bias=0.1)
+        groups = parameter_groups(
+            module, base_lr=0.01, weight_decay=0.1, bias_lr_factor=2.0, weight_decay_bias=0.1, large_fc_lr=False
+        )
         return build_optimizer("SGD", groups, 0.9)
 
     return training(optimizer=optimizer, **changes)

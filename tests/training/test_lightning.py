@@ -32,6 +32,9 @@ def losses(**changes: object) -> torch.nn.ModuleDict:
         "metric_loss_type": "triplet",
         "with_center_loss": False,
         "label_smooth": True,
+        "id_loss_type": "softmax",
+        "cosine_margin": 0.5,
+        "cosine_scale": 30.0,
         "triplet_loss_margin": 0.3,
         "num_classes": 5,
         "embedding_size": 16,
@@ -45,7 +48,9 @@ def training(parts: torch.nn.ModuleDict | None = None, **changes: object) -> Tra
     network = build_embedder(**network_settings())
 
     def optimizer(module: torch.nn.Module) -> torch.optim.Optimizer:
-        groups = parameter_groups(module, base_lr=0.1, weight_decay=0.0, bias_lr_factor=2.0, weight_decay_bias=0.0)
+        groups = parameter_groups(
+            module, base_lr=0.1, weight_decay=0.0, bias_lr_factor=2.0, weight_decay_bias=0.0, large_fc_lr=False
+        )
         return build_optimizer("SGD", groups, 0.0)
 
     values: dict = {
@@ -54,7 +59,8 @@ def training(parts: torch.nn.ModuleDict | None = None, **changes: object) -> Tra
         "plateau": None,
         "plateau_watches": "val_loss",
         "clip_grad_norm": 0.0,
-        "center_loss_weight": 0.01,
+        "loss_weights": {"cross_entropy": 1.0, "triplet": 1.0, "center": 0.01},
+        "unit_triplet": False,
         "center_lr": 0.5,
         "ema_decay": 0.0,
         "freeze_epochs": 0,
@@ -131,9 +137,9 @@ def test_the_loss_of_a_step_is_the_weighted_sum_of_its_parts(tmp_path):
 
 
 def test_the_centres_learn_at_their_own_rate_whatever_the_loss_weight(tmp_path):
-    moved = []
+    moved, weights = [], {"cross_entropy": 1.0, "triplet": 1.0}
     for weight, rate in ((0.01, 0.5), (0.0001, 0.5), (0.01, 0.25)):
-        module = training(losses(with_center_loss=True), center_loss_weight=weight, center_lr=rate)
+        module = training(losses(with_center_loss=True), loss_weights=weights | {"center": weight}, center_lr=rate)
         before = module.losses["center"].centers.detach().clone()
         run(module, tmp_path)
         moved.append(module.losses["center"].centers.detach() - before)

@@ -1,5 +1,7 @@
 """The losses against hand cases and the papers' formulas."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -40,6 +42,13 @@ def test_the_same_image_twice_in_a_batch_gives_a_finite_gradient() -> None:
     assert features.grad is not None
     assert torch.isfinite(features.grad).all()
     assert features.grad.abs().sum() > 0
+
+
+def test_the_soft_margin_by_hand() -> None:
+    # persons 0 at 0 and 1, person 1 at 3 and 7: ln(1 + exp(d+ - d-)) of 1 - 3, 1 - 2, 4 - 2, 4 - 6
+    features = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
+    wanted = sum(math.log(1 + math.exp(value)) for value in (-2, -1, 2, -2)) / 4
+    assert BatchHardTriplet(margin=None)(features, torch.tensor([0, 0, 1, 1])).item() == pytest.approx(wanted)
 
 
 def test_near_duplicates_far_from_the_origin_keep_their_distance() -> None:

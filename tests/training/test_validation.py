@@ -64,7 +64,11 @@ def a_validation() -> tuple[Validation, Embeddings, Embeddings]:
     none = Split(Path(), ())
     pixels = np.empty((0, 1, 1, 3), np.uint8)
     contract = Contract(height=1, width=1, channels=3, mean=(0, 0, 0), std=(1, 1, 1), embedding=8)
-    return Validation(none, none, pixels, pixels, contract, batch_size=1, triplet_loss_margin=0.3), query, gallery
+    return (
+        Validation(none, none, pixels, pixels, contract, batch_size=1, triplet_loss_margin=0.3, unit_triplet=False),
+        query,
+        gallery,
+    )
 
 
 def test_a_device_gives_the_figures_of_the_cpu(monkeypatch):
