@@ -104,7 +104,12 @@ def test_the_mean_adds_no_tensor_and_the_power_one() -> None:
 
 def test_the_learned_power_has_a_group_of_its_own_without_decay() -> None:
     groups = parameter_groups(
-        build(pooling="gem"), base_lr=0.1, weight_decay=5e-4, bias_lr_factor=2, weight_decay_bias=1e-4
+        build(pooling="gem"),
+        base_lr=0.1,
+        weight_decay=5e-4,
+        bias_lr_factor=2,
+        weight_decay_bias=1e-4,
+        large_fc_lr=False,
     )
     assert [group["name"] for group in groups] == ["weights", "biases", "powers"]
     assert (len(groups[2]["params"]), groups[2]["lr"], groups[2]["weight_decay"]) == (1, 0.1, 0.0)
