@@ -71,6 +71,7 @@ def _optim(spec: Experiment) -> Iterator[SwitchedOff]:
     optim = spec.train.optim
     cosine, plateau = optim.warmup_method == "cosine", optim.lr_scheduler == "AutoReduce"
     off: list[SwitchedOff] = [
+        (not is_vit(spec.model.backbone), ["layer_decay"], "only ViT reads it"),
         (optim.name not in MOMENTUM_READERS, ["momentum"], f"{optim.name} has no momentum of this kind"),
         (
             not spec.model.with_center_loss or spec.dataset.sampler == "softmax",
