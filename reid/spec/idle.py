@@ -90,6 +90,7 @@ def _optim(spec: Experiment) -> Iterator[SwitchedOff]:
     falls = optim.lr_scheduler == "Cosine"
     flat = max(optim.flat_epochs, optim.warmup_iters)
     off: list[SwitchedOff] = [
+        (not is_vit(spec.model.backbone), ["layer_decay"], "only ViT reads it"),
         (optim.name not in MOMENTUM_READERS, ["momentum"], f"{optim.name} has no momentum of this kind"),
         (
             not spec.model.with_center_loss or spec.dataset.sampler == "softmax",

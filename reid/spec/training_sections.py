@@ -35,6 +35,8 @@ class Optim(Section):
     """L2 penalty of the weights, as the optimizer takes it."""
     weight_decay_bias: NotNegative = 5e-4
     """L2 penalty of the biases, as the optimizer takes it."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on a ViT's learning rate for each layer below the last (BEiT, Bao et al. 2022); 1: all layers alike."""
     warmup_factor: Annotated[float, Field(gt=0, le=1)] = 0.01
     """Learning rate at the start of the warm-up, as a share of base_lr."""
     warmup_iters: Annotated[int, Field(ge=0)] = 10

@@ -26,11 +26,13 @@ from reid.embeddings import UNTRAINED_EMBEDDINGS, Embeddings
 from reid.errors import ArtifactError, SpecError, UnreadableImage
 from reid.model.checkpoint import ADDED_SETTINGS
 from reid.model.embedder import Embedder, build_embedder
+from reid.model.vit import is_vit
 from reid.model.weights import load_pretrained, resolve_stem_relu
-from reid.spec import Experiment
+from reid.spec import Experiment, names
 from reid.spec.network import network_values
 from reid.training.chosen_losses import build_losses
 from reid.training.history import UNTRAINED, Row
+from reid.training.layer_decay import split_by_layer
 from reid.training.lightning import Training
 from reid.training.plateau import Plateau
 from reid.training.resume import Start
@@ -78,6 +80,13 @@ def refuse_other_network(spec: Experiment, persons: list[int], start: Start) -> 
             f"{start.path}: a checkpoint of another network: {other[0]}\n  want: one of the spec's network and persons"
         )
     settings = start.checkpoint["training"]["settings"]
+    layered = [decay != 1 for decay in (settings.get("train.optim.layer_decay", 1.0), spec.train.optim.layer_decay)]
+    if layered[0] != layered[1] and names.is_vit(spec.model.backbone):
+        raise ArtifactError(
+            f"{start.path}: a checkpoint of a training {'with' if layered[0] else 'without'} train.optim.layer_decay\n"
+            f"  want: {'a value below 1' if layered[0] else 'train.optim.layer_decay=1'}, so that its optimizer's "
+            "groups are the same"
+        )
     centres, optimizer = "losses.center.centers" in start.checkpoint["state_dict"], settings["train.optim.name"]
     wants_centres = spec.model.with_center_loss and spec.dataset.sampler != "softmax"
     large_fc_lr = "train.optim.large_fc_lr"
@@ -214,6 +223,8 @@ def build_module(spec: Experiment, network: Embedder) -> Training:
             weight_decay_bias=optim.weight_decay_bias,
             large_fc_lr=optim.large_fc_lr,
         )
+        if optim.layer_decay != 1 and is_vit(network.base):
+            groups = split_by_layer(groups, module, layer_decay=optim.layer_decay)
         fused = {"auto": None, "on": True, "off": False}[spec.train.fused_optimizer]
         return build_optimizer(optim.name, groups, optim.momentum, fused=fused)
 

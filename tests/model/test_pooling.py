@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reid.contract import Contract
+from reid.deploy.half import to_half
 from reid.errors import SpecError
 from reid.model.backbones import class_token, feature_map
 from reid.model.checkpoint import load_model, save_model
@@ -150,3 +151,17 @@ def test_gem_and_the_class_token_export_to_onnx_for_any_batch(changes: dict[str,
     with torch.inference_mode():
         expected = network(images(5)).numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)  # float32 through another runtime's kernels
+
+
+@pytest.mark.slow
+def test_in_half_precision_the_powers_of_gem_do_not_overflow(tmp_path: Path) -> None:
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    network = build(pooling="gem", neck="", feat_dim=None)
+    nn.init.constant_(network.pool.power, 6.0)  # type: ignore[arg-type]
+    loud = images() * 20  # features of up to 8, whose sixth power is beyond float16
+    torch.onnx.export(network, (loud,), tmp_path / "m.onnx", dynamo=True, input_names=["input"], verbose=False)
+    half = to_half(onnx.load(tmp_path / "m.onnx")).SerializeToString()
+    found = onnxruntime.InferenceSession(half, providers=["CPUExecutionProvider"]).run(None, {"input": loud.numpy()})[0]
+    expected = network(loud).detach().numpy()
+    assert expected.max() > 65504 ** (1 / 6)
+    np.testing.assert_allclose(found, expected, atol=0.005 * expected.max())  # float16 before the pooling

@@ -115,6 +115,21 @@ def _groups(key: str, wanted: Sequence[float]) -> Callable[[Lab], None]:
     return check
 
 
+def layer_decay(lab: Lab) -> None:
+    chosen = ["model.backbone=timm/test_vit", "train.optim.layer_decay=0.5", "train.optim.bias_lr_factor=2.0"]
+    groups = lab.module(*chosen).configure_optimizers().param_groups
+    rates = {group["name"]: group["lr"] / BASE_LR for group in groups}
+    assert len(rates) == 16
+    for layer in range(8):
+        assert rates[f"weights of layer {layer}"] == pytest.approx(0.5 ** (7 - layer))
+        assert rates[f"biases of layer {layer}"] == pytest.approx(2 * 0.5 ** (7 - layer))
+    assert len(lab.module("model.backbone=timm/test_vit").configure_optimizers().param_groups) == 2
+    assert lab.warnings("train.optim.layer_decay=0.5") == [
+        "spec: train.optim.layer_decay has no effect: only ViT reads it"
+    ]
+    assert lab.warnings(*chosen) == []
+
+
 def momentum(lab: Lab) -> None:
     _groups("momentum", [0.7, 0.7])(lab)
     for kind in ("Adam", "SGD", "RMSprop", "Adamax"):
@@ -255,6 +270,7 @@ OPTIM: dict[str, Callable[[Lab], None]] = {
         "bias_lr_factor": _groups("lr", [0.002, 0.006]),
         "weight_decay": _groups("weight_decay", [0.02, 0.04]),
         "weight_decay_bias": _groups("weight_decay", [0.02, 0.04]),
+        "layer_decay": layer_decay,
         "warmup_factor": warmup_factor,
         "warmup_iters": warmup_iters,
         "warmup_epochs": warmup_epochs,

@@ -267,3 +267,20 @@ def test_each_new_row_of_the_history_is_handed_out_once_as_its_epoch_ends(folder
     assert rows == json.loads((tmp_path / "history.json").read_text())
     run(folder, tmp_path, "train.num_epochs=2", epoch_ended=rows.append)
     assert [row["epoch"] for row in rows] == [-1, 0, 1]
+
+
+def test_a_vit_with_layer_decay_and_gem_resumes_to_the_same_bits(folder: Path, tmp_path: Path) -> None:
+    chosen = ["model.backbone=timm/test_vit", "model.pooling=gem", "model.stride_size=[8,8]", "model.drop_path=0.5"]
+    chosen += ["train.optim.layer_decay=0.75"]
+    run(folder, tmp_path / "whole", *chosen, "train.num_epochs=3")
+    run(folder, tmp_path / "first", *chosen)
+    latest = tmp_path / "first" / "reid_model_latest.pth"
+    go_on(folder, tmp_path / "rest", latest, *chosen, "train.num_epochs=3")
+    assert same_weights(tmp_path / "rest" / "reid_model_latest.pth", tmp_path / "whole" / "reid_model_latest.pth")
+    groups = read(latest)["optimizer_states"][0]["param_groups"]
+    assert len(groups) == 2 * 8 + 1  # weights and biases of 8 layers, the power
+    said = refusal(ArtifactError, folder, tmp_path / "other", latest, *chosen[:-1], "train.num_epochs=3")
+    assert said == (
+        f"{latest}: a checkpoint of a training with train.optim.layer_decay\n"
+        "  want: a value below 1, so that its optimizer's groups are the same"
+    )
