@@ -12,13 +12,16 @@ from reid.console.tables import Closing
 def add_adopt(parser: argparse.ArgumentParser) -> None:
     """Adds the description, the arguments except the spec, and the action to the parser."""
     parser.description = (
-        "adopt: reads a checkpoint of TAO, reid-strong-baseline, SOLIDER-REID, fast-reid or torchreid and writes one "
-        "that the tasks read; writes how images are prepared into an ONNX file of TAO. The spec has to describe the "
-        "network and its images; every tensor of the embedding has to fit."
+        "adopt: reads a checkpoint of TAO, reid-strong-baseline, SOLIDER-REID, fast-reid, IBN-Net or torchreid and "
+        "writes one that the tasks read; gives an ONNX file of any exporter this project's input and output, and "
+        "writes how images are prepared into it. The spec has to describe the network and its images; every tensor of "
+        "the embedding has to fit."
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="the checkpoint (tensors only, never code), or .onnx")
     output_help = "default: <name>.adopted.pth, or .onnx, beside FILE"
     parser.add_argument("--output", type=Path, metavar="FILE", help=output_help)
+    embedding_help = "the output of an .onnx that is the embedding, if it has several"
+    parser.add_argument("--embedding", metavar="NAME", help=embedding_help)
     parser.set_defaults(action=_adopt)
 
 
@@ -27,5 +30,6 @@ def _adopt(options: argparse.Namespace) -> Closing:
     from reid.stages.adopt import adopt, adopted_name
 
     spec = load_spec(options.spec, overrides=options.overrides)
-    outcome = adopt(spec, file=options.file, output=options.output or adopted_name(options.file))
+    output = options.output or adopted_name(options.file)
+    outcome = adopt(spec, file=options.file, output=output, embedding=options.embedding)
     return Closing("adopt", outcome.metrics, outcome.lines)

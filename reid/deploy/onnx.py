@@ -48,20 +48,11 @@ class OnnxModel:
         Raises ArtifactError if the file is missing, damaged, without contract or with ports that contradict it;
         MissingDependency without onnxruntime.
         """
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingDependency(
-                f"running ONNX: {error}; onnxruntime comes with pip install -e '.[export]' in the repository's root"
-            ) from error
+        _import_onnxruntime()
         where = path or Path("ONNX in memory")
         content = _read_bytes(where) if content is None else content
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors; the warnings are about the optimizer's own choices
-        if threads is not None:
-            options.intra_op_num_threads = threads
         try:
-            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self._session = open_session(content, threads=threads)
         except Exception as error:  # onnxruntime has a dozen classes of errors, with Exception as only parent
             raise ArtifactError(f"{where}: damaged, or no ONNX file ({one_line(error)})") from error
         metadata = self._session.get_modelmeta().custom_metadata_map
@@ -86,6 +77,27 @@ class OnnxModel:
             [OUTPUT], {INPUT: np.ascontiguousarray(images, np.float32)}
         )[0]
         return embeddings
+
+
+def open_session(content: bytes, *, threads: int | None = None) -> Any:
+    """ONNX Runtime's session of a file's content on the CPU; raises its errors, and MissingDependency without it."""
+    onnxruntime = _import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors are raised too, and the warnings are about the optimizer's own choices
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _import_onnxruntime() -> Any:
+    """The module onnxruntime; raises MissingDependency without it."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependency(
+            f"running ONNX: {error}; onnxruntime comes with pip install -e '.[export]' in the repository's root"
+        ) from error
+    return onnxruntime
 
 
 def data_type_of(model: Any) -> str:

@@ -1,12 +1,12 @@
-"""Turns an ONNX file of another exporter into one of this project: tries it, fixes its shapes, adds the contract.
+"""Turns an ONNX file of another exporter into one of this project: tries it, gives it our ports, adds the contract.
 
-TAO's export leaves the width of its output open, and does not say how images are prepared.
+TAO's export leaves the width of its output open; BoxMOT and others name the ports otherwise, fix the batch or take
+float16. None says how images are prepared.
 
 Shapes: B images in a batch, C channels, H height, W width, D embedding width.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +14,55 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.contract import Contract
-from reid.deploy.onnx import (
-    CONTRACT_KEY,
-    DATA_TYPE_KEY,
-    INPUT,
-    OUTPUT,
-    OnnxModel,
-    check,
-    import_onnx,
-    one_line,
-    ports_of,
-    spell,
-)
-from reid.errors import ArtifactError
+from reid.deploy.onnx import CONTRACT_KEY, DATA_TYPE_KEY, OnnxModel, check, import_onnx, one_line, open_session
+from reid.deploy.onnx_ports import ForeignPorts, foreign_ports, with_our_ports
+from reid.errors import ArtifactError, ReidError
 
 TRIED_IMAGES = 3
-FLOAT32 = 1
-"""ONNX's number of the type float32."""
 SAME = 1e-3
 """Embeddings that differ by less than this share of the largest coordinate count as equal: FP16 inside rounds."""
 
 
-def adopt_onnx(path: Path, contract: Contract) -> tuple[bytes, Contract]:
-    """The content of an ONNX file of this project with the network at `path`, and its contract.
+def adopt_onnx(
+    path: Path, contract: Contract, *, output: str | None = None, any_width: bool = False
+) -> tuple[bytes, Contract, ForeignPorts]:
+    """The content of an ONNX file of this project with the network at `path`, its contract, and the ports it had.
 
-    The contract is the one given, with `normalized` set as the network's output is. The network is run on images of
-    noise. Raises ArtifactError if the file is missing, is damaged or has a contract already; if its input and output
-    are not "input" (B, C, H, W) and "fc_pred" (B, D) of the contract in float32; if an image's embedding is another one
-    in a batch; and if the mirrored image is added though the contract says no, or the other way round. Raises
-    MissingDependency without onnx and onnxruntime.
+    `output` names the embedding if the file has several outputs. The contract is the one given, with `normalized` set
+    as the network's output is, and with `any_width` the width of its output too. The network is run on images of noise,
+    before and after. Raises ArtifactError if the file is missing, is damaged or has a contract already; if its input is
+    not images of the contract's size in float32 or float16; if it is not clear which output is the embedding; if an
+    image's embedding is another one in a batch; and if the mirrored image is added though the contract says no, or the
+    other way round. Raises MissingDependency without onnx and onnxruntime.
     """
+    model = _read(path)
+    ports = foreign_ports(model, contract, path, output=output)
+    images = _noise(contract)
+    before, ports = _tried(model, ports, images, path)
+    if any_width:
+        contract = dataclasses.replace(contract, embedding=before.shape[1])
+    if before.shape[1] != contract.embedding:
+        raise ArtifactError(
+            f"{path}: its embeddings are {before.shape[1]} wide\n"
+            f"  want: {contract.embedding}, or model.feat_dim={before.shape[1]} in the spec"
+        )
+    model = with_our_ports(model, ports, contract)
+    half = any(weight.data_type == import_onnx().TensorProto.FLOAT16 for weight in model.graph.initializer)
+    for key, value in ((CONTRACT_KEY, contract.to_json()), (DATA_TYPE_KEY, "FP16" if half else "FP32")):
+        model.metadata_props.add(key=key, value=value)
+    embeddings = _embed_noise(model, contract, path, images, ports.batch)
+    if ports.batch and not _nearly_equal(before, embeddings):
+        raise _fixed(path, ports.batch, "it embeds otherwise then")
+    check(model, str(path))
+    normalized = bool(np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=SAME))
+    contract = dataclasses.replace(contract, normalized=normalized)
+    next(entry for entry in model.metadata_props if entry.key == CONTRACT_KEY).value = contract.to_json()
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content, contract, ports
+
+
+def _read(path: Path) -> Any:
+    """The file as onnx.ModelProto, with its weights; raises ArtifactError if it is no ONNX file of another project."""
     onnx = import_onnx()
     if not path.is_file():
         raise ArtifactError(f"{path}: no such ONNX file")
@@ -56,69 +75,80 @@ def adopt_onnx(path: Path, contract: Contract) -> tuple[bytes, Contract]:
             f"{path}: has a preprocessing contract already\n  want: nothing; every task takes it as it is"
         )
     check(model, str(path))
-    model = _with_fixed_shapes(model, contract, path)
-    half = any(weight.data_type == onnx.TensorProto.FLOAT16 for weight in model.graph.initializer)
-    for key, value in ((CONTRACT_KEY, contract.to_json()), (DATA_TYPE_KEY, "FP16" if half else "FP32")):
-        model.metadata_props.add(key=key, value=value)
-    embeddings = _embed_noise(model, contract, path)
-    normalized = bool(np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=SAME))
-    contract = dataclasses.replace(contract, normalized=normalized)
-    next(entry for entry in model.metadata_props if entry.key == CONTRACT_KEY).value = contract.to_json()
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content, contract
-
-
-def _with_fixed_shapes(model: Any, contract: Contract, path: Path) -> Any:
-    """The model, its open axes fixed by the contract; raises ArtifactError if a port has another name, type or size."""
-    graph = model.graph
-    sizes = {INPUT: [contract.channels, contract.height, contract.width], OUTPUT: [contract.embedding]}
-    names = [port.name for port in (*graph.input, *graph.output)]
-    fits = names == list(sizes) and _fix(graph.input[0], sizes[INPUT])
-    if fits:
-        model = import_onnx().shape_inference.infer_shapes(model)
-        del model.graph.value_info[:]
-        fits = _fix(model.graph.output[0], sizes[OUTPUT])
-    if not fits:
-        want = spell([(name, ["batch", *numbers]) for name, numbers in sizes.items()])
-        raise ArtifactError(
-            f"{path}: inputs and outputs are {spell(ports_of(model))}\n"
-            f"  want: {want}, float32, the batch open\n"
-            "  as the spec says in model.input_channels, input_height, input_width and feat_dim"
-        )
     return model
 
 
-def _fix(port: Any, sizes: Sequence[int]) -> bool:
-    """Whether a port is float32 of (batch, *sizes) with an open batch; if so, its other axes are fixed."""
-    axes, numbers = port.type.tensor_type.shape.dim, [0, *sizes]  # an open axis has 0
-    fits = (
-        port.type.tensor_type.elem_type == FLOAT32
-        and len(axes) == len(numbers)
-        and all(axis.dim_value in (0, number) for axis, number in zip(axes, numbers, strict=True))
-    )
-    if fits:
-        axes[0].dim_param = "batch"
-        for axis, size in zip(axes[1:], sizes, strict=True):
-            axis.dim_value = size
-    return fits
-
-
-def _embed_noise(model: Any, contract: Contract, path: Path) -> NDArray[np.float32]:
-    """Embeddings (B, D) of noise; raises ArtifactError if they show that the network is not what the contract says."""
-    network = OnnxModel(path, content=model.SerializeToString())
+def _noise(contract: Contract) -> NDArray[np.float32]:
     shape = (TRIED_IMAGES, contract.channels, contract.height, contract.width)
-    images = np.random.default_rng(0).standard_normal(shape, np.float32)
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def _tried(
+    model: Any, ports: ForeignPorts, images: NDArray[np.float32], path: Path
+) -> tuple[NDArray[np.float32], ForeignPorts]:
+    """The file's own embeddings, and its ports, with a batch of one if only the ports are open and a shape inside not.
+
+    Raises ArtifactError as _run_as_it_is does.
+    """
     try:
+        return _run_as_it_is(model, ports, images, path), ports
+    except ArtifactError:
+        single = dataclasses.replace(ports, batch=1)
+        if ports.batch:
+            raise
+        try:
+            return _run_as_it_is(model, single, images, path), single
+        except ArtifactError:
+            pass
+        raise
+
+
+def _run_as_it_is(model: Any, ports: ForeignPorts, images: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
+    """The file's own embeddings (B, D) of images (B, C, H, W), which are cut and padded to its batch.
+
+    Raises ArtifactError if it cannot be run, or gives something else than a vector for each image.
+    """
+    size = ports.batch or len(images)
+    padding = np.zeros((-len(images) % size, *images.shape[1:]), np.float32)
+    given = np.concatenate([images, padding])
+    given = given.transpose(0, 2, 3, 1) if ports.channels_last else given
+    given = np.ascontiguousarray(given, np.float16 if ports.half else np.float32)
+    parts = []
+    try:
+        session = open_session(model.SerializeToString())
+        for start in range(0, len(given), size):
+            parts.append(session.run([ports.output], {ports.input: given[start : start + size]})[0])
+    except ReidError:
+        raise
+    except Exception as error:  # onnxruntime raises a dozen classes of its own, with Exception as their only parent
+        counted = f"{size} images" if size > 1 else "one image"
+        raise ArtifactError(f"{path}: cannot be run on {counted} ({one_line(error)})") from error
+    shape = parts[0].shape
+    if len(shape) < 2 or shape[0] != size or any(axis != 1 for axis in shape[2:]):
+        raise ArtifactError(
+            f"{path}: output {ports.output} of {size} images has the shape {shape}\n"
+            f"  want: ({size}, width), one embedding for each image"
+        )
+    embeddings: NDArray[np.float32] = np.concatenate(parts)[: len(images)].reshape(len(images), -1).astype(np.float32)
+    return embeddings
+
+
+def _embed_noise(
+    model: Any, contract: Contract, path: Path, images: NDArray[np.float32], batch: int
+) -> NDArray[np.float32]:
+    """Embeddings (B, D) of noise; raises ArtifactError if they show that the network is not what the contract says.
+
+    `batch` is the number of images that the file was made for, 0 if any.
+    """
+    try:
+        network = OnnxModel(path, content=model.SerializeToString())
         embeddings = network(images)
         alone = np.concatenate([network(images[row : row + 1]) for row in range(TRIED_IMAGES)])
         mirrored = network(images[..., ::-1])
     except Exception as error:  # onnxruntime raises a dozen classes of its own, with Exception as their only parent
+        if batch:
+            raise _fixed(path, batch, one_line(error)) from error
         raise ArtifactError(f"{path}: cannot be run on {TRIED_IMAGES} images and on one ({one_line(error)})") from error
-    if embeddings.shape != (TRIED_IMAGES, contract.embedding):
-        raise ArtifactError(
-            f"{path}: its embeddings are {embeddings.shape[1]} wide\n"
-            f"  want: {contract.embedding}, or model.feat_dim={embeddings.shape[1]} in the spec"
-        )
     if not _nearly_equal(embeddings, alone):
         raise ArtifactError(
             f"{path}: an image's embedding in a batch of {TRIED_IMAGES} is not its embedding alone\n"
@@ -130,6 +160,13 @@ def _embed_noise(model: Any, contract: Contract, path: Path) -> NDArray[np.float
             f"{path}: {found} an image and its mirror image the same embedding\n  want: model.with_flip_feature={other}"
         )
     return embeddings
+
+
+def _fixed(path: Path, batch: int, reason: str) -> ArtifactError:
+    return ArtifactError(
+        f"{path}: made for a batch of {batch}, which cannot be opened ({reason})\n"
+        "  want: the network exported with a dynamic batch"
+    )
 
 
 def _nearly_equal(some: NDArray[np.float32], others: NDArray[np.float32]) -> bool:

@@ -26,19 +26,22 @@ NEAR = 1e-3
 """Means and stds of pixels that differ by less are the same, only rounded."""
 
 
-def adopt(spec: Experiment, *, file: Path, output: Path) -> Outcome:
+def adopt(spec: Experiment, *, file: Path, output: Path, embedding: str | None = None) -> Outcome:
     """Writes to `output` the network of `file` as the spec describes it, with the spec's preprocessing.
 
-    An .onnx becomes an ONNX file, encrypted if spec.export.encrypted is set; any other file becomes a checkpoint,
-    encrypted if there is a key. Raises ArtifactError if a file is at `output`, or if `file` is missing, damaged, this
-    project's own, or of another network than the spec's; see adopt_checkpoint and adopt_onnx.
+    An .onnx becomes an ONNX file, encrypted if spec.export.encrypted is set; `embedding` names its output that is the
+    embedding, if it has several. Any other file becomes a checkpoint, encrypted if there is a key. Raises
+    ArtifactError if a file is at `output`, or if `file` is missing, damaged, this project's own, or of another network
+    than the spec's; see adopt_checkpoint and adopt_onnx.
     """
     if output.exists():
         raise ArtifactError(f"{output}: a file is there already\n  want: another --output, or the file removed")
     require_writable(output)
     key_to_environment(spec.encryption_key)
     if file.suffix.lower() == ".onnx":
-        return _adopt_onnx(spec, file, output)
+        return _adopt_onnx(spec, file, output, embedding)
+    if embedding is not None:
+        raise SpecError(f"--embedding {embedding}: {file} is a checkpoint\n  want: an .onnx, whose outputs have names")
     return _adopt_checkpoint(spec, file, output)
 
 
@@ -101,13 +104,17 @@ def _require_same_normalisation(
         )
 
 
-def _adopt_onnx(spec: Experiment, file: Path, output: Path) -> Outcome:
+def _adopt_onnx(spec: Experiment, file: Path, output: Path, embedding: str | None) -> Outcome:
     from reid.deploy.onnx_adopt import adopt_onnx
     from reid.files.encryption import write_model
-    from reid.model.embedder import build_embedder
 
-    described = build_embedder(**network_values(spec), stem_relu=True, num_classes=1)
-    content, contract = adopt_onnx(file, contract_of(spec, described.embedding_size))
+    model = spec.model
+    keeps_its_own = "swin_" in model.backbone and not model.reduce_feat_dim
+    width = model.feat_dim if "feat_dim" in model.model_fields_set and not keeps_its_own else None
+    content, contract, ports = adopt_onnx(
+        file, contract_of(spec, width or 1), output=embedding, any_width=width is None
+    )
+    logger.info("%s: %s", file.name, ports.in_words())
     _log_unchecked(file, "ONNX", contract, "its input and output fit, and it ran on noise")
     write_model(output, content, key=encryption_key() if spec.export.encrypted else None)
     return Outcome(

@@ -21,6 +21,7 @@ from reid.stages.adopt import adopted_name
 from tests import foreign_weights as foreign
 from tests import reference_training as reference
 from tests.deploy.test_onnx_adopt import as_tao
+from tests.deploy.test_onnx_ports import Several, written
 from tests.exporting import some_network
 from tests.small_market import FOLDERS, write_market
 
@@ -168,6 +169,7 @@ def test_an_onnx_of_taos_is_adopted_for_every_task_that_takes_one(
     with caplog.at_level(logging.INFO):
         assert cli.main(["adopt", str(theirs), "-e", str(small)]) == 0
     assert caplog.messages == [
+        "tao.onnx: input input (batch, channels, height, width) in float32, output fc_pred, an open batch",
         f"{theirs}: not written by this project (ONNX): network and preprocessing are taken from the spec; "
         "its input and output fit, and it ran on noise",
         "images: 32 x 64 pixels (width x height), RGB, resized bilinearly, mean [0.485, 0.456, 0.406], "
@@ -180,6 +182,42 @@ def test_an_onnx_of_taos_is_adopted_for_every_task_that_takes_one(
     assert cli.main(["triton", "--model", str(ours), "--output", str(small.parent / "models")]) == 0
     config = (small.parent / "models" / "re_identification_tao" / "config.pbtxt").read_text()
     assert "dims: [ 3, 64, 32 ]" in config
+
+
+def test_an_onnx_from_the_wild_is_evaluated_and_served(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As BoxMOT exports an OSNet of torchreid: ports of its own, a batch of one; the spec does not know its network."""
+    spec_path = spec_file(tmp_path, "{input_width: 32, input_height: 64}")
+    theirs, ours = written(tmp_path / "osnet.onnx", Several(), outputs=("logits", "features")), tmp_path / "o.onnx"
+    adopting = ["adopt", str(theirs), "-e", str(spec_path), "--output", str(ours)]
+    assert refused(capsys, *adopting) == (
+        f"{theirs}: 2 outputs: logits (1, 5), features (1, 16, 1, 1)\n"
+        "  want: --embedding NAME, one of logits, features\n"
+    )
+    own = ["dataset.pixel_mean=[0.5,0.5,0.5]", "dataset.pixel_std=[0.5,0.5,0.5]"]
+    with caplog.at_level(logging.INFO):
+        assert cli.main([*adopting, "--embedding", "features", *own]) == 0
+    assert caplog.messages[0] == (
+        "osnet.onnx: input images (batch, channels, height, width) in float32, output features, a batch of 1, opened"
+    )
+    contract = OnnxModel(ours).contract
+    assert (contract.embedding, contract.mean, contract.std) == (16, (0.5,) * 3, (0.5,) * 3)
+    asked = [f"evaluate.checkpoint={ours}", f"inference.checkpoint={ours}", f"gen_trt_engine.onnx_file={ours}"]
+    spec = load_spec(spec_path, overrides=asked)
+    assert 0 < run_task("evaluate", spec).metrics["mAP"] <= 1
+    assert run_task("inference", spec).metrics["embedding_width"] == 16
+    assert run_task("gen_trt_engine", spec).parameters["built"] in ("true", "false")
+    assert cli.main(["triton", "--model", str(ours), "--output", str(tmp_path / "models")]) == 0
+    config = (tmp_path / "models" / "re_identification_tao" / "config.pbtxt").read_text()
+    assert "dims: [ 16 ]" in config
+
+
+def test_a_name_of_an_output_is_of_no_use_for_a_checkpoint(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = small.parent / "theirs.tlt"
+    assert refused(capsys, "adopt", theirs, "-e", small, "--embedding", "x") == (
+        f"--embedding x: {theirs} is a checkpoint\n  want: an .onnx, whose outputs have names\n"
+    )
 
 
 def test_an_adopted_onnx_is_encrypted_where_the_spec_says_so(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
