@@ -129,6 +129,16 @@ def test_the_specs_that_ship_load_without_a_warning(path: Path, caplog: pytest.L
     assert not caplog.records
 
 
+@pytest.mark.parametrize("path", [path for path in SPECS if path.stem != "demo"], ids=lambda path: path.stem)
+def test_a_recipe_says_where_it_is_from_how_to_run_it_and_what_to_expect(path: Path) -> None:
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    said = {line[2:].partition(":")[0]: line for line in header}
+    assert {"Paper", "Command", "Time", "Accuracy"} <= set(said)
+    assert f"make pipeline-run SPEC={path.stem}" in said["Command"]
+    assert "not yet measured by us" in said["Accuracy"]
+    assert "arXiv:" in said["Paper"]
+
+
 def test_overrides_take_numbers_lists_and_texts() -> None:
     spec = load_spec(
         text="", overrides=["train.optim.lr_steps=[4,7]", "train.optim.base_lr=1e-3", "model.feat_dim=null"]
