@@ -65,11 +65,14 @@ def evaluate(spec: Experiment, *, dataset: Path, model: Path, results: Path, rep
     page = build_page(
         spec, manifest, opened, scored, pairs, headline=headline, curves=curves, images_per_second=images_per_second
     )
-    _write(results / "metrics.json", json.dumps({"headline": headline, **metrics}, indent=2) + "\n")
+    said = {"headline": headline, **({"chosen_on": opened.chosen_on} if opened.chosen_on else {})}
+    _write(results / "metrics.json", json.dumps({**said, **metrics}, indent=2) + "\n")
     _write(results / "per_query.csv", per_query_csv(scored))
     _write_page(page, results / "thresholds.json", report)
     save_figures(spec, page, results)
     _log(run, scored, results, report)
+    if opened.chosen_on:
+        run.log_params({"chosen_on": opened.chosen_on})
     return Outcome(metrics, {"mAP": metrics["mAP"]}, _lines(metrics, headline), {"verification": roc_record(page)})
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from reid.data.findings import counted
 from reid.data.market1501 import Manifest
-from reid.deploy.opening import ModelCard
+from reid.deploy.opening import CHOSEN_ON, ModelCard
 from reid.reports import plots
 from reid.reports.evaluation import Evaluation
 from reid.reports.matches import BEST, HARDEST, RANDOM, choose_queries, hardest_queries, match_rows
@@ -66,10 +66,11 @@ def _subtitle(opened: ModelCard, scored: Scored) -> str:
     contract, cameras = opened.contract, len(np.unique(scored.gallery.camera))
     queries, valid = len(scored.query), scored.plain.scores.valid_queries
     with_match = "" if valid == queries else f", {valid:,} of them with a match,"
+    choice = f"; {CHOSEN_ON} {opened.chosen_on}" if opened.chosen_on else ""
     return (
         f"{opened.settings.get('backbone', opened.file.name)}, {contract.width} x {contract.height} pixels, "
         f"embedding of {contract.embedding}: {queries:,} queries{with_match} against {len(scored.gallery):,} "
-        f"gallery images of {counted(cameras, 'camera')}"
+        f"gallery images of {counted(cameras, 'camera')}{choice}"
     )
 
 

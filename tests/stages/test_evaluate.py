@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from reid.cli.tasks import run_task
@@ -211,6 +212,18 @@ def test_a_second_run_over_the_first_gives_the_same_pictures(workplace):
     before = {name: (workplace / "out" / "results" / name).read_bytes() for name in names}
     run_evaluate(workplace)
     assert {name: (workplace / "out" / "results" / name).read_bytes() for name in names} == before
+
+
+def test_the_report_says_on_what_the_best_checkpoint_was_chosen_if_the_model_says_it(workplace):
+    file = workplace / "model" / "reid_model_best.pth"
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["reid"]["chosen_on"] = "12 held-out training persons, 143 images"
+    torch.save(checkpoint, file)
+    run_evaluate(workplace)
+    said = "best checkpoint chosen on 12 held-out training persons, 143 images"
+    assert f"; {said}</p>" in (workplace / "out/report.html").read_text()
+    metrics = json.loads((workplace / "out/results/metrics.json").read_text())
+    assert metrics["chosen_on"] == "12 held-out training persons, 143 images"
 
 
 def test_a_gallery_without_any_match_is_a_data_error_before_anything_is_embedded(workplace):
