@@ -30,7 +30,7 @@ from pipelines.local.scheduler import LocalRun, Tasks
 from pipelines.options import RUN_COMMANDS, parser, run_command_parser, spec_path
 from pipelines.summary import print_summary
 from reid.console.progress import duration
-from reid.data.market1501 import require_folders
+from reid.data.market_folders import require_data
 from reid.errors import PipelineError, ReidError
 from reid.files.locks import locked
 from reid.files.secrets import key_to_environment
@@ -122,12 +122,8 @@ def _require_one_machine(spec: Experiment) -> None:
 
 def _require_data(spec: Experiment) -> None:
     """Raises DatasetError if a folder of the data set is missing that the validate stage cannot draw or fetch."""
-    if not (spec.dataset.synthetic or spec.dataset.source):
-        require_folders(
-            train=spec.dataset.train_dataset_dir,
-            query=spec.dataset.query_dataset_dir,
-            gallery=spec.dataset.test_dataset_dir,
-        )
+    made = spec.dataset.synthetic or spec.dataset.source
+    require_data({} if made else spec.dataset.folders, roots=spec.dataset.roots)
 
 
 def _compile_only(path: Path, spec: Experiment, cluster: Path | None) -> int:

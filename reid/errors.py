@@ -16,7 +16,7 @@ class SpecError(ReidError):
 
 
 class DatasetError(ReidError):
-    """The data set is missing, unreadable, or not laid out as Market-1501."""
+    """The data set is missing, unreadable, or not laid out as dataset.layout says."""
 
 
 class UnreadableImage(DatasetError):

@@ -49,7 +49,7 @@ PIPELINES_MAY_IMPORT = {
         "reid.tracking",
         "reid.tracking.pipeline_run",
     ),
-    *("reid.data", "reid.data.market1501", "reid.deploy", "reid.deploy.gpu"),
+    *("reid.data", "reid.data.market_folders", "reid.deploy", "reid.deploy.gpu"),
 }
 OWNERS = {
     "jinja2": "reid/reports/page.py",

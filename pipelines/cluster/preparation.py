@@ -12,7 +12,7 @@ from reid.errors import PipelineError
 from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
 from reid.spec import Experiment
 from reid.spec.facts import CountsGpus, NamesGpus
-from reid.spec.fields import fields_of, fields_with, pipeline_paths, sections_that_count_gpus
+from reid.spec.fields import fields_of, fields_with, paths_in_lists, pipeline_paths, sections_that_count_gpus
 from reid.spec.one_line import one_line
 from reid.spec.secret import open_values
 
@@ -73,6 +73,9 @@ def spec_on_cluster(spec: Experiment, data_path: str) -> str:
         part, key = _section_of(values, name)
         if part.get(key):
             part[key] = _on_volume(str(part[key]), data_path)
+    for name, place, key, _ in paths_in_lists(spec):
+        part, listed = _section_of(values, name)
+        part[listed][place][key] = _on_volume(str(part[listed][place][key]), data_path)
     return one_line(values)
 
 

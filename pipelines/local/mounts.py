@@ -9,7 +9,7 @@ from pathlib import Path
 from reid.errors import PipelineError
 from reid.spec import Experiment
 from reid.spec.facts import Reads, Writes
-from reid.spec.fields import fields_of, fields_with, pipeline_paths, value_of
+from reid.spec.fields import fields_of, fields_with, paths_in_lists, pipeline_paths, value_of
 
 
 def mounts(spec: Experiment, *, stage: str, tracking_uri: str, caches: Iterable[Path]) -> dict[Path, bool]:
@@ -53,7 +53,15 @@ def _read(spec: Experiment, stage: str) -> Iterator[Path]:
         if name.rpartition(".")[0] in makings and stage not in fields_of()[name].stages:
             continue
         if isinstance(fact, Reads) and (path := value_of(spec, name)):
-            yield _absolute(path)
+            yield _folder_of(_absolute(path), fact)
+    for name, place, key, fact in paths_in_lists(spec):
+        if isinstance(fact, Reads):
+            yield _folder_of(_absolute(getattr(value_of(spec, name)[place], key)), fact)
+
+
+def _folder_of(path: Path, fact: Reads) -> Path:
+    """The path; the folder of a file that stands for a folder, for it lists files beside it (dataset.root)."""
+    return path.parent if fact.kind == "folder" and path.is_file() else path
 
 
 def _written(spec: Experiment) -> Iterator[Path]:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from reid import __version__
 from reid.cli.adopt import add_adopt
+from reid.cli.convert import add_convert
 from reid.cli.serving import add_client, add_start_server, add_triton_options
 from reid.console.tables import Closing, show_closing
 from reid.console.view import shown_on
@@ -113,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     command.more_help = _help_on("adopt")
     add_client(commands.add_parser("client", help="get the embeddings of two folders of images from a Triton server"))
     _add_spec_command(commands.add_parser("spec", help="explain the spec's fields, print a blank spec, check a spec"))
-    _add_dataset_commands(commands.add_parser("dataset", help="draw a data set, or look at one"))
+    _add_dataset_commands(commands.add_parser("dataset", help="draw a data set, convert one, or look at one"))
     return parser
 
 
@@ -175,6 +176,7 @@ def _add_dataset_commands(parser: Parser) -> None:
     synth.add_argument("--workers", type=int, default=0, metavar="N", help="number of processes; 0: one per core")
     synth.set_defaults(action=_synth)
     synth.more_help = _drawn_help
+    add_convert(commands.add_parser("convert", help="write a data set of any layout in Market-1501's layout"))
     sheet = commands.add_parser("sheet", help="draw a sheet: a row for each person, a column for each camera")
     sheet.add_argument("root", type=Path, help="folder of a data set in Market-1501's layout")
     sheet.add_argument("output", type=Path, help="picture to write, .png or .jpg")

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from reid.data.chosen_folders import Folder, manifest_of
+from reid.data.chosen_folders import Folder, manifest_of, manifest_of_sets
+from reid.data.file_index import read_images
 from reid.data.file_names import file_names
 from reid.errors import ArtifactError
 from reid.files.hashes import file_sha256
 from reid.spec import Experiment
+from reid.stages.images_seen import look_at_images, missing_of
 from reid.stages.validate import ensure_made
 
 MANIFEST = "dataset.json"
@@ -74,7 +76,8 @@ def model_repository(spec: Experiment) -> Path:
 def images_of(spec: Experiment, task: str, *, needed: Sequence[str] = ("query", "gallery")) -> Path:
     """The manifest of the images that a task reads, which is written into its folder.
 
-    `<task>.query_dataset` and `test_dataset` win over dataset.*; the training images are never needed.
+    `<task>.query_dataset` and `test_dataset` win over dataset.*, further test sets included; the training images are
+    never needed.
     """
     ensure_made(spec)
     folders = {
@@ -85,6 +88,12 @@ def images_of(spec: Experiment, task: str, *, needed: Sequence[str] = ("query", 
     if any(chosen.field.startswith(task) for chosen in folders.values()):
         folders["train"] = Folder(None, "dataset.train_dataset_dir")  # of another data set: not to be read for this one
     path = results_folder(spec, task) / MANIFEST
+    own = any(chosen.field.startswith(task) for chosen in folders.values())
+    if spec.dataset.roots and not own:
+        seen = look_at_images(spec, missing=missing_of(spec), read=read_images)
+        field = "dataset.root" if spec.dataset.layout != "market1501" else "dataset.*_dataset_dir"
+        manifest_of_sets(seen.sets, needed=needed, field=field).save(path)
+        return path
     names = file_names(spec.dataset.file_name, cameras=spec.dataset.cameras)
     manifest_of(folders, needed=needed, names=names, index_file=Path(spec.store_dir) / "index.json").save(path)
     return path

@@ -168,7 +168,8 @@ def _gen_trt_engine(task: TaskRun) -> Outcome:
 
     # the images are for running the engine, which a machine without a GPU cannot do
     gpu = use_gpu(section.gpu_id, field="gen_trt_engine.gpu_id")
-    can_run = gpu is not None and task.spec.dataset.query_dataset_dir is not None
+    data = task.spec.dataset
+    can_run = gpu is not None and (data.query_dataset_dir or data.root) is not None
     dataset = images_of(task.spec, "gen_trt_engine", needed=["query"]) if can_run else None
     return gen_trt_engine(task.spec, onnx=onnx, engine=task.folder, run=task.tracking, dataset=dataset)
 

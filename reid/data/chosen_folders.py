@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reid.data.file_names import MARKET1501, FileNames
-from reid.data.findings import SplitSurvey, counted, fingerprint_of, survey_folders
-from reid.data.market1501 import HOW_TO_GET, SPEC_FIELDS, Manifest, missing_folders
+from reid.data.findings import counted
+from reid.data.market1501 import Manifest
+from reid.data.market_folders import HOW_TO_GET, SPEC_FIELDS, missing_folders
+from reid.data.sets import SetsSeen
+from reid.data.surveys import SplitSurvey, fingerprint_of, survey_folders
 from reid.errors import DatasetError
 
 
@@ -39,18 +42,42 @@ def manifest_of(
             f"{''.join(absent)}{advice}"
         )
     surveys = survey_folders(paths, missing=missing, names=names, index_file=index_file)
-    wrong = [f"\n  {name}: {what}" for name in needed for what in _objections(surveys[name], fields[name])]
+    _refuse([(name, surveys[name], fields[name]) for name in needed])
+    train, query, gallery = (surveys[name].listing.split for name in ("train", "query", "gallery"))
+    return Manifest(fingerprint_of(surveys), train, query, gallery)
+
+
+def manifest_of_sets(seen: SetsSeen, *, needed: Sequence[str], field: str) -> Manifest:
+    """The manifest of all sets; the splits that are `needed` of the main set and of each test set have to be sound.
+
+    field: the field of the spec that names the main set. Training images may be absent, as for `manifest_of`. Raises
+    DatasetError with all that is wrong.
+    """
+    wanted = [(name, seen.surveys[name], field) for name in needed]
+    wanted += [
+        (f"{part.wanted.name}: {name}", part.surveys[name], "dataset.test_sets")
+        for part in seen.test_sets
+        for name in needed
+    ]
+    _refuse(wanted)
+    return seen.manifest(seen.fingerprint)
+
+
+def _refuse(splits: Sequence[tuple[str, SplitSurvey, str]]) -> None:
+    """Raises DatasetError if one of the splits, (name, survey, field of the spec), cannot be used."""
+    wrong = [f"\n  {name}: {what}" for name, survey, field in splits for what in _objections(survey, field)]
     if wrong:
         raise DatasetError(f"the images cannot be used: {counted(len(wrong), 'error')}{''.join(wrong)}")
-    return Manifest(fingerprint_of(surveys), **{name: split.listing.split for name, split in surveys.items()})
 
 
 def _objections(survey: SplitSurvey, field: str) -> Iterator[str]:
     listing = survey.listing
     if survey.folder_error:
         yield survey.folder_error
-    elif not listing.files:
+    elif not listing.files and not listing.faults:
         yield f"no image in {listing.root} ({field})"
+    for fault in listing.faults:
+        yield f"{fault.message}\n    first: {fault.lines[0]}"
     if survey.misnamed:
         yield f"{survey.misnamed}\n    first: {listing.root / listing.misnamed[0]}"
     if bad := [file for file in listing.files if survey.facts[file].error]:

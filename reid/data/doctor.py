@@ -4,31 +4,45 @@ Every check runs, and all findings are reported together; no check raises becaus
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from reid.data.duplicates import duplicates, queries_by_name_in_gallery
-from reid.data.findings import EXAMPLES, Finding, SplitSurvey, Surveys, counted
+from reid.data.findings import EXAMPLES, Finding, counted
 from reid.data.market1501 import DISTRACTOR, JUNK, PersonImage
+from reid.data.surveys import SplitSurvey, Surveys
 
 MIN_WIDTH, MIN_HEIGHT = 16, 32
 """Least width and height in pixels; a smaller image teaches a network almost nothing."""
 MIN_ASPECT, MAX_ASPECT = 1.0, 6.0
 """Height over width of a standing person's box, with a wide margin."""
 FORMAT_OF_ENDING = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+TOO_FEW_PERSONS = "too few persons"
 SEVERITY_ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
 def examine(surveys: Surveys, *, num_classes: int | None, found_before: Iterable[Finding] = ()) -> list[Finding]:
     """All findings about the splits train, query and gallery, with those `found_before`, errors first.
 
-    num_classes: the spec's number of training persons; None if they are counted and not compared.
+    A check that needs a split that is not there is left out: a training set has neither query nor gallery. num_classes:
+    the spec's number of training persons; None if they are counted and not compared.
     """
     findings = [finding for check in SPLIT_CHECKS for survey in surveys.values() for finding in check(survey)]
-    findings += [finding for check in CHECKS for finding in check(surveys)]
-    findings += _num_classes(surveys["train"], num_classes)
+    findings += [finding for needed, check in CHECKS if needed <= surveys.keys() for finding in check(surveys)]
+    if "train" in surveys:
+        findings += compare_num_classes(len(persons_of(surveys["train"])), num_classes)
     findings += found_before
+    return errors_first(findings)
+
+
+def errors_first(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings by severity; those of one severity keep their order."""
     return sorted(findings, key=lambda finding: SEVERITY_ORDER[finding.severity])
+
+
+def persons_of(survey: SplitSurvey) -> set[int]:
+    """The persons of a split, without junk and distractors."""
+    return {image.person for image in survey.images if image.person > DISTRACTOR}
 
 
 # Checks of one split
@@ -40,7 +54,7 @@ def _folder(survey: SplitSurvey) -> Iterator[Finding]:
 
 
 def _empty(survey: SplitSurvey) -> Iterator[Finding]:
-    if not survey.folder_error and not survey.listing.files:
+    if not survey.folder_error and not survey.listing.files and not survey.listing.faults:
         yield Finding("error", "empty split", f"{survey.name}: no image in {survey.listing.root}", 1)
 
 
@@ -55,6 +69,12 @@ def _unreadable(survey: SplitSurvey) -> Iterator[Finding]:
         message = f"{survey.name}: {len(bad)} of {len(survey.listing.files)} images cannot be read"
         examples = tuple(f"{survey.name}/{file}: {survey.facts[file].error}" for file in bad[:EXAMPLES])
         yield Finding("error", "unreadable image", message, len(bad), examples)
+
+
+def _faults(survey: SplitSurvey) -> Iterator[Finding]:
+    for fault in survey.listing.faults:
+        message = f"{survey.name}: {fault.message}"
+        yield Finding("error", fault.check, message, len(fault.lines), fault.lines[:EXAMPLES])
 
 
 def _strays(survey: SplitSurvey) -> Iterator[Finding]:
@@ -124,16 +144,16 @@ def _junk_and_distractors(survey: SplitSurvey) -> Iterator[Finding]:
 
 def _few_training_persons(surveys: Surveys) -> Iterator[Finding]:
     train = surveys["train"]
-    persons = sorted({image.person for image in train.images if image.person > DISTRACTOR})
+    persons = persons_of(train)
     if train.images and len(persons) < 2:
         yield Finding(
-            "error", "too few persons", f"train: {counted(len(persons), 'person')}; training compares at least 2", 1
+            "error", TOO_FEW_PERSONS, f"train: {counted(len(persons), 'person')}; training compares at least 2", 1
         )
 
 
-def _num_classes(train: SplitSurvey, num_classes: int | None) -> Iterator[Finding]:
-    persons = len({image.person for image in train.images if image.person > DISTRACTOR})
-    if num_classes is not None and train.images and persons != num_classes:
+def compare_num_classes(persons: int, num_classes: int | None) -> Iterator[Finding]:
+    """A finding if there are training persons, and not as many as dataset.num_classes says."""
+    if num_classes is not None and persons and persons != num_classes:
         message = (
             f"dataset.num_classes is {num_classes}, but train shows {counted(persons, 'person')}; "
             f"set dataset.num_classes={persons}, or null to have them counted"
@@ -141,7 +161,7 @@ def _num_classes(train: SplitSurvey, num_classes: int | None) -> Iterator[Findin
         yield Finding("error", "num_classes", message, 1)
 
 
-def _persons_in_train_and_test(surveys: Surveys) -> Iterator[Finding]:
+def persons_in_train_and_test(surveys: Surveys) -> Iterator[Finding]:
     shown = {  # name -> person -> a file, a readable one if there is one
         name: _first_of_each_person(survey.images) | _first_of_each_person(survey.readable)
         for name, survey in surveys.items()
@@ -218,16 +238,20 @@ def _single_camera_persons(surveys: Surveys) -> Iterator[Finding]:
         yield train.finding("warning", "one camera", message, [first[person] for person in sorted(single)])
 
 
-SPLIT_CHECKS = (_folder, _empty, _bad_names, _unreadable, _strays, _odd_sizes, _formats, _junk_and_distractors)
-CHECKS = (
-    _few_training_persons,
-    _persons_in_train_and_test,
-    duplicates,
-    queries_by_name_in_gallery,
-    _unknown_cameras,
-    _unmatched_queries,
-    _single_camera_persons,
+SPLIT_CHECKS = (
+    *(_folder, _empty, _faults, _bad_names, _unreadable, _strays, _odd_sizes, _formats, _junk_and_distractors),
 )
+TRAIN, TEST = frozenset({"train"}), frozenset({"query", "gallery"})
+CHECKS: tuple[tuple[frozenset[str], Callable[[Surveys], Iterator[Finding]]], ...] = (
+    (TRAIN, _few_training_persons),
+    (TRAIN | TEST, persons_in_train_and_test),
+    (frozenset(), duplicates),
+    (TEST, queries_by_name_in_gallery),
+    (TEST, _unknown_cameras),
+    (TEST, _unmatched_queries),
+    (TRAIN, _single_camera_persons),
+)
+"""(the splits that a check needs, the check)."""
 
 
 def _first_of_each_person(images: Iterable[PersonImage]) -> dict[int, str]:

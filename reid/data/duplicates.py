@@ -3,8 +3,9 @@
 from collections import defaultdict
 from collections.abc import Iterator
 
-from reid.data.findings import EXAMPLES, Finding, Surveys, counted
+from reid.data.findings import EXAMPLES, Finding, counted
 from reid.data.market1501 import DISTRACTOR, PersonImage
+from reid.data.surveys import Surveys
 
 
 def duplicates(surveys: Surveys) -> Iterator[Finding]:

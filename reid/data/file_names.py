@@ -22,6 +22,8 @@ class FileNames:
     """How images should be named; it completes the sentence "2 of 3 images are not ..."."""
     cameras: bool = True
     """Whether the names contain cameras."""
+    no_cameras_because: str = ""
+    """Why cameras are unknown, if it is not for a reason that the spec gives."""
 
     def read(self, name: str, *, unknown_camera: int) -> tuple[int, int] | None:
         """Person and camera of a file name; None if the pattern does not match or a group is no whole number."""
@@ -39,6 +41,7 @@ class FileNames:
         if self.cameras:
             return ""
         why = "dataset.cameras is none" if "camera" in self.pattern.groupindex else "dataset.file_name has no camera"
+        why = self.no_cameras_because or why
         return (
             f"{why}: queries count as camera {UNKNOWN_CAMERA['query']}, gallery images as camera "
             f"{UNKNOWN_CAMERA['gallery']}; every gallery image of a query's person is a match"

@@ -1,30 +1,14 @@
-"""What is known of a data set after one look: a survey of each split, its figures, and the findings of the checks."""
+"""The findings of the checks of a data set, and the figures of its splits, as the reports show them."""
 
-import hashlib
-import json
-import logging
 import statistics
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
-
-from reid.data.file_index import ImageFacts, fingerprint, read_images
-from reid.data.file_names import MARKET1501, UNKNOWN_CAMERA, FileNames
-from reid.data.market1501 import DISTRACTOR, JUNK, Listing, PersonImage, Split, list_folder
-from reid.errors import DatasetError
-
-logger = logging.getLogger(__name__)
+from typing import Literal
 
 Severity = Literal["error", "warning", "note"]
 
 EXAMPLES = 8
 """Number of files or sentences kept with a finding as examples."""
-SAMPLES = 14
-"""Number of images of a split that the report shows."""
-FIRST_NAMES = 3
-"""Number of file names quoted if no name is as wanted."""
 
 
 @dataclass(frozen=True)
@@ -61,151 +45,18 @@ class SplitSummary:
     """(width, height) in pixels -> images, commonest first."""
     samples: tuple[Path, ...]
     """A few readable images, of persons spread over the split."""
+    set_name: str = ""
+    """The name of the set that the split belongs to; "" if it has none."""
+
+    @property
+    def title(self) -> str:
+        """The name of the set, if it has one, and of the split."""
+        return f"{self.set_name} {self.name}".lstrip()
 
     @property
     def median_images(self) -> float:
         """Median of images per person, 0 if there is no person."""
         return float(statistics.median(self.images_per_person)) if self.images_per_person else 0.0
-
-
-@dataclass(frozen=True)
-class SplitSurvey:
-    """A split's listing with the facts of all its image files."""
-
-    name: str
-    listing: Listing
-    facts: Mapping[str, ImageFacts]
-    names: FileNames
-    folder_error: str = ""
-    """Why the folder could not be listed; the listing is empty then."""
-
-    @property
-    def images(self) -> tuple[PersonImage, ...]:
-        """The well-named images."""
-        return self.listing.split.images
-
-    @property
-    def readable(self) -> list[PersonImage]:
-        """The well-named images that can be decoded."""
-        return [image for image in self.images if not self.facts[image.file].error]
-
-    @property
-    def misnamed(self) -> str:
-        """How many images have other names than wanted, and which are wanted; "" if all names are as wanted."""
-        bad, images = self.listing.misnamed, len(self.listing.files)
-        if bad and len(bad) == images:
-            return f"none of {counted(images, 'image')} is {self.names.wanted}; found {', '.join(bad[:FIRST_NAMES])}"
-        return f"{len(bad)} of {images} images are not {self.names.wanted}" if bad else ""
-
-    def without_unreadable(self) -> "tuple[SplitSurvey, list[Finding]]":
-        """The survey without the images that cannot be decoded, and a warning that counts them."""
-        bad = [image.file for image in self.images if self.facts[image.file].error]
-        if not bad:
-            return self, []
-        message = f"{self.name}: {len(bad)} of {len(self.images)} images cannot be read; left out"
-        examples = tuple(f"{self.name}/{file}: {self.facts[file].error}" for file in bad[:EXAMPLES])
-        split = Split(self.listing.root, tuple(self.readable))
-        return replace(self, listing=replace(self.listing, split=split)), [
-            Finding("warning", "unreadable image", message, len(bad), examples)
-        ]
-
-    def finding(self, severity: Severity, check: str, message: str, files: Sequence[str]) -> Finding:
-        """A finding about files of this split."""
-        first = files[:EXAMPLES]
-        shown = tuple(self.listing.root / file for file in first if file in self.facts and not self.facts[file].error)
-        return Finding(severity, check, message, len(files), tuple(f"{self.name}/{file}" for file in first), shown)
-
-
-Surveys = Mapping[str, SplitSurvey]
-
-
-class ReadImages(Protocol):
-    """Gives the facts of files that are listed by split: read_images or hash_images."""
-
-    def __call__(self, files: Mapping[str, Sequence[Path]], *, index_file: Path) -> dict[Path, ImageFacts]:
-        """The facts of each file."""
-
-
-def survey_folders(
-    folders: dict[str, str | None],
-    *,
-    missing: dict[str, str],
-    names: FileNames,
-    index_file: Path,
-    read: ReadImages = read_images,
-) -> Surveys:
-    """Lists the folders and reads every image; a missing or closed folder is an empty split with its reason.
-
-    read: read_images, or hash_images if no image need be decoded.
-    """
-    if names.without_cameras:
-        logger.info(names.without_cameras)
-    listings: dict[str, Listing] = {}
-    reasons = dict(missing)
-    for name, folder in folders.items():
-        root = Path(folder or "").absolute()
-        listings[name] = Listing(root, Split(root, ()), (), ())
-        if name not in missing:
-            try:
-                listings[name] = list_folder(root, names=names, unknown_camera=UNKNOWN_CAMERA[name])
-            except DatasetError as error:
-                reasons[name] = str(error)
-    facts = read(
-        {name: [listing.root / file for file in listing.files] for name, listing in listings.items()},
-        index_file=index_file,
-    )
-    return {
-        name: SplitSurvey(
-            name, listing, {file: facts[listing.root / file] for file in listing.files}, names, reasons.get(name, "")
-        )
-        for name, listing in listings.items()
-    }
-
-
-def fingerprint_of(surveys: Surveys) -> str:
-    """The data set's fingerprint: SHA-256 over all names and bytes.
-
-    If the names do not follow Market-1501, persons and cameras count too, for they depend on the pattern.
-    """
-    of_files = fingerprint(
-        {name: [(file, split.facts[file]) for file in split.listing.files] for name, split in surveys.items()}
-    )
-    if all(split.names == MARKET1501 for split in surveys.values()):
-        return of_files
-    read = [[name, image.file, image.person, image.camera] for name, s in surveys.items() for image in s.images]
-    return hashlib.sha256(json.dumps([of_files, read]).encode()).hexdigest()
-
-
-def summarize(survey: SplitSurvey) -> SplitSummary:
-    """The figures of one split, counted over its well-named images."""
-    per_person = Counter(image.person for image in survey.images)
-    sizes = Counter((survey.facts[image.file].width, survey.facts[image.file].height) for image in survey.readable)
-    junk, distractors = per_person.pop(JUNK, 0), per_person.pop(DISTRACTOR, 0)
-    per_camera = Counter(image.camera for image in survey.images)
-    return SplitSummary(
-        survey.name,
-        survey.listing.root,
-        images=len(survey.images),
-        persons=len(per_person),
-        cameras=len(per_camera),
-        junk=junk,
-        distractors=distractors,
-        images_per_person=tuple(sorted(per_person.values())),
-        images_per_camera=dict(sorted(per_camera.items())),
-        sizes=dict(sorted(sizes.items(), key=lambda entry: (-entry[1], entry[0]))),
-        samples=tuple(survey.listing.root / file for file in _samples(survey.readable)),
-    )
-
-
-def _samples(images: Sequence[PersonImage]) -> list[str]:
-    """One image each of SAMPLES persons, evenly spread, not always their first."""
-    by_person: dict[int, list[PersonImage]] = {}
-    for image in images:
-        if image.person > DISTRACTOR:
-            by_person.setdefault(image.person, []).append(image)
-    persons = sorted(by_person)
-    chosen = persons[:: max(1, len(persons) // SAMPLES)][:SAMPLES]
-    return [by_person[person][place % len(by_person[person])].file for place, person in enumerate(chosen)]
 
 
 @dataclass(frozen=True)

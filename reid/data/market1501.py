@@ -1,4 +1,4 @@
-"""A data set in the layout of Market-1501: its three folders, and the manifest that later stages read.
+"""The images of a data set: a folder of them in Market-1501's layout, and the manifest that later stages read.
 
 Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015. A name reads PPPP_cCsS_FFFFFF_NN.jpg: person,
 camera, sequence, frame, box; other patterns are in `file_names.py`. Person -1 is junk (a bad detection: neither right
@@ -10,10 +10,10 @@ heavy loads.
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reid.data.file_names import MARKET1501, FileNames
 from reid.errors import ArtifactError, DatasetError
@@ -25,25 +25,6 @@ if TYPE_CHECKING:
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
 JUNK, DISTRACTOR = -1, 0
-SPEC_FIELDS = {
-    "train": "dataset.train_dataset_dir",
-    "query": "dataset.query_dataset_dir",
-    "gallery": "dataset.test_dataset_dir",
-}
-"""Split -> the spec field that names its folder."""
-HOW_TO_GET = """\
-How to get Market-1501 (Zheng et al., "Scalable Person Re-identification: A Benchmark", ICCV 2015):
-  1. download the archive from its authors' home page, "Market-1501 Dataset" of the Zheng lab:
-     https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html
-  2. unpack it; of its folders these three are needed:
-     bounding_box_train   12,936 images of 751 persons
-     query                 3,368 images of 750 other persons
-     bounding_box_test    19,732 images: those 750 persons, distractors (0000) and junk (-1)
-  3. name the folders in the spec, or on the command line:
-     dataset.train_dataset_dir=DIR/bounding_box_train
-     dataset.query_dataset_dir=DIR/query
-     dataset.test_dataset_dir=DIR/bounding_box_test
-or, in place of 2 and 3, have it unpacked: dataset.source.zip=FILE dataset.source.root=DIR"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +41,7 @@ class PersonImage:
 
 @dataclass(frozen=True)
 class Split:
-    """The images of one folder, sorted by file name. N images."""
+    """The images of one folder, sorted by file name; or of several sets, set after set. N images."""
 
     root: Path
     images: tuple[PersonImage, ...]
@@ -104,6 +85,18 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Fault:
+    """One kind of mistake in a file that lists images, however many lines show it."""
+
+    check: str
+    """Short name: "bad row", "missing image"."""
+    message: str
+    """What is wrong and what is wanted; it follows "train: "."""
+    lines: tuple[str, ...]
+    """FILE:LINE: what is there, for each."""
+
+
+@dataclass(frozen=True)
 class Listing:
     """The contents of a split's folder, sorted out by name alone: no file has been opened."""
 
@@ -114,6 +107,8 @@ class Listing:
     """Images (by their ending) whose names do not match."""
     strays: tuple[str, ...]
     """Everything that is no image: Thumbs.db, folders (with a trailing slash)."""
+    faults: tuple[Fault, ...] = ()
+    """What is wrong in the file that lists the images, if there is one."""
 
     @property
     def files(self) -> list[str]:
@@ -148,36 +143,30 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def missing_folders(
-    fields: Mapping[str, str] = SPEC_FIELDS,
-    /,
-    *,
-    train: str | Path | None,
-    query: str | Path | None,
-    gallery: str | Path | None,
-) -> list[tuple[str, str]]:
-    """(split, what is wrong) of every folder that is not set, not there, or no folder.
+@dataclass(frozen=True)
+class TrainSet:
+    """One of several training sets: its rows of the manifest's training images."""
 
-    fields: split -> the field of the spec that names its folder, for the messages.
-    """
-    missing = []
-    for split, folder in (("train", train), ("query", query), ("gallery", gallery)):
-        field = fields[split]
-        if folder is None or not str(folder):
-            missing.append((split, f"{field} is not set"))
-        elif not os.path.lexists(folder):
-            missing.append((split, f"no such folder: {folder} ({field})"))
-        elif not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises on a link to itself
-            missing.append((split, f"not a folder: {folder} ({field})"))
-    return missing
+    name: str
+    first: int
+    """Row of its first image."""
+    count: int
+    """Number of its images, which are consecutive rows."""
+    share: float | None = None
+    """Its share of a batch, relative to the shares of the other sets; None, for all sets alike: images are drawn as
+    from one set. It is no part of the fingerprint, because the images are the same."""
 
 
-def require_folders(*, train: str | Path | None, query: str | Path | None, gallery: str | Path | None) -> None:
-    """Raises DatasetError unless all three folders are there; it says which are not and how to get Market-1501."""
-    missing = missing_folders(train=train, query=query, gallery=gallery)
-    if missing:
-        lines = "".join(f"\n  {split}: {what}" for split, what in missing)
-        raise DatasetError(f"the data set is not there: {len(missing)} of 3 folders missing{lines}\n{HOW_TO_GET}")
+@dataclass(frozen=True)
+class TestSet:
+    """A further test set: it has persons and cameras of its own, so that it is scored by itself."""
+
+    __test__ = False  # pytest takes a class of this name for a test
+
+    name: str
+    query: Split
+    gallery: Split
+    """Junk included."""
 
 
 @dataclass(frozen=True)
@@ -186,14 +175,27 @@ class Manifest:
 
     fingerprint: str
     train: Split
+    """The images of all training sets, one set after the other; persons and cameras differ between sets."""
     query: Split
     gallery: Split
     """Junk included."""
+    train_sets: tuple[TrainSet, ...] = field(default=(), kw_only=True)
+    """The sets that the training images come from; () if they are one set without a name."""
+    test_sets: tuple[TestSet, ...] = field(default=(), kw_only=True)
+    """The test sets beside query and gallery."""
 
     def save(self, path: Path) -> None:
         """Writes JSON, the same bytes for the same data set; missing folders above the file are created."""
-        splits = {name: _split_to_json(getattr(self, name)) for name in SPEC_FIELDS}
-        body = json.dumps({"fingerprint": self.fingerprint, **splits}, ensure_ascii=True, separators=(",", ":"))
+        content: dict[str, object] = {"fingerprint": self.fingerprint}
+        content |= {name: _split_to_json(getattr(self, name)) for name in ("train", "query", "gallery")}
+        if self.train_sets:
+            content["train_sets"] = [[part.name, part.first, part.count, part.share] for part in self.train_sets]
+        if self.test_sets:
+            content["test_sets"] = [
+                {"name": part.name, "query": _split_to_json(part.query), "gallery": _split_to_json(part.gallery)}
+                for part in self.test_sets
+            ]
+        body = json.dumps(content, ensure_ascii=True, separators=(",", ":"))
         with replacing(path) as partial:
             partial.write_text(body + "\n", encoding="ascii")
 
@@ -202,8 +204,15 @@ class Manifest:
         """The manifest in a file. Raises ArtifactError if it is missing or no manifest."""
         try:
             body = json.loads(path.read_text(encoding="ascii"))
-            splits = {name: _split_from_json(body[name]) for name in SPEC_FIELDS}
-            return cls(fingerprint=str(body["fingerprint"]), **splits)
+            return cls(
+                str(body["fingerprint"]),
+                *(_split_from_json(body[name]) for name in ("train", "query", "gallery")),
+                train_sets=tuple(_train_set_from_json(entry) for entry in body.get("train_sets", [])),
+                test_sets=tuple(
+                    TestSet(str(entry["name"]), _split_from_json(entry["query"]), _split_from_json(entry["gallery"]))
+                    for entry in body.get("test_sets", [])
+                ),
+            )
         except FileNotFoundError:
             raise ArtifactError(f"{path}: no such data set manifest; the manifest stage writes it") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -211,6 +220,11 @@ class Manifest:
                 f"{path}: not a data set manifest ({type(error).__name__}: {error})\n"
                 "  want: the file that the manifest stage writes"
             ) from None
+
+
+def _train_set_from_json(entry: list[Any]) -> TrainSet:
+    name, first, count, share = entry
+    return TrainSet(str(name), int(first), int(count), None if share is None else float(share))
 
 
 def _split_to_json(split: Split) -> dict[str, object]:

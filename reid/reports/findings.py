@@ -22,7 +22,7 @@ def to_json(examination: Examination) -> str:
         "errors": examination.count("error"),
         "warnings": examination.count("warning"),
         "notes": examination.count("note"),
-        "splits": {summary.name: _figures(summary) for summary in examination.splits},
+        "splits": {summary.title: _figures(summary) for summary in examination.splits},
         "findings": [
             {
                 "severity": finding.severity,
@@ -64,7 +64,7 @@ def split_row(summary: SplitSummary) -> tuple[str, ...]:
     per_person = summary.images_per_person
     spread = f"{per_person[0]} / {summary.median_images:g} / {per_person[-1]}" if per_person else "-"
     return (
-        summary.name,
+        summary.title,
         f"{summary.images:,}",
         f"{summary.persons:,}",
         str(summary.cameras),
@@ -116,7 +116,7 @@ def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
 def to_lines(examination: Examination) -> list[str]:
     """The data set in a few plain sentences, for the end of a run."""
     splits = "; ".join(
-        f"{s.name} {counted(s.images, 'image')} of {counted(s.persons, 'person')} under {counted(s.cameras, 'camera')}"
+        f"{s.title} {counted(s.images, 'image')} of {counted(s.persons, 'person')} under {counted(s.cameras, 'camera')}"
         for s in examination.splits
     )
     return [splits, *(f"{f.severity}: {f.message}" for f in examination.findings if f.severity != "note")]

@@ -84,6 +84,7 @@ def to_html(examination: Examination) -> str:
 
 def _shown_split(summary: SplitSummary, thumbnails: Thumbnails) -> ShownSplit:
     title, role = SPLIT_TITLES[summary.name]
+    title = f"{summary.set_name}: {title}" if summary.set_name else title
     most = max(summary.images_per_camera.values(), default=1)
     return ShownSplit(
         summary,

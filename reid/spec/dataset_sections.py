@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from reid.data.layouts.layout import LayoutName
 from reid.spec.facts import (
     AlsoReadBy,
     DecidesTraining,
@@ -21,6 +22,7 @@ from reid.spec.field_types import (
     ReadFile,
     ReadFolder,
     Section,
+    ServedName,
     Sha256,
     Share,
     Text,
@@ -74,15 +76,51 @@ class Source(Section):
     """SHA-256 of the zip, checked before it is opened; needed with a url."""
 
 
+class FurtherSet(Section):
+    """A data set beside the main one."""
+
+    name: ServedName
+    """Its name in reports and metrics."""
+    root: ReadFolder
+    """Its folder, as dataset.root."""
+    layout: LayoutName = "market1501"
+    """How its images are laid out, as dataset.layout."""
+    file_name: Annotated[Text, AfterValidator(require_file_name)] = "market1501"
+    """How a file's name gives its person and camera, as dataset.file_name."""
+    cameras: Literal["file_name", "none"] = "file_name"
+    """Source of the camera numbers, as dataset.cameras."""
+
+
+class TrainingSet(FurtherSet):
+    """One of several training sets. Only its training images are read."""
+
+    share: Positive | None = None
+    """Its share of a batch, relative to the shares of the other sets; null, for all sets alike: images are drawn as
+    from one set."""
+
+
+class FurtherTestSet(FurtherSet):
+    """A further test set. Only its query and gallery images are read."""
+
+
 class Dataset(Section):
     """Where the images are and how they reach the network."""
 
+    layout: Annotated[LayoutName, FINDS_IMAGES, BY_TASKS] = "market1501"
+    """How the images are laid out in dataset.root; docs/data.md shows each layout."""
+    root: Annotated[ReadFolder | None, FINDS_IMAGES, BY_TASKS] = None
+    """Folder of the data set, or the file that lists its images (layouts csv and cuhk03). Of Market-1501's layout the
+    three folders below can be named instead."""
     train_dataset_dir: Annotated[ReadFolder | None, FINDS_IMAGES, BY_TASKS] = None
     """Folder of the training images (bounding_box_train)."""
     test_dataset_dir: Annotated[ReadFolder | None, FINDS_IMAGES, BY_TASKS] = None
     """Folder of the gallery images (bounding_box_test)."""
     query_dataset_dir: Annotated[ReadFolder | None, FINDS_IMAGES, BY_TASKS] = None
     """Folder of the query images (query)."""
+    train_sets: Annotated[list[TrainingSet], FINDS_IMAGES, BY_TASKS] = []
+    """Several training sets, in place of the training images of the main set: their persons are learnt together."""
+    test_sets: Annotated[list[FurtherTestSet], FINDS_IMAGES, BY_TASKS] = []
+    """Test sets beside the main one, whose query and gallery choose the best checkpoint."""
     file_name: Annotated[Text, AfterValidator(require_file_name), FINDS_IMAGES, BY_TASKS] = "market1501"
     """How a file's name gives its person and camera: market1501 (0002_c1s1_000451_03.jpg), dukemtmc
     (0001_c2_f0046182.jpg), or a regular expression with the group `person` and, if any, `camera`, both whole numbers,
@@ -137,9 +175,33 @@ class Dataset(Section):
 
     @model_validator(mode="after")
     def _folders_under_the_root(self) -> "Dataset":
-        """A drawn or fetched data set lies under its root."""
-        if made := self.synthetic or self.source:
-            self.train_dataset_dir = self.train_dataset_dir or f"{made.root}/bounding_box_train"
-            self.test_dataset_dir = self.test_dataset_dir or f"{made.root}/bounding_box_test"
-            self.query_dataset_dir = self.query_dataset_dir or f"{made.root}/query"
+        """The three folders of a drawn or fetched data set, or of one in Market-1501's layout, lie under its root."""
+        made = self.synthetic or self.source
+        root = made.root if made else self.root
+        if root is not None and self.layout == "market1501":
+            if not self.train_sets:
+                self.train_dataset_dir = self.train_dataset_dir or f"{root}/bounding_box_train"
+            self.test_dataset_dir = self.test_dataset_dir or f"{root}/bounding_box_test"
+            self.query_dataset_dir = self.query_dataset_dir or f"{root}/query"
         return self
+
+    @property
+    def folders(self) -> dict[str, str | None]:
+        """Split -> the folder that the field of the split names, for each such folder that is read.
+
+        {} if the main set has another layout than Market-1501's; without train if there are training sets.
+        """
+        if self.layout != "market1501":
+            return {}
+        train = {} if self.train_sets else {"train": self.train_dataset_dir}
+        return {**train, "query": self.query_dataset_dir, "gallery": self.test_dataset_dir}
+
+    @property
+    def roots(self) -> dict[str, str | None]:
+        """Field -> root, for each set that is read from a root."""
+        main = {"dataset.root": self.root}
+        return {
+            **({} if self.layout == "market1501" else main),
+            **{f"dataset.train_sets, {part.name}": part.root for part in self.train_sets},
+            **{f"dataset.test_sets, {part.name}": part.root for part in self.test_sets},
+        }

@@ -13,7 +13,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from reid.spec.field_types import PATTERNS, Section
-from reid.spec.fields import section_in
+from reid.spec.fields import section_in, section_of_items
 
 KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
@@ -32,6 +32,8 @@ class Described:
     meaning: str
     section: type[Section] | None = None
     """The section that it is, or may be (dataset.synthetic); None for any other field."""
+    items: type[Section] | None = None
+    """The section that each item is, if it is a list of sections (dataset.train_sets)."""
 
     @property
     def key(self) -> str:
@@ -63,9 +65,10 @@ def _meanings(section: type[Section]) -> dict[str, str]:
 
     pydantic could read them too (use_attribute_docstrings), but would do so in every process that loads a spec.
     """
+    inherited = [base for base in section.__bases__ if issubclass(base, Section) and base is not Section]
     (defined,) = ast.parse(inspect.getsource(section)).body
     assert isinstance(defined, ast.ClassDef)
-    return {
+    return {name: meaning for base in inherited for name, meaning in _meanings(base).items()} | {
         field.target.id: inspect.cleandoc(below.value.value)
         for field, below in pairwise(defined.body)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
@@ -87,7 +90,8 @@ def _describe(name: str, field: FieldInfo, *, meaning: str) -> Described:
     if isinstance(default, Section):
         return Described(name, "", "", " ".join((type(default).__doc__ or "").split()), section)
     shown = "" if field.is_required() else as_yaml(default)
-    return Described(name, wanted(field.annotation, field.metadata), shown, meaning, section)
+    items = section_of_items(field.annotation)
+    return Described(name, wanted(field.annotation, field.metadata), shown, meaning, section, items)
 
 
 def wanted(annotation: Any, limits: Sequence[Any] = ()) -> str:

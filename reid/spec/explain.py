@@ -49,6 +49,8 @@ def explain(name: str, *, width: int) -> str:
     if not found.section:
         for sentence in facts_in_words(fields_of()[name]):
             lines += textwrap.wrap(sentence, width, initial_indent="  ", subsequent_indent="    ")
+        if found.items:
+            lines += ["", "each item is a section:", *_lines(name, children("", found.items), width)]
     else:
         lines += ["", "as a section:", *_lines(name, children(name, found.section), width)]
     return "\n".join(lines) + "\n"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -95,9 +95,16 @@ def _facts_in(annotation: Any) -> Iterator[Fact]:
 
 
 def section_in(annotation: Any) -> type[Section] | None:
-    """The section that a field of this annotation is or may be; None if it is none."""
+    """The section that a field of this annotation is or may be; None if it is none, or a list of sections."""
+    if get_origin(annotation) is list:
+        return None
     kinds = (annotation, *get_args(annotation))
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
+
+
+def section_of_items(annotation: Any) -> type[Section] | None:
+    """The section that each item of a list of this annotation is; None if it is no list, or of something else."""
+    return section_in(get_args(annotation)[0]) if get_origin(annotation) is list else None
 
 
 @cache
@@ -147,6 +154,20 @@ def pipeline_paths() -> Mapping[str, Reads | Writes]:
         if (path := field.fact(Reads) or field.fact(Writes)) and field.stages and Replaced not in field.facts
     }
     return MappingProxyType(found)
+
+
+def paths_in_lists(spec: Section) -> Iterator[tuple[str, int, str, Reads | Writes]]:
+    """(list, place, key, which of the two) of each path in the items of the spec's lists of sections."""
+    for name in fields_of():
+        items = value_of(spec, name)
+        if not isinstance(items, list) or not all(isinstance(item, Section) for item in items):
+            continue
+        for place, item in enumerate(items):
+            for key, info in type(item).model_fields.items():
+                facts = {type(fact): fact for fact in facts_on(info)}
+                path = facts.get(Reads) or facts.get(Writes)
+                if isinstance(path, Reads | Writes) and getattr(item, key):
+                    yield name, place, key, path
 
 
 @cache

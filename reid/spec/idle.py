@@ -31,7 +31,7 @@ def replaced(spec: Experiment) -> Iterator[Finding]:
 def idle(spec: Experiment) -> Iterator[Finding]:
     """Why it has no effect, for each field with another value than its default that other choices switch off."""
     unset, told = Experiment(), set()
-    for is_off, names, why in (*_model(spec), *_optim(spec), *_never_read()):
+    for is_off, names, why in (*_model(spec), *_dataset(spec), *_optim(spec), *_never_read()):
         for name in names:
             if is_off and name not in told and value_of(spec, name) != value_of(unset, name):
                 told.add(name)
@@ -58,6 +58,12 @@ def _model(spec: Experiment) -> Iterator[SwitchedOff]:
     )
     yield sampler == "softmax", ["dataset.num_instances"], "dataset.sampler = softmax shuffles plainly"
     yield sampler == "triplet", ["model.label_smooth"], "dataset.sampler = triplet uses no cross-entropy"
+
+
+def _dataset(spec: Experiment) -> Iterator[SwitchedOff]:
+    layout = spec.dataset.layout
+    listed = layout in {"msmt17", "cuhk03", "csv"}
+    yield listed, ["dataset.file_name"], f"dataset.layout = {layout} does not read persons from file names"
 
 
 def _optim(spec: Experiment) -> Iterator[SwitchedOff]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pydantic_core import ErrorDetails
 
 from reid.spec.field_types import PATTERNS, Section
-from reid.spec.fields import fields_of, section_in
+from reid.spec.fields import fields_of, section_in, section_of_items
 from reid.spec.names import did_you_mean
 from reid.spec.sections import Experiment
 
@@ -63,8 +63,10 @@ def nearest_key(location: tuple[int | str, ...]) -> str:
     """The key that an unknown one probably meant: one of the same section, else one of any; "" if none is alike."""
     section: type[Section] | None = Experiment
     for part in location[:-1]:
-        field = section.model_fields.get(str(part)) if section else None
-        section = section_in(field.annotation) if field else None
+        if isinstance(part, int):  # an item of a list, whose section is known by now
+            continue
+        field = section.model_fields.get(part) if section else None
+        section = section_in(field.annotation) or section_of_items(field.annotation) if field else None
     wrong = str(location[-1])
     close = difflib.get_close_matches(wrong, section.model_fields, n=1, cutoff=0.6) if section else []
     if close:

@@ -111,6 +111,44 @@ def _checksum(spec: Any) -> Iterator[Finding]:
         yield "dataset.source.sha256", "is not set; what comes from dataset.source.url is not opened unchecked"
 
 
+def _root_or_folders(spec: Any) -> Iterator[Finding]:
+    dataset = spec.dataset
+    if dataset.layout == "market1501":
+        if dataset.root is not None and (dataset.synthetic or dataset.source):
+            yield "dataset.root", "dataset.synthetic or dataset.source is set too, which has a root; want one of them"
+        return
+    for name in ("train_dataset_dir", "test_dataset_dir", "query_dataset_dir", "synthetic", "source"):
+        if getattr(dataset, name) is not None:
+            yield (
+                f"dataset.{name}",
+                f"is for dataset.layout = market1501, and it is {dataset.layout}; want dataset.root",
+            )
+
+
+def _train_sets_or_folder(spec: Any) -> Iterator[Finding]:
+    if spec.dataset.train_sets and spec.dataset.train_dataset_dir is not None:
+        yield "dataset.train_dataset_dir", "dataset.train_sets is set too, in its place; want one of them"
+
+
+def _set_names(spec: Any, *, name: str) -> Iterator[Finding]:
+    names = [part.name for part in getattr(spec.dataset, name)]
+    twice = sorted({part for part in names if names.count(part) > 1})
+    if twice:
+        yield f"dataset.{name}", f"more than one is named {twice[0]}; want a name of its own for each"
+    places = [(part.layout, part.root) for part in getattr(spec.dataset, name)]
+    for layout, root in sorted({place for place in places if places.count(place) > 1}):
+        yield f"dataset.{name}", f"{root} is there more than once, in the layout {layout}; want each data set once"
+
+
+def _shares(spec: Any) -> Iterator[Finding]:
+    without = [part.name for part in spec.dataset.train_sets if part.share is None]
+    if 0 < len(without) < len(spec.dataset.train_sets):
+        yield (
+            "dataset.train_sets",
+            f"{without[0]} has no share and another set has one; want one for all or for none",
+        )
+
+
 def _int8(spec: Any) -> Iterator[Finding]:
     if spec.gen_trt_engine.tensorrt.data_type == "INT8":
         yield "gen_trt_engine.tensorrt.data_type", "INT8 is not built here (no calibration); want FP32 or FP16"
@@ -127,6 +165,11 @@ RULES: tuple[Callable[[Any], Iterator[Finding]], ...] = (
     _source_or_drawing,
     _url_or_zip,
     _checksum,
+    _root_or_folders,
+    _train_sets_or_folder,
+    partial(_set_names, name="train_sets"),
+    partial(_set_names, name="test_sets"),
+    _shares,
     partial(_picture, name="output_cmc_curve_plot"),
     partial(_picture, name="output_sampled_matches_plot"),
     _profile,

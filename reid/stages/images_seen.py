@@ -1,47 +1,70 @@
-"""One look at the three folders of the spec's data set, as the stages validate and manifest take it."""
+"""One look at the images of the spec's data set, as the stages validate and manifest take it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from reid.data.file_names import file_names
-from reid.data.findings import Finding, ReadImages, Surveys, fingerprint_of, survey_folders
+from reid.data.findings import Finding
+from reid.data.market_folders import missing_folders
+from reid.data.sets import MainSet, Place, SetsSeen, WantedSet, look_at_sets
+from reid.data.surveys import ReadImages
+from reid.errors import DatasetError
 from reid.spec import Experiment
+from reid.spec.dataset_sections import FurtherSet, TrainingSet
 
 
 @dataclass(frozen=True)
 class ImagesSeen:
-    """What one look at the folders has found."""
+    """What one look at the images has found."""
 
-    surveys: Surveys
-    """The three splits, without the images that are left out."""
+    sets: SetsSeen
+    """All sets, without the images that are left out."""
     fingerprint: str
     """Hash of all images, those that are left out included."""
     left_out: list[Finding]
     """The training images that cannot be decoded, if `dataset.corrupt_images` says that they are skipped."""
 
 
-def folders_of(spec: Experiment) -> dict[str, str | None]:
-    """Split -> its folder; None if the spec names none."""
-    return {
-        "train": spec.dataset.train_dataset_dir,
-        "query": spec.dataset.query_dataset_dir,
-        "gallery": spec.dataset.test_dataset_dir,
-    }
+def missing_of(spec: Experiment) -> dict[str, str]:
+    """Split -> what is wrong, for each folder of the main set that is named by a field of its own and is not there."""
+    folders = spec.dataset.folders
+    missing = missing_folders(**{"train": None, "query": None, "gallery": None, **folders})
+    return {split: what for split, what in missing if split in folders}
 
 
 def look_at_images(spec: Experiment, *, missing: Mapping[str, str], read: ReadImages) -> ImagesSeen:
-    """Lists the folders and reads their images by `read`; a missing folder (split -> why) is an empty split."""
-    surveys = survey_folders(
-        folders_of(spec),
-        missing=dict(missing),
-        names=file_names(spec.dataset.file_name, cameras=spec.dataset.cameras),
+    """Lists the sets and reads their images by `read`; a missing folder (split -> why) is an empty split.
+
+    Raises DatasetError if the main set has a layout that needs dataset.root, and that is not set.
+    """
+    dataset = spec.dataset
+    by_root = dataset.layout != "market1501"
+    if by_root and dataset.root is None:
+        raise DatasetError(f"dataset.root: is not set; dataset.layout = {dataset.layout} needs it")
+    names = file_names(dataset.file_name, cameras=dataset.cameras)
+    main = MainSet(
+        Place(dataset.layout, Path(dataset.root).absolute(), names) if by_root and dataset.root else None,
+        dataset.folders,
+        missing,
+        names,
+        ("query", "gallery") if dataset.train_sets else ("train", "query", "gallery"),
+    )
+    sets = look_at_sets(
+        main,
+        train_sets=[_wanted(part) for part in dataset.train_sets],
+        test_sets=[_wanted(part) for part in dataset.test_sets],
         index_file=Path(spec.store_dir) / "index.json",
         read=read,
     )
-    fingerprint = fingerprint_of(surveys)
+    fingerprint = sets.fingerprint
     left_out: list[Finding] = []
-    if spec.dataset.corrupt_images == "skip":
-        readable, left_out = surveys["train"].without_unreadable()
-        surveys = {**surveys, "train": readable}
-    return ImagesSeen(surveys, fingerprint, left_out)
+    if dataset.corrupt_images == "skip":
+        sets, left_out = sets.without_unreadable()
+    return ImagesSeen(sets, fingerprint, left_out)
+
+
+def _wanted(part: FurtherSet) -> WantedSet:
+    names = file_names(part.file_name, cameras=part.cameras)
+    share = part.share if isinstance(part, TrainingSet) else None
+    return WantedSet(part.name, Place(part.layout, Path(part.root).absolute(), names), share)

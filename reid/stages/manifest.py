@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from reid.data.file_index import hash_images, read_images
 from reid.data.findings import counted
-from reid.data.market1501 import Manifest, require_folders
+from reid.data.market_folders import require_data
 from reid.errors import DatasetError
 from reid.spec import Experiment
-from reid.stages.images_seen import folders_of, look_at_images
+from reid.stages.images_seen import look_at_images
 from reid.stages.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def manifest(spec: Experiment, *, fingerprint: str, dataset: Path, run: "StageRu
     The files are hashed, not decoded, unless `dataset.corrupt_images` asks to leave out those that cannot be. Raises
     DatasetError if they have another fingerprint now, or if a folder is missing.
     """
-    require_folders(**folders_of(spec))
+    require_data(spec.dataset.folders, roots=spec.dataset.roots)
     skips = spec.dataset.corrupt_images == "skip"
     seen = look_at_images(spec, missing={}, read=read_images if skips else hash_images)
     if seen.fingerprint != fingerprint:
@@ -36,7 +36,9 @@ def manifest(spec: Experiment, *, fingerprint: str, dataset: Path, run: "StageRu
             f"  found: fingerprint {seen.fingerprint}\n"
             f"  want:  fingerprint {fingerprint}, which validate has found; start the run again"
         )
-    splits = {name: survey.listing.split for name, survey in seen.surveys.items()}
-    Manifest(fingerprint, **splits).save(dataset)
-    images = counted(sum(len(split) for split in splits.values()), "image")
+    manifest = seen.sets.manifest(fingerprint)
+    manifest.save(dataset)
+    splits = [manifest.train, manifest.query, manifest.gallery]
+    splits += [split for part in manifest.test_sets for split in (part.query, part.gallery)]
+    images = counted(sum(map(len, splits)), "image")
     return Outcome({}, {}, [f"{images}, fingerprint {fingerprint[:12]}"])

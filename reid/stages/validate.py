@@ -9,11 +9,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reid.data.doctor import examine
+from reid.data.doctor_sets import examine_sets, summarize_sets
 from reid.data.file_index import read_images
 from reid.data.file_names import MARKET1501, file_names
-from reid.data.findings import Examination, counted, summarize
-from reid.data.market1501 import HOW_TO_GET, missing_folders
+from reid.data.findings import Examination, counted
+from reid.data.market_folders import HOW_TO_GET
 from reid.errors import DatasetError
 from reid.files.writing import replacing
 from reid.reports.findings import to_json, to_lines, to_markdown
@@ -22,7 +22,7 @@ from reid.spec import Experiment
 from reid.spec.dataset_sections import Synthetic
 from reid.spec.facts import STAGES
 from reid.spec.slices import stage_slice
-from reid.stages.images_seen import folders_of, look_at_images
+from reid.stages.images_seen import look_at_images, missing_of
 from reid.stages.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -38,25 +38,38 @@ def validate(spec: Experiment, *, report: Path, summary: Path, findings: Path, r
     """
     require_weights(spec.model.backbone)
     ensure_made(spec)
-    missing = dict(missing_folders(**folders_of(spec)))
+    missing = missing_of(spec)
     seen = look_at_images(spec, missing=missing, read=read_images)
     examination = Examination(
         seen.fingerprint,
-        tuple(summarize(split) for split in seen.surveys.values()),
-        tuple(examine(seen.surveys, num_classes=spec.dataset.num_classes, found_before=seen.left_out)),
+        tuple(summarize_sets(seen.sets)),
+        tuple(examine_sets(seen.sets, num_classes=spec.dataset.num_classes, found_before=seen.left_out)),
     )
     _write_findings(examination, report=report, summary=summary, findings=findings, run=run)
     if examination.count("error"):
         run.log_metrics(_metrics(examination))
     _refuse_errors(examination, report=report, advice=_advice(spec) if missing else "")
-    train = spec.dataset.train_dataset_dir
-    run.log_dataset(Path(train).parent.name if train else "dataset", fingerprint=seen.fingerprint, source=str(train))
+    source = _source(spec)
+    run.log_dataset(source.name if source else "dataset", fingerprint=seen.fingerprint, source=_sources(spec))
     slices: dict[str, str | int | float] = {f"{stage}_spec": stage_slice(spec, stage) for stage in STAGES[1:]}
     return Outcome(
         metrics=_metrics(examination) | {"skipped_images": float(sum(finding.count for finding in seen.left_out))},
         parameters={"fingerprint": seen.fingerprint, **slices},
         lines=to_lines(examination),
     )
+
+
+def _source(spec: Experiment) -> Path | None:
+    """The folder after which the data set is named in MLflow."""
+    if spec.dataset.train_dataset_dir:
+        return Path(spec.dataset.train_dataset_dir).parent
+    return Path(spec.dataset.root) if spec.dataset.root else None
+
+
+def _sources(spec: Experiment) -> str:
+    """The folders of the training images."""
+    sets = [part.root for part in spec.dataset.train_sets]
+    return ", ".join(sets) if sets else str(spec.dataset.train_dataset_dir or spec.dataset.root)
 
 
 def _write_findings(examination: Examination, *, report: Path, summary: Path, findings: Path, run: "StageRun") -> None:
@@ -143,11 +156,19 @@ def _refuse_errors(examination: Examination, *, report: Path, advice: str) -> No
 
 def _metrics(examination: Examination) -> dict[str, float]:
     metrics: dict[str, float] = {}
+    joint = [split for split in examination.splits if split.set_name and split.name == "train"]
     for split in examination.splits:
+        prefix = f"{split.set_name}_{split.name}" if split.set_name else split.name
         metrics |= {
-            f"{split.name}_images": float(split.images),
-            f"{split.name}_persons": float(split.persons),
-            f"{split.name}_cameras": float(split.cameras),
+            f"{prefix}_images": float(split.images),
+            f"{prefix}_persons": float(split.persons),
+            f"{prefix}_cameras": float(split.cameras),
+        }
+    if joint:  # the training images of all sets together
+        metrics |= {
+            "train_images": float(sum(split.images for split in joint)),
+            "train_persons": float(sum(split.persons for split in joint)),
+            "train_cameras": float(sum(split.cameras for split in joint)),
         }
     return metrics | {
         "junk": float(sum(split.junk for split in examination.splits)),

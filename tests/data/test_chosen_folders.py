@@ -7,7 +7,8 @@ import pytest
 
 from reid.data.chosen_folders import Folder, manifest_of
 from reid.data.file_names import ANY, MARKET1501, file_names
-from reid.data.market1501 import HOW_TO_GET, Manifest
+from reid.data.market1501 import Manifest
+from reid.data.market_folders import HOW_TO_GET
 from reid.errors import DatasetError
 from reid.spec import load_spec
 from reid.stages.manifest import manifest

@@ -5,7 +5,8 @@ import pytest
 
 from reid.data.doctor import examine
 from reid.data.file_names import MARKET1501, FileNames, file_names
-from reid.data.findings import Finding, summarize, survey_folders
+from reid.data.findings import Finding
+from reid.data.surveys import summarize, survey_folders
 from tests.small_market import FOLDERS, write_image, write_market
 
 

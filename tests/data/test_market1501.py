@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import resource
 import subprocess
@@ -7,16 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reid.data.market1501 import (
-    HOW_TO_GET,
-    Listing,
-    Manifest,
-    PersonImage,
-    Split,
-    list_folder,
-    missing_folders,
-    require_folders,
-)
+from reid.data.market1501 import Listing, Manifest, PersonImage, Split, TestSet, TrainSet, list_folder
+from reid.data.market_folders import HOW_TO_GET, missing_folders, require_folders
 from reid.errors import ArtifactError, DatasetError
 from tests.small_market import write_image, write_market
 
@@ -77,6 +70,24 @@ def test_a_manifest_comes_back_equal_and_always_in_the_same_bytes(tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "new", "two.json"]
 
 
+def test_a_manifest_of_several_sets_comes_back_equal_and_one_of_a_single_set_says_nothing_of_sets(
+    tmp_path: Path,
+) -> None:
+    market = _manifest(write_market(tmp_path / "m"))
+    market.save(tmp_path / "single.json")
+    assert list(json.loads((tmp_path / "single.json").read_text())) == ["fingerprint", "train", "query", "gallery"]
+    several = dataclasses.replace(
+        market,
+        train_sets=(TrainSet("one", 0, 4, 2.0), TrainSet("two", 4, 2, 0.5)),
+        test_sets=(TestSet("other", market.gallery, market.query),),
+    )
+    several.save(tmp_path / "several.json")
+    assert Manifest.load(tmp_path / "several.json") == several
+    drawn_as_one = dataclasses.replace(market, train_sets=(TrainSet("one", 0, 6),))
+    drawn_as_one.save(tmp_path / "drawn_as_one.json")
+    assert Manifest.load(tmp_path / "drawn_as_one.json") == drawn_as_one
+
+
 def test_a_file_that_is_no_manifest_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "dataset.json"
     with pytest.raises(ArtifactError) as error:
@@ -122,7 +133,7 @@ def test_folders_that_are_there_are_not_missing(tmp_path: Path) -> None:
 
 def test_a_missing_data_set_is_reported_before_anything_heavy_is_imported() -> None:
     code = (
-        "import sys, reid.data.market1501 as m\n"
+        "import sys, reid.data.market_folders as m\n"
         "m.missing_folders(train='/absent', query=None, gallery=None)\n"
         "assert not {'torch', 'mlflow', 'PIL', 'numpy', 'kfp'} & set(sys.modules), sys.modules"
     )

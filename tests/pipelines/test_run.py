@@ -11,7 +11,7 @@ import yaml
 from pipelines import ir
 from pipelines.options import SPECS, spec_path
 from pipelines.run import main
-from reid.data.market1501 import HOW_TO_GET
+from reid.data.market_folders import HOW_TO_GET
 from reid.errors import SpecError
 
 ROOT = Path(__file__).resolve().parents[2]

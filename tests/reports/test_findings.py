@@ -6,7 +6,8 @@ import pytest
 
 from reid.data.doctor import examine
 from reid.data.file_names import MARKET1501
-from reid.data.findings import Examination, Finding, SplitSummary, counted, summarize, survey_folders
+from reid.data.findings import Examination, Finding, SplitSummary, counted
+from reid.data.surveys import summarize, survey_folders
 from reid.reports.findings import shown_sizes, to_json, to_lines, to_markdown
 from reid.reports.findings_page import to_html
 from tests.small_market import FOLDERS, write_image, write_market

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from reid.data.market1501 import Manifest, Split, list_folder
+from reid.data.market1501 import Manifest, Split, TrainSet, list_folder
 from reid.errors import DatasetError, SpecError
 from reid.stages.train import train
 from reid.stages.validate import ensure_made
 from reid.tracking.stage_run import StageRun
-from tests.drawn_persons import write_persons
+from tests.drawn_persons import GALLERY, QUERY, TRAIN, write_persons
 from tests.spec.lab import FOLDERS, Lab
 
 DRAWN = {
@@ -113,6 +113,53 @@ def cameras(lab: Lab) -> None:
     assert set(usual.query.camera.tolist()) == set(usual.gallery.camera.tolist()) == {1, 2}
     assert (set(unknown.query.camera.tolist()), set(unknown.gallery.camera.tolist())) == ({1}, {2})
     assert unknown.gallery.person.tolist() == usual.gallery.person.tolist()
+
+
+NO_FOLDERS = [f"dataset.{split}_dataset_dir=null" for split in FOLDERS]
+
+
+def layout(lab: Lab) -> None:
+    """The same images by a CSV, which counts persons from 0 and has names for its cameras."""
+    usual = _read(lab)
+    rows = ["path,person,camera,split"]
+    for split, images in (("train", usual.train), ("query", usual.query), ("gallery", usual.gallery.of_persons())):
+        rows += [
+            f"{images.root.name}/{image.file},{image.person - 1},camera {image.camera},{split}"
+            for image in images.images
+        ]
+    (lab.root / "data" / "images.csv").write_text("\n".join(rows))
+    found = _read(lab, *NO_FOLDERS, "dataset.layout=csv", f"dataset.root={lab.root}/data")
+    assert found.query.person.tolist() == usual.query.person.tolist()
+    assert found.query.camera.tolist() == usual.query.camera.tolist()
+    assert [len(found.train), len(found.gallery)] == [len(usual.train), len(usual.gallery) - 2]
+
+
+def root(lab: Lab) -> None:
+    """It stands for the three folders."""
+    usual = _read(lab)
+    assert _read(lab, *NO_FOLDERS, f"dataset.root={lab.root}/data") == usual
+
+
+def train_sets(lab: Lab) -> None:
+    """The training images of two sets, of 4 persons each."""
+    usual, other = _read(lab), lab.other_images("train").parent
+    sets = f"[{{name: one, root: {lab.root}/data, share: 1.0}}, {{name: two, root: {other}, share: 3.0}}]"
+    found = _read(lab, "dataset.train_dataset_dir=null", f"dataset.train_sets={sets}")
+    assert found.train.paths == [*usual.train.paths, *(other / TRAIN / image.file for image in usual.train.images)]
+    assert set(found.train.person.tolist()) == {1, 2, 3, 4, 5, 6, 7, 8}
+    assert found.train_sets == (TrainSet("one", 0, 24, 1.0), TrainSet("two", 24, 24, 3.0))
+    assert (found.query, found.gallery) == (usual.query, usual.gallery)
+    assert found.fingerprint != usual.fingerprint
+
+
+def test_sets(lab: Lab) -> None:
+    """Query and gallery of another data set."""
+    usual, other = _read(lab), lab.other_images("query").parent
+    found = _read(lab, f"dataset.test_sets=[{{name: other, root: {other}}}]")
+    (test,) = found.test_sets
+    assert (test.name, test.query.root, test.gallery.root) == ("other", other / QUERY, other / GALLERY)
+    assert test.query.images == usual.query.images
+    assert (found.train, found.query) == (usual.train, usual.query)
 
 
 def store_dir(lab: Lab) -> None:
@@ -273,6 +320,10 @@ def num_instances(lab: Lab) -> None:
 
 
 DATASET: dict[str, Callable[[Lab], None]] = {
+    "dataset.layout": layout,
+    "dataset.root": root,
+    "dataset.train_sets": train_sets,
+    "dataset.test_sets": test_sets,
     "dataset.train_dataset_dir": _folder_of("train"),
     "dataset.test_dataset_dir": _folder_of("test"),
     "dataset.query_dataset_dir": _folder_of("query"),

@@ -10,6 +10,7 @@ from pydantic import Field
 from reid.contract import Contract
 from reid.model.embedder import build_embedder
 from reid.spec import Experiment, load_spec
+from reid.spec.dataset_sections import FurtherTestSet, TrainingSet
 from reid.spec.explain import explain
 from reid.spec.facts import (
     FIRST_RUNS,
@@ -32,11 +33,14 @@ from reid.spec.facts import (
 )
 from reid.spec.field_types import Count, ReadFile, Section, WrittenFolder
 from reid.spec.fields import (
+    facts_on,
     fields_of,
     fields_of_task,
     fields_said_by_model,
     fields_with,
+    paths_in_lists,
     pipeline_paths,
+    section_of_items,
     sections_that_count_gpus,
     value_of,
 )
@@ -68,6 +72,8 @@ def fields_of_text(section: type[Section], prefix: str = "") -> set[str]:
     """Dotted names of the fields that can hold any text or a path, found without the facts."""
     found = set()
     for name, field in section.model_fields.items():
+        if section_of_items(field.annotation):  # its items' fields have facts of their own, see below
+            continue
         kinds = kinds_in(field.annotation)
         for inner in (kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)):
             found |= fields_of_text(inner, f"{prefix}{name}.")
@@ -89,6 +95,18 @@ def test_a_field_of_text_is_a_path_to_read_or_to_write_or_no_path() -> None:
     reads, writes, none = (set(fields_with(kind)) for kind in (Reads, Writes, NoPath))
     assert reads | writes | none == fields_of_text(Experiment)
     assert len(reads) + len(writes) + len(none) == len(reads | writes | none), "of two kinds"
+
+
+def test_a_text_in_an_item_of_a_list_is_a_path_or_no_path_too() -> None:
+    for section in (TrainingSet, FurtherTestSet):
+        for name in fields_of_text(section):
+            kinds = {type(fact) for fact in facts_on(section.model_fields[name])}
+            assert len(kinds & {Reads, Writes, NoPath}) == 1, name
+    spec = load_spec(text="dataset: {train_sets: [{name: a, root: /a}], test_sets: [{name: b, root: /b}]}")
+    assert [found[:3] for found in paths_in_lists(spec)] == [
+        ("dataset.train_sets", 0, "root"),
+        ("dataset.test_sets", 0, "root"),
+    ]
 
 
 def test_the_facts_name_only_stages_and_tasks_that_there_are() -> None:

@@ -57,6 +57,38 @@ def no_effect(name: str, why: str) -> str:
             "spec: dataset.pixel_mean: 2 values for 3 channels; want one per channel",
         ),
         (
+            "dataset: {layout: msmt17, root: /m, query_dataset_dir: /q}",
+            "spec: dataset.query_dataset_dir: is for dataset.layout = market1501, and it is msmt17; want dataset.root",
+        ),
+        (
+            "dataset: {root: /m, synthetic: {root: /d}}",
+            "spec: dataset.root: dataset.synthetic or dataset.source is set too, which has a root; want one of them",
+        ),
+        (
+            "dataset: {train_dataset_dir: /t, train_sets: [{name: a, root: /a}]}",
+            "spec: dataset.train_dataset_dir: dataset.train_sets is set too, in its place; want one of them",
+        ),
+        (
+            "dataset: {train_sets: [{name: a, root: /a}, {name: a, root: /b}]}",
+            "spec: dataset.train_sets: more than one is named a; want a name of its own for each",
+        ),
+        (
+            "dataset: {test_sets: [{name: a, root: /a}, {name: b, root: /a}]}",
+            "spec: dataset.test_sets: /a is there more than once, in the layout market1501; want each data set once",
+        ),
+        (
+            "dataset: {train_sets: [{name: a, root: /a, share: 1.0}, {name: b, root: /b}]}",
+            "spec: dataset.train_sets: b has no share and another set has one; want one for all or for none",
+        ),
+        (
+            "dataset: {train_sets: [{name: a, root: /a, share: 0.0}]}",
+            "spec: dataset.train_sets.0.share: found 0.0 (float); want: above 0.0",
+        ),
+        (
+            "dataset: {test_sets: [{nane: a, name: a, root: /a}]}",
+            "spec: dataset.test_sets.0.nane: unknown key; did you mean dataset.test_sets.0.name?",
+        ),
+        (
             "train: {fused_optimizer: on, optim: {name: RMSprop}}",
             "spec: train.fused_optimizer: RMSprop has no fused form; want auto or off",
         ),
@@ -115,6 +147,11 @@ def test_what_matters_or_stays_at_its_default_is_not_warned_about(text: str, cap
     ("text", "name", "why"),
     [
         ("model: {backbone: timm/test_vit, drop_path: 0.2}", "model.drop_path", "only Swin reads it"),
+        (
+            "dataset: {layout: csv, root: /c.csv, file_name: dukemtmc}",
+            "dataset.file_name",
+            "dataset.layout = csv does not read persons from file names",
+        ),
         (
             "model: {backbone: timm/swin_s3_tiny_224, feat_dim: 64}",
             "model.feat_dim",

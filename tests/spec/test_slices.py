@@ -9,7 +9,8 @@ from reid.spec.slices import stage_slice
 
 FINDS_IMAGES = {
     *(f"dataset.{split}_dataset_dir" for split in ("train", "test", "query")),
-    *("dataset.file_name", "dataset.cameras"),
+    *("dataset.file_name", "dataset.cameras", "dataset.layout", "dataset.root"),
+    *("dataset.train_sets", "dataset.test_sets"),
 }
 NOT_IN_A_SLICE = {
     *FINDS_IMAGES,

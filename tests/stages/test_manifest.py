@@ -119,3 +119,16 @@ def test_other_file_names_go_into_the_manifest_as_their_own_pattern_reads_them(t
         ("20-2_x.jpg", 20, 2),
     ]
     assert [(image.person, image.camera) for image in found.gallery.images] == [(0, 2), (300, 2)]
+
+
+def test_a_root_that_is_not_there_is_named_with_its_field(tmp_path: Path) -> None:
+    market = write_market(tmp_path / "market")
+    spec = load_spec(
+        text=f"results_dir: {tmp_path}/r",
+        overrides=[f"dataset.root={market}", f"dataset.train_sets=[{{name: far, root: {tmp_path}/away}}]"],
+    )
+    with pytest.raises(DatasetError) as error:
+        manifest(spec, fingerprint="f", dataset=tmp_path / "dataset.json", run=StageRun.none())
+    assert str(error.value) == (
+        f"the data set is not there: 1 of 3 folders missing\n  dataset.train_sets, far: no such folder: {tmp_path}/away"
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from reid.data.market1501 import HOW_TO_GET
+from reid.data.market_folders import HOW_TO_GET
 from reid.errors import DatasetError, SpecError
 from reid.spec import Experiment, load_spec
 from reid.spec.facts import STAGES
@@ -260,3 +260,67 @@ def test_a_query_image_that_cannot_be_read_is_an_error_whatever_the_spec_says(ma
     sorted((market / "query").iterdir())[0].write_bytes(b"no picture")
     with pytest.raises(DatasetError, match="unreadable image: query: 1 of"):
         _validate(_spec(market, "dataset.corrupt_images=skip"), tmp_path)
+
+
+def _csv_set(root: Path) -> Path:
+    """A data set by a CSV: persons anna and bert to train on, 7 to test on, under two doors."""
+    rows = ["path,person,camera,split"]
+    for person, split in (("anna", "train"), ("bert", "train"), ("7", "query"), ("7", "gallery")):
+        for door in ("in", "out") if split == "train" else ("in",) if split == "query" else ("out",):
+            write_image(root / f"{split}-{person}-{door}.jpg", size=(16, 32))
+            rows.append(f"{split}-{person}-{door}.jpg,{person},{door},{split}")
+    (root / "images.csv").write_text("".join(f"{row}\n" for row in rows))
+    return root / "images.csv"
+
+
+def test_a_data_set_of_another_layout_is_checked_alike(tmp_path: Path) -> None:
+    file = _csv_set(tmp_path / "mine")
+    fields = ["dataset.layout=csv", f"dataset.root={file}", "dataset.num_classes=null"]
+    spec = load_spec(text=f"results_dir: {tmp_path}/results", overrides=fields)
+    outcome = _validate(spec, tmp_path / "out")
+    figures = {name: outcome.metrics[name] for name in ("train_images", "train_persons", "train_cameras", "errors")}
+    assert figures == {"train_images": 4, "train_persons": 2, "train_cameras": 2, "errors": 0}
+    notes = [finding["message"] for finding in json.loads((tmp_path / "out" / "findings.json").read_text())["findings"]]
+    assert notes == [
+        f"{file}: the persons are numbered anew, from 1; the examples say which person had which name",
+    ]
+    with (tmp_path / "mine" / "images.csv").open("a") as rows:
+        rows.write("absent.jpg,9,in,query\nquery-7-in.jpg,9,in,nowhere\n")
+    (tmp_path / "mine" / "train-anna-in.jpg").write_bytes(b"")
+    with pytest.raises(DatasetError) as error:
+        _validate(spec, tmp_path / "out")
+    assert str(error.value) == (
+        "the data set has 3 errors\n"
+        "  bad row: train: some rows cannot be read; want a path, a person, a camera if there is such a column, and "
+        "train, query or gallery as the split\n"
+        f"    first: {file}:9: path=query-7-in.jpg, person=9, split=nowhere, camera=in\n"
+        f"  missing image: query: some images that are listed are not in {tmp_path}/mine\n"
+        f"    first: {file}:8: absent.jpg\n"
+        "  unreadable image: train: 1 of 4 images cannot be read\n"
+        "    first: train/train-anna-in.jpg: empty file\n"
+        f"  all findings: {tmp_path}/out/report.html"
+    )
+
+
+def test_several_sets_are_all_in_the_reports_and_in_the_figures(market: Path, tmp_path: Path) -> None:
+    file = _csv_set(tmp_path / "mine")
+    spec = load_spec(
+        text=f"results_dir: {tmp_path}/results",
+        overrides=[
+            f"dataset.root={market}",
+            "dataset.num_classes=null",
+            f"dataset.train_sets=[{{name: market, root: {market}}}, {{name: mine, root: {file}, layout: csv}}]",
+            f"dataset.test_sets=[{{name: doors, root: {file}, layout: csv}}]",
+        ],
+    )
+    outcome = _validate(spec, tmp_path / "out")
+    # 6 images of 3 persons under 2 cameras of market, 4 of 2 under 2 of the CSV
+    for name, figure in {
+        "train_images": 10, "train_persons": 5, "train_cameras": 4, "mine_train_images": 4, "query_images": 2,
+        "doors_query_images": 1, "doors_gallery_persons": 1,
+    }.items():  # fmt: skip
+        assert outcome.metrics[name] == figure, name
+    assert outcome.lines[0].startswith("market train 6 images of 3 persons under 2 cameras; mine train 4 images")
+    splits = json.loads((tmp_path / "out" / "findings.json").read_text())["splits"]
+    assert list(splits) == ["market train", "mine train", "query", "gallery", "doors query", "doors gallery"]
+    assert "mine: Training" in (tmp_path / "out" / "report.html").read_text()

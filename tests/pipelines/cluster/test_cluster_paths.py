@@ -45,6 +45,7 @@ def test_relative_paths_are_put_on_the_volume_and_absolute_ones_stay(made: str) 
         found[field] = value
     fetched = made.startswith("source")
     assert found == {
+        "dataset.root": None,
         "dataset.train_dataset_dir": "/mnt/sets/market/bounding_box_train",
         "dataset.query_dataset_dir": "/mnt/sets/market/query",
         "dataset.test_dataset_dir": "/mnt/sets/market/bounding_box_test",
@@ -62,3 +63,14 @@ def test_relative_paths_are_put_on_the_volume_and_absolute_ones_stay(made: str) 
         "gen_trt_engine.timing_cache": "/mnt/sets/timings",
     }
     assert sent["results_dir"] == RESULTS
+
+
+def test_the_roots_of_several_sets_are_put_on_the_volume_too() -> None:
+    text = (
+        "dataset: {layout: csv, root: data/mine.csv, train_sets: [{name: a, root: data/a}, {name: b, root: /b}],"
+        " test_sets: [{name: c, root: sets/c, layout: msmt17}]}"
+    )
+    sent = load_spec(text=spec_on_cluster(load_spec(text=text), "/mnt/sets")).dataset
+    assert sent.root == "/mnt/sets/mine.csv"
+    assert [part.root for part in (*sent.train_sets, *sent.test_sets)] == ["/mnt/sets/a", "/b", "/mnt/sets/sets/c"]
+    assert sent.test_sets[0].layout == "msmt17"

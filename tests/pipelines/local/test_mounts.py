@@ -131,3 +131,16 @@ def test_a_folder_of_images_that_is_not_under_the_made_data_set_is_mounted_too(t
 
 def test_the_paths_of_the_spec_are_looked_for_at_all() -> None:
     assert {"dataset.store_dir", "model.pretrained_model_path", "export.onnx_file"} <= set(pipeline_paths())
+
+
+def test_the_roots_of_all_sets_are_mounted_and_of_a_list_its_folder(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "c" / "images.csv").write_text("path,person,split")
+    text = (
+        f"results_dir: {tmp_path}/r\n"
+        f"dataset: {{layout: csv, root: {tmp_path}/c/images.csv, train_sets: [{{name: a, root: {tmp_path}/a}}],"
+        f" test_sets: [{{name: b, root: {tmp_path}/b}}]}}"
+    )
+    found = mounts(spec(text), stage="manifest", tracking_uri="", caches=[])
+    assert {path for path, writable in found.items() if not writable} == {tmp_path / name for name in "abc"}
