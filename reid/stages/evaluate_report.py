@@ -17,6 +17,7 @@ from reid.reports.sheet import matches_sheet
 from reid.retrieval.threshold import PairCounter
 from reid.scoring.curves import KINDS, Curve
 from reid.scoring.ranking import Scored
+from reid.scoring.sets import SetFigures
 from reid.scoring.verification import pair_histogram, roc_rows, threshold_rows
 from reid.spec import Experiment
 
@@ -35,6 +36,7 @@ def build_page(
     *,
     headline: str,
     curves: list[Curve],
+    sets: list[SetFigures],
     images_per_second: float,
 ) -> Evaluation:
     """Everything that the report shows; the spec's seed draws which matches."""
@@ -58,6 +60,8 @@ def build_page(
         pairs=pair_histogram(found) if found else None,
         thresholds=threshold_rows(found) if found else [],
         roc=roc_rows(found, points=ROC_POINTS) if found else [],
+        trained_on=[(part.name, part.count) for part in manifest.train_sets],
+        sets=sets,
         settings=_settings(spec, manifest, opened, scored, images_per_second),
     )
 
