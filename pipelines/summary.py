@@ -75,12 +75,16 @@ def _key_figures(task: TaskReport) -> str:
 
 
 def retrieval_table(metrics: Mapping[str, float]) -> Table:
-    """Percentages before and after training, plain and re-ranked."""
+    """Percentages before and after training, plain and re-ranked, and those of further test sets by their names."""
     rows = table("retrieval, %", *FIGURES)
     for name, prefix in RANKINGS.items():
         if f"{prefix}mAP" in metrics:
             row = [metrics.get(prefix + metric) for metric in FIGURES.values()]
             rows.add_row(name, *("" if value is None else f"{100 * value:.1f}" for value in row))
+    for name in (key.removeprefix("mAP_") for key in metrics if key.startswith("mAP_")):
+        for kind, prefix in (("", ""), (", re-ranked", "reranked_")):
+            figures = [metrics.get(f"{prefix}{metric}_{name}") for metric in FIGURES.values()]
+            rows.add_row(f"{name}{kind}", *("" if value is None else f"{100 * value:.1f}" for value in figures))
     return rows
 
 

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -22,6 +21,7 @@ from reid.contract import Contract
 from reid.data.augment import Plan, augment, draw, step_rng
 from reid.data.colours import Colours
 from reid.data.device_augment import PackedPlan, augment_batch, packed
+from reid.data.picked import DecodedImages
 from reid.data.planning import PlannedEpochs
 from reid.data.sampler import EpochSteps, Indices, Step, rank_columns
 
@@ -63,7 +63,7 @@ class AugmentedImages(Dataset[Batch]):
 
     def __init__(
         self,
-        pixels: NDArray[np.uint8],
+        pixels: DecodedImages,
         label: Indices,
         *,
         contract: Contract,
@@ -108,7 +108,7 @@ class TrainingData(pl.LightningDataModule):
 
     def __init__(
         self,
-        pixels: NDArray[np.uint8],
+        pixels: DecodedImages,
         label: Indices,
         *,
         contract: Contract,
@@ -225,7 +225,7 @@ class TrainingData(pl.LightningDataModule):
         return bool(len(self._resident))
 
 
-def copied_to(device: torch.device, pixels: NDArray[np.uint8]) -> Tensor:
+def copied_to(device: torch.device, pixels: DecodedImages) -> Tensor:
     """All images (N, H, W, C) on a device, copied in blocks: every rank has its own copy there, and none here."""
     rows = max(1, BLOCK_BYTES // max(1, pixels[:1].nbytes))
     held = torch.empty(pixels.shape, dtype=torch.uint8, device=device)

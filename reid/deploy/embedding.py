@@ -36,10 +36,12 @@ def embed_on_devices(
     store: Path,
     with_junk: bool,
     check: Callable[[ModelCard], None],
+    all_test_sets: bool = False,
 ) -> tuple[ModelCard, dict[str, Embeddings], float]:
     """What opened model was used, the embeddings of query and gallery, and the images per second.
 
-    Each of `devices`, as torch names them, gets a process. `check` may refuse the model before it embeds anything.
+    Each of `devices`, as torch names them, gets a process. `check` may refuse the model before it embeds anything. With
+    `all_test_sets`, further test sets are embedded too: their embeddings are named NAME/query and NAME/gallery.
     """
     cards: list[ModelCard] = []
     kept: dict[str, Embeddings] = {}
@@ -50,6 +52,7 @@ def embed_on_devices(
         "batch_size": batch_size,
         "store": str(store),
         "with_junk": with_junk,
+        "all_test_sets": all_test_sets,
     }
 
     def opened(contract: str, settings: dict[str, str]) -> None:
@@ -64,7 +67,8 @@ def embed_on_devices(
             heard={"opened": opened},
             known={"keep": kept.update},
         )
-        parts = kept or {name: Embeddings.load_npz(Path(folder, f"{name}.npz")) for name in SPLITS}
+        names = kept or splits_of(Manifest.load(dataset), all_test_sets=all_test_sets)
+        parts = kept or {name: Embeddings.load_npz(Path(folder, f"{name}.npz")) for name in names}
     return cards[0], parts, images_per_second
 
 
@@ -76,6 +80,7 @@ def embed_as_rank(
     batch_size: int,
     store: str,
     with_junk: bool,
+    all_test_sets: bool,
     results: str,
     ranks: Ranks,
     tell: Tell,
@@ -87,16 +92,17 @@ def embed_as_rank(
     """
     share_the_cpu(devices)
     manifest: Manifest = ranks.share(None if ranks.rank else Manifest.load(Path(dataset)))
-    images = (len(manifest.query) + len(manifest.gallery)) // ranks.size
+    splits = splits_of(manifest, all_test_sets=all_test_sets)
+    images = sum(len(split) for split in splits.values()) // ranks.size
     model = open_model(Path(file), device=devices[ranks.local_rank], images=images)
     tell("opened", contract=model.contract.to_json(), settings=model.settings)
     parts, images_per_second = embed_splits(
         model,
-        {name: getattr(manifest, name) for name in SPLITS},
+        splits,
         batch_size=batch_size,
         store=Path(store),
         key=manifest.fingerprint,
-        keep=None if with_junk else {"gallery": manifest.gallery.person != JUNK},
+        keep=None if with_junk else {name: splits[name].person != JUNK for name in splits if name.endswith("gallery")},
         ranks=ranks,
     )
     if keep:
@@ -105,6 +111,14 @@ def embed_as_rank(
         for name, part in parts.items():
             part.save_npz(Path(results, f"{name}.npz"))
     return images_per_second
+
+
+def splits_of(manifest: Manifest, *, all_test_sets: bool) -> dict[str, Split]:
+    """The splits to embed by their names: query and gallery, and NAME/query and NAME/gallery of further test sets."""
+    splits = {name: getattr(manifest, name) for name in SPLITS}
+    for part in manifest.test_sets if all_test_sets else ():
+        splits |= {f"{part.name}/{name}": getattr(part, name) for name in SPLITS}
+    return splits
 
 
 def embed_splits(

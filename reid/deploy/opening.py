@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 CHECKPOINT_NAMES = ("reid_model_best.pth", "reid_model_latest.pth")
 """The checkpoints of a model directory; the first that is there is used."""
 
+CHOSEN_ON = "best checkpoint chosen on"
+"""The key of a model's settings that says what the best checkpoint of its training was chosen on, if that is known."""
+
 
 @dataclass(frozen=True)
 class OpenModel:
@@ -39,6 +42,11 @@ class ModelCard:
     contract: Contract
     settings: dict[str, str]
     """What the report says about it: backbone, device, runner."""
+
+    @property
+    def chosen_on(self) -> str:
+        """The images on which the best checkpoint of its training was chosen, in words; "" if that is not known."""
+        return self.settings.get(CHOSEN_ON, "")
 
 
 def find_checkpoint(model: Path) -> Path:
@@ -78,6 +86,8 @@ def _open_checkpoint(file: Path, device: str, images: int) -> OpenModel:
     torch.backends.cudnn.allow_tf32 = False  # whole float32 in convolutions: a GPU's embeddings equal the CPU's
     loaded = load_model(file, device=device)
     settings = {"backbone": str(loaded.settings.get("backbone", "unknown")), "device": device}
+    if loaded.chosen_on:
+        settings[CHOSEN_ON] = loaded.chosen_on
     if device == CPU:
         from reid.deploy.onnx_in_memory import faster_on_the_cpu
 

@@ -55,6 +55,8 @@ class LoadedModel:
     """The keyword values of build_embedder."""
     persons: tuple[int, ...]
     """The persons in the order of the classifier's rows."""
+    chosen_on: str = ""
+    """What the best checkpoint of the model's training is chosen on, in words; "" if that is not known."""
 
     def embed(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """images (B, C, H, W) from contract.preprocess -> embeddings (B, D); ArtifactError for another shape."""
@@ -82,10 +84,13 @@ def _memory_format(network: Embedder) -> torch.memory_format:
     return torch.channels_last if is_convolutional(network.base) else torch.contiguous_format
 
 
-def reid_entry(*, model: dict[str, Any], contract: Contract, persons: Sequence[int]) -> dict[str, Any]:
+def reid_entry(
+    *, model: dict[str, Any], contract: Contract, persons: Sequence[int], chosen_on: str = ""
+) -> dict[str, Any]:
     """The checkpoint's entry `reid`, plain values only; `model` = embedder.settings, `persons` = the classifier's ids.
 
-    The trainer puts it in at on_save_checkpoint: `checkpoint["reid"] = reid_entry(...)`.
+    chosen_on: what the training's best checkpoint is chosen on, in words; "" if the weights were not trained here. The
+    trainer puts the entry in at on_save_checkpoint: `checkpoint["reid"] = reid_entry(...)`.
     """
     persons = sorted(int(person) for person in persons)
     return {
@@ -93,6 +98,7 @@ def reid_entry(*, model: dict[str, Any], contract: Contract, persons: Sequence[i
         "model": json.loads(json.dumps(model)),
         "contract": contract.to_json(),
         "persons": persons,
+        **({"chosen_on": chosen_on} if chosen_on else {}),
     }
 
 
@@ -138,7 +144,13 @@ def load_model(path: Path, device: str = "cpu") -> LoadedModel:
             f"{path}: its preprocessing contract is of another network: {differing[0]}\n"
             "  want: the contract that train wrote with these weights"
         )
-    return LoadedModel(network=network, contract=contract, settings=settings, persons=tuple(entry["persons"]))
+    return LoadedModel(
+        network=network,
+        contract=contract,
+        settings=settings,
+        persons=tuple(entry["persons"]),
+        chosen_on=str(entry.get("chosen_on", "")),
+    )
 
 
 def _settings(path: Path, entry: Any) -> dict[str, Any]:

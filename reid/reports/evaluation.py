@@ -10,6 +10,7 @@ from reid.reports.matches import MatchRow
 from reid.reports.page import render
 from reid.reports.thumbnails import Thumbnails
 from reid.scoring.curves import KINDS, Curve
+from reid.scoring.sets import SetFigures
 from reid.scoring.verification import PairHistogram, RocRow, ThresholdRow
 
 SAMPLED_BUDGET_BYTES = 950_000
@@ -41,6 +42,10 @@ class Evaluation:
     thresholds: Sequence[ThresholdRow]
     roc: Sequence[RocRow]
     settings: Sequence[tuple[str, str]]
+    trained_on: Sequence[tuple[str, int]] = ()
+    """Name and number of images of each training set; empty if there is one without a name."""
+    sets: Sequence[SetFigures] = ()
+    """The figures on each test set, the main one first; they are shown if there are several test or training sets."""
 
 
 def evaluation_page(evaluation: Evaluation) -> str:
@@ -57,6 +62,8 @@ def evaluation_page(evaluation: Evaluation) -> str:
         sampled=match_grid(evaluation.sampled, sampled, ranks=SAMPLED_RANKS),
         sampled_note=evaluation.sampled_note,
         hardest=match_grid(evaluation.hardest, hardest, ranks=HARDEST_RANKS, first_right=True),
+        sets=_sets(evaluation),
+        trained_on=", ".join(f"{name} ({images:,} images)" for name, images in evaluation.trained_on),
         distance_chart=_distance_chart(evaluation),
         thresholds=_thresholds(evaluation),
         settings=evaluation.settings,
@@ -98,6 +105,24 @@ def _rankings(evaluation: Evaluation) -> Table:
     ]
     main = next(number for number, curve in enumerate(order) if curve.kind == evaluation.headline)
     return Table(["ranking", "mAP", *(f"rank-{rank}" for rank in ranks), "mINP"], rows, main=main)
+
+
+def _sets(evaluation: Evaluation) -> Table | None:
+    """A row for each test set, in percent; None if there is one test set and one training set."""
+    if len(evaluation.sets) < 2 and not evaluation.trained_on:
+        return None
+    rows = [
+        [
+            part.name,
+            "yes" if part.trained_on else "no",
+            *(f"{100 * value:.1f}" for value in (part.mAP, part.rank1, part.reranked_mAP, part.reranked_rank1)),
+            f"{part.queries:,}",
+            f"{part.gallery:,}",
+        ]
+        for part in evaluation.sets
+    ]
+    figures = ("mAP", "rank-1", "mAP, re-ranked", "rank-1, re-ranked")
+    return Table(["tested on", "also trained on", *figures, "queries", "gallery"], rows, main=0)
 
 
 def _distance_chart(evaluation: Evaluation) -> str | None:

@@ -25,12 +25,14 @@ def training_page(
     *,
     best: Mapping[str, float],
     subtitle: str,
+    ranked_on: str,
     weights: Sequence[str],
     settings: Sequence[tuple[str, str]],
 ) -> str:
     """The whole HTML document.
 
     history: one row for each epoch, the untrained network first; best: the row of the best checkpoint;
+    ranked_on: the images of which mAP and rank-k are, in words;
     weights: the weights report's lines ("name: value"), none if training began with random weights.
     """
     return render(
@@ -39,6 +41,7 @@ def training_page(
         tiles=_tiles(history[0], best),
         curves=plots.inline_svg(plots.training_figure(history), salt="training"),
         epochs=_epochs(history, best),
+        ranked_on=ranked_on,
         weights=_weights(weights),
         settings=settings,
     )

@@ -28,7 +28,7 @@ from reid.spec.field_types import (
     Text,
     WrittenFolder,
 )
-from reid.spec.names import require_file_name
+from reid.spec.names import require_file_name, require_persons
 
 BY_VALIDATE = ReadBy("validate")
 """The fact of fields by which the first stage of a pipeline makes the data set."""
@@ -152,6 +152,11 @@ class Dataset(Section):
     """Folder of the decoded images; null: <results_dir>/store."""
     num_classes: Count | None = 751
     """Number of persons in the training images; null: they are counted."""
+    validation_persons: Annotated[int | float, AfterValidator(require_persons), DecidesTraining()] | None = None
+    """Training persons that are held out: the best checkpoint, val_loss and AutoReduce are decided on them. A whole
+    number of persons, or a share between 0 and 1 of all; train.seed draws them among those that are seen by at least
+    two cameras. null: no person is held out, and the choice is made on the query and gallery images that are reported,
+    so that their figures are optimistic. num_classes counts the held-out persons too."""
     corrupt_images: Annotated[Literal["fail", "skip"], AlsoReadBy("manifest")] = "fail"
     """What happens if a training image cannot be decoded. fail: the task ends with an error that names it; skip: it is
     left out and counted. Query and gallery images must be readable: figures over fewer images cannot be compared."""

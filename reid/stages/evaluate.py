@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from reid.data.market1501 import Manifest
+from reid.data.market1501 import Manifest, Split
 from reid.distributed.launching import devices_here
 from reid.embeddings import UNTRAINED_EMBEDDINGS, Embeddings
 from reid.errors import ArtifactError, DatasetError
@@ -20,6 +20,7 @@ from reid.scoring.curves import Curve
 from reid.scoring.matches import advice_without_match, has_match
 from reid.scoring.per_query import per_query_csv
 from reid.scoring.ranking import Scored, score
+from reid.scoring.sets import MAIN, SetFigures, was_trained_on
 from reid.scoring.verification import pair_counter
 from reid.spec import Experiment
 from reid.stages.embedding import embed_dataset
@@ -34,19 +35,24 @@ def evaluate(spec: Experiment, *, dataset: Path, model: Path, results: Path, rep
     """Scores the model on the manifest's query and gallery from one embedding pass.
 
     Writes the HTML `report`, and into `results` metrics.json, per_query.csv, thresholds.json, embeddings.npz,
-    cmc_curve.png and .svg, sampled_matches.png. Raises DatasetError if no query can have a match.
+    cmc_curve.png and .svg, sampled_matches.png. Further test sets of the manifest are scored one after another and
+    compared in a table; the embeddings of each are in embeddings_<set>.npz. Raises DatasetError if no query of a test
+    set can have a match.
     """
     manifest = Manifest.load(dataset)
     section, ranking = spec.evaluate, spec.re_ranking
-    _require_matches(manifest)
+    for query, gallery in ((manifest.query, manifest.gallery), *((s.query, s.gallery) for s in manifest.test_sets)):
+        _require_matches(query, gallery.without_junk())
     require_writable(section.output_cmc_curve_plot)
     require_writable(section.output_sampled_matches_plot)
     require_device(ranking.device)
     devices = devices_here(
         "evaluate", num_gpus=section.num_gpus, gpu_ids=section.gpu_ids, cpu_processes=section.cpu_processes
     )
-    opened, parts, images_per_second = embed_dataset(spec, devices, dataset=dataset, model=model, with_junk=False)
-    Embeddings.joined(*parts.values()).save_npz(results / "embeddings.npz")
+    opened, parts, images_per_second = embed_dataset(
+        spec, devices, dataset=dataset, model=model, with_junk=False, all_test_sets=True
+    )
+    Embeddings.joined(parts["query"], parts["gallery"]).save_npz(results / "embeddings.npz")
     score_pair = partial(
         score,
         k1=ranking.k1,
@@ -60,22 +66,53 @@ def evaluate(spec: Experiment, *, dataset: Path, model: Path, results: Path, rep
     pairs = pair_counter(parts["query"], parts["gallery"])
     scored = score_pair(parts["query"], parts["gallery"], pairs=pairs)
     headline = "reranked" if ranking.re_ranking else "plain"
+    sets = _sets(manifest, parts, scored, score_pair, results=results)
     metrics = _metrics(scored) | untrained_metrics | {"images_per_second": images_per_second}
+    for part in sets[1:]:
+        metrics |= part.metrics()
     curves = [*_curves(scored, ranking.max_rank), *untrained_curves]
     page = build_page(
-        spec, manifest, opened, scored, pairs, headline=headline, curves=curves, images_per_second=images_per_second
+        spec,
+        manifest,
+        opened,
+        scored,
+        pairs,
+        headline=headline,
+        curves=curves,
+        sets=sets,
+        images_per_second=images_per_second,
     )
-    _write(results / "metrics.json", json.dumps({"headline": headline, **metrics}, indent=2) + "\n")
+    said = {"headline": headline, **({"chosen_on": opened.chosen_on} if opened.chosen_on else {})}
+    _write(results / "metrics.json", json.dumps({**said, **metrics}, indent=2) + "\n")
     _write(results / "per_query.csv", per_query_csv(scored))
     _write_page(page, results / "thresholds.json", report)
     save_figures(spec, page, results)
     _log(run, scored, results, report)
+    if opened.chosen_on:
+        run.log_params({"chosen_on": opened.chosen_on})
     return Outcome(metrics, {"mAP": metrics["mAP"]}, _lines(metrics, headline), {"verification": roc_record(page)})
 
 
-def _require_matches(manifest: Manifest) -> None:
-    """Raises DatasetError if no query has an image of its person in another camera in the gallery."""
-    query, gallery = manifest.query, manifest.gallery.without_junk()
+def _sets(
+    manifest: Manifest,
+    parts: dict[str, Embeddings],
+    main: Scored,
+    score_pair: Callable[[Embeddings, Embeddings], Scored],
+    *,
+    results: Path,
+) -> list[SetFigures]:
+    """The figures of the main test set and of each further one, whose embeddings are saved and then dropped."""
+    figures = [SetFigures.of(MAIN, main, trained_on=was_trained_on(manifest, MAIN, manifest.query))]
+    for part in manifest.test_sets:
+        query, gallery = (parts.pop(f"{part.name}/{name}") for name in ("query", "gallery"))
+        Embeddings.joined(query, gallery).save_npz(results / f"embeddings_{part.name}.npz")
+        trained_on = was_trained_on(manifest, part.name, part.query)
+        figures.append(SetFigures.of(part.name, score_pair(query, gallery), trained_on=trained_on))
+    return figures
+
+
+def _require_matches(query: Split, gallery: Split) -> None:
+    """Raises DatasetError if no query has an image of its person in another camera in the gallery without junk."""
     if not has_match(query, gallery).any():
         first = f"\n  first: {query.images[0].file}" if len(query) else ""
         raise DatasetError(
@@ -136,6 +173,10 @@ def _lines(metrics: dict[str, float], headline: str) -> list[str]:
     ordered = [lines.pop(headline), *lines.values()]
     if "untrained_mAP" in metrics:
         ordered.append(f"untrained: {figures('untrained_')}; re-ranked {figures('untrained_reranked_')}")
+    others = [name.removeprefix("mAP_") for name in metrics if name.startswith("mAP_")]
+    for name in others:
+        plain, reranked = (100 * metrics[f"{kind}mAP_{name}"] for kind in ("", "reranked_"))
+        ordered.append(f"test set {name}: mAP {plain:.1f}, re-ranked {reranked:.1f}")
     return ordered
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from reid.data.findings import counted
 from reid.data.market1501 import Manifest
-from reid.deploy.opening import ModelCard
+from reid.deploy.opening import CHOSEN_ON, ModelCard
 from reid.reports import plots
 from reid.reports.evaluation import Evaluation
 from reid.reports.matches import BEST, HARDEST, RANDOM, choose_queries, hardest_queries, match_rows
@@ -17,6 +17,7 @@ from reid.reports.sheet import matches_sheet
 from reid.retrieval.threshold import PairCounter
 from reid.scoring.curves import KINDS, Curve
 from reid.scoring.ranking import Scored
+from reid.scoring.sets import SetFigures
 from reid.scoring.verification import pair_histogram, roc_rows, threshold_rows
 from reid.spec import Experiment
 
@@ -35,6 +36,7 @@ def build_page(
     *,
     headline: str,
     curves: list[Curve],
+    sets: list[SetFigures],
     images_per_second: float,
 ) -> Evaluation:
     """Everything that the report shows; the spec's seed draws which matches."""
@@ -58,6 +60,8 @@ def build_page(
         pairs=pair_histogram(found) if found else None,
         thresholds=threshold_rows(found) if found else [],
         roc=roc_rows(found, points=ROC_POINTS) if found else [],
+        trained_on=[(part.name, part.count) for part in manifest.train_sets],
+        sets=sets,
         settings=_settings(spec, manifest, opened, scored, images_per_second),
     )
 
@@ -66,10 +70,11 @@ def _subtitle(opened: ModelCard, scored: Scored) -> str:
     contract, cameras = opened.contract, len(np.unique(scored.gallery.camera))
     queries, valid = len(scored.query), scored.plain.scores.valid_queries
     with_match = "" if valid == queries else f", {valid:,} of them with a match,"
+    choice = f"; {CHOSEN_ON} {opened.chosen_on}" if opened.chosen_on else ""
     return (
         f"{opened.settings.get('backbone', opened.file.name)}, {contract.width} x {contract.height} pixels, "
         f"embedding of {contract.embedding}: {queries:,} queries{with_match} against {len(scored.gallery):,} "
-        f"gallery images of {counted(cameras, 'camera')}"
+        f"gallery images of {counted(cameras, 'camera')}{choice}"
     )
 
 

@@ -57,7 +57,7 @@ def register(
         run,
         name=spec.mlflow.registered_model,
         candidate=candidate,
-        tags={"headline": str(figures["headline"]), "engine": _engine_tag(build), **lineage},
+        tags={"headline": str(figures["headline"]), "engine": _engine_tag(build), **_choice(figures), **lineage},
         card=_card(figures, parity_figures, candidate.contract, build, {"data fingerprint": fingerprint, **lineage}),
         files={
             "spec.yaml": spec_text,
@@ -152,9 +152,12 @@ def _card(
     mirror = "; the mirrored image is in it" if contract.flip else ""
     unit = "of length 1" if contract.normalized else "of any length: normalise before comparing"
     origin = "\n".join(f"- {name.replace('_', ' ')}: `{value}`" for name, value in lineage.items())
+    choice = "".join(
+        f"- The best checkpoint of the training was chosen on {text}.\n" for text in _choice(figures).values()
+    )
     return (
         "Person re-identification: an image of a person -> an embedding; near embeddings, same person.\n\n"
-        f"| figure | % |\n|---|---|\n{table}\n\n"
+        f"| figure | % |\n|---|---|\n{table}\n\n{choice}"
         f"- Input `input` (batch, {contract.channels}, {contract.height}, {contract.width}), {contract.channel_order}, "
         f"{contract.resize} resize, scaled to 0..1, mean {list(contract.mean)}, std {list(contract.std)}.\n"
         f"- Output `fc_pred` (batch, {contract.embedding}), {unit}{mirror}.\n"
@@ -163,6 +166,11 @@ def _card(
         f"- TensorRT engine: {_engine(build)}.\n\n"
         f"The model comes from these; the spec is a file beside it:\n\n{origin}\n"
     )
+
+
+def _choice(figures: dict[str, Any]) -> dict[str, str]:
+    """The tag that says what the best checkpoint was chosen on; empty if the evaluated model did not say it."""
+    return {"chosen_on": str(figures["chosen_on"])} if "chosen_on" in figures else {}
 
 
 def _engine_tag(build: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from reid.data.market1501 import Manifest
+from reid.data.selection import Roles
 from reid.distributed.launching import require_machines
 from reid.embeddings import UNTRAINED_EMBEDDINGS
 from reid.errors import TrainingError
@@ -26,9 +27,10 @@ from reid.spec.facts import DecidesTraining
 from reid.spec.fields import fields_with, value_of
 from reid.stages.outcome import Outcome
 from reid.tracking.stage_run import StageRun
+from reid.training.choosing import chosen_on
 from reid.training.fitting import train_on_devices
 from reid.training.history import Row, best_row, write_history
-from reid.training.recipe import refuse_other_network
+from reid.training.recipe import refuse_other_network, roles_of
 from reid.training.record import ignore_row
 from reid.training.resume import (
     BEST,
@@ -60,6 +62,7 @@ def train(
     gpus = max(spec.train.num_gpus, len(set(spec.train.gpu_ids)))
     require_machines("train", num_nodes=spec.train.num_nodes, num_gpus=gpus)
     manifest = Manifest.load(dataset)
+    roles = roles_of(spec, manifest)
     settings = _settings(spec, manifest.fingerprint)
     model.mkdir(parents=True, exist_ok=True)
     start = _starting_point(spec, manifest, model, settings)
@@ -76,7 +79,15 @@ def train(
             run=run,
             epoch_ended=epoch_ended,
         )
-    return _conclude(history, weights=weights, settings=settings, model=model, report=report, run=run)
+    return _conclude(
+        history,
+        weights=weights,
+        settings=settings,
+        roles=roles,
+        model=model,
+        report=report,
+        run=run,
+    )
 
 
 def _settings(spec: Experiment, fingerprint: str) -> dict[str, Any]:
@@ -132,7 +143,8 @@ def _compare_settings(spec: Experiment, manifest: Manifest, settings: dict[str, 
             "  want: the earlier settings; or another folder for the new ones; or, to resume from there with\n"
             f"  the new ones, train.resume_training_checkpoint_path={start.path}"
         )
-    persons = np.unique(manifest.train.of_persons().person).tolist()
+    roles = roles_of(spec, manifest)
+    persons = np.unique((roles.train if roles else manifest.train.of_persons()).person).tolist()
     refuse_other_network(spec, persons, start)
     if differing and start.epochs_done >= spec.train.num_epochs:
         raise TrainingError(
@@ -153,19 +165,22 @@ def _conclude(
     *,
     weights: list[str],
     settings: dict[str, Any],
+    roles: Roles | None,
     model: Path,
     report: Path,
     run: StageRun,
 ) -> Outcome:
     """Writes the curves and the report; returns the figures of the best checkpoint."""
     write_history(model, history)
+    chosen = chosen_on(roles)
     curves = model / "training_curves.png"
     training_curves(history, curves)
     best, last, epochs = best_row(history), history[-1], len(history) - 1
     page = training_page(
         history,
         best=best,
-        subtitle=f"{settings['model.backbone']}, {epochs} epochs; the best is {BEST}",
+        subtitle=f"{settings['model.backbone']}, {epochs} epochs; the best is {BEST}, chosen on {chosen}",
+        ranked_on=chosen,
         weights=weights,
         settings=[(name, str(value)) for name, value in settings.items()],
     )
@@ -173,7 +188,7 @@ def _conclude(
         partial.write_text(page, encoding="utf-8")
     for file in (curves, report, model / "history.json"):
         run.log_artifact(file)
-    run.log_params({"weights": "\n".join(weights) or "random"})
+    run.log_params({"weights": "\n".join(weights) or "random", "validated_on": chosen})
     metrics = _metrics(history, best)
     lines = [f"{epochs} epochs, {metrics['images_per_second']:.0f} images/s, training loss {last['train_loss']:.3f}"]
     if best and "untrained_mAP" in metrics:
@@ -181,7 +196,7 @@ def _conclude(
             0,
             f"plain mAP {100 * metrics['untrained_mAP']:.1f} -> {100 * best['mAP']:.1f}, "
             f"rank-1 {100 * metrics['untrained_rank1']:.1f} -> {100 * best['rank1']:.1f} "
-            f"(best after epoch {int(best['epoch']) + 1})",
+            f"(best after epoch {int(best['epoch']) + 1}{f'; of {chosen}' if roles else ''})",
         )
     return Outcome(metrics, lines=lines)
 

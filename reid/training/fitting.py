@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 
 from reid.contract import Contract
-from reid.data.market1501 import Manifest, Split
+from reid.data.market1501 import Manifest
 from reid.data.module import TrainingData
 from reid.data.sampler import rank_columns
 from reid.distributed.devices import ComputePlan, plan_training, share_the_cpu
@@ -31,6 +31,7 @@ from reid.spec import Experiment
 from reid.spec.network import contract_of
 from reid.spec.secret import open_values
 from reid.tracking.stage_run import StageRun
+from reid.training.choosing import ImagesByRole, chosen_on
 from reid.training.history import Row
 from reid.training.monitor import LogsMetrics, StepMonitor
 from reid.training.recipe import (
@@ -38,8 +39,10 @@ from reid.training.recipe import (
     build_module,
     build_network,
     build_validate,
-    readable_images,
+    images_of,
     refuse_batch_of_one,
+    roles_of,
+    test_images_of,
     validation_of,
 )
 from reid.training.record import Record, ToldMetrics, ignore_row
@@ -132,7 +135,7 @@ def train_as_rank(
     ranks.meet()  # another machine may have to decode its images first
     _require_agreement(parts.plan, ranks)
     run = ToldMetrics(tell)
-    run.log_metrics({"skipped_images": len(manifest.train.of_persons()) - len(parts.images)})
+    run.log_metrics({"skipped_images": parts.images.skipped})
     history = _fit(
         experiment, parts, settings=settings, model=Path(model), start=resumed, ranks=ranks, run=run, tell=tell
     )
@@ -155,7 +158,7 @@ class TrainingParts:
     """What a training needs before its first step."""
 
     plan: ComputePlan
-    images: Split
+    images: ImagesByRole
     persons: list[int]
     network: Embedder
     weights: list[str]
@@ -163,15 +166,21 @@ class TrainingParts:
     contract: Contract
     data: TrainingData
     validation: Validation
+    """The images on which the best checkpoint is chosen."""
+    test_images: Validation
+    """The images that the evaluate stage reports; the same object if no person is held out."""
+    chosen_on: str
+    """What the best checkpoint is chosen on, in words."""
 
 
 def _prepare(
     spec: Experiment, manifest: Manifest, start: Start | None, devices: tuple[str, ...], *, machines: int
 ) -> TrainingParts:
     """Decoded images, the network and its first weights; the same on every rank."""
-    images = readable_images(spec, manifest.train.of_persons(), manifest.fingerprint)
-    persons, label = np.unique(images.person, return_inverse=True)
-    _check_persons(spec, images, len(persons))
+    roles = roles_of(spec, manifest)
+    images = images_of(spec, manifest, roles)
+    persons, label = np.unique(images.train.person, return_inverse=True)
+    _check_persons(spec, images)
     rank_columns(
         batch_size=spec.dataset.batch_size,
         num_instances=spec.dataset.num_instances if spec.dataset.sampler != "softmax" else 1,
@@ -194,20 +203,32 @@ def _prepare(
         deterministic=spec.train.cudnn.deterministic,
         augment_on=spec.dataset.augment_on,
         convolutional=is_convolutional(network.base),
-        images=spec.train.num_epochs * len(images),
+        images=spec.train.num_epochs * len(images.train),
         machines=machines,
     )
     data = build_data(
         spec,
-        images,
+        images.train,
         label,
         contract=contract,
         fingerprint=manifest.fingerprint,
+        pixels=images.train_pixels,
         on_device=plan.augments,
         channels_last=plan.channels_last,
     )
-    validation = validation_of(spec, manifest, contract)
-    return TrainingParts(plan, images, persons.tolist(), network, weights, contract, data, validation)
+    validation = validation_of(spec, images, contract)
+    return TrainingParts(
+        plan,
+        images,
+        persons.tolist(),
+        network,
+        weights,
+        contract,
+        data,
+        validation,
+        test_images=test_images_of(spec, manifest, validation),
+        chosen_on=chosen_on(roles),
+    )
 
 
 def _fit(
@@ -233,12 +254,22 @@ def _fit(
         model,
         steps=steps,
         validate=build_validate(
-            parts.validation, model, channels_last=parts.plan.channels_last, ranks=ranks, check=stopping.check
+            parts.validation,
+            parts.test_images,
+            model,
+            channels_last=parts.plan.channels_last,
+            ranks=ranks,
+            check=stopping.check,
         ),
         epochs=spec.train.num_epochs,
         validation_interval=spec.train.validation_interval,
         checkpoint_interval=spec.train.checkpoint_interval,
-        reid=reid_entry(model=parts.network.settings, contract=parts.contract, persons=parts.persons),
+        reid=reid_entry(
+            model=parts.network.settings,
+            contract=parts.contract,
+            persons=parts.persons,
+            chosen_on=parts.chosen_on,
+        ),
         training={"settings": settings, "weights": parts.weights},
         history=start.checkpoint["training"].get("history", []) if start else [],
         checkpoints=checkpoints,
@@ -272,7 +303,7 @@ def _step_monitor(
         epochs=spec.train.num_epochs,
         steps=len(parts.data.steps()),
         batch_size=spec.dataset.batch_size,
-        files=[image.file for image in parts.images.images],
+        files=[image.file for image in parts.images.train.images],
         ranks=ranks,
         run=run,
     )
@@ -281,11 +312,11 @@ def _step_monitor(
     return steps
 
 
-def _check_persons(spec: Experiment, images: Split, persons: int) -> None:
-    """Raises DatasetError if the images are not of as many persons as the spec says."""
-    wanted = spec.dataset.num_classes
+def _check_persons(spec: Experiment, images: ImagesByRole) -> None:
+    """Raises DatasetError if the images, held-out ones included, are not of as many persons as the spec says."""
+    wanted, persons = spec.dataset.num_classes, images.all_persons
     if wanted not in (None, persons):
         raise DatasetError(
-            f"{images.root}: {persons} persons\n  dataset.num_classes: {wanted}\n"
+            f"{images.train.root}: {persons} persons\n  dataset.num_classes: {wanted}\n"
             f"  want: dataset.num_classes={persons}, or null to count them"
         )

@@ -3,7 +3,8 @@
 A row has epoch (from 0; -1 is the untrained network), step, train_loss and its parts, accuracy, gradient_norm,
 learning_rate, images_per_second, seconds, on a GPU gpu_memory_gb (the most that was allocated there so far), and in
 fp16 skipped_steps (those whose gradient overflowed; gradient_norm is the mean over the others). If the epoch was
-validated it also has mAP, rank1, rank5, rank10, mINP, val_loss and validation_seconds.
+validated it also has mAP, rank1, rank5, rank10, mINP, val_loss and validation_seconds; if that was done on held-out
+persons (dataset.validation_persons), also validation_persons and validation_images, their numbers.
 """
 
 import json

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from reid.data.colours import Colours
 from reid.data.file_index import read_image
 from reid.data.market1501 import Manifest, Split
 from reid.data.module import TrainingData
+from reid.data.picked import DecodedImages
+from reid.data.selection import Roles
 from reid.data.store import open_store
 from reid.distributed.ranks import Ranks
 from reid.embeddings import UNTRAINED_EMBEDDINGS, Embeddings
@@ -30,6 +33,7 @@ from reid.model.vit import is_vit
 from reid.model.weights import load_pretrained, resolve_stem_relu
 from reid.spec import Experiment, names
 from reid.spec.network import network_values
+from reid.training.choosing import ImagesByRole, choose_roles, images_by_role
 from reid.training.chosen_losses import build_losses
 from reid.training.history import UNTRAINED, Row
 from reid.training.layer_decay import split_by_layer
@@ -167,13 +171,17 @@ def build_data(
     *,
     contract: Contract,
     fingerprint: str,
+    pixels: DecodedImages | None = None,
     on_device: bool = False,
     channels_last: bool = True,
 ) -> TrainingData:
-    """The batches of the training images; label (N,): each image's row of the classifier."""
+    """The batches of the training images; label (N,): each image's row of the classifier.
+
+    pixels (N, H, W, C): the decoded images; None if they have a store of their own.
+    """
     section, jitter = spec.dataset, spec.dataset.color_jitter
     return TrainingData(
-        decoded(spec, images, fingerprint),
+        decoded(spec, images, fingerprint) if pixels is None else pixels,
         label,
         contract=contract,
         batch_size=section.batch_size,
@@ -286,13 +294,36 @@ def _refuse_head_that_cannot_learn(spec: Experiment, network: Embedder) -> None:
         )
 
 
-def validation_of(spec: Experiment, manifest: Manifest, contract: Contract) -> Validation:
-    """The query and gallery images, decoded."""
+def roles_of(spec: Experiment, manifest: Manifest) -> Roles | None:
+    """What each training image is used for; None if no person is held out."""
+    section = spec.dataset
+    if section.validation_persons is None:
+        return None
+    return choose_roles(
+        manifest.train.of_persons(),
+        persons=section.validation_persons,
+        seed=spec.train.seed,
+        persons_in_a_batch=1 if section.sampler == "softmax" else section.batch_size // section.num_instances,
+    )
+
+
+def images_of(spec: Experiment, manifest: Manifest, roles: Roles | None) -> ImagesByRole:
+    """All images of the training, decoded; see reid.training.choosing."""
+    return images_by_role(
+        manifest,
+        roles,
+        decoded=lambda split: decoded(spec, split, manifest.fingerprint),
+        readable=lambda split: readable_images(spec, split, manifest.fingerprint),
+    )
+
+
+def validation_of(spec: Experiment, images: ImagesByRole, contract: Contract) -> Validation:
+    """The images on which the best checkpoint is chosen."""
     return Validation(
-        manifest.query,
-        manifest.gallery,
-        decoded(spec, manifest.query, manifest.fingerprint),
-        decoded(spec, manifest.gallery, manifest.fingerprint),
+        images.query,
+        images.gallery,
+        images.query_pixels,
+        images.gallery_pixels,
         contract=contract,
         batch_size=spec.dataset.val_batch_size,
         triplet_loss_margin=spec.train.optim.triplet_loss_margin,
@@ -300,12 +331,33 @@ def validation_of(spec: Experiment, manifest: Manifest, contract: Contract) -> V
     )
 
 
-def build_validate(
-    validation: Validation, model: Path, *, channels_last: bool, ranks: Ranks, check: Callable[[], None]
-) -> Callable[[pl.Trainer, Training, int], Row]:
-    """A function that embeds query and gallery and returns the figures; it saves the untrained network's embeddings.
+def test_images_of(spec: Experiment, manifest: Manifest, validation: Validation) -> Validation:
+    """The test set's query and gallery images; the validation's own if it uses them."""
+    if spec.dataset.validation_persons is None:
+        return validation
+    return replace(
+        validation,
+        query=manifest.query,
+        gallery=manifest.gallery,
+        query_pixels=decoded(spec, manifest.query, manifest.fingerprint),
+        gallery_pixels=decoded(spec, manifest.gallery, manifest.fingerprint),
+    )
 
-    The ranks share the batches, rank 0 computes the figures, and all ranks get them. `check` may raise between batches.
+
+def build_validate(
+    validation: Validation,
+    test_images: Validation,
+    model: Path,
+    *,
+    channels_last: bool,
+    ranks: Ranks,
+    check: Callable[[], None],
+) -> Callable[[pl.Trainer, Training, int], Row]:
+    """A function that embeds query and gallery and returns the figures.
+
+    It also saves the untrained network's embeddings of the test images, which the evaluate stage compares with. If
+    persons are held out, these are other images than the validation's. The ranks share the batches, rank 0 computes the
+    figures, and all ranks get them. `check` may raise between batches.
     """
 
     def validate(trainer: pl.Trainer, module: Training, epoch: int) -> Row:
@@ -314,11 +366,16 @@ def build_validate(
         with evaluating(module):
             network = network_of(trainer, module, contract=validation.contract, channels_last=channels_last)
             query, gallery = validation.embed(network, what=what, ranks=ranks, between=check)
+            tested = (query, gallery)
+            if epoch == UNTRAINED and test_images is not validation:
+                tested = test_images.embed(network, what=f"{what}, test images", ranks=ranks, between=check)
         figures: Row = {}
         if not ranks.rank:
             if epoch == UNTRAINED:
-                Embeddings.joined(query, gallery).save_npz(model / UNTRAINED_EMBEDDINGS)
+                Embeddings.joined(*tested).save_npz(model / UNTRAINED_EMBEDDINGS)
             figures = validation.figures(query, gallery, device=module.device)
+            if test_images is not validation:
+                figures |= {name: float(value) for name, value in validation.size().items()}
             figures["validation_seconds"] = time.perf_counter() - began
         ranks.meet()  # scoring a large gallery may take longer than an exchange may wait
         shared: Row = ranks.share(figures)

@@ -18,6 +18,9 @@ from reid.training.stopping import Stopped
 
 logger = logging.getLogger(__name__)
 
+NO_CURVES = ("epoch", "step", "validation_persons", "validation_images")
+"""The entries of a row that are not figures of its epoch."""
+
 
 def ignore_row(row: Row) -> None:
     """Does nothing with a new row: the default of epoch_ended."""
@@ -137,7 +140,7 @@ class Record(Checkpoint):
         self._log(row)
 
     def _log(self, row: Row) -> None:
-        """Logs the row's figures; the curves' x axis is the number of epochs done, 0 for the untrained network."""
+        """Logs the figures of the row's epoch; the curves' x axis is the number of epochs done, 0 if untrained."""
         self._run.log_metrics(
-            {name: value for name, value in row.items() if name not in ("epoch", "step")}, int(row["epoch"]) + 1
+            {name: value for name, value in row.items() if name not in NO_CURVES}, int(row["epoch"]) + 1
         )

@@ -13,11 +13,11 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from reid.contract import Contract
 from reid.data.market1501 import JUNK, Split
+from reid.data.picked import DecodedImages
 from reid.distributed.ranks import Ranks
 from reid.embeddings import Embeddings, Network, OfPixels, embed
 from reid.retrieval.distance import distance_rows, l2_normalize
@@ -36,14 +36,14 @@ BLOCK_ROWS = 1024
 
 @dataclass(frozen=True)
 class Validation:
-    """The query and gallery images, decoded; their persons are never trained on."""
+    """Query and gallery images, decoded; their persons are never trained on."""
 
     query: Split
     gallery: Split
     """The gallery, junk included; junk is never embedded."""
-    query_pixels: NDArray[np.uint8]
+    query_pixels: DecodedImages
     """(Q, H, W, C)."""
-    gallery_pixels: NDArray[np.uint8]
+    gallery_pixels: DecodedImages
     """(G, H, W, C)."""
     contract: Contract
     batch_size: int
@@ -73,6 +73,11 @@ class Validation:
             )
         )
         return query, gallery
+
+    def size(self) -> dict[str, int]:
+        """validation_persons and validation_images, as a row of the history names them."""
+        files = {image.file for split in (self.query, self.gallery) for image in split.images}
+        return {"validation_persons": len(np.unique(self.gallery.person)), "validation_images": len(files)}
 
     def figures(self, query: Embeddings, gallery: Embeddings, *, device: torch.device = CPU) -> dict[str, float]:
         """mAP, rank1, rank5, rank10 and mINP of the plain ranking, as fractions, and val_loss.

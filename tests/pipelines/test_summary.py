@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.local.run_report import RunReport, TaskReport
 from pipelines.local.task_files import Artifact, Outputs
-from pipelines.summary import print_summary
+from pipelines.summary import print_summary, retrieval_table
 
 FIGURES = {
     "mAP": 0.5712,
@@ -83,6 +83,14 @@ def test_retrieval_is_shown_in_percent_before_and_after_training(
         "ONNX parity worst cosine to torch 0.9999998",
     ]
     assert "TensorRT engine not built: no TensorRT here" in lines
+
+
+def test_further_test_sets_have_rows_of_their_own_names() -> None:
+    figures = {"mAP": 0.5, "rank1": 0.6, "mAP_shop": 0.25, "rank1_shop": 0.125, "reranked_mAP_shop": 0.75}
+    rows = retrieval_table(figures)
+    names, mAPs, rank1s = (list(column.cells) for column in rows.columns[:3])
+    assert names == ["after training", "shop", "shop, re-ranked"]
+    assert (mAPs, rank1s) == (["50.0", "25.0", "75.0"], ["60.0", "12.5", ""])
 
 
 def test_only_what_is_there_is_named_with_the_command_that_opens_it(

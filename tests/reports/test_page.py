@@ -46,7 +46,12 @@ def evaluation(folder: Path) -> str:
 def training(folder: Path) -> str:
     row = {"epoch": -1, "mAP": 0.1, "rank1": 0.2}
     return training_page(
-        [row], best=row, subtitle=HOSTILE, weights=[f"{HOSTILE}: {HOSTILE}"], settings=[(HOSTILE, HOSTILE)]
+        [row],
+        best=row,
+        subtitle=HOSTILE,
+        ranked_on=HOSTILE,
+        weights=[f"{HOSTILE}: {HOSTILE}"],
+        settings=[(HOSTILE, HOSTILE)],
     )
 
 

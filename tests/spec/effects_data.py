@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reid.data.market1501 import Manifest, Split, TrainSet, list_folder
-from reid.errors import DatasetError
+from reid.errors import DatasetError, SpecError
 from reid.stages.train import train
 from reid.stages.validate import ensure_made
 from reid.tracking.stage_run import StageRun
@@ -177,6 +177,22 @@ def num_classes(lab: Lab) -> None:
         "  want: dataset.num_classes=4, or null to count them"
     )
     assert lab.train("dataset.num_classes=null").epochs
+
+
+def validation_persons(lab: Lab) -> None:
+    """Two of the four persons, or half of them, are validated on and not trained on."""
+    for value in ("2", "0.5"):
+        trained = lab.train(f"dataset.validation_persons={value}", "dataset.batch_size=4")
+        assert len(trained.checkpoint["reid"]["persons"]) == 2
+        assert trained.epochs[0]["validation_persons"] == 2
+    assert len(lab.train().checkpoint["reid"]["persons"]) == 4
+    for value in ("1", "1.0", "0.0", "-3"):
+        with pytest.raises(SpecError) as caught:
+            lab.spec(f"dataset.validation_persons={value}")
+        assert str(caught.value) == (
+            f"command line: dataset.validation_persons: found {value} ({'float' if '.' in value else 'int'}); "
+            "want: a whole number from 2 on, or a share above 0 and below 1, e.g. 0.1"
+        )
 
 
 def corrupt_images(lab: Lab) -> None:
@@ -375,6 +391,7 @@ DATASET: dict[str, Callable[[Lab], None]] = {
     "dataset.synthetic.seed": synthetic_seed,
     "dataset.store_dir": store_dir,
     "dataset.num_classes": num_classes,
+    "dataset.validation_persons": validation_persons,
     "dataset.corrupt_images": corrupt_images,
     "dataset.batch_size": batch_size,
     "dataset.val_batch_size": val_batch_size,

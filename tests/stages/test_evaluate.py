@@ -1,14 +1,16 @@
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from reid.cli.tasks import run_task
 from reid.contract import Contract
-from reid.data.market1501 import JUNK, Manifest, list_folder
+from reid.data.market1501 import JUNK, Manifest, PersonImage, Split, TestSet, TrainSet, list_folder
 from reid.deploy.onnx_export import export_onnx
 from reid.embeddings import Embeddings
 from reid.errors import DatasetError
@@ -211,6 +213,68 @@ def test_a_second_run_over_the_first_gives_the_same_pictures(workplace):
     before = {name: (workplace / "out" / "results" / name).read_bytes() for name in names}
     run_evaluate(workplace)
     assert {name: (workplace / "out" / "results" / name).read_bytes() for name in names} == before
+
+
+def test_the_report_says_on_what_the_best_checkpoint_was_chosen_if_the_model_says_it(workplace):
+    file = workplace / "model" / "reid_model_best.pth"
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["reid"]["chosen_on"] = "12 held-out training persons, 143 images"
+    torch.save(checkpoint, file)
+    run_evaluate(workplace)
+    said = "best checkpoint chosen on 12 held-out training persons, 143 images"
+    assert f"; {said}</p>" in (workplace / "out/report.html").read_text()
+    metrics = json.loads((workplace / "out/results/metrics.json").read_text())
+    assert metrics["chosen_on"] == "12 held-out training persons, 143 images"
+
+
+@pytest.fixture(scope="module")
+def of_two_sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """The main set beside a further one of the same persons, but one, in a folder of its own."""
+    folder = prepare(tmp_path_factory.mktemp("sets"))
+    root = write_market(folder / "shop")
+    (root / "query" / "0005_c2s1_000001_00.jpg").unlink()
+    write_image(root / "bounding_box_test" / "0004_c3s1_000001_01.jpg")
+    main = Manifest.load(folder / "dataset.json")
+    shop = TestSet("shop", list_folder(root / "query").split, list_folder(root / "bounding_box_test").split)
+    parts = (TrainSet("market", 0, 4), TrainSet("shop", 4, 2))
+    replace(main, train_sets=parts, test_sets=(shop,)).save(folder / "dataset.json")
+    return folder, run_evaluate(folder)
+
+
+def test_a_further_test_set_is_scored_as_if_it_were_the_only_one(of_two_sets, finished, tmp_path):
+    folder, outcome = of_two_sets
+    shop = Manifest.load(folder / "dataset.json").test_sets[0]
+    alone = prepare(tmp_path)
+    main = Manifest.load(alone / "dataset.json")
+    Manifest("a" * 64, main.train, shop.query, shop.gallery).save(alone / "dataset.json")
+    (alone / "model/reid_model_best.pth").write_bytes((folder / "model/reid_model_best.pth").read_bytes())
+    wanted = run_evaluate(alone).metrics
+    for name in ("mAP", "rank1", "reranked_mAP", "reranked_rank1", "queries", "gallery"):
+        assert outcome.metrics[f"{name}_shop"] == pytest.approx(wanted[name])
+    assert (outcome.metrics["queries"], outcome.metrics["queries_shop"]) == (2, 1)
+    written = Embeddings.load_npz(folder / "out/results/embeddings_shop.npz")
+    assert written.paths == [str(path) for path in [*shop.query.paths, *shop.gallery.without_junk().paths]]
+    assert len(Embeddings.load_npz(folder / "out/results/embeddings.npz")) == len(main.query) + len(main.gallery) - 1
+    assert json.loads((folder / "out/results/metrics.json").read_text())["mAP_shop"] == outcome.metrics["mAP_shop"]
+    assert outcome.lines[-1].startswith("test set shop: mAP ")
+
+
+def test_the_report_has_a_table_of_training_sets_by_test_sets_only_if_there_are_several(of_two_sets, finished):
+    page = (of_two_sets[0] / "out/report.html").read_text()
+    assert "Training sets by test sets" in page
+    assert "Trained on market (4 images), shop (2 images)." in page
+    assert '<tr class="main"><td>main</td><td>yes</td>' in page
+    assert "<tr><td>shop</td><td>yes</td>" in page
+    assert "Training sets by test sets" not in (finished[0] / "out/report.html").read_text()
+    assert not [name for name in finished[1].metrics if name.startswith("mAP_")]
+
+
+def test_a_further_test_set_without_any_match_is_an_error_that_names_its_folder(workplace):
+    main = Manifest.load(workplace / "dataset.json")
+    strangers = Split(workplace / "strangers", (PersonImage("0009_c1s1_000001_01.jpg", 9, 1),))
+    replace(main, test_sets=(TestSet("shop", main.query, strangers),)).save(workplace / "dataset.json")
+    with pytest.raises(DatasetError, match="none of 2 queries has an image of its person in another camera"):
+        run_evaluate(workplace)
 
 
 def test_a_gallery_without_any_match_is_a_data_error_before_anything_is_embedded(workplace):

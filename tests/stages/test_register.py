@@ -11,7 +11,7 @@ from reid.contract import Contract
 from reid.errors import ArtifactError
 from reid.files.encryption import decrypt
 from reid.spec import load_spec
-from reid.stages.register import register
+from reid.stages.register import _card, _choice, register
 from reid.tracking.journal import Address
 from reid.tracking.outbox import Outbox
 from reid.tracking.pipeline_run import open_pipeline_run
@@ -173,6 +173,16 @@ def test_an_encrypted_onnx_is_encrypted_in_the_registry_too(tmp_path, monkeypatc
     described = (sealed[0].parent / "MLmodel").read_text()
     assert "reid_encrypted_onnx" in described
     assert "fc_pred" in described
+
+
+def test_the_version_says_on_what_the_best_checkpoint_was_chosen_if_the_evaluation_does():
+    figures = FIGURES | {"chosen_on": "12 held-out training persons, 143 images"}
+    contract = Contract(height=64, width=32, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, embedding=16)
+    parity, build = {"worst_cosine": 1.0, "images": 9}, {"built": False, "reason": "none asked for"}
+    card = _card(figures, parity, contract, build, {})
+    assert "- The best checkpoint of the training was chosen on 12 held-out training persons, 143 images.\n" in card
+    assert _choice(figures) == {"chosen_on": "12 held-out training persons, 143 images"}
+    assert "chosen on" not in _card(FIGURES, parity, contract, build, {})
 
 
 def test_without_a_server_nothing_is_registered_and_the_file_says_so(registry):

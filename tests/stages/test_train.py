@@ -9,8 +9,10 @@ import torch
 
 from reid.data.market1501 import Manifest
 from reid.data.sampler import EpochSteps
-from reid.embeddings import Embeddings
+from reid.data.selection import held_out
+from reid.embeddings import Embeddings, embed
 from reid.errors import ArtifactError, DatasetError, TrainingError
+from reid.library import score
 from reid.model.checkpoint import load_model
 from reid.stages.outcome import Outcome
 from reid.stages.train import train
@@ -263,6 +265,79 @@ def test_the_ways_to_train_train(folder, tmp_path, overrides):
     assert outcome.metrics["train_loss"] > 0
     channels = 1 if "model.input_channels=1" in overrides else 3
     assert load_model(tmp_path / "reid_model_latest.pth").contract.channels == channels
+
+
+HELD_OUT = ["dataset.validation_persons=4", "train.num_epochs=2"]
+
+
+@pytest.fixture(scope="module")
+def chosen_apart(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+    """Two epochs on 6 of the 10 persons."""
+    model = tmp_path_factory.mktemp("apart")
+    return model, run(folder, model, *HELD_OUT)
+
+
+def test_held_out_persons_choose_the_best_checkpoint_and_are_not_trained_on(chosen_apart, folder):
+    model, outcome = chosen_apart
+    manifest = Manifest.load(folder / "data/dataset.json")
+    roles = held_out(manifest.train, persons=4, seed=3)
+    loaded = load_model(model / "reid_model_best.pth")
+    assert loaded.persons == tuple(np.unique(roles.train.person).tolist())
+    assert loaded.chosen_on == "4 held-out training persons, 24 images"
+    sizes = [(row["validation_persons"], row["validation_images"]) for row in history(model)]
+    assert sizes == [(4, 24)] * 3
+    pixels = {image.file: row for row, image in enumerate(manifest.train.images)}
+    store = next(path for path in (folder / "store").iterdir() if path.name.startswith("bounding_box_train-64x32x3"))
+    decoded = np.load(store)
+    query, gallery = (
+        embed(
+            split,
+            decoded[[pixels[image.file] for image in split.images]],
+            loaded.of_pixels(),
+            contract=loaded.contract,
+            batch_size=32,
+            what="held out",
+        )
+        for split in (roles.query, roles.gallery)
+    )
+    assert outcome.metrics["best_mAP"] == pytest.approx(score(query, gallery).plain.scores.mAP, abs=1e-6)
+    assert outcome.lines[0].endswith("; of 4 held-out training persons, 24 images)")
+
+
+def test_the_training_images_are_decoded_once_if_persons_are_held_out(chosen_apart, folder):
+    stores = [path.name for path in (folder / "store").iterdir() if path.name.startswith("bounding_box_train-64x32x3")]
+    assert len(stores) == 1
+
+
+def test_the_untrained_embeddings_are_of_the_test_images_if_persons_are_held_out(chosen_apart, trained):
+    ours, theirs = (Embeddings.load_npz(model / "untrained_embeddings.npz") for model, _ in (chosen_apart, trained))
+    assert ours.paths == theirs.paths
+    np.testing.assert_allclose(ours.vectors, theirs.vectors, atol=1e-5)  # 32 images at a time, and others
+
+
+def test_the_report_and_the_figures_say_on_what_the_best_checkpoint_was_chosen(chosen_apart, trained):
+    words = "reid_model_best.pth, chosen on 4 held-out training persons, 24 images"
+    assert words in (chosen_apart[0] / "report.html").read_text()
+    optimistic = "the query and gallery images of the data set, whose figures are therefore optimistic"
+    assert f"reid_model_best.pth, chosen on {optimistic}" in (trained[0] / "report.html").read_text()
+    assert load_model(trained[0] / "reid_model_best.pth").chosen_on == optimistic
+    assert "validation_persons" not in history(trained[0])[1]
+
+
+def test_a_resumed_training_holds_out_the_same_persons(chosen_apart, folder, tmp_path):
+    run(folder, tmp_path, *HELD_OUT, "train.num_epochs=1")
+    run(folder, tmp_path, *HELD_OUT)
+    assert_same_weights(chosen_apart[0] / "model_epoch_001.pth", tmp_path / "model_epoch_001.pth")
+    with pytest.raises(TrainingError) as error:
+        run(folder, tmp_path, "dataset.validation_persons=0.2", "train.num_epochs=3")
+    assert "first: dataset.validation_persons: then 4, now 0.2\n" in str(error.value)
+
+
+def test_the_number_of_classes_counts_held_out_persons_too(folder, tmp_path):
+    run(folder, tmp_path, *HELD_OUT, "train.num_epochs=1", "dataset.num_classes=10")
+    with pytest.raises(DatasetError) as error:
+        run(folder, tmp_path / "other", *HELD_OUT, "dataset.num_classes=6")
+    assert "10 persons\n  dataset.num_classes: 6\n" in str(error.value)
 
 
 @pytest.mark.slow

@@ -19,10 +19,10 @@ def test_the_figures_are_those_of_kfps_own_metrics_if_its_web_server_is_there(
 ) -> None:
     server = serve(GOOD, "run-1")
     server.beside.pages = True
-    server.beside.metadata = {"another": {"mAP": 0.5}, "run-1": {"mAP": 0.637968, "rank1": 0.77, "rank5": 0.952}}
+    server.beside.metadata = {"another": {"mAP": 0.5}, "run-1": {"mAP": 0.668294, "rank1": 0.825, "rank5": 0.968}}
     assert main(["wait", "run-1"]) == 0
     said = capsys.readouterr().out
-    assert "after training   63.8     77.0     95.2" in said
+    assert "after training   66.8     82.5     96.8" in said
     assert (
         said.count(f"{server.url}/#/runs/details/run-1\n") == 1
     )  # the endpoint has pages, so that it is no dead address
