@@ -1,24 +1,19 @@
 """Loads pretrained weights into a network from any of the usual files, safely, and reports which tensors fitted."""
 
 import logging
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from timm.layers.activations import QuickGELU
 from torch import Tensor
 from torch.nn import functional as F
 
 from reid.errors import ArtifactError, SpecError
-from reid.model.backbones import OWN, timm_name
 from reid.model.embedder import Embedder
-from reid.model.ibn import IBN_RESNETS
+from reid.model.hub import imagenet_weights
 from reid.model.osnet import OSNet
 from reid.model.safe_files import read_file
 from reid.model.sources import NOT_WEIGHTS, drops_stem_relu, in_our_names, source_kind, tensors_of
@@ -29,8 +24,6 @@ logger = logging.getLogger(__name__)
 
 CLIP_BACKBONE = "timm/vit_base_patch16_clip_quickgelu_224"
 """The backbone that CLIP-ReID fine-tunes."""
-HUB_TIMEOUT_S = 4.0
-"""How long timm's hub may take to answer."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +87,7 @@ def load_pretrained(embedder: Embedder, path: Path | None, *, choice: str, min_s
     if path is None:
         if choice == "self":
             raise SpecError("model.pretrained_model_path: null\n  want: a file, because model.pretrain_choice is self")
-        path = _from_hub(backbone)
+        path = imagenet_weights(backbone)
     content = read_file(path)
     tensors = tensors_of(path, content)
     named = in_our_names(tensors)
@@ -229,65 +222,3 @@ def _reshaped(
         tables = found.float().T.reshape(1, heads, side, side)
         return F.interpolate(tables, size=size, mode="bicubic", align_corners=False).reshape(heads, -1).T
     return None
-
-
-def _from_hub(backbone: str) -> Path:
-    """timm's file of ImageNet weights, from the hub or its cache; raises ArtifactError soon if neither has it."""
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if backbone in OWN:
-        raise ArtifactError(
-            f"model.pretrain_choice: imagenet: {backbone} is on no hub that this project can download from\n"
-            f"  set model.pretrained_model_path to {_published(backbone)}, "
-            "or model.pretrain_choice to '' for random weights"
-        )
-    known = timm.get_pretrained_cfg(timm_name(backbone))
-    repository = known.hf_hub_id if known is not None else None
-    way_out = (
-        f"  set model.pretrained_model_path to a torchvision or timm file of {backbone}, "
-        "or model.pretrain_choice to '' for random weights"
-    )
-    if not repository:
-        raise ArtifactError(f"model.pretrain_choice: imagenet: timm knows no weights of {backbone}\n{way_out}")
-    cached = huggingface_hub.try_to_load_from_cache(repository, "model.safetensors")
-    if isinstance(cached, str):
-        return Path(cached)
-    address = huggingface_hub.constants.ENDPOINT
-    unreachable = _why_unreachable(address)
-    if unreachable is None:
-        try:
-            return Path(huggingface_hub.hf_hub_download(repository, "model.safetensors"))
-        except (HfHubHTTPError, OSError) as error:
-            unreachable = str(error).partition("\n")[0]
-    raise ArtifactError(
-        f"model.pretrain_choice: imagenet: cannot get {repository} from {address} ({unreachable})\n{way_out}"
-    )
-
-
-def _published(backbone: str) -> str:
-    """The file in which the authors of an OWN network published its ImageNet weights."""
-    if backbone in IBN_RESNETS:
-        return f"{IBN_RESNETS[backbone]}_ibn_a-*.pth, a release of github.com/XingangPan/IBN-Net"
-    return f"{backbone}_imagenet.pth, of the model zoo of github.com/KaiyangZhou/deep-person-reid"
-
-
-def _why_unreachable(address: str) -> str | None:
-    """Why nothing answers at `address` within HUB_TIMEOUT_S, or None if something does."""
-    answer: list[str | None] = [f"no answer within {HUB_TIMEOUT_S:.0f} s"]
-
-    def ask() -> None:
-        try:
-            request = urllib.request.Request(address, method="HEAD")
-            with urllib.request.urlopen(request, timeout=HUB_TIMEOUT_S):
-                answer[0] = None
-        except urllib.error.HTTPError:
-            answer[0] = None  # an answer, though a refusal
-        except (OSError, ValueError) as error:
-            answer[0] = str(getattr(error, "reason", error))
-
-    # in a thread, because a silent name server keeps getaddrinfo waiting far beyond any timeout of urlopen
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(HUB_TIMEOUT_S)
-    return answer[0]
