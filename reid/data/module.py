@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -24,6 +24,7 @@ from reid.data.device_augment import PackedPlan, augment_batch, packed
 from reid.data.picked import DecodedImages
 from reid.data.planning import PlannedEpochs
 from reid.data.sampler import EpochSteps, Indices, Step, rank_columns
+from reid.data.set_shares import SetShares, SharedSteps
 
 logger = logging.getLogger(__name__)
 
@@ -120,12 +121,14 @@ class TrainingData(pl.LightningDataModule):
         flip_probability: float,
         erasing_probability: float,
         colours: Colours | None = None,
+        shares: SetShares | None = None,
         on_device: bool = False,
         channels_last: bool = True,
     ) -> None:
         """pixels (N, H, W, C) uint8; label (N,) int64 classifier rows; num_instances: K, None for plain shuffling;
-        colours: how their colours are changed, None: not at all; on_device: whether the training's device augments;
-        channels_last: the memory layout of the batches.
+        colours: how their colours are changed, None: not at all; shares: those of several training sets in a batch, None
+        if images are drawn as from one set; on_device: whether the training's device augments; channels_last: the memory
+        layout of the batches.
         """
         super().__init__()
         self._begin, self._gave_back = (0, 0), False
@@ -142,11 +145,17 @@ class TrainingData(pl.LightningDataModule):
             erasing_probability=erasing_probability,
             colours=colours,
         )
+        self._shares = shares
         self._planned = PlannedEpochs(self.steps().plan)
 
     def steps(self) -> EpochSteps:
         """The steps of every epoch in their order; `len` is their number."""
-        return EpochSteps(self.label, batch_size=self.batch_size, num_instances=self.num_instances, seed=self.seed)
+        given: dict[str, Any] = {
+            "batch_size": self.batch_size,
+            "num_instances": self.num_instances,
+            "seed": self.seed,
+        }
+        return SharedSteps(self.label, self._shares, **given) if self._shares else EpochSteps(self.label, **given)
 
     def begin_at(self, epoch: int, step: int) -> None:
         """The first epoch to be trained, and the step of it to begin with (both from 0)."""

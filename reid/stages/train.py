@@ -63,7 +63,7 @@ def train(
     require_machines("train", num_nodes=spec.train.num_nodes, num_gpus=gpus)
     manifest = Manifest.load(dataset)
     roles = roles_of(spec, manifest)
-    settings = _settings(spec, manifest.fingerprint)
+    settings = _settings(spec, manifest)
     model.mkdir(parents=True, exist_ok=True)
     start = _starting_point(spec, manifest, model, settings)
     if start and start.epochs_done >= spec.train.num_epochs:
@@ -90,10 +90,11 @@ def train(
     )
 
 
-def _settings(spec: Experiment, fingerprint: str) -> dict[str, Any]:
-    """The fields that decide what a training gives, by their dotted names, and the data set's fingerprint."""
+def _settings(spec: Experiment, manifest: Manifest) -> dict[str, Any]:
+    """The fields that decide what a training gives, by their dotted names, the data set's fingerprint and shares."""
     deciding = {name: value_of(spec, name) for name, fact in fields_with(DecidesTraining).items() if fact.decides}
-    return {"fingerprint": fingerprint, **deciding}
+    shares = {f"dataset.train_sets.{part.name}.share": part.share for part in manifest.train_sets if part.share}
+    return {"fingerprint": manifest.fingerprint, **shares, **deciding}
 
 
 def _starting_point(spec: Experiment, manifest: Manifest, model: Path, settings: dict[str, Any]) -> Start | None:

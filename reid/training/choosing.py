@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from reid.data.market1501 import Manifest, Split
 from reid.data.picked import DecodedImages, PickedImages
 from reid.data.selection import FIELD, Roles, held_out
+from reid.data.set_shares import SetShares
 from reid.errors import DatasetError
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,23 @@ def images_by_role(
     row_of = {image.file: row for row, image in enumerate(everyone.images)}
     picked = [_picked(split, pixels, row_of) for split in roles]
     return _by_role(*picked, persons=persons, skipped=skipped)
+
+
+def shares_of(manifest: Manifest, train: Split) -> SetShares | None:
+    """The shares of the training sets and the set of each image of `train`; None if the sets have no shares."""
+    sets = manifest.train_sets
+    if not any(part.share for part in sets):
+        return None
+    set_of = {
+        image.file: number
+        for number, part in enumerate(sets)
+        for image in manifest.train.images[part.first : part.first + part.count]
+    }
+    return SetShares(
+        tuple(part.name for part in sets),
+        np.array([set_of[image.file] for image in train.images], np.int64),
+        tuple(float(part.share or 0.0) for part in sets),
+    )
 
 
 WithPixels = tuple[Split, DecodedImages]

@@ -31,7 +31,7 @@ from reid.spec import Experiment
 from reid.spec.network import contract_of
 from reid.spec.secret import open_values
 from reid.tracking.stage_run import StageRun
-from reid.training.choosing import ImagesByRole, chosen_on
+from reid.training.choosing import ImagesByRole, chosen_on, shares_of
 from reid.training.history import Row
 from reid.training.monitor import LogsMetrics, StepMonitor
 from reid.training.recipe import (
@@ -213,6 +213,7 @@ def _prepare(
         contract=contract,
         fingerprint=manifest.fingerprint,
         pixels=images.train_pixels,
+        shares=shares_of(manifest, images.train),
         on_device=plan.augments,
         channels_last=plan.channels_last,
     )

@@ -23,6 +23,7 @@ from reid.data.market1501 import Manifest, Split
 from reid.data.module import TrainingData
 from reid.data.picked import DecodedImages
 from reid.data.selection import Roles
+from reid.data.set_shares import SetShares
 from reid.data.store import open_store
 from reid.distributed.ranks import Ranks
 from reid.embeddings import UNTRAINED_EMBEDDINGS, Embeddings
@@ -172,12 +173,14 @@ def build_data(
     contract: Contract,
     fingerprint: str,
     pixels: DecodedImages | None = None,
+    shares: SetShares | None = None,
     on_device: bool = False,
     channels_last: bool = True,
 ) -> TrainingData:
     """The batches of the training images; label (N,): each image's row of the classifier.
 
-    pixels (N, H, W, C): the decoded images; None if they have a store of their own.
+    pixels (N, H, W, C): the decoded images; None if they have a store of their own. shares: see
+    reid.data.set_shares.
     """
     section, jitter = spec.dataset, spec.dataset.color_jitter
     return TrainingData(
@@ -200,6 +203,7 @@ def build_data(
             grey=section.grey_prob,
             autoaugment=section.autoaugment_prob,
         ),
+        shares=shares,
         on_device=on_device,
         channels_last=channels_last,
     )

@@ -1,13 +1,14 @@
 import json
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from reid.data.market1501 import Manifest
+from reid.data.market1501 import Manifest, TrainSet
 from reid.data.sampler import EpochSteps
 from reid.data.selection import held_out
 from reid.embeddings import Embeddings, embed
@@ -338,6 +339,26 @@ def test_the_number_of_classes_counts_held_out_persons_too(folder, tmp_path):
     with pytest.raises(DatasetError) as error:
         run(folder, tmp_path / "other", *HELD_OUT, "dataset.num_classes=6")
     assert "10 persons\n  dataset.num_classes: 6\n" in str(error.value)
+
+
+def test_sets_with_shares_train_and_a_resume_needs_the_same_shares(folder, tmp_path):
+    manifest = Manifest.load(folder / "data/dataset.json")
+
+    def with_shares(*shares: float) -> Outcome:
+        sets = (TrainSet("a", 0, 30, shares[0]), TrainSet("b", 30, 30, shares[1]))
+        replace(manifest, train_sets=sets).save(tmp_path / "dataset.json")
+        return train(
+            small_spec(folder, "train.num_epochs=1", "dataset.validation_persons=2"),
+            dataset=tmp_path / "dataset.json",
+            model=tmp_path / "model",
+            report=tmp_path / "report.html",
+            run=StageRun.none(),
+        )
+
+    assert with_shares(3, 1).metrics["epochs"] == 1
+    with pytest.raises(TrainingError) as error:
+        with_shares(1, 1)
+    assert "first: dataset.train_sets.a.share: then 3.0, now 1.0\n" in str(error.value)
 
 
 @pytest.mark.slow

@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reid.data.market1501 import Manifest, PersonImage, Split
+from reid.data.market1501 import Manifest, PersonImage, Split, TrainSet
 from reid.errors import DatasetError
-from reid.training.choosing import choose_roles, chosen_on, images_by_role
+from reid.training.choosing import choose_roles, chosen_on, images_by_role, shares_of
 
 EVERYONE = Split(
     Path("train"), tuple(PersonImage(f"{who}{camera}.jpg", who, camera) for who in range(1, 9) for camera in (1, 2))
@@ -58,3 +58,14 @@ def test_held_out_images_are_rows_of_the_training_store_and_damaged_ones_are_lef
         assert not {image.file for image in split.images} & damaged
     assert len(images.train) == len(roles.train) - 1
     assert len(images.gallery) == len(roles.gallery) - 1
+
+
+def test_shares_follow_the_images_that_are_trained_on():
+    images = EVERYONE.images
+    sets = (TrainSet("one", 0, 6, 2.0), TrainSet("two", 6, 10, 1.0))
+    manifest = Manifest("f", EVERYONE, EVERYONE, EVERYONE, train_sets=sets)
+    shares = shares_of(manifest, Split(EVERYONE.root, (images[0], images[6], images[5], images[15])))
+    assert shares is not None
+    assert (shares.names, shares.set_of.tolist(), shares.share) == (("one", "two"), [0, 1, 0, 1], (2.0, 1.0))
+    alike = Manifest("f", EVERYONE, EVERYONE, EVERYONE, train_sets=(TrainSet("one", 0, 6), TrainSet("two", 6, 10)))
+    assert shares_of(alike, EVERYONE) is None
