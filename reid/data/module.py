@@ -126,9 +126,9 @@ class TrainingData(pl.LightningDataModule):
         channels_last: bool = True,
     ) -> None:
         """pixels (N, H, W, C) uint8; label (N,) int64 classifier rows; num_instances: K, None for plain shuffling;
-        colours: how their colours are changed, None: not at all; shares: those of several training sets in a batch, None
-        if images are drawn as from one set; on_device: whether the training's device augments; channels_last: the memory
-        layout of the batches.
+        colours: how their colours are changed, None: not at all; shares: those of several training sets in a batch,
+        None if images are drawn as from one set; on_device: whether the training's device augments; channels_last: the
+        memory layout of the batches.
         """
         super().__init__()
         self._begin, self._gave_back = (0, 0), False

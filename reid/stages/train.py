@@ -30,8 +30,9 @@ from reid.tracking.stage_run import StageRun
 from reid.training.choosing import chosen_on
 from reid.training.fitting import train_on_devices
 from reid.training.history import Row, best_row, write_history
-from reid.training.recipe import refuse_other_network, roles_of
+from reid.training.images import roles_of
 from reid.training.record import ignore_row
+from reid.training.refusals import refuse_other_network
 from reid.training.resume import (
     BEST,
     Start,

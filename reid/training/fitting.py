@@ -33,22 +33,15 @@ from reid.spec.secret import open_values
 from reid.tracking.stage_run import StageRun
 from reid.training.choosing import ImagesByRole, chosen_on, shares_of
 from reid.training.history import Row
+from reid.training.images import build_data, images_of, roles_of, test_images_of, validation_of
 from reid.training.monitor import LogsMetrics, StepMonitor
-from reid.training.recipe import (
-    build_data,
-    build_module,
-    build_network,
-    build_validate,
-    images_of,
-    refuse_batch_of_one,
-    roles_of,
-    test_images_of,
-    validation_of,
-)
+from reid.training.recipe import build_module, build_network
 from reid.training.record import Record, ToldMetrics, ignore_row
+from reid.training.refusals import refuse_batch_of_one
 from reid.training.resume import LATEST, DurableCheckpoints, Start, read_training_checkpoint
 from reid.training.stopping import Stopping
 from reid.training.trainer import fit, seed_everything
+from reid.training.validating import build_validate
 from reid.training.validation import Validation
 
 logger = logging.getLogger(__name__)

@@ -160,7 +160,7 @@ def export(place: Place) -> Facts:
     from reid.model.checkpoint import load_model
     from reid.stages.export import export
     from reid.tracking.stage_run import StageRun
-    from reid.training.recipe import decoded
+    from reid.training.images import decoded
 
     torch.backends.cudnn.allow_tf32 = False
     onnx, files = place.folder / "model.onnx", {"parity": place.folder / "parity.json"}

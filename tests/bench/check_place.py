@@ -68,7 +68,7 @@ class Place:
         """Draws, looks at and decodes the images, once."""
         from reid.stages.manifest import manifest
         from reid.stages.validate import validate
-        from reid.training.recipe import decoded
+        from reid.training.images import decoded
 
         spec, data = self.spec(), self.dataset.parent
         if not self.dataset.exists():

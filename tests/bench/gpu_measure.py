@@ -77,7 +77,7 @@ class Scratch:
         watched("validate", self._spec(), [], gpu=self.gpu)
         from reid.data.market1501 import Manifest
         from reid.spec import load_spec
-        from reid.training.recipe import decoded
+        from reid.training.images import decoded
 
         spec, manifest = load_spec(self._spec()), Manifest.load(self.folder / "validate" / "dataset.json")
         splits = {"train": manifest.train.of_persons(), "query": manifest.query, "gallery": manifest.gallery}

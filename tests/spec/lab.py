@@ -23,8 +23,9 @@ from reid.spec.network import contract_of
 from reid.stages.outcome import Outcome
 from reid.stages.train import train
 from reid.tracking.stage_run import StageRun
+from reid.training.images import build_data
 from reid.training.lightning import Training
-from reid.training.recipe import build_data, build_module, build_network
+from reid.training.recipe import build_module, build_network
 from reid.training.resume import LATEST, DurableCheckpoints
 from reid.training.trainer import fit, seed_everything
 from tests.drawn_persons import GALLERY, QUERY, TRAIN, write_persons

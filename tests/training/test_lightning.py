@@ -18,7 +18,7 @@ from reid.training import trainer
 from reid.training.chosen_losses import build_losses
 from reid.training.lightning import Training
 from reid.training.plateau import Plateau
-from reid.training.recipe import refuse_batch_of_one
+from reid.training.refusals import refuse_batch_of_one
 from reid.training.resume import DurableCheckpoints
 from reid.training.schedule import build_optimizer, parameter_groups
 from reid.training.trainer import fit, seed_everything
