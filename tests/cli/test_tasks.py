@@ -366,10 +366,10 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize(
     ("task", "file", "room"),
     [
-        ("validate", "/report.html", 12 << 10),
+        ("validate", "/report.html", 16 << 10),
         ("train", "/model_epoch_000.pth", 1 << 20),
-        ("inference", "/inference.json", 20 << 10),
-        ("evaluate", "/embeddings.npz", 20 << 10),
+        ("inference", "/inference.json", 24 << 10),
+        ("evaluate", "/embeddings.npz", 24 << 10),
     ],
 )
 def test_a_full_disk_is_the_users_to_mend_and_named(

@@ -28,9 +28,9 @@ def test_the_line_of_the_demo_is_short_enough_to_be_read() -> None:
         '{"results_dir": "/tmp/reid", '
         '"model": {"backbone": "timm/test_resnet", "pretrain_choice": "", "input_width": 64, "input_height": 128, '
         '"feat_dim": null}, '
-        '"dataset": {"synthetic": {"root": "/data/demo"}, "num_classes": 120, "batch_size": 32, "padding": 5, '
-        '"re_prob": 0.25}, '
-        '"train": {"num_epochs": 25, "validation_interval": 5, "optim": {"name": "AdamW", "warmup_epochs": 3, '
+        '"dataset": {"synthetic": {"root": "/data/demo"}, "num_classes": 120, "validation_persons": 12, '
+        '"batch_size": 16, "padding": 5, "re_prob": 0.25}, '
+        '"train": {"num_epochs": 30, "validation_interval": 2, "optim": {"name": "AdamW", "warmup_epochs": 3, '
         '"warmup_method": "cosine", "base_lr": 0.003}}, '
         '"mlflow": {"experiment": "demo", "registered_model": "reid-demo"}}'
     )
@@ -50,8 +50,8 @@ def test_any_text_comes_through(text: str) -> None:
 
 def test_an_edit_of_the_line_changes_the_field() -> None:
     line = spec_on_cluster(load_spec(SPECS / "demo.yaml"), "/data")
-    assert load_spec(text=line.replace('"num_epochs": 25', '"num_epochs": 7')).train.num_epochs == 7
-    assert json.loads(line)["train"]["num_epochs"] == 25
+    assert load_spec(text=line.replace('"num_epochs": 30', '"num_epochs": 7')).train.num_epochs == 7
+    assert json.loads(line)["train"]["num_epochs"] == 30
 
 
 def test_a_key_is_not_in_it() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reid.data import file_index
+from reid.data import image_file
 from reid.data.market1501 import Manifest
 from reid.errors import DatasetError
 from reid.spec import Experiment, load_spec
@@ -58,7 +58,7 @@ def test_a_pod_without_validates_index_hashes_the_images_and_decodes_none(
     def fail(*_: object) -> None:
         raise AssertionError("an image was decoded")
 
-    monkeypatch.setattr(file_index.Image, "open", fail)
+    monkeypatch.setattr(image_file.Image, "open", fail)
     elsewhere, _ = listed(spec_of(market, tmp_path / "another"), fingerprint, tmp_path)
     assert elsewhere == here
     assert not (tmp_path / "another" / "store" / "index.json").exists()  # nothing in it would have been decoded

@@ -18,7 +18,9 @@ def vit(**changes: Any) -> Embedder:
 
 
 def grouped(network: Embedder) -> list[dict[str, Any]]:
-    groups = parameter_groups(network, base_lr=0.1, weight_decay=5e-4, bias_lr_factor=2, weight_decay_bias=1e-4)
+    groups = parameter_groups(
+        network, base_lr=0.1, weight_decay=5e-4, bias_lr_factor=2, weight_decay_bias=1e-4, large_fc_lr=False
+    )
     return split_by_layer(groups, network, layer_decay=0.5)
 
 
