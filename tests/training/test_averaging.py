@@ -130,7 +130,7 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.parametrize("precision", ["32", "fp16"])
+@pytest.mark.parametrize("precision", ["32", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_a_resumed_training_has_the_same_average_to_the_bit(folder, tmp_path, precision):
     overrides = ["train.ema_decay=0.9", f"train.precision={precision}"]
     whole = read(stage(folder, tmp_path / "whole", "train.num_epochs=2", *overrides))
