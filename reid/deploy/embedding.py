@@ -55,8 +55,8 @@ def embed_on_devices(
         "all_test_sets": all_test_sets,
     }
 
-    def opened(contract: str, settings: dict[str, str]) -> None:
-        cards.append(ModelCard(file, Contract.from_json(contract), settings))
+    def opened(contract: str, settings: dict[str, str], network_settings: dict[str, Any]) -> None:
+        cards.append(ModelCard(file, Contract.from_json(contract), settings, network_settings))
         check(cards[0])
 
     with TemporaryDirectory(prefix="reid-") as folder:
@@ -95,7 +95,12 @@ def embed_as_rank(
     splits = splits_of(manifest, all_test_sets=all_test_sets)
     images = sum(len(split) for split in splits.values()) // ranks.size
     model = open_model(Path(file), device=devices[ranks.local_rank], images=images)
-    tell("opened", contract=model.contract.to_json(), settings=model.settings)
+    tell(
+        "opened",
+        contract=model.contract.to_json(),
+        settings=model.settings,
+        network_settings=model.network_settings,
+    )
     parts, images_per_second = embed_splits(
         model,
         splits,

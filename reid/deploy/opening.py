@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from reid.contract import Contract
 from reid.distributed.devices import CPU, gpu_number
@@ -32,6 +33,8 @@ class OpenModel:
     contract: Contract
     settings: dict[str, str] = field(default_factory=dict)
     """What the report says about it: backbone, device, runner."""
+    network_settings: dict[str, Any] = field(default_factory=dict)
+    """The keyword values of build_embedder that the file states; empty if it states none."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class ModelCard:
     contract: Contract
     settings: dict[str, str]
     """What the report says about it: backbone, device, runner."""
+    network_settings: dict[str, Any]
+    """The keyword values of build_embedder that the file states; empty if it states none."""
 
     @property
     def chosen_on(self) -> str:
@@ -93,8 +98,8 @@ def _open_checkpoint(file: Path, device: str, images: int) -> OpenModel:
 
         threads = torch.get_num_threads()
         if model := faster_on_the_cpu(loaded, images=images, threads=threads, name=file.name):
-            return OpenModel(file, model, loaded.contract, settings | {"runner": "ONNX Runtime, FP32"})
-    return OpenModel(file, loaded.of_pixels(), loaded.contract, settings)
+            return OpenModel(file, model, loaded.contract, settings | {"runner": "ONNX Runtime, FP32"}, loaded.settings)
+    return OpenModel(file, loaded.of_pixels(), loaded.contract, settings, loaded.settings)
 
 
 def _require_device(device: str, *, present: int) -> None:
@@ -110,7 +115,7 @@ def _open_onnx(file: Path, _device: str, _images: int) -> OpenModel:
     logger.info("%s: ONNX Runtime runs it on the CPU", file.name)
     backbone = str(opened.settings.get("backbone", "unknown"))
     settings = {"backbone": backbone, "device": CPU, "runner": f"ONNX Runtime, {opened.data_type}"}
-    return OpenModel(file, opened, opened.contract, settings)
+    return OpenModel(file, opened, opened.contract, settings, opened.settings)
 
 
 def _open_engine(file: Path, device: str, _images: int) -> OpenModel:

@@ -186,7 +186,7 @@ def _fields_that_fit(network: Embedder, named: Named) -> list[str]:
         fitting.append(f"model.input_channels={stem[1]}")
     gem = "pool.power" in shapes
     if gem != (settings["pooling"] == "gem"):
-        plain = "class" if has_class_token(network.base) else "mean"
+        plain = "class or model.pooling=mean" if has_class_token(network.base) else "mean"
         fitting.append(f"model.pooling={'gem' if gem else plain}")
     fitting += _patches_that_fit(network, shapes.get("base.pos_embed"))
     reduction = shapes.get("reduction.weight") or shapes.get("reduction.0.weight")

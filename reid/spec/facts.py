@@ -105,7 +105,8 @@ class SaidByModel(Fact):
     """The file of a trained model says the field too: a spec that gives another value is refused."""
 
     contract: str | None
-    """The field of reid.contract.Contract that says it; None: the file says it outside the contract."""
+    """The field of reid.contract.Contract that says it; None: the file says it among the settings of
+    its network, under the keyword of its PartOfNetwork."""
     tasks: ClassVar[tuple[Task, ...]] = ("evaluate", "inference", "export")
 
 

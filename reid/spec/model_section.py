@@ -31,7 +31,9 @@ class Model(Section):
     on."""
     stem_pool: Annotated[Literal["padded", "ceil"], PartOfNetwork("stem_pool")] = "padded"
     """Max pooling of a ResNet's stem. padded: by a pixel on all sides (torchvision, TAO); ceil: without (fast-reid)."""
-    pooling: Annotated[Literal["auto", "class", "mean", "gem"], PartOfNetwork("pooling")] = "auto"
+    pooling: Annotated[
+        Literal["auto", "class", "mean", "gem"], PartOfNetwork("pooling"), SaidByModel(contract=None)
+    ] = "auto"
     """What makes one vector of the backbone's output. class: the class token of a ViT; mean: the mean of the map or of
     the patches; gem: the generalized mean with a learned power (Radenovic et al. 2019); auto: class if there is a class
     token, else mean."""
@@ -83,7 +85,12 @@ class Model(Section):
     """Whether a Swin's embedding is reduced to feat_dim."""
     semantic_weight: Annotated[float, PartOfNetwork("semantic_weight")] = 1.0
     """Weight of the semantic controller that SOLIDER adds to a Swin; a negative one switches it off."""
-    stride_size: Annotated[list[Count], Field(min_length=2, max_length=2), PartOfNetwork("stride_size")] = [16, 16]
+    stride_size: Annotated[
+        list[Count],
+        Field(min_length=2, max_length=2),
+        PartOfNetwork("stride_size"),
+        SaidByModel(contract=None),
+    ] = [16, 16]
     """Pixels from one patch of a ViT to the next, down and right, but at most a patch; less: the patches overlap."""
 
     @field_validator("neck", "pretrain_choice", mode="before")

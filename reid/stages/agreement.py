@@ -1,24 +1,30 @@
 """A spec that describes another model than the model's file does is refused, never overlooked."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from reid.contract import Contract
 from reid.errors import ArtifactError
 from reid.spec import Experiment
-from reid.spec.facts import SaidByModel
-from reid.spec.fields import fields_with
+from reid.spec.facts import PartOfNetwork, SaidByModel
+from reid.spec.fields import fields_with, value_of
+from reid.spec.names import is_vit
 
 
-def require_agreement(spec: Experiment, contract: Contract, backbone: str | None, model: Path) -> None:
+def require_agreement(spec: Experiment, contract: Contract, network: Mapping[str, Any], model: Path) -> None:
     """Raises ArtifactError if a field that the spec gives is not what the model's file says.
 
-    `backbone` is the one that the file names, None if it names none. A field that the spec does not give is not
-    compared. The stages of a pipeline are handed none of these fields, so that there the model alone says them.
+    `network` has the keyword values of build_embedder that the file states; what it does not state is not compared, nor
+    is a field that the spec does not give. The stages of a pipeline are handed none of these fields, so that there the
+    model alone says them.
     """
-    _require_backbone(spec, backbone, model)
+    keywords = fields_with(PartOfNetwork)
     for name, fact in fields_with(SaidByModel).items():
         if fact.contract:
             _require_field(spec, name, contract, entry=fact.contract, model=model)
+        else:
+            _require_setting(spec, name, network.get(keywords[name].keyword), model)
 
 
 def _require_field(spec: Experiment, name: str, contract: Contract, *, entry: str, model: Path) -> None:
@@ -36,18 +42,24 @@ def _require_field(spec: Experiment, name: str, contract: Contract, *, entry: st
         )
 
 
-def _require_backbone(spec: Experiment, found: str | None, model: Path) -> None:
-    wanted = spec.model.backbone
-    if "backbone" not in spec.model.model_fields_set or found in (None, "unknown", wanted):
+def _require_setting(spec: Experiment, name: str, found: Any, model: Path) -> None:
+    """Compares one field of the spec with what the file says of its network; None if it does not say it."""
+    section, _, key = name.partition(".")
+    given = value_of(spec, name)
+    if key not in getattr(spec, section).model_fields_set or found is None or given in ("auto", found):
         return
-    from reid.model.backbones import timm_name
+    if key == "stride_size" and not is_vit(spec.model.backbone):
+        return  # it has no effect there, which the spec's warning says
+    if key == "backbone":
+        from reid.model.backbones import timm_name
 
-    if timm_name(str(found)) != timm_name(wanted):
-        raise ArtifactError(
-            f"{model}: a checkpoint of model.backbone {found}\n"
-            f"  found: {wanted} in the spec\n"
-            "  want:  the model's own, or the field left out: the model knows its network"
-        )
+        if timm_name(found) == timm_name(given):
+            return
+    raise ArtifactError(
+        f"{model}: a checkpoint of {name} {found}\n"
+        f"  found: {given} in the spec\n"
+        "  want:  the model's own, or the field left out: the model knows its network"
+    )
 
 
 def _plain(value: object) -> object:

@@ -33,5 +33,5 @@ def embed_dataset(
         store=Path(spec.store_dir),
         with_junk=with_junk,
         all_test_sets=all_test_sets,
-        check=lambda opened: require_agreement(spec, opened.contract, opened.settings.get("backbone"), opened.file),
+        check=lambda opened: require_agreement(spec, opened.contract, opened.network_settings, opened.file),
     )

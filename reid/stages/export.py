@@ -49,7 +49,7 @@ def export(spec: Experiment, *, dataset: Path, model: Path, onnx: Path, parity: 
     section, key = spec.export, _key(spec.export)
     manifest, checkpoint = Manifest.load(dataset), find_checkpoint(model)
     loaded = load_model(checkpoint)
-    require_agreement(spec, loaded.contract, loaded.settings["backbone"], checkpoint)
+    require_agreement(spec, loaded.contract, loaded.settings, checkpoint)
     sample = open_sample(manifest, limit=section.parity_images, contract=loaded.contract, store=Path(spec.store_dir))
     candidate = onnx.with_name(f"{onnx.name}.candidate")
     export_onnx(

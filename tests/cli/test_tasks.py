@@ -235,6 +235,16 @@ def test_a_checkpoint_of_another_backbone_than_the_spec_names_is_refused(
     )
 
 
+def test_a_checkpoint_of_another_pooling_than_the_spec_gives_is_refused(
+    spec: Callable[..., Experiment], trained: Path
+) -> None:
+    assert refusal(ArtifactError, "inference", spec("model.pooling=gem")) == (
+        f"{trained}/train/reid_model_best.pth: a checkpoint of model.pooling mean\n"
+        "  found: gem in the spec\n"
+        "  want:  the model's own, or the field left out: the model knows its network"
+    )
+
+
 @pytest.mark.parametrize("task", ["validate", "train", "evaluate", "inference", "export"])
 def test_images_that_cannot_be_used_are_reported_and_nothing_is_lost(
     spec: Callable[..., Experiment], market: Path, tmp_path: Path, task: str
