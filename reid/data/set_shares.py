@@ -7,11 +7,12 @@ at least once: a set that needs fewer steps than another begins again, with batc
 Shapes: N images, S steps, B global batch, P persons a batch, K images a person, M sets.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
+from reid.data.places import places
 from reid.data.sampler import EpochSteps, Indices, identity_batches, identity_steps, rank_columns, shuffled_batches
 from reid.errors import DatasetError, SpecError
 
@@ -28,20 +29,6 @@ class SetShares(NamedTuple):
     """(N,): the set of each image, from 0."""
     share: tuple[float, ...]
     """(M,): relative to each other."""
-
-
-def places(count: int, share: Sequence[float]) -> list[int]:
-    """How many of `count` equal places each set gets: its share, rounded by the largest remainder.
-
-    All shares are rounded down, and the places that are left go to the largest remainders, the first set of equals
-    first.
-    """
-    exact = count * np.array(share, np.float64) / float(sum(share))
-    floors = np.floor(exact + 1e-9)
-    given = floors.astype(np.int64)
-    for chosen in np.argsort(-(exact - floors), kind="stable")[: count - int(given.sum())]:
-        given[chosen] += 1
-    return [int(number) for number in given]
 
 
 def shared_batches(

@@ -3,7 +3,7 @@
 # ruff: noqa: RUF012 - pydantic copies a mutable default for each instance
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from reid.data.layouts.layout import LayoutName
 from reid.spec.facts import (
@@ -152,7 +152,7 @@ class Dataset(Section):
     """Folder of the decoded images; null: <results_dir>/store."""
     num_classes: Count | None = 751
     """Number of persons in the training images; null: they are counted."""
-    validation_persons: Annotated[int | float, AfterValidator(require_persons), DecidesTraining()] | None = None
+    validation_persons: Annotated[int | float, BeforeValidator(require_persons), DecidesTraining()] | None = None
     """Training persons that are held out: the best checkpoint, val_loss and AutoReduce are decided on them. A whole
     number of persons, or a share between 0 and 1 of all; train.seed draws them among those that are seen by at least
     two cameras. null: no person is held out, and the choice is made on the query and gallery images that are reported,

@@ -20,6 +20,9 @@ def read_as(spec: Experiment) -> Iterator[Finding]:
     model = spec.model
     if model.with_center_loss and model.metric_loss_type == "triplet" and spec.dataset.sampler != "softmax":
         yield "model.metric_loss_type", "'triplet' is read as 'triplet_center', because model.with_center_loss is true"
+    frozen, epochs = spec.train.freeze_epochs, spec.train.num_epochs
+    if frozen >= epochs:
+        yield "train.freeze_epochs", f"{frozen} of train.num_epochs = {epochs}: the backbone never learns"
 
 
 def replaced(spec: Experiment) -> Iterator[Finding]:
@@ -113,9 +116,9 @@ def _optim(spec: Experiment) -> Iterator[SwitchedOff]:
         (falls, ["lr_steps", "gamma"], "train.optim.lr_scheduler = Cosine does not read it"),
         (not falls, ["flat_epochs", "lr_floor"], "only train.optim.lr_scheduler = Cosine reads it"),
         (
-            falls and flat >= spec.train.num_epochs,
-            ["lr_floor"],
-            f"train.num_epochs = {spec.train.num_epochs} leaves no epoch after the {flat} flat ones",
+            falls and flat + 1 >= spec.train.num_epochs,
+            ["lr_scheduler", "lr_floor"],
+            f"the learning rate would fall from epoch {flat + 2} on, and train.num_epochs = {spec.train.num_epochs}",
         ),
         (cosine, ["warmup_iters", "warmup_factor", "lr_steps"], "the cosine schedule does not read it"),
         (cosine and not plateau, ["gamma"], "the cosine schedule does not read it"),

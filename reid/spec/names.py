@@ -57,10 +57,10 @@ def is_vit(backbone: str) -> bool:
     return model.startswith(("vit_", "deit", "flexivit_", "test_vit")) and not _OTHER_VITS.search(model)
 
 
-def require_persons(value: int | float) -> int | float:
+def require_persons(value: object) -> object:
     """The value, if it is a whole number of persons from 2 on, or a share of them between 0 and 1."""
-    whole = isinstance(value, int)
-    if value < 2 if whole else not 0 < value < 1:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 2
+    if not whole and not (isinstance(value, float) and 0 < value < 1):
         raise PydanticCustomError("persons", "a whole number from 2 on, or a share above 0 and below 1, e.g. 0.1")
     return value
 

@@ -5,6 +5,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from reid.data.places import places
 from reid.spec.names import BACKBONES, FUSED_OPTIMIZERS, is_vit
 from reid.spec.partial_spec import PartialSpec, RefusedField
 from reid.spec.sections import Experiment
@@ -165,6 +166,22 @@ def _shares(spec: Any) -> Iterator[Finding]:
         )
 
 
+def _share_without_a_place(spec: Any) -> Iterator[Finding]:
+    """A batch that does not divide into groups of one person's images has another finding."""
+    dataset, shares = spec.dataset, [part.share for part in spec.dataset.train_sets]
+    instances = dataset.num_instances if dataset.sampler != "softmax" else 1
+    if None in shares or dataset.batch_size % instances:
+        return
+    count, what = dataset.batch_size // instances, "images" if dataset.sampler == "softmax" else "persons"
+    for part, own in zip(dataset.train_sets, places(count, shares)):
+        if not own:
+            yield (
+                "dataset.train_sets",
+                f"{part.name}: share {part.share:g} of {sum(shares):g} is not one of the {count} {what} of a batch; "
+                "want a larger share, or a larger dataset.batch_size",
+            )
+
+
 def _int8(spec: Any) -> Iterator[Finding]:
     if spec.gen_trt_engine.tensorrt.data_type == "INT8":
         yield "gen_trt_engine.tensorrt.data_type", "INT8 is not built here (no calibration); want FP32 or FP16"
@@ -188,6 +205,7 @@ RULES: tuple[Callable[[Any], Iterator[Finding]], ...] = (
     partial(_set_names, name="train_sets"),
     partial(_set_names, name="test_sets"),
     _shares,
+    _share_without_a_place,
     partial(_picture, name="output_cmc_curve_plot"),
     partial(_picture, name="output_sampled_matches_plot"),
     _profile,

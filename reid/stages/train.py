@@ -93,9 +93,13 @@ def train(
 
 def _settings(spec: Experiment, manifest: Manifest) -> dict[str, Any]:
     """The fields that decide what a training gives, by their dotted names, the data set's fingerprint and shares."""
-    deciding = {name: value_of(spec, name) for name, fact in fields_with(DecidesTraining).items() if fact.decides}
     shares = {f"dataset.train_sets.{part.name}.share": part.share for part in manifest.train_sets if part.share}
-    return {"fingerprint": manifest.fingerprint, **shares, **deciding}
+    return {"fingerprint": manifest.fingerprint, **shares, **_deciding_fields(spec)}
+
+
+def _deciding_fields(spec: Experiment) -> dict[str, Any]:
+    """The fields that decide what a training gives, by their dotted names."""
+    return {name: value_of(spec, name) for name, fact in fields_with(DecidesTraining).items() if fact.decides}
 
 
 def _starting_point(spec: Experiment, manifest: Manifest, model: Path, settings: dict[str, Any]) -> Start | None:
@@ -132,9 +136,8 @@ def _compare_settings(spec: Experiment, manifest: Manifest, settings: dict[str, 
     network, the persons and the optimizer are the same and there is an epoch left to train.
     """
     named = spec.train.resume_training_checkpoint_path
-    unset = Experiment()  # a field that is newer than the checkpoint has a default that changes nothing
-    older = {name: value_of(unset, name) for name in settings if name != "fingerprint"}
-    before = older | start.checkpoint["training"]["settings"]
+    # a field that is newer than the checkpoint has a default that changes nothing
+    before = _deciding_fields(Experiment()) | start.checkpoint["training"]["settings"]
     differing = sorted(name for name in before | settings if before.get(name) != settings.get(name))
     first = (
         f"{differing[0]}: then {before.get(differing[0])!r}, now {settings.get(differing[0])!r}" if differing else ""

@@ -186,11 +186,18 @@ def validation_persons(lab: Lab) -> None:
         assert len(trained.checkpoint["reid"]["persons"]) == 2
         assert trained.epochs[0]["validation_persons"] == 2
     assert len(lab.train().checkpoint["reid"]["persons"]) == 4
-    for value in ("1", "1.0", "0.0", "-3"):
+    for value, found in (
+        ("1", "1 (int)"),
+        ("1.0", "1.0 (float)"),
+        ("0.0", "0.0 (float)"),
+        ("-3", "-3 (int)"),
+        ("true", "True (bool)"),
+        ("ten", "'ten' (str)"),
+    ):
         with pytest.raises(SpecError) as caught:
             lab.spec(f"dataset.validation_persons={value}")
         assert str(caught.value) == (
-            f"command line: dataset.validation_persons: found {value} ({'float' if '.' in value else 'int'}); "
+            f"command line: dataset.validation_persons: found {found}; "
             "want: a whole number from 2 on, or a share above 0 and below 1, e.g. 0.1"
         )
 

@@ -48,7 +48,8 @@ def flat_epochs(lab: Lab) -> None:
     assert lab.warnings("train.optim.flat_epochs=2") == [
         "spec: train.optim.flat_epochs has no effect: only train.optim.lr_scheduler = Cosine reads it"
     ]
-    assert lab.warnings(COSINE, "train.optim.lr_steps=[3]", "train.optim.gamma=0.5") == [
+    short = "train.optim.warmup_iters=0"
+    assert lab.warnings(COSINE, short, "train.optim.lr_steps=[3]", "train.optim.gamma=0.5") == [
         f"spec: train.optim.{name} has no effect: train.optim.lr_scheduler = Cosine does not read it"
         for name in ("lr_steps", "gamma")
     ]
@@ -65,7 +66,11 @@ def lr_floor(lab: Lab) -> None:
     assert _rates(lab, COSINE, flat, "train.optim.lr_floor=0.5") == _shares(1, 1, 1, 0.75)
     assert lab.warnings(
         COSINE, flat, "train.num_epochs=2", "train.optim.warmup_iters=0", "train.optim.lr_floor=0.5"
-    ) == ["spec: train.optim.lr_floor has no effect: train.num_epochs = 2 leaves no epoch after the 2 flat ones"]
+    ) == [
+        f"spec: train.optim.{name} has no effect: {why}"
+        for why in ["the learning rate would fall from epoch 4 on, and train.num_epochs = 2"]
+        for name in ("lr_scheduler", "lr_floor")
+    ]
 
 
 def lr_monitor(lab: Lab) -> None:

@@ -192,6 +192,29 @@ def test_a_triplet_loss_with_the_centre_loss_on_is_both(caplog: pytest.LogCaptur
     ]
 
 
+def test_a_backbone_that_is_frozen_in_all_epochs_never_learns(caplog: pytest.LogCaptureFixture) -> None:
+    notice = "train.freeze_epochs: 3 of train.num_epochs = 3: the backbone never learns"
+    assert said("train: {freeze_epochs: 3, num_epochs: 3}", caplog) == [notice]
+    caplog.clear()
+    assert said("train: {freeze_epochs: 2, num_epochs: 3}", caplog) == []
+
+
+def test_each_training_set_with_a_share_has_a_place_in_a_batch() -> None:
+    # 8 persons for 7 : 1 are 7 and 1; for 15 : 1 they are 7.5 and 0.5, and the place that is left is the first set's
+    def sets(share: int, more: str = "") -> str:
+        one, two = f"{{name: one, root: a, share: {share}}}", "{name: two, root: b, share: 1}"
+        return f"dataset: {{train_sets: [{one}, {two}], batch_size: 32, num_instances: 4{more}}}"
+
+    load_spec(text=sets(7))
+    load_spec(text=sets(15, ", sampler: softmax"))
+    with pytest.raises(SpecError) as caught:
+        load_spec(text=sets(15))
+    assert str(caught.value) == (
+        "spec: dataset.train_sets: two: share 1 of 16 is not one of the 8 persons of a batch; "
+        "want a larger share, or a larger dataset.batch_size"
+    )
+
+
 def test_paths_that_a_pipeline_does_not_read_are_named(caplog: pytest.LogCaptureFixture) -> None:
     warn_of_replaced_paths(load_spec(text=""))
     assert not caplog.messages
