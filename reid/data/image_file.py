@@ -111,11 +111,7 @@ def pixels_as_ever(data: bytes) -> bool:
         image = _opened(data)
         if image.format != "JPEG":
             image.load()  # a PNG may have its EXIF block behind its pixels
-        return (
-            image.mode not in DEEP_MODES
-            and _orientation(image) not in TURNED
-            and not getattr(image, "tag_v2", {})
-        )
+        return image.mode not in DEEP_MODES and _orientation(image) not in TURNED and not getattr(image, "tag_v2", {})
     except Unreadable:
         raise
     except Exception as error:

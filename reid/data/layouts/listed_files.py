@@ -50,8 +50,10 @@ class Lines:
             self._seen.add(image.file)
             self.images.append(NamedImage(str(path), image.person, image.camera))
 
-    def found(self, names: FileNames) -> Found:
-        """The split."""
+    def found(self, names: FileNames, *, lists: str) -> Found:
+        """The split. lists: the files that list it, for the error if they list no image at all."""
+        if not self.images and not self.bad:
+            return Found(self.root, names, error=f"{lists}: lists no image of this split")
         faults = tuple(Fault(check, message, tuple(lines)) for (check, message), lines in self.bad.items())
         return Found(self.root, names, tuple(self.images), faults=faults)
 
