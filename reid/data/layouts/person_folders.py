@@ -73,8 +73,8 @@ def _advice(root: Path) -> str:
         return ""
     return (
         f"{root}: found {counted(len(persons), 'folder')}, first {persons[0]}, none of them train, query or gallery; "
-        f"want {TREE}: move the persons to train on into train, and of each other person some images into query, the others into "
-        "gallery"
+        f"want {TREE}: move the persons to train on into train, and of each other person some images into query, the "
+        "others into gallery"
     )
 
 
