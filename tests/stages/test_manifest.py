@@ -58,7 +58,7 @@ def test_a_pod_without_validates_index_hashes_the_images_and_decodes_none(
     def fail(*_: object) -> None:
         raise AssertionError("an image was decoded")
 
-    monkeypatch.setattr(file_index.Image, "open", fail)
+    monkeypatch.setattr(file_index, "decode", fail)
     elsewhere, _ = listed(spec_of(market, tmp_path / "another"), fingerprint, tmp_path)
     assert elsewhere == here
     assert not (tmp_path / "another" / "store" / "index.json").exists()  # nothing in it would have been decoded
