@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +62,13 @@ def convert(layout: LayoutName, root: Path, output: Path, *, names: FileNames, c
     if os.path.lexists(output):
         raise DatasetError(f"{output}: exists already; a data set is converted into a new folder only")
     found = read_set(layout, root.absolute(), splits=SPLITS, names=names)
-    if wrong := [f"\n  {split}: {what}" for split in SPLITS for what in _objections(found, split)]:
-        raise DatasetError(f"{root}: not converted: {counted(len(wrong), 'error')}{''.join(wrong)}")
+    wrong: dict[str, list[str]] = {}  # what is wrong -> the splits; a missing list or root is wrong for all of them
+    for split in SPLITS:
+        for what in _objections(found, split):
+            wrong.setdefault(what, []).append(split)
+    if wrong:
+        lines = "".join(f"\n  {', '.join(names)}: {what}" for what, names in wrong.items())
+        raise DatasetError(f"{root}: not converted: {counted(len(wrong), 'error')}{lines}")
     splits = {split: found.numbered.listings[split].split for split in SPLITS}
     with made_in_turn(output):
         if os.path.lexists(output):
@@ -84,8 +90,18 @@ def _objections(found: ReadSet, split: str) -> Iterator[str]:
     if listing.misnamed:
         first = listing.root / listing.misnamed[0]
         yield f"{len(listing.misnamed)} of {len(listing.files)} images are not {part.names.wanted}\n    first: {first}"
+    if closed := [f"{path}: {why}" for path in listing.split.paths if (why := _why_no_file(path))]:
+        yield f"{counted(len(closed), 'image')} cannot be read\n    first: {closed[0]}"
     if not listing.files and not listing.faults:
         yield f"no image in {listing.root}{found_instead(listing)}"
+
+
+def _why_no_file(path: Path) -> str:
+    """Why there is no regular file, to which links may lead; "" if there is one."""
+    try:
+        return "" if stat.S_ISREG(path.stat().st_mode) else "not a regular file"
+    except OSError as error:
+        return error.strerror or type(error).__name__
 
 
 def _write_whole(splits: dict[str, Split], output: Path, *, renamed: dict[int, str], copy: bool) -> tuple[int, int]:

@@ -58,7 +58,7 @@ def persons_of(survey: SplitSurvey) -> set[int]:
 
 def _folder(survey: SplitSurvey) -> Iterator[Finding]:
     if survey.folder_error:
-        yield Finding("error", "missing folder", f"{survey.name}: {survey.folder_error}", 1)
+        yield Finding("error", "cannot be listed", f"{survey.name}: {survey.folder_error}", 1)
 
 
 def _empty(survey: SplitSurvey) -> Iterator[Finding]:

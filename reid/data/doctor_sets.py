@@ -14,8 +14,7 @@ from reid.data.doctor import (
     persons_of,
 )
 from reid.data.findings import EXAMPLES, Finding, SplitSummary, counted
-from reid.data.layouts.named_files import MARKET_FOLDERS
-from reid.data.sets import TEST_SPLITS, MainSet, Place, SetsSeen, of_set
+from reid.data.sets import TEST_SPLITS, Place, SetsSeen, of_set
 from reid.data.surveys import SplitSurvey, Surveys, summarize
 
 
@@ -57,7 +56,7 @@ def across_sets(seen: SetsSeen) -> Iterator[Finding]:
     """Findings about test images and test persons among the training images of another set, or of the same one."""
     trained = [(part.wanted.name, part.wanted.place, part.survey) for part in seen.train_sets]
     tested: list[tuple[str, Place | None, Surveys]] = [
-        ("", seen.main.place or _common_place(seen.main), {name: seen.surveys[name] for name in TEST_SPLITS}),
+        ("", seen.main.home, {name: seen.surveys[name] for name in TEST_SPLITS}),
         *((part.wanted.name, part.wanted.place, part.surveys) for part in seen.test_sets),
     ]
     for train_name, train_place, train in trained:
@@ -70,15 +69,6 @@ def across_sets(seen: SetsSeen) -> Iterator[Finding]:
         for test_name, _, test in tested[1:]:
             found = list(_test_images_in_training(seen.surveys["train"], test))
             yield from (of_set(finding, f"main set and {test_name}") for finding in found)
-
-
-def _common_place(main: MainSet) -> Place | None:
-    """The place of a main set whose folders are named one by one; None if they do not lie in one folder."""
-    folders = [Path(main.folders[name] or "").absolute() for name in TEST_SPLITS]
-    roots = {folder.parent for folder in folders}
-    if len(roots) > 1 or [folder.name for folder in folders] != [MARKET_FOLDERS[name] for name in TEST_SPLITS]:
-        return None
-    return Place("market1501", roots.pop(), main.names)
 
 
 def _test_images_in_training(train: SplitSurvey, test: Surveys) -> Iterator[Finding]:

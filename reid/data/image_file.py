@@ -1,11 +1,11 @@
 """Reads image files: the one place at which bytes become pixels, for the store, the reports, the clients and the crops.
 
-The pixels are those that a viewer shows:
+The pixels are those that PIL's convert gives, as torchreid and fast-reid use it, except for the first two rules:
 
 - The EXIF orientation is applied. If the EXIF block is damaged, or says none of 1 to 8, the pixels stay as stored.
 - 16-bit grey is value / 257, rounded. 32-bit whole numbers from 0 to 255 stay, those up to 65535 count as 16-bit grey,
   others are scaled from least to greatest. Floats from 0 to 1 are times 255, others scaled from least to greatest.
-- What is transparent lies on white.
+- Transparency is ignored: alpha is dropped, and a transparent pixel has the colour that is stored.
 - CMYK becomes RGB by PIL's formula, (255 - C)(255 - K) / 255; colour profiles are not applied.
 - Of several frames the first is read.
 """
@@ -30,6 +30,8 @@ LARGEST_PIXELS = 89_478_485
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 """PIL's modes of more than 8 bits a channel."""
 MODES = (*DEEP_MODES, "1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
+OPAQUE = {"LA": "L", "PA": "RGB", "RGBA": "RGB"}
+"""Modes with alpha -> the mode without."""
 UPRIGHT, DAMAGED_EXIF = 1, 0
 EMPTY_FILE = "empty file"
 ORIENTATION_TAG = 0x0112
@@ -54,7 +56,7 @@ class Decoded:
     """The content of an image file."""
 
     image: Image.Image
-    """Upright, 8 bits a channel, nothing transparent."""
+    """Upright, 8 bits a channel; of mode RGB or L if the file has alpha or a transparent colour."""
     mode: str
     """PIL's mode of the file: RGB, L, P, RGBA, I;16, ..."""
     format: str
@@ -109,12 +111,7 @@ def pixels_as_ever(data: bytes) -> bool:
         image = _opened(data)
         if image.format != "JPEG":
             image.load()  # a PNG may have its EXIF block behind its pixels
-        return (
-            image.mode not in DEEP_MODES
-            and not image.has_transparency_data
-            and _orientation(image) not in TURNED
-            and not getattr(image, "tag_v2", {})
-        )
+        return image.mode not in DEEP_MODES and _orientation(image) not in TURNED and not getattr(image, "tag_v2", {})
     except Unreadable:
         raise
     except Exception as error:
@@ -165,13 +162,11 @@ def _orientation_in(tiff: bytes) -> int:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """The image with 8 bits a channel and nothing transparent; of the same mode if it was so already."""
+    """The image with 8 bits a channel and without transparency; of the same mode if it was so already."""
     if image.mode in DEEP_MODES:
         return Image.fromarray(_scaled(np.asarray(image), of_16_bits=image.mode.startswith("I;16")))
-    if image.has_transparency_data:
-        picture = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return image
+    image.info.pop("transparency", None)  # it changes no colour, but PIL warns of it, or looks for its place
+    return image.convert(OPAQUE[image.mode]) if image.mode in OPAQUE else image
 
 
 def _scaled(values: NDArray[np.generic], *, of_16_bits: bool) -> NDArray[np.uint8]:

@@ -169,6 +169,10 @@ class TestSet:
     """Junk included."""
 
 
+MAIN_SET = "main"
+"""The name of the main test set, query and gallery, beside the further ones."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The data set as the later stages see it: which images, whose, and a fingerprint of all their bytes."""
@@ -183,6 +187,8 @@ class Manifest:
     """The sets that the training images come from; () if they are one set without a name."""
     test_sets: tuple[TestSet, ...] = field(default=(), kw_only=True)
     """The test sets beside query and gallery."""
+    trained_on: tuple[str, ...] = field(default=(MAIN_SET,), kw_only=True)
+    """Names of the test sets whose data set is also trained on; they are of other persons."""
 
     def save(self, path: Path) -> None:
         """Writes JSON, the same bytes for the same data set; missing folders above the file are created."""
@@ -195,6 +201,8 @@ class Manifest:
                 {"name": part.name, "query": _split_to_json(part.query), "gallery": _split_to_json(part.gallery)}
                 for part in self.test_sets
             ]
+        if self.train_sets or self.test_sets:
+            content["trained_on"] = list(self.trained_on)
         body = json.dumps(content, ensure_ascii=True, separators=(",", ":"))
         with replacing(path) as partial:
             partial.write_text(body + "\n", encoding="ascii")
@@ -212,6 +220,7 @@ class Manifest:
                     TestSet(str(entry["name"]), _split_from_json(entry["query"]), _split_from_json(entry["gallery"]))
                     for entry in body.get("test_sets", [])
                 ),
+                trained_on=tuple(map(str, body.get("trained_on", [MAIN_SET]))),
             )
         except FileNotFoundError:
             raise ArtifactError(f"{path}: no such data set manifest; the manifest stage writes it") from None

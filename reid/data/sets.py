@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +11,9 @@ from reid.data.file_names import FileNames
 from reid.data.findings import EXAMPLES, Finding
 from reid.data.joint import Part, join
 from reid.data.layouts.layout import LayoutName
+from reid.data.layouts.named_files import MARKET_FOLDERS
 from reid.data.layouts.table import read_set
-from reid.data.market1501 import Listing, Manifest, Split, TestSet
+from reid.data.market1501 import MAIN_SET, Listing, Manifest, Split, TestSet
 from reid.data.surveys import ListedSplit, ReadImages, SplitSurvey, Surveys, fingerprint_of, list_folders, survey
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,17 @@ class MainSet:
     names: FileNames
     splits: Sequence[str]
     """Those that are read; without train if there are training sets."""
+
+    @property
+    def home(self) -> Place | None:
+        """Its place; None if its folders are named one by one and do not lie in one folder, as in Market-1501."""
+        if self.place:
+            return self.place
+        folders = [Path(self.folders[name] or "").absolute() for name in TEST_SPLITS]
+        roots = {folder.parent for folder in folders}
+        if len(roots) > 1 or [folder.name for folder in folders] != [MARKET_FOLDERS[name] for name in TEST_SPLITS]:
+            return None
+        return Place("market1501", roots.pop(), self.names)
 
 
 @dataclass(frozen=True)
@@ -115,12 +127,24 @@ class SetsSeen:
             TestSet(part.wanted.name, *(part.surveys[name].listing.split for name in TEST_SPLITS))
             for part in self.test_sets
         )
+        trained_on = tuple(self._trained_on())
         if not self.train_sets:
-            return Manifest(fingerprint, self.surveys["train"].listing.split, query, gallery, test_sets=tests)
+            train = self.surveys["train"].listing.split
+            return Manifest(fingerprint, train, query, gallery, test_sets=tests, trained_on=trained_on)
         train, sets = join(
             [Part(part.wanted.name, part.survey.listing.split, part.wanted.share) for part in self.train_sets]
         )
-        return Manifest(fingerprint, train, query, gallery, train_sets=sets, test_sets=tests)
+        return Manifest(fingerprint, train, query, gallery, train_sets=sets, test_sets=tests, trained_on=trained_on)
+
+    def _trained_on(self) -> Iterator[str]:
+        """The names of the test sets that have the name or the place of a training set."""
+        trained = [part.wanted for part in self.train_sets]
+        names = {part.name for part in trained} or {MAIN_SET}
+        places: set[Place | None] = {part.place for part in trained} or {self.main.home}
+        tested = [(MAIN_SET, self.main.home), *((part.wanted.name, part.wanted.place) for part in self.test_sets)]
+        for name, place in tested:
+            if name in names or (place is not None and place in places):
+                yield name
 
 
 def of_set(finding: Finding, name: str) -> Finding:

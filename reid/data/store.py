@@ -89,7 +89,7 @@ def _open_existing(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | No
 def _take_over(older: Path, path: Path, split: Split, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
     """A store of version 1, if its pixels are those of today's rules; it is given its new name too.
 
-    They are unless an image is turned by its EXIF block, deeper than 8 bits or transparent.
+    They are unless an image is turned by its EXIF block or deeper than 8 bits.
     """
     with ThreadPoolExecutor(max_workers=min(32, os.cpu_count() or 1)) as pool:
         as_ever = all(pool.map(_is_read_as_ever, split.paths))

@@ -2,11 +2,7 @@
 
 from dataclasses import dataclass
 
-from reid.data.market1501 import Manifest, Split
 from reid.scoring.ranking import Scored
-
-MAIN = "main"
-"""The name of the test set that the headline figures are of, in the table."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +39,3 @@ class SetFigures:
         """mAP_<set>, rank1_<set>, reranked_mAP_<set>, reranked_rank1_<set>, queries_<set>, gallery_<set>."""
         names = ("mAP", "rank1", "reranked_mAP", "reranked_rank1", "queries", "gallery")
         return {f"{name}_{self.name}": float(getattr(self, name)) for name in names}
-
-
-def was_trained_on(manifest: Manifest, name: str, query: Split) -> bool:
-    """Whether training images are of a test set's data set.
-
-    They are if a training set has its name, or, for the main set, if there is one training folder, or training images
-    lie in its folder or in one beside its query folder, as in Market-1501's layout.
-    """
-    if any(part.name == name for part in manifest.train_sets):
-        return True
-    if name != MAIN:
-        return False
-    if not manifest.train_sets:
-        return len(manifest.train) > 0
-    paths = (manifest.train.root / manifest.train.images[part.first].file for part in manifest.train_sets if part.count)
-    beside = manifest.gallery.root != query.root
-    return any(query.root in path.parents or (beside and path.parent.parent == query.root.parent) for path in paths)

@@ -5,6 +5,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from reid.data.market1501 import MAIN_SET
 from reid.data.places import places
 from reid.spec.names import BACKBONES, FUSED_OPTIMIZERS, is_vit
 from reid.spec.partial_spec import PartialSpec, RefusedField
@@ -152,6 +153,8 @@ def _set_names(spec: Any, *, name: str) -> Iterator[Finding]:
     twice = sorted({part for part in names if names.count(part) > 1})
     if twice:
         yield f"dataset.{name}", f"more than one is named {twice[0]}; want a name of its own for each"
+    if MAIN_SET in names:
+        yield f"dataset.{name}", f"one is named {MAIN_SET}, as the main set is in the report; want another name"
     places = [(part.layout, part.root) for part in getattr(spec.dataset, name)]
     for layout, root in sorted({place for place in places if places.count(place) > 1}):
         yield f"dataset.{name}", f"{root} is there more than once, in the layout {layout}; want each data set once"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from reid.data.market1501 import Manifest, Split
+from reid.data.market1501 import MAIN_SET, Manifest, Split
 from reid.distributed.launching import devices_here
 from reid.embeddings import UNTRAINED_EMBEDDINGS, Embeddings
 from reid.errors import ArtifactError, DatasetError
@@ -20,7 +20,7 @@ from reid.scoring.curves import Curve
 from reid.scoring.matches import advice_without_match, has_match
 from reid.scoring.per_query import per_query_csv
 from reid.scoring.ranking import Scored, score
-from reid.scoring.sets import MAIN, SetFigures, was_trained_on
+from reid.scoring.sets import SetFigures
 from reid.scoring.verification import pair_counter
 from reid.spec import Experiment
 from reid.stages.embedding import embed_dataset
@@ -102,11 +102,11 @@ def _sets(
     results: Path,
 ) -> list[SetFigures]:
     """The figures of the main test set and of each further one, whose embeddings are saved and then dropped."""
-    figures = [SetFigures.of(MAIN, main, trained_on=was_trained_on(manifest, MAIN, manifest.query))]
+    figures = [SetFigures.of(MAIN_SET, main, trained_on=MAIN_SET in manifest.trained_on)]
     for part in manifest.test_sets:
         query, gallery = (parts.pop(f"{part.name}/{name}") for name in ("query", "gallery"))
         Embeddings.joined(query, gallery).save_npz(results / f"embeddings_{part.name}.npz")
-        trained_on = was_trained_on(manifest, part.name, part.query)
+        trained_on = part.name in manifest.trained_on
         figures.append(SetFigures.of(part.name, score_pair(query, gallery), trained_on=trained_on))
     return figures
 

@@ -80,7 +80,8 @@ def test_nothing_is_written_if_the_data_set_cannot_be_read_completely(tmp_path: 
         "  train: 1 of 2 images are not named as VeRi-776 names them; want PPPP_cCCC_FFFFFFFF_N.jpg, "
         "e.g. 0001_c001_00016450_0.jpg, or set dataset.file_name\n"
         f"    first: {root}/image_train/holiday.jpg\n"
-        f"  gallery: {root}/image_test: the folder cannot be listed: No such file or directory"
+        f"  gallery: {root}/image_test: the folder cannot be listed: No such file or directory; want in {root} the "
+        "folders image_train, image_query, image_test"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["veri"]
 
@@ -119,3 +120,27 @@ def test_the_command_prints_the_counts_and_overwrites_nothing(
     )
     assert cli.main([*command[:3], f"{tmp_path}/other", "--layout", "folders", "--file-name", "("]) == 2
     assert capsys.readouterr().err.startswith("error: --file-name (\n  want: market1501 or dukemtmc, or a regular")
+
+
+def test_an_image_that_is_no_file_is_an_error_of_the_data_set(tmp_path: Path) -> None:
+    root = write(tmp_path / "mine", "train/a/1.jpg", "query/b/1.jpg", "gallery/b/2.jpg")
+    (root / "train" / "a" / "2.jpg").symlink_to("2.jpg")
+    for copy in (False, True):
+        with pytest.raises(DatasetError) as error:
+            convert("folders", root, tmp_path / "out", names=MARKET1501, copy=copy)
+        assert str(error.value) == (
+            f"{root}: not converted: 1 error\n"
+            "  train: 1 image cannot be read\n"
+            f"    first: {root}/train/a/2.jpg: Too many levels of symbolic links"
+        )
+
+
+def test_what_is_wrong_for_all_splits_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path,person\n")
+    with pytest.raises(DatasetError) as error:
+        convert("csv", tmp_path, tmp_path / "out", names=MARKET1501, copy=False)
+    assert str(error.value) == (
+        f"{tmp_path}: not converted: 1 error\n"
+        f"  train, query, gallery: {tmp_path}/list.csv:1: no column split; found path, person; want path, person, "
+        "camera, split"
+    )

@@ -144,7 +144,7 @@ def test_an_empty_split_is_an_error(market: Path) -> None:
 def test_a_missing_folder_is_an_error_and_the_rest_is_still_looked_at(market: Path) -> None:
     (market / "bounding_box_train" / "Thumbs.db").write_bytes(b"")
     assert _findings(_examine(market, missing={"query": "no such folder: q (dataset.query_dataset_dir)"})) == [
-        ("error", "missing folder", "query: no such folder: q (dataset.query_dataset_dir)", 1),
+        ("error", "cannot be listed", "query: no such folder: q (dataset.query_dataset_dir)", 1),
         (
             "warning",
             "stray file",

@@ -145,27 +145,31 @@ def test_a_float_that_is_not_finite_is_an_error() -> None:
         decode(data)
 
 
-def test_what_is_transparent_lies_on_white() -> None:
-    # half of 100 and half of 255 is 177.5; alpha 128 is a little more than half: 100 + 127 * 155 / 255 = 177.2
-    pixels = np.array([[[100, 0, 0, 255], [100, 0, 0, 128], [100, 0, 0, 0]]], np.uint8)
-    wanted = [[[100, 0, 0], [177, 127, 127], [255, 255, 255]]]
+def test_alpha_is_dropped() -> None:
+    pixels = np.array([[[100, 5, 6, 255], [100, 7, 8, 128], [100, 9, 10, 0]]], np.uint8)
+    wanted = pixels[..., :3].tolist()
     assert rgb(written(Image.fromarray(pixels), "PNG")) == wanted
     assert rgb(written(Image.fromarray(pixels), "WEBP", lossless=True, exact=True)) == wanted
-    grey_alpha = Image.fromarray(np.array([[[100, 255], [100, 128], [100, 0]]], np.uint8), "LA")
-    assert grey(written(grey_alpha, "PNG")) == [[100, 177, 255]]
+    assert rgb(written(Image.fromarray(pixels), "TIFF")) == wanted
+    grey_alpha = Image.fromarray(np.array([[[100, 255], [101, 128], [102, 0]]], np.uint8), "LA")
+    assert grey(written(grey_alpha, "PNG")) == [[100, 101, 102]]
+    assert grey(written(grey_alpha.convert("PA"), "TIFF")) == [[100, 101, 102]]
 
 
-def test_a_palette_gives_its_colours_and_white_for_its_transparent_one() -> None:
+@pytest.mark.parametrize("transparency", [None, 1, bytes([255, 0, 128])])
+def test_a_palette_gives_its_colours_that_of_a_transparent_entry_too(transparency: int | bytes | None) -> None:
     image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
     image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
     assert image.mode == "P"
-    assert rgb(written(image, "PNG")) == [[[10, 20, 30], [40, 50, 60], [70, 80, 90]]]
-    assert rgb(written(image, "PNG", transparency=1)) == [[[10, 20, 30], [255, 255, 255], [70, 80, 90]]]
+    data = written(image, "PNG", **({} if transparency is None else {"transparency": transparency}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert rgb(data) == [[[10, 20, 30], [40, 50, 60], [70, 80, 90]]]
 
 
-def test_a_colour_that_a_file_calls_transparent_becomes_white() -> None:
+def test_a_colour_that_a_file_calls_transparent_stays() -> None:
     image = Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8))
-    assert rgb(written(image, "PNG", transparency=(4, 5, 6))) == [[[1, 2, 3], [255, 255, 255]]]
+    assert rgb(written(image, "PNG", transparency=(4, 5, 6))) == [[[1, 2, 3], [4, 5, 6]]]
 
 
 def test_cmyk_becomes_rgb_and_one_bit_becomes_black_and_white() -> None:
@@ -232,8 +236,7 @@ def test_all_readers_give_the_same_pixels(tmp_path: Path) -> None:
     root.mkdir()
     path = root / "0001_c1s1_000001_01.png"
     path.write_bytes(written(stored, "PNG", exif=exif(6)))
-    white = Image.alpha_composite(Image.new("RGBA", stored.size, "white"), stored).convert("RGB")
-    wanted = np.rot90(np.asarray(white), -1)  # clockwise: (256, 128, 3)
+    wanted = np.rot90(np.asarray(stored)[..., :3], -1)  # clockwise: (256, 128, 3)
     facts = read_image(path)
     assert (facts.width, facts.height, facts.mode, facts.orientation) == (128, 256, "RGBA", 6)
     split = Split(root, (PersonImage(path.name, 1, 1),))
@@ -263,12 +266,18 @@ def test_all_readers_give_the_same_pixels(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
 def test_pixels_as_ever_are_those_of_plain_pil() -> None:
     plain = Image.fromarray(STORED)
-    assert pixels_as_ever(written(plain, "JPEG"))
-    assert pixels_as_ever(written(plain.convert("RGB"), "PNG"))
-    assert pixels_as_ever(written(plain.convert("P"), "PNG"))
-    assert pixels_as_ever(written(plain, "JPEG", exif=exif(1)))
+    as_ever = [
+        written(plain, "JPEG"),
+        written(plain, "JPEG", exif=exif(1)),
+        written(plain.convert("RGB"), "PNG"),
+        written(plain.convert("P"), "PNG"),
+        written(plain.convert("RGBA"), "PNG"),
+        written(plain.convert("LA"), "PNG"),
+        written(plain, "PNG", transparency=40),
+    ]
+    for data in as_ever:
+        assert pixels_as_ever(data)
+        assert rgb(data) == np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).tolist()
     assert not pixels_as_ever(written(plain, "JPEG", exif=exif(6)))
     assert not pixels_as_ever(written(plain, "PNG", exif=exif(6)))
-    assert not pixels_as_ever(written(plain.convert("RGBA"), "PNG"))
-    assert not pixels_as_ever(written(plain, "PNG", transparency=40))
     assert not pixels_as_ever(written(Image.new("I;16", (2, 2)), "PNG"))

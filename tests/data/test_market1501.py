@@ -82,6 +82,7 @@ def test_a_manifest_of_several_sets_comes_back_equal_and_one_of_a_single_set_say
         market,
         train_sets=(TrainSet("one", 0, 4, 2.0), TrainSet("two", 4, 2, 0.5)),
         test_sets=(TestSet("other", market.gallery, market.query),),
+        trained_on=("other",),
     )
     several.save(tmp_path / "several.json")
     assert Manifest.load(tmp_path / "several.json") == several

@@ -8,6 +8,7 @@ import pytest
 from reid.data.doctor_sets import examine_sets, summarize_sets
 from reid.data.file_index import read_images
 from reid.data.file_names import MARKET1501
+from reid.data.layouts.layout import SPLITS, LayoutName
 from reid.data.market1501 import TrainSet
 from reid.data.sets import MainSet, Place, SetsSeen, WantedSet, look_at_sets
 from reid.data.surveys import fingerprint_of, survey_folders
@@ -134,3 +135,34 @@ def test_an_unreadable_training_image_is_left_out_of_its_set(one: Path, two: Pat
     seen, left_out = look(one, [wanted("one", one), wanted("two", two)]).without_unreadable()
     assert [finding.message for finding in left_out] == ["two: train: 1 of 6 images cannot be read; left out"]
     assert [part.count for part in seen.manifest("f").train_sets] == [6, 5]
+
+
+def test_a_test_set_is_of_a_training_sets_data_if_it_has_its_place_or_its_name(one: Path, two: Path) -> None:
+    away = write_market(two.parent / "away")
+    far = [wanted("far", two)]
+    assert look(one, []).manifest("f").trained_on == ("main",)
+    assert look(one, [], [wanted("again", one), wanted("away", away)]).manifest("f").trained_on == ("main", "again")
+    assert look(one, [wanted("first", one), *far]).manifest("f").trained_on == ("main",)
+    assert look(one, far, [wanted("away", away), wanted("far", one)]).manifest("f").trained_on == ("far",)
+    assert look(one, [wanted("first", away)], [wanted("second", away)]).manifest("f").trained_on == ("second",)
+
+
+@pytest.mark.parametrize("layout", ["folders", "msmt17"])
+def test_the_main_set_of_any_layout_is_recognised_by_its_place(tmp_path: Path, layout: LayoutName) -> None:
+    name = "{}/0000_000_01_x_0.jpg" if layout == "msmt17" else "{}/1.jpg"
+    folders = (
+        {"train": "train", "query": "test", "gallery": "test"} if layout == "msmt17" else dict(zip(SPLITS, SPLITS))
+    )
+    for number, split in enumerate(SPLITS):
+        file = name.format(f"{number:04d}")
+        write_image(tmp_path / folders[split] / file)
+        (tmp_path / f"list_{split}.txt").write_text(f"{file} {number}\n")
+    place = Place(layout, tmp_path, MARKET1501)
+    seen = look_at_sets(
+        MainSet(place, {}, {}, MARKET1501, ("query", "gallery")),
+        train_sets=[WantedSet("mine", place)],
+        test_sets=[],
+        index_file=tmp_path / "index.json",
+        read=read_images,
+    )
+    assert seen.manifest("f").trained_on == ("main",)

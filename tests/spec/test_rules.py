@@ -77,6 +77,10 @@ def no_effect(name: str, why: str) -> str:
             "spec: dataset.train_sets: more than one is named a; want a name of its own for each",
         ),
         (
+            "dataset: {test_sets: [{name: main, root: /a}]}",
+            "spec: dataset.test_sets: one is named main, as the main set is in the report; want another name",
+        ),
+        (
             "dataset: {test_sets: [{name: a, root: /a}, {name: b, root: /a}]}",
             "spec: dataset.test_sets: /a is there more than once, in the layout market1501; want each data set once",
         ),

@@ -237,7 +237,8 @@ def of_two_sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome
     main = Manifest.load(folder / "dataset.json")
     shop = TestSet("shop", list_folder(root / "query").split, list_folder(root / "bounding_box_test").split)
     parts = (TrainSet("market", 0, 4), TrainSet("shop", 4, 2))
-    replace(main, train_sets=parts, test_sets=(shop,)).save(folder / "dataset.json")
+    sets = replace(main, train_sets=parts, test_sets=(shop,), trained_on=("shop",))
+    sets.save(folder / "dataset.json")
     return folder, run_evaluate(folder)
 
 
@@ -263,7 +264,7 @@ def test_the_report_has_a_table_of_training_sets_by_test_sets_only_if_there_are_
     page = (of_two_sets[0] / "out/report.html").read_text()
     assert "Training sets by test sets" in page
     assert "Trained on market (4 images), shop (2 images)." in page
-    assert '<tr class="main"><td>main</td><td>yes</td>' in page
+    assert '<tr class="main"><td>main</td><td>no</td>' in page
     assert "<tr><td>shop</td><td>yes</td>" in page
     assert "Training sets by test sets" not in (finished[0] / "out/report.html").read_text()
     assert not [name for name in finished[1].metrics if name.startswith("mAP_")]

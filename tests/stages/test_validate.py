@@ -181,7 +181,7 @@ def test_a_missing_folder_is_told_with_the_way_to_get_the_data_set(market: Path,
         _validate(_spec(market), tmp_path / "out")
     assert str(error.value) == (
         "the data set has 1 error\n"
-        f"  missing folder: train: no such folder: {market}/bounding_box_train (dataset.train_dataset_dir)\n"
+        f"  cannot be listed: train: no such folder: {market}/bounding_box_train (dataset.train_dataset_dir)\n"
         f"  all findings: {tmp_path}/out/report.html\n" + HOW_TO_GET
     )
     assert (tmp_path / "out" / "report.html").exists()
@@ -217,7 +217,7 @@ def test_a_drawn_data_set_that_lost_a_folder_is_not_called_market_1501(tmp_path:
         _validate(_synthetic(root), tmp_path / "out")
     assert str(error.value) == (
         "the data set has 1 error\n"
-        f"  missing folder: query: no such folder: {root}/query (dataset.query_dataset_dir)\n"
+        f"  cannot be listed: query: no such folder: {root}/query (dataset.query_dataset_dir)\n"
         f"  all findings: {tmp_path}/out/report.html\n"
         f"remove {root} to have the data set drawn again"
     )

@@ -42,7 +42,7 @@ def find_csv(root: Path, splits: Sequence[str], names: FileNames) -> dict[str, F
     except (ValueError, csv.Error) as error:
         place = "" if isinstance(error, ValueError) else f"{file}:{rows.line_num}: no CSV: "
         return {split: Found(root, cameras, error=f"{place}{error}") for split in splits}
-    return {split: collected.found(cameras) for split, collected in lines.items()}
+    return {split: collected.found(cameras, lists=f"{file}") for split, collected in lines.items()}
 
 
 def _csv_file(root: Path) -> Path:

@@ -74,4 +74,4 @@ def _split(file: Path, content: dict[str, Any], split: str, names: FileNames) ->
                 lines.take(f"{file}: {split}[{place}]", NamedImage(name, str(person), str(camera + 1)))
             case _:
                 lines.refuse(f"{file}: {split}[{place}]", repr(entry), check="bad entry", message=WANTED_ENTRY)
-    return lines.found(names)
+    return lines.found(names, lists=f"{file}")

@@ -1,6 +1,7 @@
 """Images that a file lists, line by line: what the layouts MSMT17, CUHK03 and CSV have in common."""
 
 import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -50,8 +51,10 @@ class Lines:
             self._seen.add(image.file)
             self.images.append(NamedImage(str(path), image.person, image.camera))
 
-    def found(self, names: FileNames) -> Found:
-        """The split."""
+    def found(self, names: FileNames, *, lists: str) -> Found:
+        """The split. lists: the files that list it, for the error if they list no image at all."""
+        if not self.images and not self.bad:
+            return Found(self.root, names, error=f"{lists}: lists no image of this split")
         faults = tuple(Fault(check, message, tuple(lines)) for (check, message), lines in self.bad.items())
         return Found(self.root, names, tuple(self.images), faults=faults)
 
@@ -59,11 +62,15 @@ class Lines:
 def read_text(path: Path) -> str:
     """The text of a list file. Raises ValueError, with what is wrong, if it cannot be read as UTF-8."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for ever
+            raise ValueError(f"{path}: the list file cannot be read: not a regular file")
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ValueError(f"{path}: no such list file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: the list file cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: the list file cannot be read as UTF-8: {error}") from None
+    except OSError as error:
+        raise ValueError(f"{path}: the list file cannot be read: {error.strerror or error}") from None
 
 
 def names_of(folder: Path, endings: Iterable[str]) -> list[str]:

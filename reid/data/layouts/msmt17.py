@@ -54,7 +54,7 @@ def _split(root: Path, split: str, names: FileNames) -> Found:
         for row, line in enumerate(text.splitlines(), start=1):
             if line.strip():
                 _take(lines, f"{file}:{row}", line.strip())
-    return lines.found(names)
+    return lines.found(names, lists=f"{root / LISTS[split][0]}")
 
 
 def _take(lines: Lines, where: str, line: str) -> None:

@@ -40,14 +40,14 @@ def _find(
 ) -> dict[str, Found]:
     if names.pattern == MARKET1501.pattern:  # the default: it says nothing of other layouts
         names = replace(own, cameras=names.cameras)
-    return {split: _folder(root / folders[split], names) for split in splits}
+    return {split: _folder(root / folders[split], names, tree=tree_of(folders)) for split in splits}
 
 
-def _folder(folder: Path, names: FileNames) -> Found:
+def _folder(folder: Path, names: FileNames, *, tree: str) -> Found:
     try:
         listing = list_folder(folder, names=names)
     except DatasetError as error:
-        return Found(folder, names, error=str(error))
+        return Found(folder, names, error=f"{error}; want in {folder.parent} {tree}")
     images = tuple(NamedImage(image.file, str(image.person), str(image.camera)) for image in listing.split.images)
     return Found(folder, names, images, listing.misnamed, listing.strays)
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reid.data.file_names import ANY, CAMERA, DUKEMTMC, MARKET1501, FileNames
+from reid.data.findings import counted
 from reid.data.layouts.layout import SPLITS, Found, NamedImage
-from reid.data.market1501 import list_folder
+from reid.data.market1501 import IMAGE_ENDINGS, list_folder
 from reid.errors import DatasetError
 
 TREE = "the folders train, query and gallery, and in each a folder for each person"
@@ -52,6 +53,12 @@ def _list(root: Path) -> _Folder:
         inner = list_folder(root / person, names=ANY)
         folder.files += [(person, f"{person}/{file}") for file in inner.files]
         folder.strays += [f"{person}/{name}" for name in inner.strays] or ([] if inner.files else [f"{person}/"])
+    if not folder.files:
+        strays = sorted(folder.strays)
+        found = f"{counted(len(strays), 'other name')}, first {strays[0]}" if strays else "nothing"
+        raise DatasetError(
+            f"{root}: no person's folder has an image; found {found}; an image ends in {', '.join(IMAGE_ENDINGS)}"
+        )
     return folder
 
 
@@ -60,14 +67,14 @@ def _advice(root: Path) -> str:
     try:
         inside = [name.rstrip("/") for name in list_folder(root, names=ANY).strays if name.endswith("/")]
     except DatasetError as error:
-        return str(error)
+        return f"{error}; want {TREE}"
     persons = [name for name in inside if name not in SPLITS]
     if not persons or len(persons) < len(inside):
         return ""
     return (
-        f"{root}: found {len(persons)} folders, first {persons[0]}, none of them train, query or gallery; want {TREE}: "
-        "move the persons to train on into train, and of each other person some images into query, the others into "
-        "gallery"
+        f"{root}: found {counted(len(persons), 'folder')}, first {persons[0]}, none of them train, query or gallery; "
+        f"want {TREE}: move the persons to train on into train, and of each other person some images into query, the "
+        "others into gallery"
     )
 
 

@@ -297,6 +297,29 @@ def test_what_is_wrong_with_a_csv_is_said_with_its_line(tmp_path: Path) -> None:
     )
 
 
+def test_a_list_without_images_is_named(tmp_path: Path) -> None:
+    root = msmt17(tmp_path)
+    (root / "list_query.txt").write_text("\n")
+    found = read("msmt17", root)
+    assert found.splits["query"].error == f"{root}/list_query.txt: lists no image of this split"
+    (tmp_path / "list.csv").write_text("path,person,split\n")
+    assert read("csv", tmp_path).splits["train"].error == f"{tmp_path}/list.csv: lists no image of this split"
+
+
+def test_a_split_without_persons_folders_says_what_it_has(tmp_path: Path) -> None:
+    for folder in ("train/anna/left", "query", "gallery"):
+        (tmp_path / folder).mkdir(parents=True)
+    write(tmp_path, "query/1.jpg", "query/2.jpg")
+    found = read("folders", tmp_path)
+    ends = "an image ends in .jpg, .jpeg, .jfif, .png, .bmp, .webp, .tif, .tiff"
+    want = f"want in {tmp_path} the folders train, query and gallery, and in each a folder for each person"
+    assert [found.splits[split].error for split in SPLITS] == [
+        f"{tmp_path}/train: no person's folder has an image; found 1 other name, first anna/left/; {ends}; {want}",
+        f"{tmp_path}/query: no person's folder has an image; found 2 other names, first 1.jpg; {ends}; {want}",
+        f"{tmp_path}/gallery: no person's folder has an image; found nothing; {ends}; {want}",
+    ]
+
+
 def test_a_root_that_is_not_there_says_what_it_should_hold(tmp_path: Path) -> None:
     for layout, row in LAYOUTS.items():
         found = read(layout, tmp_path / "absent")
