@@ -54,4 +54,5 @@ def _exchange_all_gradients(trainer: pl.Trainer) -> None:
     if isinstance(strategy, DDPStrategy):
         strategy.model = None
         gc.collect()  # it refers to itself
-        strategy.model = strategy._setup_model(trainer.lightning_module)
+        strategy.model = trainer.lightning_module
+        strategy.configure_ddp()
