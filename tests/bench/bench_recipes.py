@@ -41,8 +41,10 @@ class Recipe:
     against: str = "plain"
 
 
-RESNET_18 = ("model.backbone=resnet_18", "train.optim.base_lr=0.001")
-VIT = ("model.backbone=timm/test_vit", "model.stride_size=[16,16]", "train.optim.base_lr=0.001")
+DRAWN = {"train_persons": 60, "test_persons": 40, "distractors": 30, "junk": 10}
+SMALL = ("model.input_height=64", "model.input_width=32", "dataset.padding=3", "train.optim.base_lr=0.001")
+"""ResNet-18 at the demo's size would see its images only once or twice in the time."""
+VIT = ("model.backbone=timm/test_vit", "train.optim.base_lr=0.001")
 RECIPES = {
     "plain": Recipe(()),
     "GeM": Recipe(("model.pooling=gem",)),
@@ -51,9 +53,9 @@ RECIPES = {
     "circle": Recipe(("model.id_loss_type=circle", "train.optim.cosine_margin=0.35", "train.optim.cosine_scale=64")),
     "OSNet x0.25": Recipe(("model.backbone=osnet_x0_25",)),
     "ViT": Recipe(VIT),
-    "ViT, stride 8": Recipe((*VIT[:1], "model.stride_size=[8,8]", *VIT[2:]), against="ViT"),
-    "ResNet-18": Recipe(RESNET_18),
-    "ResNet-18 IBN-a": Recipe(("model.backbone=resnet_18_ibn_a", RESNET_18[1]), against="ResNet-18"),
+    "ViT, stride 8": Recipe((*VIT, "model.stride_size=[8,8]"), against="ViT"),
+    "ResNet-18, 64 x 32": Recipe(("model.backbone=resnet_18", *SMALL)),
+    "ResNet-18 IBN-a, 64 x 32": Recipe(("model.backbone=resnet_18_ibn_a", *SMALL), against="ResNet-18, 64 x 32"),
 }
 
 
@@ -120,7 +122,7 @@ def _draw(folder: Path, seed: int) -> None:
     from reid.drawn.dataset import ensure_market
     from reid.spec.dataset_sections import Synthetic
 
-    drawn = Synthetic(root=str(folder / f"drawn-{seed}"), seed=100 + seed)
+    drawn = Synthetic(root=str(folder / f"drawn-{seed}"), seed=100 + seed, **DRAWN)
     ensure_market(Path(drawn.root), **drawn.model_dump(exclude={"root"}), workers=1)
 
 
@@ -157,6 +159,8 @@ def run_case(case: dict[str, Any]) -> dict[str, float]:
     command = [
         *(sys.executable, "-m", "reid", "train", "-e", SPEC, f"results_dir={place}"),
         *(f"dataset.synthetic.root={case['drawn']}", f"dataset.synthetic.seed={100 + int(case['seed'])}"),
+        *(f"dataset.synthetic.{name}={value}" for name, value in DRAWN.items()),
+        f"dataset.num_classes={DRAWN['train_persons']}",
         *(f"train.seed={case['seed']}", f"train.num_epochs={case['epochs']}", "dataset.validation_persons=null"),
         *(
             f"train.validation_interval={case['epochs']}",
