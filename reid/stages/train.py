@@ -133,7 +133,7 @@ def _compare_settings(spec: Experiment, manifest: Manifest, settings: dict[str, 
     """
     named = spec.train.resume_training_checkpoint_path
     unset = Experiment()  # a field that is newer than the checkpoint has a default that changes nothing
-    older = {name: value_of(unset, name) for name in settings if name != "fingerprint"}
+    older = {name: value_of(unset, name) for name in fields_with(DecidesTraining) if name in settings}
     before = older | start.checkpoint["training"]["settings"]
     differing = sorted(name for name in before | settings if before.get(name) != settings.get(name))
     first = (
