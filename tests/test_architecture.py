@@ -254,7 +254,9 @@ def test_the_maths_knows_no_files_no_spec_and_no_stage() -> None:
 
 
 def test_the_spec_is_read_at_a_stages_top_and_nowhere_below() -> None:
-    allowed = re.compile(r"reid/(cli|stages|spec)/.*|reid/library\.py|reid/training/(fitting|images|recipe|refusals)\.py")
+    allowed = re.compile(
+        r"reid/(cli|stages|spec)/.*|reid/library\.py|reid/training/(fitting|images|recipe|refusals)\.py"
+    )
     assert [file for file in those_that_import("reid.spec", "reid") if not allowed.fullmatch(file)] == []
     assert [file for file in those_that_import("reid.stages", "reid") if not allowed.fullmatch(file)] == []
 
