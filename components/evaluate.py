@@ -22,8 +22,9 @@ def evaluate(  # noqa: PLR0917 - kfp passes them by position
 
     Args:
         spec: The fields of the experiment spec that evaluate reads, as YAML text.
-        fingerprint: Hash of the data set's bytes.
-        dataset: Manifest of the images.
+        fingerprint: Hash of the data set's bytes, further test sets included, from validate; the stage fails if the
+            images have another one now.
+        dataset: Manifest of the images, without further test sets, which the stage lists itself.
         model: Folder of checkpoints, from train.
 
     Returns:

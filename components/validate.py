@@ -27,6 +27,7 @@ def validate(  # noqa: PLR0917 - kfp passes them by position
     findings: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     fingerprint: dsl.OutputPath(str),
+    evaluation_fingerprint: dsl.OutputPath(str),
     manifest_spec: dsl.OutputPath(str),
     train_spec: dsl.OutputPath(str),
     evaluate_spec: dsl.OutputPath(str),
@@ -58,7 +59,9 @@ def validate(  # noqa: PLR0917 - kfp passes them by position
         summary: What was found, in short.
         findings: What was found, as JSON.
         metrics: Persons, cameras and images per split.
-        fingerprint: Hash of the data set's bytes; every later stage takes it, so no cache serves results of other data.
+        fingerprint: Hash of the training set's and the main test set's bytes; every later stage but evaluate takes it,
+            so no cache serves results of other data.
+        evaluation_fingerprint: The same, of the further test sets too; evaluate takes it.
         manifest_spec: The fields of the spec that manifest reads.
         train_spec: The fields of the spec that train reads; other fields can change without training again.
         evaluate_spec: The fields of the spec that evaluate reads.

@@ -108,14 +108,19 @@ def _stages_after(found: Mapping[str, Any], engine_gpus: str) -> tuple[dsl.Pipel
     """The tasks after validate, which has found the values `found`.
 
     Each takes the part of the spec that it reads, and the fingerprint of the data: a field that it doesn't read leaves
-    its cached result good; changed data under an old name never comes out of a cache. None takes an artifact of
-    validate, which always runs: see reid.stages.manifest.
+    its cached result good; changed data under an old name never comes out of a cache. Further test sets are in the
+    fingerprint of evaluate alone. None takes an artifact of validate, which always runs: see reid.stages.manifest.
     """
     listed = manifest(spec=found["manifest_spec"], fingerprint=found["fingerprint"])
     images = {"fingerprint": found["fingerprint"], "dataset": listed.outputs["dataset"]}
     trained = train(spec=found["train_spec"], **images)
     model = trained.outputs["model"]
-    scored = evaluate(spec=found["evaluate_spec"], model=model, **images)
+    scored = evaluate(
+        spec=found["evaluate_spec"],
+        fingerprint=found["evaluation_fingerprint"],
+        dataset=images["dataset"],
+        model=model,
+    )
     embedded = inference(spec=found["inference_spec"], model=model, **images)
     exported = export(spec=found["export_spec"], model=model, **images)
     onnx = exported.outputs["onnx"]

@@ -123,7 +123,7 @@ def _require_one_machine(spec: Experiment) -> None:
 def _require_data(spec: Experiment) -> None:
     """Raises DatasetError if a folder of the data set is missing that the validate stage cannot draw or fetch."""
     made = spec.dataset.synthetic or spec.dataset.source
-    require_data({} if made else spec.dataset.folders, roots=spec.dataset.roots)
+    require_data({} if made else spec.dataset.folders, roots=spec.dataset.roots | spec.dataset.test_roots)
 
 
 def _compile_only(path: Path, spec: Experiment, cluster: Path | None) -> int:

@@ -76,8 +76,8 @@ def model_repository(spec: Experiment) -> Path:
 def images_of(spec: Experiment, task: str, *, needed: Sequence[str] = ("query", "gallery")) -> Path:
     """The manifest of the images that a task reads, which is written into its folder.
 
-    `<task>.query_dataset` and `test_dataset` win over dataset.*, further test sets included; the training images are
-    never needed.
+    `<task>.query_dataset` and `test_dataset` win over dataset.*, further test sets included, which only evaluate reads;
+    the training images are never needed.
     """
     ensure_made(spec)
     folders = {
@@ -89,8 +89,9 @@ def images_of(spec: Experiment, task: str, *, needed: Sequence[str] = ("query", 
         folders["train"] = Folder(None, "dataset.train_dataset_dir")  # of another data set: not to be read for this one
     path = results_folder(spec, task) / MANIFEST
     own = any(chosen.field.startswith(task) for chosen in folders.values())
-    if spec.dataset.roots and not own:
-        seen = look_at_images(spec, missing=missing_of(spec), read=read_images)
+    with_test_sets = task == "evaluate" and bool(spec.dataset.test_sets)
+    if (spec.dataset.roots or with_test_sets) and not own:
+        seen = look_at_images(spec, missing=missing_of(spec), read=read_images, with_test_sets=with_test_sets)
         field = "dataset.root" if spec.dataset.layout != "market1501" else "dataset.*_dataset_dir"
         manifest_of_sets(seen.sets, needed=needed, field=field).save(path)
         return path

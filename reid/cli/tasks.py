@@ -96,7 +96,7 @@ def _validate(task: TaskRun) -> Outcome:
     return _validate_into(task.folder, task.spec, task.tracking)
 
 
-def _validate_into(folder: Path, spec: Experiment, tracking: StageRun) -> Outcome:
+def _validate_into(folder: Path, spec: Experiment, tracking: StageRun, *, with_test_sets: bool = True) -> Outcome:
     """Checks the data set; if it is good, writes the manifest too, which a pipeline leaves to the next stage."""
     outcome = validate(
         spec,
@@ -104,6 +104,7 @@ def _validate_into(folder: Path, spec: Experiment, tracking: StageRun) -> Outcom
         summary=folder / "summary.md",
         findings=folder / "findings.json",
         run=tracking,
+        with_test_sets=with_test_sets,
     )
     fingerprint = str(outcome.parameters["fingerprint"])
     manifest(spec, fingerprint=fingerprint, dataset=folder / MANIFEST, run=StageRun.none())
@@ -112,7 +113,7 @@ def _validate_into(folder: Path, spec: Experiment, tracking: StageRun) -> Outcom
 
 def _train(task: TaskRun) -> Outcome:
     data = task.folder / "validate"
-    _validate_into(data, task.spec, StageRun.none())
+    _validate_into(data, task.spec, StageRun.none(), with_test_sets=False)
     from reid.stages.train import train
 
     return train(

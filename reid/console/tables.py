@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-SHARE = re.compile(r"(.*_)?(mAP|mINP|rank\d+|accuracy)")
-"""Names of figures that are fractions of 1, shown in percent."""
+SHARE = re.compile(r"(.*_)?(mAP|mINP|rank\d+|accuracy)(_.+)?")
+"""Names of figures that are fractions of 1, shown in percent; a further test set's end in its name: mAP_shop."""
 
 
 class Closing(NamedTuple):

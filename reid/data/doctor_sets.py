@@ -14,7 +14,7 @@ from reid.data.doctor import (
     persons_of,
 )
 from reid.data.findings import EXAMPLES, Finding, SplitSummary, counted
-from reid.data.sets import TEST_SPLITS, Place, SetsSeen, of_set
+from reid.data.sets import TEST_SPLITS, Place, SetsSeen, numbered_together, of_set
 from reid.data.surveys import SplitSurvey, Surveys, summarize
 
 
@@ -62,8 +62,9 @@ def across_sets(seen: SetsSeen) -> Iterator[Finding]:
     for train_name, train_place, train in trained:
         for test_name, test_place, test in tested:
             found = list(_test_images_in_training(train, test))
-            if train_place == test_place:  # of one data set, so that a number means the same person in both
-                found += persons_in_train_and_test({"train": train, **test})
+            if train_place == test_place:  # of one data set
+                both = {"train": train, **test}
+                found += persons_in_train_and_test(numbered_together(train_place, both) if test_name else both)
             yield from (of_set(finding, f"{train_name} and {test_name or 'main set'}") for finding in found)
     if "train" in seen.surveys:
         for test_name, _, test in tested[1:]:

@@ -164,6 +164,8 @@ class TestSet:
     __test__ = False  # pytest takes a class of this name for a test
 
     name: str
+    fingerprint: str
+    """Hash of its images: the manifest's own fingerprint is not of them."""
     query: Split
     gallery: Split
     """Junk included."""
@@ -175,9 +177,10 @@ MAIN_SET = "main"
 
 @dataclass(frozen=True)
 class Manifest:
-    """The data set as the later stages see it: which images, whose, and a fingerprint of all their bytes."""
+    """The data set as the later stages see it: which images, whose, and a fingerprint of their bytes."""
 
     fingerprint: str
+    """Hash of the training images and of the main test set."""
     train: Split
     """The images of all training sets, one set after the other; persons and cameras differ between sets."""
     query: Split
@@ -186,7 +189,8 @@ class Manifest:
     train_sets: tuple[TrainSet, ...] = field(default=(), kw_only=True)
     """The sets that the training images come from; () if they are one set without a name."""
     test_sets: tuple[TestSet, ...] = field(default=(), kw_only=True)
-    """The test sets beside query and gallery."""
+    """The test sets beside query and gallery. In a pipeline only the stage evaluate adds them, so that another list of
+    them trains nothing again."""
     trained_on: tuple[str, ...] = field(default=(MAIN_SET,), kw_only=True)
     """Names of the test sets whose data set is also trained on; they are of other persons."""
 
@@ -198,7 +202,12 @@ class Manifest:
             content["train_sets"] = [[part.name, part.first, part.count, part.share] for part in self.train_sets]
         if self.test_sets:
             content["test_sets"] = [
-                {"name": part.name, "query": _split_to_json(part.query), "gallery": _split_to_json(part.gallery)}
+                {
+                    "name": part.name,
+                    "fingerprint": part.fingerprint,
+                    "query": _split_to_json(part.query),
+                    "gallery": _split_to_json(part.gallery),
+                }
                 for part in self.test_sets
             ]
         if self.train_sets or self.test_sets:
@@ -216,10 +225,7 @@ class Manifest:
                 str(body["fingerprint"]),
                 *(_split_from_json(body[name]) for name in ("train", "query", "gallery")),
                 train_sets=tuple(_train_set_from_json(entry) for entry in body.get("train_sets", [])),
-                test_sets=tuple(
-                    TestSet(str(entry["name"]), _split_from_json(entry["query"]), _split_from_json(entry["gallery"]))
-                    for entry in body.get("test_sets", [])
-                ),
+                test_sets=tuple(_test_set_from_json(entry) for entry in body.get("test_sets", [])),
                 trained_on=tuple(map(str, body.get("trained_on", [MAIN_SET]))),
             )
         except FileNotFoundError:
@@ -234,6 +240,11 @@ class Manifest:
 def _train_set_from_json(entry: list[Any]) -> TrainSet:
     name, first, count, share = entry
     return TrainSet(str(name), int(first), int(count), None if share is None else float(share))
+
+
+def _test_set_from_json(entry: dict[str, Any]) -> TestSet:
+    query, gallery = (_split_from_json(entry[name]) for name in ("query", "gallery"))
+    return TestSet(str(entry["name"]), str(entry["fingerprint"]), query, gallery)
 
 
 def _split_to_json(split: Split) -> dict[str, object]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,6 +82,17 @@ class TestSurvey:
     wanted: WantedSet
     surveys: Surveys
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of its names, bytes, persons and cameras."""
+        return fingerprint_of(self.surveys)
+
+    @property
+    def listed(self) -> TestSet:
+        """The set as a manifest holds it."""
+        query, gallery = (self.surveys[name].listing.split for name in TEST_SPLITS)
+        return TestSet(self.wanted.name, self.fingerprint, query, gallery)
+
 
 @dataclass(frozen=True)
 class SetsSeen:
@@ -97,15 +108,14 @@ class SetsSeen:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all names, bytes, persons and cameras; that of a main set alone is the hash of its images."""
+        """Hash of the names, bytes, persons and cameras of the main set and of the training sets.
+
+        That of a main set without training sets is the hash of its images.
+        """
         main = fingerprint_of(self.surveys)
-        if not self.train_sets and not self.test_sets:
+        if not self.train_sets:
             return main
-        sets = [
-            main,
-            [[part.wanted.name, fingerprint_of({"train": part.survey})] for part in self.train_sets],
-            [[part.wanted.name, fingerprint_of(part.surveys)] for part in self.test_sets],
-        ]
+        sets = [main, [[part.wanted.name, fingerprint_of({"train": part.survey})] for part in self.train_sets]]
         return hashlib.sha256(json.dumps(sets).encode()).hexdigest()
 
     def without_unreadable(self) -> "tuple[SetsSeen, list[Finding]]":
@@ -123,11 +133,12 @@ class SetsSeen:
     def manifest(self, fingerprint: str) -> Manifest:
         """The manifest of all sets, the training sets joined."""
         query, gallery = (self.surveys[name].listing.split for name in TEST_SPLITS)
-        tests = tuple(
-            TestSet(part.wanted.name, *(part.surveys[name].listing.split for name in TEST_SPLITS))
-            for part in self.test_sets
+        tests = tuple(part.listed for part in self.test_sets)
+        trained_on = sets_trained_on(
+            self.main,
+            train_sets=[part.wanted for part in self.train_sets],
+            test_sets=[part.wanted for part in self.test_sets],
         )
-        trained_on = tuple(self._trained_on())
         if not self.train_sets:
             train = self.surveys["train"].listing.split
             return Manifest(fingerprint, train, query, gallery, test_sets=tests, trained_on=trained_on)
@@ -136,15 +147,26 @@ class SetsSeen:
         )
         return Manifest(fingerprint, train, query, gallery, train_sets=sets, test_sets=tests, trained_on=trained_on)
 
-    def _trained_on(self) -> Iterator[str]:
-        """The names of the test sets that have the name or the place of a training set."""
-        trained = [part.wanted for part in self.train_sets]
-        names = {part.name for part in trained} or {MAIN_SET}
-        places: set[Place | None] = {part.place for part in trained} or {self.main.home}
-        tested = [(MAIN_SET, self.main.home), *((part.wanted.name, part.wanted.place) for part in self.test_sets)]
-        for name, place in tested:
-            if name in names or (place is not None and place in places):
-                yield name
+
+def evaluation_fingerprint(fingerprint: str, test_sets: Sequence[TestSurvey]) -> str:
+    """The hash of all that is evaluated: `fingerprint`, which is of the training and of the main set, and further sets.
+
+    Without further test sets it is `fingerprint`.
+    """
+    if not test_sets:
+        return fingerprint
+    sets = [fingerprint, [[part.wanted.name, part.fingerprint] for part in test_sets]]
+    return hashlib.sha256(json.dumps(sets).encode()).hexdigest()
+
+
+def sets_trained_on(
+    main: MainSet, *, train_sets: Sequence[WantedSet], test_sets: Sequence[WantedSet]
+) -> tuple[str, ...]:
+    """The names of the test sets, the main one included, that have the name or the place of a training set."""
+    names = {part.name for part in train_sets} or {MAIN_SET}
+    places: set[Place | None] = {part.place for part in train_sets} or {main.home}
+    tested = [(MAIN_SET, main.home), *((part.name, part.place) for part in test_sets)]
+    return tuple(name for name, place in tested if name in names or (place is not None and place in places))
 
 
 def of_set(finding: Finding, name: str) -> Finding:
@@ -165,18 +187,43 @@ def look_at_sets(
     read: ReadImages,
 ) -> SetsSeen:
     """Lists all sets and reads their images by `read`; what cannot be listed is an empty split with its reason."""
+    listed, renamed = _list_trained(main, train_sets)
+    listed_tests, notes = _list_tests(test_sets)
+    surveys = survey({**listed, **listed_tests}, index_file=index_file, read=read)
+    return SetsSeen(
+        main,
+        {split: surveys[main.place, split] for split in main.splits},
+        tuple(TrainSurvey(part, surveys[part.place, "train"]) for part in train_sets),
+        _tests_of(test_sets, surveys),
+        (*renamed, *notes),
+    )
+
+
+def look_at_test_sets(test_sets: Sequence[WantedSet], *, index_file: Path, read: ReadImages) -> tuple[TestSurvey, ...]:
+    """Lists further test sets alone; they are the same as if the other sets were looked at with them."""
+    listed, _ = _list_tests(test_sets)
+    return _tests_of(test_sets, survey(listed, index_file=index_file, read=read))
+
+
+Key = tuple[Place | str | None, str]
+"""(the place of a set, None for the folders of the main set; or the name of a further test set; the split)."""
+
+
+def _tests_of(test_sets: Sequence[WantedSet], surveys: Mapping[Key, SplitSurvey]) -> tuple[TestSurvey, ...]:
+    return tuple(TestSurvey(part, {split: surveys[part.name, split] for split in TEST_SPLITS}) for part in test_sets)
+
+
+def _list_trained(main: MainSet, train_sets: Sequence[WantedSet]) -> tuple[dict[Key, ListedSplit], list[Finding]]:
+    """The listed splits of the main set and of the training sets, and notes on persons that are numbered anew."""
     wanted: dict[Place, list[str]] = {}
     for place, splits in (
         *([(main.place, main.splits)] if main.place else []),
         *((part.place, ("train",)) for part in train_sets),
-        *((part.place, TEST_SPLITS) for part in test_sets),
     ):
         wanted.setdefault(place, []).extend(splits)
-    listed: dict[tuple[Place | None, str], ListedSplit] = {}
+    listed: dict[Key, ListedSplit] = {}
     renamed: list[Finding] = []
     for place, splits in wanted.items():
-        if place.names.without_cameras:
-            logger.info("%s: %s", place.root, place.names.without_cameras)
         of_place, note = _list_place(place, list(dict.fromkeys(splits)))
         listed |= {(place, split): part for split, part in of_place.items()}
         renamed += note
@@ -184,18 +231,40 @@ def look_at_sets(
         folders = {split: main.folders[split] for split in main.splits}
         found = list_folders(folders, missing=main.missing, names=main.names)
         listed |= {(None, split): part for split, part in found.items()}
-    surveys = survey(listed, index_file=index_file, read=read)
-    return SetsSeen(
-        main,
-        {split: surveys[main.place, split] for split in main.splits},
-        tuple(TrainSurvey(part, surveys[part.place, "train"]) for part in train_sets),
-        tuple(TestSurvey(part, {split: surveys[part.place, split] for split in TEST_SPLITS}) for part in test_sets),
-        tuple(renamed),
-    )
+    return listed, renamed
+
+
+def _list_tests(test_sets: Sequence[WantedSet]) -> tuple[dict[Key, ListedSplit], list[Finding]]:
+    """The listed splits of further test sets, and notes on persons that are numbered anew.
+
+    Each is numbered by itself, even in the place of another set: neither its numbers nor those of the other set depend
+    on what else is looked at, so that the fingerprints do not either.
+    """
+    listed: dict[Key, ListedSplit] = {}
+    renamed: list[Finding] = []
+    for part in test_sets:
+        of_place, note = _list_place(part.place, TEST_SPLITS)
+        listed |= {(part.name, split): found for split, found in of_place.items()}
+        renamed += [of_set(finding, part.name) for finding in note]
+    return listed, renamed
+
+
+def numbered_together(place: Place, surveys: Surveys) -> Surveys:
+    """The surveys of splits of one place with one number for each person in all of them."""
+    numbered = read_set(place.layout, place.root, splits=list(surveys), names=place.names).numbered
+    together = {}
+    for split, found in surveys.items():
+        by_file = {image.file: image for image in numbered.listings[split].split.images}
+        images = tuple(by_file.get(image.file, image) for image in found.images)
+        listing = replace(found.listing, split=Split(found.listing.root, images))
+        together[split] = replace(found, listing=listing)
+    return together
 
 
 def _list_place(place: Place, splits: Sequence[str]) -> tuple[dict[str, ListedSplit], list[Finding]]:
     """The listed splits of a place, and a note if its persons are numbered anew."""
+    if place.names.without_cameras:
+        logger.info("%s: %s", place.root, place.names.without_cameras)
     found = read_set(place.layout, place.root, splits=splits, names=place.names)
     listed = {}
     for split, part in found.splits.items():

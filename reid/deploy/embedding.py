@@ -7,7 +7,7 @@ Shapes: N images.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -106,7 +106,7 @@ def embed_as_rank(
         splits,
         batch_size=batch_size,
         store=Path(store),
-        key=manifest.fingerprint,
+        keys=_store_keys(manifest, splits),
         keep=None if with_junk else {name: splits[name].person != JUNK for name in splits if name.endswith("gallery")},
         ranks=ranks,
     )
@@ -126,20 +126,26 @@ def splits_of(manifest: Manifest, *, all_test_sets: bool) -> dict[str, Split]:
     return splits
 
 
+def _store_keys(manifest: Manifest, splits: Mapping[str, Split]) -> dict[str, str]:
+    """The fingerprint of each split's data: a further test set has one of its own."""
+    own = {part.name: part.fingerprint for part in manifest.test_sets}
+    return {name: own.get(name.rpartition("/")[0], manifest.fingerprint) for name in splits}
+
+
 def embed_splits(
     model: OpenModel,
     splits: dict[str, Split],
     *,
     batch_size: int,
     store: Path,
-    key: str,
+    keys: Mapping[str, str],
     keep: dict[str, NDArray[np.bool_]] | None = None,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> tuple[dict[str, Embeddings], float]:
     """Embeddings of each split, and the images per second that the network and its preprocessing reached.
 
-    Images come from the decode-once store in folder `store`. With `keep`, only some images (N,) of a split are
-    embedded. If several ranks share the batches, rank 0 has all rows afterwards.
+    Images come from the decode-once store in folder `store`, under the key of their split. With `keep`, only some
+    images (N,) of a split are embedded. If several ranks share the batches, rank 0 has all rows afterwards.
     """
     from reid.data.store import open_store
 
@@ -147,7 +153,7 @@ def embed_splits(
     seconds = 0.0
     size = {"height": model.contract.height, "width": model.contract.width, "channels": model.contract.channels}
     for name, split in splits.items():
-        pixels = open_store(split, **size, folder=store, key=key)
+        pixels = open_store(split, **size, folder=store, key=keys[name])
         ranks.meet()  # another machine may have to decode its images first
         started_s = time.perf_counter()
         parts[name] = embed(

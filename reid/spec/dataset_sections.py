@@ -32,8 +32,9 @@ from reid.spec.names import require_file_name, require_persons
 
 BY_VALIDATE = ReadBy("validate")
 """The fact of fields by which the first stage of a pipeline makes the data set."""
-FINDS_IMAGES = ReadBy("validate", "manifest")
-"""The fact of fields by which the first stages of a pipeline find the images: later stages read the manifest."""
+FINDS_IMAGES = ReadBy("validate", "manifest", "evaluate")
+"""The fact of fields by which the first stages of a pipeline find the images: later stages read the manifest. The stage
+evaluate tells by them which further test sets are of a data set that is trained on."""
 BY_TASKS = ReadAloneBy("train", "evaluate", "inference", "export", "gen_trt_engine", "start_client")
 """The fact of fields by which these tasks find the images when they run alone, without a manifest."""
 
@@ -134,8 +135,9 @@ class Dataset(Section):
     """Folder of the query images (query)."""
     train_sets: Annotated[list[TrainingSet], FINDS_IMAGES, BY_TASKS] = []
     """Several training sets, in place of the training images of the main set: their persons are learnt together."""
-    test_sets: Annotated[list[FurtherTestSet], FINDS_IMAGES, BY_TASKS] = []
-    """Test sets beside the main one, whose query and gallery choose the best checkpoint."""
+    test_sets: Annotated[list[FurtherTestSet], ReadBy("validate", "evaluate")] = []
+    """Test sets beside the main one, whose query and gallery choose the best checkpoint. Another list of them trains
+    nothing again."""
     file_name: Annotated[Text, AfterValidator(require_file_name), FINDS_IMAGES, BY_TASKS] = "market1501"
     """How a file's name gives its person and camera: market1501 (0002_c1s1_000451_03.jpg), dukemtmc
     (0001_c2_f0046182.jpg), or a regular expression with the group `person` and, if any, `camera`, both whole numbers,
@@ -219,10 +221,14 @@ class Dataset(Section):
 
     @property
     def roots(self) -> dict[str, str | None]:
-        """Field -> root, for each set that is read from a root."""
+        """Field -> root, for the main set if it is read from a root, and for each training set."""
         main = {"dataset.root": self.root}
         return {
             **({} if self.layout == "market1501" else main),
             **{f"dataset.train_sets, {part.name}": part.root for part in self.train_sets},
-            **{f"dataset.test_sets, {part.name}": part.root for part in self.test_sets},
         }
+
+    @property
+    def test_roots(self) -> dict[str, str | None]:
+        """Field -> root, for each further test set."""
+        return {f"dataset.test_sets, {part.name}": part.root for part in self.test_sets}

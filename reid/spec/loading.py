@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
 from reid.errors import SpecError
+from reid.spec.fields import fields_of
 from reid.spec.idle import idle, read_as, replaced
 from reid.spec.partial_spec import PartialSpec, take_out
 from reid.spec.refusals import nearest_key, place_of, refusal
@@ -41,7 +42,8 @@ def load_spec(
 
     `origins` says where the override of a field comes from, for errors; without an entry it is the command line. An
     older spelling or a key that does nothing here is a warning in the log. `warn` is False if this is a part of a spec
-    that another stage has read, and warned of, before. Raises SpecError, which names all that is wrong.
+    that another stage has read, and warned of, before; rules across fields are then applied only if all of these fields
+    are in the part. Raises SpecError, which names all that is wrong.
     """
     where = Path(path).name if path is not None else "spec"
     raw = _read(path, text, where)
@@ -51,7 +53,8 @@ def load_spec(
     notices = list(_rename_and_drop(values, wrong))
     spec, refused = _validated(values)
     wrong += [refusal(details, where, given) for details in refused]
-    wrong += [f"{place_of(field, where, given)}: {what}" for field, what in contradictions(spec)]
+    checked = spec if warn or isinstance(spec, PartialSpec) else _given(spec, values)
+    wrong += [f"{place_of(field, where, given)}: {what}" for field, what in contradictions(checked)]
     if wrong:
         raise SpecError("\n".join(wrong))
     assert isinstance(spec, Experiment)
@@ -165,6 +168,16 @@ def _rename_and_drop(values: dict[str, Any], wrong: list[str]) -> Iterator[str]:
         section, key = _section_of(values, name)
         if section is not None and section.get(key) in ({}, None):
             section.pop(key, None)
+
+
+def _given(spec: Experiment, values: dict[str, Any]) -> PartialSpec:
+    """The spec without the fields that `values` does not have, for the whole spec may not have their defaults."""
+    return PartialSpec(spec, {name for name in fields_of() if not _has(values, name)})
+
+
+def _has(values: dict[str, Any], name: str) -> bool:
+    section, key = _section_of(values, name)
+    return section is not None and key in section
 
 
 def _section_of(values: dict[str, Any], name: str) -> tuple[dict[str, Any] | None, str]:

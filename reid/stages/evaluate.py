@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from reid.data.market1501 import MAIN_SET, Manifest, Split
 from reid.distributed.launching import devices_here
@@ -25,21 +26,34 @@ from reid.scoring.verification import pair_counter
 from reid.spec import Experiment
 from reid.stages.embedding import embed_dataset
 from reid.stages.evaluate_report import build_page, roc_record, save_figures, threshold_record
+from reid.stages.further_sets import add_further_sets
 from reid.stages.outcome import Outcome
 from reid.tracking.stage_run import StageRun
 
 logger = logging.getLogger(__name__)
 
 
-def evaluate(spec: Experiment, *, dataset: Path, model: Path, results: Path, report: Path, run: StageRun) -> Outcome:
+def evaluate(
+    spec: Experiment,
+    *,
+    dataset: Path,
+    model: Path,
+    results: Path,
+    report: Path,
+    run: StageRun,
+    fingerprint: str | None = None,
+) -> Outcome:
     """Scores the model on the manifest's query and gallery from one embedding pass.
 
     Writes the HTML `report`, and into `results` metrics.json, per_query.csv, thresholds.json, embeddings.npz,
-    cmc_curve.png and .svg, sampled_matches.png. Further test sets of the manifest are scored one after another and
-    compared in a table; the embeddings of each are in embeddings_<set>.npz. Raises DatasetError if no query of a test
-    set can have a match.
+    cmc_curve.png and .svg, sampled_matches.png. Further test sets are scored one after another and compared in a table;
+    the embeddings of each are in embeddings_<set>.npz. They are those of the manifest if the task runs alone; in a
+    pipeline those of the spec, and `fingerprint` is what validate has found of all sets. Raises DatasetError if no
+    query of a test set can have a match, or if the images have another fingerprint.
     """
     manifest = Manifest.load(dataset)
+    if fingerprint is not None:
+        manifest = add_further_sets(spec, manifest, fingerprint=fingerprint)
     section, ranking = spec.evaluate, spec.re_ranking
     for query, gallery in ((manifest.query, manifest.gallery), *((s.query, s.gallery) for s in manifest.test_sets)):
         _require_matches(query, gallery.without_junk())
@@ -49,9 +63,11 @@ def evaluate(spec: Experiment, *, dataset: Path, model: Path, results: Path, rep
     devices = devices_here(
         "evaluate", num_gpus=section.num_gpus, gpu_ids=section.gpu_ids, cpu_processes=section.cpu_processes
     )
-    opened, parts, images_per_second = embed_dataset(
-        spec, devices, dataset=dataset, model=model, with_junk=False, all_test_sets=True
-    )
+    with TemporaryDirectory(prefix="reid-") as folder:  # the processes that embed read a file
+        manifest.save(whole := Path(folder, "dataset.json"))
+        opened, parts, images_per_second = embed_dataset(
+            spec, devices, dataset=whole, model=model, with_junk=False, all_test_sets=True
+        )
     Embeddings.joined(parts["query"], parts["gallery"]).save_npz(results / "embeddings.npz")
     score_pair = partial(
         score,

@@ -1,4 +1,4 @@
-"""One look at the images of the spec's data set, as the stages validate and manifest take it."""
+"""One look at the images of the spec's data set, as the stages validate, manifest and evaluate take it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,17 @@ from pathlib import Path
 from reid.data.file_names import file_names
 from reid.data.findings import Finding
 from reid.data.market_folders import missing_folders
-from reid.data.sets import MainSet, Place, SetsSeen, WantedSet, look_at_sets
+from reid.data.sets import (
+    MainSet,
+    Place,
+    SetsSeen,
+    TestSurvey,
+    WantedSet,
+    evaluation_fingerprint,
+    look_at_sets,
+    look_at_test_sets,
+    sets_trained_on,
+)
 from reid.data.surveys import ReadImages
 from reid.errors import DatasetError
 from reid.spec import Experiment
@@ -19,9 +29,11 @@ class ImagesSeen:
     """What one look at the images has found."""
 
     sets: SetsSeen
-    """All sets, without the images that are left out."""
+    """The sets that were looked at, without the images that are left out."""
     fingerprint: str
-    """Hash of all images, those that are left out included."""
+    """Hash of the training images, those that are left out included, and of the main test set."""
+    evaluation_fingerprint: str
+    """Hash of the same and of the further test sets."""
     left_out: list[Finding]
     """The training images that cannot be decoded, if `dataset.corrupt_images` says that they are skipped."""
 
@@ -33,35 +45,72 @@ def missing_of(spec: Experiment) -> dict[str, str]:
     return {split: what for split, what in missing if split in folders}
 
 
-def look_at_images(spec: Experiment, *, missing: Mapping[str, str], read: ReadImages) -> ImagesSeen:
+def look_at_images(
+    spec: Experiment, *, missing: Mapping[str, str], read: ReadImages, with_test_sets: bool
+) -> ImagesSeen:
     """Lists the sets and reads their images by `read`; a missing folder (split -> why) is an empty split.
 
-    Raises DatasetError if the main set has a layout that needs dataset.root, and that is not set.
+    Further test sets are looked at only `with_test_sets`. Raises DatasetError if the main set has a layout that needs
+    dataset.root, and that is not set.
     """
     dataset = spec.dataset
-    by_root = dataset.layout != "market1501"
-    if by_root and dataset.root is None:
-        raise DatasetError(f"dataset.root: is not set; dataset.layout = {dataset.layout} needs it")
-    names = file_names(dataset.file_name, cameras=dataset.cameras)
-    main = MainSet(
-        Place(dataset.layout, Path(dataset.root).absolute(), names) if by_root and dataset.root else None,
-        dataset.folders,
-        missing,
-        names,
-        ("query", "gallery") if dataset.train_sets else ("train", "query", "gallery"),
-    )
     sets = look_at_sets(
-        main,
+        _main(spec, missing=missing),
         train_sets=[_wanted(part) for part in dataset.train_sets],
-        test_sets=[_wanted(part) for part in dataset.test_sets],
-        index_file=Path(spec.store_dir) / "index.json",
+        test_sets=[_wanted(part) for part in dataset.test_sets] if with_test_sets else [],
+        index_file=_index_file(spec),
         read=read,
     )
     fingerprint = sets.fingerprint
     left_out: list[Finding] = []
     if dataset.corrupt_images == "skip":
         sets, left_out = sets.without_unreadable()
-    return ImagesSeen(sets, fingerprint, left_out)
+    return ImagesSeen(sets, fingerprint, evaluation_fingerprint(fingerprint, sets.test_sets), left_out)
+
+
+def look_at_further_sets(spec: Experiment, *, read: ReadImages) -> tuple[TestSurvey, ...]:
+    """Lists the further test sets alone, and reads their images by `read`."""
+    return look_at_test_sets(
+        [_wanted(part) for part in spec.dataset.test_sets], index_file=_index_file(spec), read=read
+    )
+
+
+def trained_on(spec: Experiment) -> tuple[str, ...]:
+    """The names of the test sets whose data set is also trained on; no image is listed."""
+    return sets_trained_on(
+        _main(spec, missing={}),
+        train_sets=[_wanted(part) for part in spec.dataset.train_sets],
+        test_sets=[_wanted(part) for part in spec.dataset.test_sets],
+    )
+
+
+def require_unchanged(found: str, wanted: str, *, stage: str) -> None:
+    """Raises DatasetError if a stage has found another fingerprint than validate."""
+    if found != wanted:
+        raise DatasetError(
+            f"the data set has changed between the stages validate and {stage}\n"
+            f"  found: fingerprint {found}\n"
+            f"  want:  fingerprint {wanted}, which validate has found; start the run again"
+        )
+
+
+def _main(spec: Experiment, *, missing: Mapping[str, str]) -> MainSet:
+    dataset = spec.dataset
+    by_root = dataset.layout != "market1501"
+    if by_root and dataset.root is None:
+        raise DatasetError(f"dataset.root: is not set; dataset.layout = {dataset.layout} needs it")
+    names = file_names(dataset.file_name, cameras=dataset.cameras)
+    return MainSet(
+        Place(dataset.layout, Path(dataset.root).absolute(), names) if by_root and dataset.root else None,
+        dataset.folders,
+        missing,
+        names,
+        ("query", "gallery") if dataset.train_sets else ("train", "query", "gallery"),
+    )
+
+
+def _index_file(spec: Experiment) -> Path:
+    return Path(spec.store_dir) / "index.json"
 
 
 def _wanted(part: FurtherSet) -> WantedSet:

@@ -3,7 +3,8 @@
 It is a stage of its own for the sake of Kubeflow's cache. The cache key of a task holds the ids of its input artifacts,
 and a task that runs again gives its artifacts new ids; validate, which has to see the data each time, always runs. So
 validate hands out values only, and this stage makes the manifest from them: it is cached as long as the fingerprint and
-its part of the spec are the same, and with it everything that comes after it.
+its part of the spec are the same, and with it everything that comes after it. Further test sets are in neither: the
+evaluate stage lists them itself, so that another list of them trains nothing again.
 """
 
 from pathlib import Path
@@ -12,9 +13,8 @@ from typing import TYPE_CHECKING
 from reid.data.file_index import hash_images, read_images
 from reid.data.findings import counted
 from reid.data.market_folders import require_data
-from reid.errors import DatasetError
 from reid.spec import Experiment
-from reid.stages.images_seen import look_at_images
+from reid.stages.images_seen import look_at_images, require_unchanged
 from reid.stages.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -29,16 +29,9 @@ def manifest(spec: Experiment, *, fingerprint: str, dataset: Path, run: "StageRu
     """
     require_data(spec.dataset.folders, roots=spec.dataset.roots)
     skips = spec.dataset.corrupt_images == "skip"
-    seen = look_at_images(spec, missing={}, read=read_images if skips else hash_images)
-    if seen.fingerprint != fingerprint:
-        raise DatasetError(
-            "the data set has changed between the stages validate and manifest\n"
-            f"  found: fingerprint {seen.fingerprint}\n"
-            f"  want:  fingerprint {fingerprint}, which validate has found; start the run again"
-        )
+    seen = look_at_images(spec, missing={}, read=read_images if skips else hash_images, with_test_sets=False)
+    require_unchanged(seen.fingerprint, fingerprint, stage="manifest")
     manifest = seen.sets.manifest(fingerprint)
     manifest.save(dataset)
-    splits = [manifest.train, manifest.query, manifest.gallery]
-    splits += [split for part in manifest.test_sets for split in (part.query, part.gallery)]
-    images = counted(sum(map(len, splits)), "image")
+    images = counted(sum(map(len, (manifest.train, manifest.query, manifest.gallery))), "image")
     return Outcome({}, {}, [f"{images}, fingerprint {fingerprint[:12]}"])

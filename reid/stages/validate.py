@@ -29,17 +29,26 @@ if TYPE_CHECKING:
     from reid.tracking.stage_run import StageRun
 
 
-def validate(spec: Experiment, *, report: Path, summary: Path, findings: Path, run: "StageRun") -> Outcome:
-    """Writes the findings (HTML, Markdown, JSON), and hands out the fingerprint and the spec's slices.
+def validate(
+    spec: Experiment,
+    *,
+    report: Path,
+    summary: Path,
+    findings: Path,
+    run: "StageRun",
+    with_test_sets: bool = True,
+) -> Outcome:
+    """Writes the findings (HTML, Markdown, JSON), and hands out the fingerprints and the spec's slices.
 
-    If `dataset.synthetic` or `dataset.source` is set and the data set is absent, it is drawn or fetched first. Raises
-    DatasetError with all errors of the data set, after all three files are written; SpecError, before anything is done,
-    for weights of the backbone that timm does not know.
+    If `dataset.synthetic` or `dataset.source` is set and the data set is absent, it is drawn or fetched first. A
+    training that runs alone does not look at further test sets. Raises DatasetError with all errors of the data set,
+    after all three files are written; SpecError, before anything is done, for weights of the backbone that timm does
+    not know.
     """
     require_weights(spec.model.backbone)
     ensure_made(spec)
     missing = missing_of(spec)
-    seen = look_at_images(spec, missing=missing, read=read_images)
+    seen = look_at_images(spec, missing=missing, read=read_images, with_test_sets=with_test_sets)
     examination = Examination(
         seen.fingerprint,
         tuple(summarize_sets(seen.sets)),
@@ -54,7 +63,11 @@ def validate(spec: Experiment, *, report: Path, summary: Path, findings: Path, r
     slices: dict[str, str | int | float] = {f"{stage}_spec": stage_slice(spec, stage) for stage in STAGES[1:]}
     return Outcome(
         metrics=_metrics(examination) | {"skipped_images": float(sum(finding.count for finding in seen.left_out))},
-        parameters={"fingerprint": seen.fingerprint, **slices},
+        parameters={
+            "fingerprint": seen.fingerprint,
+            "evaluation_fingerprint": seen.evaluation_fingerprint,
+            **slices,
+        },
         lines=to_lines(examination),
     )
 

@@ -49,6 +49,8 @@ def test_the_table_on_a_terminal_has_a_rule(monkeypatch: pytest.MonkeyPatch) -> 
         ("gallery", 19732.0, "19,732"),
         ("parity_max_abs", 5.3644e-07, "5.3644e-07"),
         ("train_loss", 3.4955712, "3.49557"),
+        ("reranked_mAP_shop", 0.5, "50.00 %"),
+        ("queries_shop", 6.0, "6"),
     ],
 )
 def test_a_figure_is_shown_as_a_person_reads_it(name: str, value: float, shown: str) -> None:

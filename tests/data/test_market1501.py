@@ -81,7 +81,7 @@ def test_a_manifest_of_several_sets_comes_back_equal_and_one_of_a_single_set_say
     several = dataclasses.replace(
         market,
         train_sets=(TrainSet("one", 0, 4, 2.0), TrainSet("two", 4, 2, 0.5)),
-        test_sets=(TestSet("other", market.gallery, market.query),),
+        test_sets=(TestSet("other", "b00c", market.gallery, market.query),),
         trained_on=("other",),
     )
     several.save(tmp_path / "several.json")

@@ -6,11 +6,19 @@ from pathlib import Path
 import pytest
 
 from reid.data.doctor_sets import examine_sets, summarize_sets
-from reid.data.file_index import read_images
+from reid.data.file_index import hash_images, read_images
 from reid.data.file_names import MARKET1501
 from reid.data.layouts.layout import SPLITS, LayoutName
 from reid.data.market1501 import TrainSet
-from reid.data.sets import MainSet, Place, SetsSeen, WantedSet, look_at_sets
+from reid.data.sets import (
+    MainSet,
+    Place,
+    SetsSeen,
+    WantedSet,
+    evaluation_fingerprint,
+    look_at_sets,
+    look_at_test_sets,
+)
 from reid.data.surveys import fingerprint_of, survey_folders
 from tests.small_market import FOLDERS, write_image, write_market
 
@@ -122,12 +130,45 @@ def test_equal_numbers_in_two_data_sets_that_lie_side_by_side_are_other_persons(
     ]
 
 
-def test_the_fingerprint_follows_every_set_and_not_the_shares(one: Path, two: Path) -> None:
-    before = look(one, [wanted("two", two, 1.0)], [wanted("test", one)]).fingerprint
-    assert look(one, [wanted("two", two, 2.0)], [wanted("test", one)]).fingerprint == before
-    assert look(one, [wanted("two", two, 1.0)]).fingerprint != before
+def test_the_fingerprint_follows_every_training_set_and_not_the_shares(one: Path, two: Path) -> None:
+    before = look(one, [wanted("two", two, 1.0)]).fingerprint
+    assert look(one, [wanted("two", two, 2.0)]).fingerprint == before
+    assert look(one, [wanted("two", two, 1.0), wanted("one", one, 1.0)]).fingerprint != before
     write_image(two / FOLDERS["train"] / "0003_c2s2_000009_01.jpg", size=(18, 32))
-    assert look(one, [wanted("two", two, 1.0)], [wanted("test", one)]).fingerprint != before
+    assert look(one, [wanted("two", two, 1.0)]).fingerprint != before
+
+
+def test_further_test_sets_are_in_the_fingerprint_of_the_evaluation_alone(one: Path, tmp_path: Path) -> None:
+    away = write_market(tmp_path / "away")
+    alone, two_names = look(one, []), [look(one, [], [wanted(name, away)]) for name in ("shop", "doors")]
+
+    def of_all(seen: SetsSeen) -> str:
+        return evaluation_fingerprint(seen.fingerprint, seen.test_sets)
+
+    assert of_all(alone) == alone.fingerprint
+    write_image(away / FOLDERS["query"] / "0005_c1s1_000009_01.jpg", size=(18, 32))
+    changed = look(one, [], [wanted("shop", away)])
+    assert {seen.fingerprint for seen in (*two_names, changed)} == {alone.fingerprint}
+    assert len({of_all(seen) for seen in (alone, *two_names, changed)}) == 4
+
+
+def test_a_further_test_set_is_the_same_alone_and_beside_a_training_set_of_its_place(one: Path, tmp_path: Path) -> None:
+    """Their persons are numbered apart, and one that is in both is found all the same."""
+    rows = ["path,person,camera,split"]
+    for person, split in (("anna", "train"), ("bob", "train"), ("bob", "query"), ("zoe", "query"), ("bob", "gallery")):
+        rows.append(f"{person}-{split}.jpg,{person},{split},{split}")
+        write_image(tmp_path / "mine" / f"{person}-{split}.jpg", size=(16 + len(rows), 32))
+    (tmp_path / "mine" / "images.csv").write_text("\n".join(rows))
+    mine = WantedSet("mine", Place("csv", tmp_path / "mine", MARKET1501))
+    seen, trained = look(one, [mine], [mine]), look(one, [mine])
+    (alone,) = look_at_test_sets([mine], index_file=tmp_path / "index.json", read=hash_images)
+    assert alone.listed == seen.manifest("f").test_sets[0]
+    assert set(alone.listed.query.person.tolist()) == {1, 2}
+    assert (trained.fingerprint, trained.manifest("f").train) == (seen.fingerprint, seen.manifest("f").train)
+    (error,) = [message for severity, message in findings(seen) if severity == "error"]
+    assert error.startswith("mine and mine: 1 person of train also in query or gallery")
+    numbered = [found.message for found in examine_sets(seen, num_classes=None) if found.check == "numbered anew"]
+    assert [message.partition(f"{tmp_path}")[0] for message in numbered] == ["", "mine: "]
 
 
 def test_an_unreadable_training_image_is_left_out_of_its_set(one: Path, two: Path) -> None:

@@ -29,6 +29,7 @@ from reid.spec import load_spec
 from reid.spec.facts import InForm
 from reid.spec.fields import fields_with
 
+FINGERPRINTS = ("fingerprint", "evaluation_fingerprint")
 SLICES = ["manifest", "train", "evaluate", "inference", "export", "gen_trt_engine", "register"]
 OF_FIELDS = {fact.parameter for fact in fields_with(InForm).values()}
 """Parameters of the pipeline that are fields of the spec."""
@@ -144,7 +145,7 @@ def test_the_ports_are_those_of_the_stages(compiled: Path) -> None:
     kinds = {stage: task.output_artifacts.get("metrics") for stage, task in tasks.items()}
     assert kinds == {**dict.fromkeys(tasks, "system.Metrics"), "manifest": None}
     assert {stage: task.output_parameters for stage, task in tasks.items() if task.output_parameters} == {
-        "validate": {"fingerprint": "STRING", **{f"{stage}_spec": "STRING" for stage in SLICES}},
+        "validate": {**dict.fromkeys(FINGERPRINTS, "STRING"), **{f"{stage}_spec": "STRING" for stage in SLICES}},
         "evaluate": {"mAP": "NUMBER_DOUBLE"},
         "gen_trt_engine": {"built": "STRING"},
     }
@@ -161,7 +162,7 @@ def test_every_later_stage_takes_its_own_slice_and_the_fingerprint_and_only_vali
         assert task.cacheable
         assert task.parameters == {
             "spec": ir.TaskOutput("validate", f"{stage}_spec"),
-            "fingerprint": ir.TaskOutput("validate", "fingerprint"),
+            "fingerprint": ir.TaskOutput("validate", FINGERPRINTS[stage == "evaluate"]),
             **own.get(stage, {}),
         }
         assert task.command == ("python3", "-m", "components.entry", stage, "--executor-input", "{{$}}")
@@ -320,7 +321,7 @@ def test_what_a_stage_gives_arrives_where_the_graph_says(repository: Path, compi
     model = f"train.model of (dataset={manifest}, fingerprint=validate.fingerprint, spec=validate.train_spec)"
     assert (folders["train"] / "model").read_text() == model
     assert (folders["evaluate"] / "results").read_text() == (
-        f"evaluate.results of (dataset={manifest}, fingerprint=validate.fingerprint, model={model},"
+        f"evaluate.results of (dataset={manifest}, fingerprint=validate.evaluation_fingerprint, model={model},"
         " spec=validate.evaluate_spec)"
     )
     assert (folders["evaluate"] / "report.html").exists()

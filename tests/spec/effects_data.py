@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from reid.cli.task_files import images_of
 from reid.data.market1501 import Manifest, Split, TrainSet, list_folder
 from reid.errors import DatasetError, SpecError
 from reid.stages.train import train
@@ -155,7 +156,9 @@ def train_sets(lab: Lab) -> None:
 def test_sets(lab: Lab) -> None:
     """Query and gallery of another data set."""
     usual, other = _read(lab), lab.other_images("query").parent
-    found = _read(lab, f"dataset.test_sets=[{{name: other, root: {other}}}]")
+    sets = f"dataset.test_sets=[{{name: other, root: {other}}}]"
+    assert _read(lab, sets) == usual
+    found = Manifest.load(images_of(lab.spec(sets, f"results_dir={lab.folder}"), "evaluate"))
     (test,) = found.test_sets
     assert (test.name, test.query.root, test.gallery.root) == ("other", other / QUERY, other / GALLERY)
     assert test.query.images == usual.query.images

@@ -10,11 +10,17 @@ from reid.spec.slices import stage_slice
 FINDS_IMAGES = {
     *(f"dataset.{split}_dataset_dir" for split in ("train", "test", "query")),
     *("dataset.file_name", "dataset.cameras", "dataset.layout", "dataset.root"),
-    *("dataset.train_sets", "dataset.test_sets"),
+    "dataset.train_sets",
 }
+OF_EVALUATE = [
+    *("dataset.layout", "dataset.root", "dataset.train_dataset_dir", "dataset.test_dataset_dir"),
+    *("dataset.query_dataset_dir", "dataset.train_sets", "dataset.test_sets", "dataset.file_name", "dataset.cameras"),
+    *("dataset.val_batch_size", "dataset.store_dir"),
+]
+"""The fields of the data set that evaluate reads, in the order of its slice."""
 NOT_IN_A_SLICE = {
     *FINDS_IMAGES,
-    *("dataset.synthetic", "dataset.source"),
+    *("dataset.test_sets", "dataset.synthetic", "dataset.source"),
     *(f"{task}.results_dir" for task in ("train", "evaluate", "inference", "export", "gen_trt_engine")),
     *("mlflow.run_name", "results_dir", "encryption_key"),
 }
@@ -29,7 +35,8 @@ def test_a_slice_loads_as_a_spec_and_holds_no_path_that_a_port_or_the_manifest_r
     assert stage_slice(load_spec(text=text), stage) == text
     assert not caplog.records
     given = yaml.safe_load(text)
-    for place in NOT_IN_A_SLICE - (FINDS_IMAGES if stage == "manifest" else set()):
+    read = {"manifest": FINDS_IMAGES, "evaluate": {*FINDS_IMAGES, "dataset.test_sets"}}
+    for place in NOT_IN_A_SLICE - read.get(stage, set()):
         section, _, key = place.rpartition(".")
         assert key not in (given.get(section, {}) if section else given)
 
@@ -40,12 +47,25 @@ def test_re_ranking_reaches_the_evaluation_and_the_record_of_it_only() -> None:
     assert changed == ["evaluate", "register"]
 
 
+def test_further_test_sets_reach_the_evaluation_only() -> None:
+    before, after = load_spec(text=""), load_spec(text="dataset: {test_sets: [{name: shop, root: /shop}]}")
+    assert [s for s in STAGES[1:] if stage_slice(before, s) != stage_slice(after, s)] == ["evaluate"]
+
+
+def test_a_rule_of_fields_that_a_slice_does_not_hold_is_not_applied_to_it() -> None:
+    """A share of a batch of 640 that is none of the default's 64."""
+    sets = "train_sets: [{name: a, root: /a, share: 1}, {name: b, root: /b, share: 50}]"
+    spec = load_spec(text=f"dataset: {{batch_size: 640, {sets}}}")
+    for stage in STAGES[1:]:
+        load_spec(text=stage_slice(spec, stage), warn=False)
+
+
 @pytest.mark.parametrize(
     ("stage", "sections", "single"),
     [
         ("manifest", ["dataset"], []),
         ("train", ["model", "dataset", "train"], []),
-        ("evaluate", ["re_ranking", "evaluate"], ["dataset.val_batch_size", "dataset.store_dir", "train.seed"]),
+        ("evaluate", ["re_ranking", "evaluate"], [*OF_EVALUATE, "train.seed"]),
         ("inference", ["inference"], ["dataset.val_batch_size", "dataset.store_dir"]),
         ("export", ["export"], ["dataset.store_dir"]),
         ("gen_trt_engine", ["gen_trt_engine"], ["dataset.store_dir"]),

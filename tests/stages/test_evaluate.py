@@ -235,7 +235,7 @@ def of_two_sets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome
     (root / "query" / "0005_c2s1_000001_00.jpg").unlink()
     write_image(root / "bounding_box_test" / "0004_c3s1_000001_01.jpg")
     main = Manifest.load(folder / "dataset.json")
-    shop = TestSet("shop", list_folder(root / "query").split, list_folder(root / "bounding_box_test").split)
+    shop = TestSet("shop", "a" * 64, list_folder(root / "query").split, list_folder(root / "bounding_box_test").split)
     parts = (TrainSet("market", 0, 4), TrainSet("shop", 4, 2))
     sets = replace(main, train_sets=parts, test_sets=(shop,), trained_on=("shop",))
     sets.save(folder / "dataset.json")
@@ -273,7 +273,7 @@ def test_the_report_has_a_table_of_training_sets_by_test_sets_only_if_there_are_
 def test_a_further_test_set_without_any_match_is_an_error_that_names_its_folder(workplace):
     main = Manifest.load(workplace / "dataset.json")
     strangers = Split(workplace / "strangers", (PersonImage("0009_c1s1_000001_01.jpg", 9, 1),))
-    replace(main, test_sets=(TestSet("shop", main.query, strangers),)).save(workplace / "dataset.json")
+    replace(main, test_sets=(TestSet("shop", "a" * 64, main.query, strangers),)).save(workplace / "dataset.json")
     with pytest.raises(DatasetError, match="none of 2 queries has an image of its person in another camera"):
         run_evaluate(workplace)
 

@@ -84,7 +84,7 @@ def test_a_good_data_set_gives_three_reports_figures_and_slices(market: Path, tm
         "skipped_images": 0,
     }
     slices = {f"{stage}_spec" for stage in STAGES[1:]}
-    assert set(outcome.parameters) == {"fingerprint", *slices}
+    assert set(outcome.parameters) == {"fingerprint", "evaluation_fingerprint", *slices}
     assert outcome.parameters["evaluate_spec"] == stage_slice(spec, "evaluate")
     assert (tmp_path / "results" / "store" / "index.json").exists()
 
@@ -144,7 +144,7 @@ def test_other_file_names_are_read_by_their_own_pattern(shop: Path, tmp_path: Pa
     assert (outcome.metrics["warnings"], outcome.metrics["distractors"]) == (0, 1)
     other = _validate(_spec(shop, r"dataset.file_name=(?P<person>\d+)-.*"), tmp_path / "other")
     assert other.parameters["fingerprint"] != outcome.parameters["fingerprint"]
-    slices = [f"{stage}_spec" for stage in STAGES[1:] if stage != "manifest"]
+    slices = [f"{stage}_spec" for stage in STAGES[1:] if stage not in ("manifest", "evaluate")]
     assert [name for name in slices if outcome.parameters[name] != other.parameters[name]] == []
     told = json.loads((tmp_path / "other" / "findings.json").read_text())["findings"]
     assert [(finding["severity"], finding["message"]) for finding in told if finding["check"] == "unknown cameras"] == [
@@ -322,5 +322,6 @@ def test_several_sets_are_all_in_the_reports_and_in_the_figures(market: Path, tm
         assert outcome.metrics[name] == figure, name
     assert outcome.lines[0].startswith("market train 6 images of 3 persons under 2 cameras; mine train 4 images")
     splits = json.loads((tmp_path / "out" / "findings.json").read_text())["splits"]
+    assert outcome.parameters["evaluation_fingerprint"] != outcome.parameters["fingerprint"]
     assert list(splits) == ["market train", "mine train", "query", "gallery", "doors query", "doors gallery"]
     assert "mine: Training" in (tmp_path / "out" / "report.html").read_text()

@@ -9,7 +9,7 @@ is taken from the cache hands on the old ones.
 import graphlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -25,9 +25,14 @@ class Cache:
         self._executions: dict[str, dict[str, str]] = {}
         """Key -> the ids of the output artifacts of the task that had it."""
 
-    def run(self, pipeline: Document, platform: Document, **parameters: str) -> list[str]:
-        """Runs every task, and returns those that are taken from the cache."""
-        run = _Run(pipeline, platform, parameters)
+    def run(
+        self, pipeline: Document, platform: Document, *, changed: Collection[str] = (), **parameters: str
+    ) -> list[str]:
+        """Runs every task, and returns those that are taken from the cache.
+
+        changed: the outputs ("validate.fingerprint") that have another value than the spec alone gives them.
+        """
+        run = _Run(pipeline, platform, parameters, changed)
         hits = []
         for name in run.in_order():
             cached = self._executions.get(run.key(name)) if run.is_cacheable(name) else None
@@ -44,6 +49,7 @@ class _Run:
     pipeline: Document
     platform: Document
     given: Mapping[str, str]
+    changed: Collection[str] = ()
     outputs: dict[str, dict[str, str]] = field(default_factory=dict)
     """Task -> port -> the artifact's id."""
 
@@ -88,7 +94,8 @@ class _Run:
         """A parameter's value; that of a task's output is the same for the same spec and data."""
         if "taskOutputParameter" in source:
             output = source["taskOutputParameter"]
-            return f"{output['producerTask']}.{output['outputParameterKey']} of {self._pipeline_parameter('spec')}"
+            name = f"{output['producerTask']}.{output['outputParameterKey']}"
+            return f"{'another ' * (name in self.changed)}{name} of {self._pipeline_parameter('spec')}"
         if "componentInputParameter" in source:
             return self._pipeline_parameter(source["componentInputParameter"])
         return str(source["runtimeValue"]["constant"])

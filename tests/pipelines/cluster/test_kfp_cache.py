@@ -36,6 +36,15 @@ def test_a_changed_parameter_runs_again_what_takes_it(compiled: list[dict[str, A
     assert cache.run(*compiled, spec="train: {seed: 3}") == []
 
 
+def test_another_list_of_further_test_sets_runs_the_evaluation_again_and_trains_nothing(
+    compiled: list[dict[str, Any]],
+) -> None:
+    cache = Cache()
+    cache.run(*compiled)
+    hits = cache.run(*compiled, changed={"validate.evaluate_spec", "validate.evaluation_fingerprint"})
+    assert AFTER_VALIDATE - set(hits) == {"evaluate", "register"}
+
+
 def test_with_the_manifest_from_a_stage_that_always_runs_nothing_would_be_taken(compiled: list[dict[str, Any]]) -> None:
     pipeline, platform = json.loads(json.dumps(compiled))
     tasks, components = pipeline["root"]["dag"]["tasks"], pipeline["components"]
