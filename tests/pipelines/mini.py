@@ -76,7 +76,9 @@ def work(stage, text):
     while step < spec.get("steps", 0):
         time.sleep(spec.get("step_s", 0))
         step += 1
-        step_file.write_text(str(step))
+        written = folder / "step.partial"  # renamed, so that a kill never leaves an empty file
+        written.write_text(str(step))
+        written.replace(step_file)
         print(f"progress: {stage}: {step}/{spec['steps']} steps", flush=True)
     if spec.get("exit"):
         print(spec.get("last_words", "no good"), file=sys.stderr)
