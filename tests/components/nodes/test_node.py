@@ -42,7 +42,7 @@ def request_file(tmp_path: Path) -> Path:
     }
     text, manifest = yaml.safe_dump(spec), tmp_path / "manifest.json"
     loaded = load_spec(text=text, overrides=[])
-    seen = look_at_images(loaded, missing={}, read=hash_images)
+    seen = look_at_images(loaded, missing={}, read=hash_images, with_test_sets=True)
     list_images(loaded, fingerprint=seen.fingerprint, dataset=manifest, run=StageRun.none())
     return write_request(tmp_path / "work", spec=text, dataset=manifest)
 
