@@ -7,6 +7,8 @@ Shapes: B images of a batch, D width of the features, P persons.
 """
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +26,10 @@ class LabelSmoothedCrossEntropy(nn.CrossEntropyLoss):
         super().__init__(label_smoothing=epsilon)
 
 
-class ArcFace(nn.CrossEntropyLoss):
-    """Cross-entropy of s cos(theta + m) for the label and s cos(theta) for the others, theta being the angles.
+class CosineMargin(nn.CrossEntropyLoss, ABC):
+    """Cross-entropy of logits that are cosines with a margin and a scale; what the margin is, a subclass says.
 
-    Deng et al., CVPR 2019, arXiv:1801.07698, eq. 3. Beyond theta = pi - m, where cos(theta + m) would rise again, the
-    label has cos(theta) - m sin(m), as in the authors' code. Label smoothing, if there is any, is that of the
-    cross-entropy of these logits; so it is for the other margins.
+    Label smoothing, if there is any, is that of the cross-entropy of these logits.
     """
 
     def __init__(self, *, margin: float, scale: float, epsilon: float) -> None:
@@ -39,6 +39,18 @@ class ArcFace(nn.CrossEntropyLoss):
     def forward(self, cosine: Tensor, person: Tensor) -> Tensor:
         """cosine (B, P), person (B,) int64 class indices 0..P-1 -> scalar float32."""
         return super().forward(self.logits(cosine.float(), person), person)
+
+    @abstractmethod
+    def logits(self, cosine: Tensor, person: Tensor) -> Tensor:
+        """cosine (B, P), person (B,) -> logits (B, P)."""
+
+
+class ArcFace(CosineMargin):
+    """Cross-entropy of s cos(theta + m) for the label and s cos(theta) for the others, theta being the angles.
+
+    Deng et al., CVPR 2019, arXiv:1801.07698, eq. 3. Beyond theta = pi - m, where cos(theta + m) would rise again, the
+    label has cos(theta) - m sin(m), as in the authors' code.
+    """
 
     def logits(self, cosine: Tensor, person: Tensor) -> Tensor:
         """cosine (B, P), person (B,) -> logits (B, P)."""
@@ -49,40 +61,24 @@ class ArcFace(nn.CrossEntropyLoss):
         return self.scale * torch.where(_is_label(cosine, person), moved, cosine)
 
 
-class CosFace(nn.CrossEntropyLoss):
+class CosFace(CosineMargin):
     """Cross-entropy of s (cos(theta) - m) for the label and s cos(theta) for the others.
 
     Wang et al., CVPR 2018, arXiv:1801.09414, eq. 4; the same as AM-Softmax (Wang et al. 2018, arXiv:1801.05599).
     """
-
-    def __init__(self, *, margin: float, scale: float, epsilon: float) -> None:
-        super().__init__(label_smoothing=epsilon)
-        self.margin, self.scale = margin, scale
-
-    def forward(self, cosine: Tensor, person: Tensor) -> Tensor:
-        """cosine (B, P), person (B,) int64 class indices 0..P-1 -> scalar float32."""
-        return super().forward(self.logits(cosine.float(), person), person)
 
     def logits(self, cosine: Tensor, person: Tensor) -> Tensor:
         """cosine (B, P), person (B,) -> logits (B, P)."""
         return self.scale * torch.where(_is_label(cosine, person), cosine - self.margin, cosine)
 
 
-class CircleSoftmax(nn.CrossEntropyLoss):
+class CircleSoftmax(CosineMargin):
     """Cross-entropy of s [1 + m - c]+ (c - 1 + m) for the label's cosine c and s [c + m]+ (c - m) for the others.
 
     The circle loss with class vectors: Sun et al., CVPR 2020, arXiv:2002.10857, eq. 5 to 8 and 13. The factors [...]+
     say how far a cosine is from its optimum, and have no gradient. The paper has s = 256 and m = 0.25, fast-reid's SBS
     64 and 0.35.
     """
-
-    def __init__(self, *, margin: float, scale: float, epsilon: float) -> None:
-        super().__init__(label_smoothing=epsilon)
-        self.margin, self.scale = margin, scale
-
-    def forward(self, cosine: Tensor, person: Tensor) -> Tensor:
-        """cosine (B, P), person (B,) int64 class indices 0..P-1 -> scalar float32."""
-        return super().forward(self.logits(cosine.float(), person), person)
 
     def logits(self, cosine: Tensor, person: Tensor) -> Tensor:
         """cosine (B, P), person (B,) -> logits (B, P)."""
@@ -97,7 +93,12 @@ def _is_label(cosine: Tensor, person: Tensor) -> Tensor:
     return torch.arange(cosine.shape[1], device=cosine.device) == person[:, None]
 
 
-MARGIN_LOSSES = {"arcface": ArcFace, "cosface": CosFace, "amsoftmax": CosFace, "circle": CircleSoftmax}
+MARGIN_LOSSES: dict[str, Callable[..., CosineMargin]] = {
+    "arcface": ArcFace,
+    "cosface": CosFace,
+    "amsoftmax": CosFace,
+    "circle": CircleSoftmax,
+}
 """The spec's name of an identity loss on cosines -> the loss."""
 
 
