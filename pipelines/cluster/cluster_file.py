@@ -15,6 +15,7 @@ import yaml
 from pipelines.cluster.memory import QUANTITY, in_bytes
 from pipelines.cluster.resources import SHARED_MEMORY, SHARED_MEMORY_PATH, Resources
 from reid.errors import PipelineError
+from reid.files.yaml_input import check_yaml, read_yaml_text
 from reid.spec.facts import STAGES
 
 FROM_THE_SPEC = {"gpus", "embedding_gpus", "engine_gpus", "cached", "encrypted", "num_nodes"}
@@ -42,11 +43,12 @@ def read_cluster(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
+        text = read_yaml_text(path)
+        check_yaml(text)
+        values = yaml.safe_load(text) or {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise PipelineError(f"{path}: {str(error).splitlines()[0]}\n  want: a YAML file of the cluster") from None
-    if not isinstance(values, dict):
-        raise PipelineError(f"{path}: found a {type(values).__name__}\n  want: fields as `memory: 32G`")
+    assert isinstance(values, dict)
     _check_kinds(path, values)
     for name in PER_STAGE & set(values):
         _check_memory(f"{path}: {name}", values[name])

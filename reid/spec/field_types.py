@@ -44,6 +44,6 @@ GpuId = Annotated[int, Field(ge=0), NamesGpus()]
 
 
 class Section(BaseModel):
-    """A part of the spec: unknown keys and silent conversions are refused."""
+    """A part of the spec: unknown keys and silent conversions are refused, and so are infinite numbers."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())

@@ -5,6 +5,7 @@ Every error of a file is reported at once, each with its place, what was found a
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -17,10 +18,11 @@ from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
 from reid.errors import SpecError
+from reid.files.yaml_input import RefusedInputError, check_yaml, check_yaml_value, read_yaml_text, shortened
 from reid.spec.fields import fields_of
 from reid.spec.idle import idle, read_as, replaced
 from reid.spec.partial_spec import PartialSpec, take_out
-from reid.spec.refusals import nearest_key, place_of, refusal
+from reid.spec.refusals import nearest_key, no_texts, place_of, refusal
 from reid.spec.rules import contradictions
 from reid.spec.sections import Experiment
 from reid.spec.tao import ALIASES, IDLE
@@ -28,6 +30,10 @@ from reid.spec.tao import ALIASES, IDLE
 logger = logging.getLogger(__name__)
 
 COMMAND_LINE = "command line"
+FIELD_NAME = re.compile(r"[^\W\d][\w-]*(\.[\w-]+|\[\w+\])*")
+"""A dotted name: keys, and places in lists."""
+NOT_VALUES = (OmegaConfBaseException, ValueError, KeyError, IndexError, AttributeError, RecursionError)
+"""What OmegaConf and YAML's constructors raise for text that is YAML and no value."""
 
 
 def load_spec(
@@ -53,6 +59,7 @@ def load_spec(
     notices = list(_rename_and_drop(values, wrong))
     spec, refused = _validated(values)
     wrong += [refusal(details, where, given) for details in refused]
+    wrong += [f"{place_of(field, where, given)}: {what}" for field, what in no_texts(values)]
     checked = spec if warn or isinstance(spec, PartialSpec) else _given(spec, values)
     wrong += [f"{place_of(field, where, given)}: {what}" for field, what in contradictions(checked)]
     if wrong:
@@ -74,17 +81,34 @@ def warn_of_replaced_paths(spec: Experiment) -> None:
 def _read(path: str | os.PathLike[str] | None, text: str | None, where: str) -> DictConfig:
     try:
         if path is not None:
-            text = Path(path).read_text(encoding="utf-8")
+            text = read_yaml_text(Path(path))
+        check_yaml(text or "")
         loaded = OmegaConf.create(text or "")
     except FileNotFoundError:
         raise SpecError(f"{path}: no such spec file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise SpecError(f"{path}: the spec cannot be read: {error}") from None
+    except RefusedInputError as error:
+        raise SpecError(f"{where}: {error}") from None
     except YAMLError as error:
         raise SpecError(f"{where}: not YAML: {error}") from None
-    if not isinstance(loaded, DictConfig):
-        raise SpecError(f"{where}: found a {type(OmegaConf.to_object(loaded)).__name__}, want sections (key: value)")
+    except NOT_VALUES as error:
+        field = getattr(error, "full_key", None)
+        raise SpecError(f"{where}: {f'{field}: ' if field else ''}{_first_line(error)}") from None
+    assert isinstance(loaded, DictConfig)
     return loaded
+
+
+def _check_override(override: str) -> None:
+    """Raises RefusedInputError if an override names no field, or if its value is none that a spec could have."""
+    name, _, value = override.partition("=")
+    if not FIELD_NAME.fullmatch(name.strip()):
+        raise RefusedInputError("want section.field=value, e.g. train.num_epochs=2")
+    check_yaml_value(value)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _apply_overrides(raw: DictConfig, overrides: Sequence[str], origins: Mapping[str, str]) -> dict[str, str]:
@@ -100,9 +124,10 @@ def _apply_overrides(raw: DictConfig, overrides: Sequence[str], origins: Mapping
         if not equals or not name.strip():
             raise SpecError(f"{COMMAND_LINE}: {override!r}: want section.field=value, e.g. train.num_epochs=2")
         try:
+            _check_override(override)
             raw.merge_with(OmegaConf.from_dotlist([override]))
-        except (OmegaConfBaseException, YAMLError) as error:
-            raise SpecError(f"{origin}: {override!r}: {str(error).splitlines()[0]}") from None
+        except (RefusedInputError, YAMLError, *NOT_VALUES) as error:
+            raise SpecError(f"{origin}: {shortened(override)}: {_first_line(error)}") from None
         _drop_other_spelling(raw, name)
         given[ALIASES.get(name, name)] = origin
         given.update(dict.fromkeys(_sections_new_by(name, written), origin))
@@ -129,8 +154,8 @@ def _sections_new_by(name: str, written: Any) -> Iterator[str]:
 def _resolve(raw: DictConfig, where: str) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(raw, resolve=True)
-    except OmegaConfBaseException as error:
-        raise SpecError(f"{where}: {str(error).splitlines()[0]}") from None
+    except NOT_VALUES as error:
+        raise SpecError(f"{where}: {_first_line(error)}") from None
     assert isinstance(values, dict)
     return {str(key): _without_missing(value) for key, value in values.items()}
 

@@ -2,7 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from pydantic_core import ErrorDetails
 
@@ -43,6 +44,7 @@ def _wanted(details: ErrorDetails) -> str:
         "literal_error": "{expected}",
         "int_type": "a whole number",
         "float_type": "a number",
+        "finite_number": "a finite number",
         "string_type": "a text",
         "bool_type": "true or false",
         "list_type": "a list, e.g. [40, 70]",
@@ -72,3 +74,15 @@ def nearest_key(location: tuple[int | str, ...]) -> str:
     if close:
         return ".".join([*map(str, location[:-1]), close[0]])
     return next((name for name in fields_of() if name.rpartition(".")[2] == wrong), "")
+
+
+def no_texts(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """The fields whose text holds NUL, which no file name and no argument can; each with what was found and wanted."""
+    for name, value in values.items():
+        field = f"{above}{name}"
+        items = list(enumerate(value)) if isinstance(value, list) else [("", value)]
+        for place, item in items:
+            if isinstance(item, dict):
+                yield from no_texts(item, f"{field}.{place}.".replace("..", "."))
+            elif isinstance(item, str) and "\0" in item:
+                yield f"{field}.{place}".rstrip("."), f"found {item!r} (str); want: a text without the character NUL"

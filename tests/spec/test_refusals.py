@@ -80,7 +80,7 @@ def test_a_text_that_has_a_form_is_asked_for_in_words() -> None:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("- 1", "spec: found a list, want sections (key: value)"),
+        ("- 1", "spec: line 1: found a list, want sections (key: value)"),
         ("results_dir: ${foo}", "spec: Interpolation key 'foo' not found"),
         ("train: 3", "spec: train: found 3 (int); want: a section (key: value)"),
     ],

@@ -157,7 +157,7 @@ def test_kubeflows_cache_is_used_only_for_images_named_by_digest(
         ("memroy: 3G", "unknown field 'memroy'\n  want: some of "),
         ("gpus: 3", "unknown field 'gpus'\n  want: some of "),
         ("tolerations: {key: x}", "tolerations: found {'key': 'x'}\n  want: a list"),
-        ("- memory", "found a list\n  want: fields as `memory: 32G`"),
+        ("- memory", "line 1: found a list, want sections (key: value)\n  want: a YAML file of the cluster"),
     ],
 )
 def test_a_mistake_in_the_clusters_file_is_told(tmp_path: Path, text: str, wanted: str) -> None:
