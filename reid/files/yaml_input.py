@@ -77,7 +77,7 @@ def _check_node(event: yaml.NodeEvent) -> None:
 
 
 def _line(event: yaml.Event) -> str:
-    return f"line {event.start_mark.line + 1}"
+    return f"line {event.start_mark.line + 1}" if event.start_mark else "the end"
 
 
 def shortened(value: str) -> str:
