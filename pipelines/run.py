@@ -33,7 +33,7 @@ from reid.console.progress import duration
 from reid.data.market_folders import require_data
 from reid.errors import PipelineError, ReidError
 from reid.files.locks import locked
-from reid.files.secrets import key_to_environment
+from reid.files.secrets import key_to_environment, without_password
 from reid.spec import Experiment, load_spec, warn_of_replaced_paths
 from reid.spec.secret import open_text, open_values
 from reid.tracking.pipeline_run import open_pipeline_run
@@ -173,7 +173,7 @@ def _containers(spec: Experiment, store: Store, tracking_uri: str, lock: int) ->
 def _how_to_open(tracking_uri: str, page: str) -> str:
     """Returns what opens this page of MLflow in a browser: an address, for a database after a command."""
     if not tracking_uri.startswith(("sqlite:", "postgresql", "mysql")):
-        return f"{tracking_uri.rstrip('/')}/{page}"
+        return f"{without_password(tracking_uri).rstrip('/')}/{page}"
     command = f"{shown(Path(sys.executable))} -m mlflow ui --backend-store-uri {tracking_uri}"
     return f"{'make mlflow-ui' if tracking_uri == TRACKING_URI else command}, then http://127.0.0.1:5000/{page}"
 

@@ -1,16 +1,24 @@
-"""The encryption key of an experiment travels in the environment: never in a file, a parameter or an argument."""
+"""Secrets travel in the environment: never in a file, a parameter, an argument or an error."""
 
 import os
+import re
 
 KEY_ENVIRONMENT = "REID_ENCRYPTION_KEY"
+PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]*@")
+"""The user and the password in an address."""
 
 
 def encryption_key() -> str | None:
-    """The pass phrase of this process; None if model files are written unencrypted."""
-    return os.environ.get(KEY_ENVIRONMENT) or None
+    """The pass phrase of this process, less line ends after it; None if model files are written unencrypted."""
+    return os.environ.get(KEY_ENVIRONMENT, "").rstrip("\r\n") or None
 
 
 def key_to_environment(key: str | None) -> None:
     """Puts a spec's key into the environment of this process and its children, unless there is one already."""
-    if key and not os.environ.get(KEY_ENVIRONMENT):
+    if key and not encryption_key():
         os.environ[KEY_ENVIRONMENT] = key
+
+
+def without_password(address: str) -> str:
+    """A text without the passwords of the addresses in it: `http://user:***@host`."""
+    return PASSWORD.sub(r"\1:***@", address)

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
+from reid.spec.facts import Secret
 from reid.spec.field_types import PATTERNS, Section
-from reid.spec.fields import fields_of, section_in, section_of_items
+from reid.spec.fields import fields_of, fields_with, section_in, section_of_items
 from reid.spec.names import did_you_mean
 from reid.spec.sections import Experiment
 
@@ -30,7 +31,7 @@ def refusal(details: ErrorDetails, where: str, given: Mapping[str, str]) -> str:
     if details["type"] == "missing":
         return f"{place}: not given; it has no default"
     found = details["input"]
-    shown = "a section" if isinstance(found, dict) else repr(found)
+    shown = "a section" if isinstance(found, dict) else "a secret" if field in fields_with(Secret) else repr(found)
     return f"{place}: found {shown} ({type(found).__name__}); want: {_wanted(details)}"
 
 

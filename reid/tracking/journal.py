@@ -13,6 +13,7 @@ This module does not import MLflow.
 
 import json
 import math
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reid.files.secrets import without_password
 from reid.files.writing import replacing
 
 JOURNAL, ADDRESS = "mlflow.jsonl", "mlflow.json"
@@ -53,16 +55,24 @@ class Address:
 
     @classmethod
     def load(cls, folder: Path) -> "Address | None":
-        """Returns the address in this folder; None if there is none, or none that can be read."""
+        """Returns the address in this folder; None if there is none, or none that can be read.
+
+        The password of the store, which is not in the file, comes from this process's MLFLOW_TRACKING_URI.
+        """
         try:
-            return cls(**json.loads((folder / ADDRESS).read_text(encoding="utf-8")))
+            address = cls(**json.loads((folder / ADDRESS).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
+        here = os.environ.get("MLFLOW_TRACKING_URI", "")
+        if address.store == without_password(here):
+            address.store = here
+        return address
 
     def save(self, folder: Path) -> None:
-        """Writes the address in one step."""
+        """Writes the address in one step, without the store's password."""
+        values = {**asdict(self), "store": without_password(self.store)}
         with replacing(folder / ADDRESS) as partial:
-            partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+            partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 class Journal:

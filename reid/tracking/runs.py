@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from reid.errors import TrackingError
 from reid.files.processes import is_alive
+from reid.files.secrets import without_password
 from reid.tracking.experiment import experiment_id
 from reid.tracking.journal import Address
 from reid.tracking.store import HOST, KEY, KFP_RUN, PARENT, PLUGIN, PROCESS, STAGE, on_parent
@@ -30,7 +31,9 @@ def settle(client: "MlflowClient", address: Address) -> None:
     known = _run(client, address)
     run = known or _find_or_create(client, address)
     if not run.info.run_id:
-        raise TrackingError(f"MLflow at {address.store}: found an answer without a run's id, want the run")
+        raise TrackingError(
+            f"MLflow at {without_password(address.store)}: found an answer without a run's id, want the run"
+        )
     address.run_id = run.info.run_id
     address.parent_id = address.parent_id or run.data.tags.get(PARENT, "")
     if address.stage and STAGE not in run.data.tags:
@@ -54,6 +57,11 @@ def _run(client: "MlflowClient", address: Address) -> "Run | None":
         return None
 
 
+def _no_run_id(address: Address, wanted: str) -> TrackingError:
+    store = without_password(address.store)
+    return TrackingError(f"MLflow at {store}: found an answer without a run's id, want {wanted}")
+
+
 def _find_or_create(client: "MlflowClient", address: Address) -> "Run":
     """Returns the run with the address's tags; parents that a stage's run needs are found or created first."""
 
@@ -68,7 +76,9 @@ def _find_or_create(client: "MlflowClient", address: Address) -> "Run":
         parent = _tagged(client, everywhere, tags, name=name, create_in=experiment)
         address.parent_id, address.held = parent.info.run_id, PLUGIN in parent.data.tags
         if not address.parent_id:
-            raise TrackingError(f"MLflow at {address.store}: found an answer without a run's id, want the parent run")
+            raise TrackingError(
+                f"MLflow at {without_password(address.store)}: found an answer without a run's id, want the parent run"
+            )
     parent = client.get_run(address.parent_id)
     if address.held and (made := _made_by_plugin(client, parent, address.stage)):
         return made

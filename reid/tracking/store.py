@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reid.errors import MissingDependency, TrackingError
+from reid.files.secrets import without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -71,10 +72,10 @@ def reaching(tracking_uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        said = str(error).splitlines()[0]
+        said = without_password(str(error).splitlines()[0])
         refused = SOCKET_ERROR.search(said)  # at the end of a line that counts the tries
         raise TrackingError(
-            f"MLflow at {tracking_uri}: {f'does not answer: {refused[0]}' if refused else said}"
+            f"MLflow at {without_password(tracking_uri)}: {f'does not answer: {refused[0]}' if refused else said}"
         ) from error
 
 

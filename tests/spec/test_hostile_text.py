@@ -38,6 +38,7 @@ WANT_NAME = "want section.field=value, e.g. train.num_epochs=2"
             "dataset.train_sets.0.root: found 'a\\x00' (str); want: a text without the character NUL",
         ),
         ("train: {optim: {base_lr: 1e999}}", "train.optim.base_lr: found inf (float); want: a finite number"),
+        ("encryption_key: 123456", "encryption_key: found a secret (int); want: a text"),
         ("train: {optim: {base_lr: .nan}}", "train.optim.base_lr: found nan (float); want: a finite number"),
     ],
 )

@@ -1,5 +1,6 @@
 """The journal on disk and the thread that sends it, without MLflow."""
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -63,6 +64,17 @@ def test_an_address_survives_and_a_damaged_one_is_none(tmp_path: Path) -> None:
     assert Address.load(tmp_path) == address
     (tmp_path / journal.ADDRESS).write_text('{"store": ')
     assert Address.load(tmp_path) is None
+
+
+def test_a_password_of_the_store_is_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = Address("https://me:s3:cret@store/x", "train", run_id="a")
+    address.save(tmp_path)
+    assert json.loads((tmp_path / journal.ADDRESS).read_text())["store"] == "https://me:***@store/x"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address.store)
+    assert Address.load(tmp_path) == address
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://other")
+    loaded = Address.load(tmp_path)
+    assert loaded is not None and loaded.store == "https://me:***@store/x"
 
 
 class Post:
