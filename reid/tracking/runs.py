@@ -31,9 +31,7 @@ def settle(client: "MlflowClient", address: Address) -> None:
     known = _run(client, address)
     run = known or _find_or_create(client, address)
     if not run.info.run_id:
-        raise TrackingError(
-            f"MLflow at {without_password(address.store)}: found an answer without a run's id, want the run"
-        )
+        raise _no_run_id(address, "the run")
     address.run_id = run.info.run_id
     address.parent_id = address.parent_id or run.data.tags.get(PARENT, "")
     if address.stage and STAGE not in run.data.tags:
@@ -76,9 +74,7 @@ def _find_or_create(client: "MlflowClient", address: Address) -> "Run":
         parent = _tagged(client, everywhere, tags, name=name, create_in=experiment)
         address.parent_id, address.held = parent.info.run_id, PLUGIN in parent.data.tags
         if not address.parent_id:
-            raise TrackingError(
-                f"MLflow at {without_password(address.store)}: found an answer without a run's id, want the parent run"
-            )
+            raise _no_run_id(address, "the parent run")
     parent = client.get_run(address.parent_id)
     if address.held and (made := _made_by_plugin(client, parent, address.stage)):
         return made
