@@ -6,6 +6,7 @@ in the registry and in Triton's configuration. A program that decides by them re
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -47,9 +48,13 @@ class Threshold:
 
     def rounded(self) -> "Threshold":
         """The same with as many decimals as are kept."""
-        rates = (round(float(rate), RATE_DIGITS) for rate in (self.true_match_rate, self.false_match_rate))
-        precision = round(float(self.precision), RATE_DIGITS)
-        return Threshold(self.name, round(float(self.cosine), COSINE_DIGITS), *rates, precision)
+        return Threshold(
+            self.name,
+            round(float(self.cosine), COSINE_DIGITS),
+            round(float(self.true_match_rate), RATE_DIGITS),
+            round(float(self.false_match_rate), RATE_DIGITS),
+            round(float(self.precision), RATE_DIGITS),
+        )
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ class Thresholds:
             ) from None
 
     @classmethod
-    def from_metadata(cls, metadata: "dict[str, str]", *, where: str) -> "Thresholds | None":
+    def from_metadata(cls, metadata: Mapping[str, str], *, where: str) -> "Thresholds | None":
         """The thresholds among named texts, as an ONNX file or a server's configuration has them; None without."""
         return cls.from_json(metadata[KEY], where=where) if metadata.get(KEY) else None
 

@@ -46,5 +46,5 @@ def test_the_threshold_of_a_rate_is_found_by_the_rate() -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"thresholds": []}', FOUND.to_json().replace("0.75", "1.75")])
 def test_anything_else_is_refused_by_the_name_of_its_place(text: str) -> None:
-    with pytest.raises(ArtifactError, match="^model.onnx: not thresholds "):
+    with pytest.raises(ArtifactError, match=r"^model\.onnx: not thresholds "):
         Thresholds.from_json(text, where="model.onnx")
