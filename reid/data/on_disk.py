@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.data.market1501 import Split
-from reid.data.store import decode
+from reid.data.store import read_resized
 
 
 class ImagesOnDisk:
@@ -27,4 +27,4 @@ class ImagesOnDisk:
     def __getitem__(self, rows: Iterable[int], /) -> NDArray[np.uint8]:
         """(B, H, W, C) uint8. Raises DatasetError if an image cannot be read."""
         # PIL decodes and resizes without the interpreter lock
-        return np.stack(list(self._pool.map(lambda row: decode(self._paths[row], **self._size), rows)))
+        return np.stack(list(self._pool.map(lambda row: read_resized(self._paths[row], **self._size), rows)))

@@ -157,11 +157,16 @@ def _build(path: Path, split: Split, shape: tuple[int, int, int, int]) -> None:
 
 
 def decode(path: Path, *, height: int, width: int, channels: int) -> NDArray[np.uint8]:
-    """One image (H, W, C), resized bilinearly. Raises UnreadableImage if it cannot be read."""
+    """One image (H, W, C) of a validated data set, resized bilinearly. Raises UnreadableImage if it cannot be read."""
     try:
-        converted = read_picture(path, mode=MODE[channels])
+        return read_resized(path, height=height, width=width, channels=channels)
     except UnreadableImage as error:
         raise UnreadableImage(f"{error}; has it changed since the validate stage?") from error
+
+
+def read_resized(path: Path, *, height: int, width: int, channels: int) -> NDArray[np.uint8]:
+    """One image (H, W, C), resized bilinearly. Raises UnreadableImage if it cannot be read."""
+    converted = read_picture(path, mode=MODE[channels])
     if converted.size != (width, height):
         converted = converted.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(converted, np.uint8).reshape(height, width, channels)
