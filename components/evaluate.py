@@ -17,6 +17,7 @@ def evaluate(  # noqa: PLR0917 - kfp passes them by position
     verification: dsl.Output[dsl.ClassificationMetrics],
     metrics: dsl.Output[dsl.Metrics],
     mAP: dsl.OutputPath(float),
+    thresholds: dsl.OutputPath(str),
 ) -> dsl.ContainerSpec:
     """mAP, CMC and mINP before and after training, with and without k-reciprocal re-ranking, from one embedding pass.
 
@@ -33,5 +34,7 @@ def evaluate(  # noqa: PLR0917 - kfp passes them by position
         verification: The ROC of "do two images show one person?" over thresholds of cosine similarity.
         metrics: mAP, rank-k and mINP as fractions of 1; re-ranked and untrained ones by prefix.
         mAP: The plain mAP, as a fraction of 1: the one of this name among the metrics.
+        thresholds: From which cosine on two images count as one person, at which rates of errors, as JSON on one line,
+            for export; empty if none can be judged. Other settings of re-ranking do not change it.
     """
     return dsl.ContainerSpec(image=images.REID, command=[*images.ENTRY, "evaluate"], args=images.EXECUTOR_INPUT)

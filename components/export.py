@@ -10,6 +10,7 @@ from components import images
 def export(  # noqa: PLR0917 - kfp passes them by position
     spec: str,
     fingerprint: str,
+    thresholds: str,
     dataset: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     onnx: dsl.Output[dsl.Model],
@@ -21,6 +22,7 @@ def export(  # noqa: PLR0917 - kfp passes them by position
     Args:
         spec: The fields of the experiment spec that export reads, as YAML text.
         fingerprint: Hash of the data set's bytes.
+        thresholds: From evaluate, to be written into the ONNX; empty: those of the training, if it measured any.
         dataset: Manifest of the images; real query images are compared.
         model: Folder of checkpoints, from train.
 

@@ -1,4 +1,4 @@
-"""The pipeline: validate -> manifest -> train -> evaluate, inference, export -> gen_trt_engine -> register.
+"""The pipeline: validate -> manifest -> train -> inference, evaluate -> export -> gen_trt_engine -> register.
 
     make compile SPEC=market
 
@@ -122,7 +122,8 @@ def _stages_after(found: Mapping[str, Any], engine_gpus: str) -> tuple[dsl.Pipel
         model=model,
     )
     embedded = inference(spec=found["inference_spec"], model=model, **images)
-    exported = export(spec=found["export_spec"], model=model, **images)
+    # its thresholds as a value: an evaluation that gives the same ones leaves the export's cached result good
+    exported = export(spec=found["export_spec"], thresholds=scored.outputs["thresholds"], model=model, **images)
     onnx = exported.outputs["onnx"]
     engine = gen_trt_engine(spec=found["gen_trt_engine_spec"], engine_gpus=engine_gpus, onnx=onnx, **images)
     registered = register(

@@ -64,7 +64,7 @@ INSIDE_TRITON = "reid/deploy/triton_model.py"
 """Copied into a model repository and run there; no module of ours."""
 LEVELS = (
     ("errors",),
-    ("files", "console", "contract"),
+    ("files", "console", "contract", "thresholds"),
     ("data", "distributed", "retrieval"),
     ("drawn", "embeddings", "spec"),
     ("model", "scoring", "embedding_files"),

@@ -11,6 +11,7 @@ from reid.files.hashes import file_sha256
 from reid.spec import Experiment
 from reid.stages.images_seen import look_at_images, missing_of
 from reid.stages.validate import ensure_made
+from reid.thresholds import Thresholds
 
 MANIFEST = "dataset.json"
 PARITY = "parity.json"
@@ -31,6 +32,23 @@ def model_of(spec: Experiment, task: str) -> Path:
             f"  want: a checkpoint in {task}.checkpoint, or the one that the task train leaves there"
         )
     return model
+
+
+def thresholds_of(spec: Experiment, model: Path) -> str:
+    """What the task evaluate has measured with this checkpoint, as one line of JSON; "" if it was another one, or none.
+
+    See reid.thresholds.
+    """
+    from reid.deploy.opening import find_checkpoint
+
+    file = results_folder(spec, "evaluate") / "thresholds.json"
+    if not file.is_file():
+        return ""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    if f'"checkpoint_sha256": "{file_sha256(find_checkpoint(model))}"' not in text:
+        return ""
+    found = Thresholds.from_json(text, where=str(file))
+    return found.to_json() if found.rows else ""
 
 
 def onnx_to_write(spec: Experiment) -> Path:

@@ -22,6 +22,7 @@ from reid.cli.task_files import (
     onnx_to_write,
     results_folder,
     served_file,
+    thresholds_of,
 )
 from reid.distributed.launching import devices_here
 from reid.errors import ArtifactError
@@ -153,7 +154,10 @@ def _export(task: TaskRun) -> Outcome:
     from reid.stages.export import export
 
     parity = task.folder / PARITY
-    return export(task.spec, dataset=dataset, model=model, onnx=onnx, parity=parity, run=task.tracking)
+    measured = thresholds_of(task.spec, model)
+    return export(
+        task.spec, dataset=dataset, model=model, onnx=onnx, parity=parity, run=task.tracking, thresholds=measured
+    )
 
 
 def _gen_trt_engine(task: TaskRun) -> Outcome:

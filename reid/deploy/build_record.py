@@ -8,6 +8,7 @@ from typing import Any
 from reid.contract import Contract
 from reid.errors import ArtifactError
 from reid.files.hashes import file_sha256
+from reid.thresholds import Thresholds
 
 RECORD = "build.json"
 """The record's name in the engine's folder. A copy of the engine has its own beside it: its name and ".json"."""
@@ -54,6 +55,8 @@ class BuildRecord:
     """A row for each batch size: batch_size, latency_ms (median, copies to and from the GPU too), images_per_second."""
     parity: dict[str, Any] | None = None
     """How close its embeddings of query images are to the ONNX's; null if they were not compared."""
+    thresholds: dict[str, Any] | None = None
+    """From which cosine on two images count as one person, as the ONNX had it; null if it did not know."""
 
     def to_json(self) -> str:
         """The record as indented JSON."""
@@ -63,6 +66,11 @@ class BuildRecord:
     def preprocessing(self) -> Contract:
         """The contract, checked."""
         return Contract.from_json(json.dumps(self.contract))
+
+    @property
+    def known_thresholds(self) -> Thresholds | None:
+        """The thresholds, checked; None if they are not known."""
+        return Thresholds.from_json(json.dumps(self.thresholds), where=RECORD) if self.thresholds else None
 
 
 def record_file(engine: Path) -> Path:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from reid.contract import Contract
 from reid.errors import ArtifactError, MissingDependency
 from reid.files.encryption import read_model
+from reid.thresholds import Thresholds
 
 INPUT, OUTPUT = "input", "fc_pred"
 CONTRACT_KEY, DATA_TYPE_KEY, SETTINGS_KEY = "reid.contract", "reid.data_type", "reid.settings"
@@ -61,6 +62,8 @@ class OnnxModel:
         """The type of the arithmetic inside: FP32 or FP16; input and output are float32."""
         self.settings: dict[str, Any] = json.loads(metadata.get(SETTINGS_KEY, "{}"))
         """The keyword values of build_embedder."""
+        self.thresholds = Thresholds.from_metadata(metadata, where=str(where))
+        """From which cosine on two images count as one person; None if the file does not know."""
         ports = [(port.name, port.shape) for port in (*self._session.get_inputs(), *self._session.get_outputs())]
         check_ports(ports, self.contract, str(where))
 
@@ -103,6 +106,11 @@ def _import_onnxruntime() -> Any:
 def data_type_of(model: Any) -> str:
     """FP32 or FP16: the arithmetic inside an onnx.ModelProto of this project."""
     return next((str(entry.value) for entry in model.metadata_props if entry.key == DATA_TYPE_KEY), "FP32")
+
+
+def thresholds_in(model: Any, where: Path) -> Thresholds | None:
+    """The thresholds that an onnx.ModelProto of this project brings along; None if it has none."""
+    return Thresholds.from_metadata({entry.key: entry.value for entry in model.metadata_props}, where=str(where))
 
 
 def check(model: Any, where: str) -> None:

@@ -29,6 +29,8 @@ from reid.deploy.onnx import (
 )
 from reid.errors import ArtifactError, MissingDependency, SpecError
 from reid.files.encryption import write_model
+from reid.thresholds import KEY as THRESHOLDS_KEY
+from reid.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,6 +49,7 @@ def export_onnx(
     overwrite: bool,
     data_type: str = "FP32",
     key: str | None = None,
+    thresholds: Thresholds | None = None,
 ) -> None:
     """Writes `onnx_bytes` to `path`, whole or not at all. With a `key` they are encrypted, and no two files are equal.
 
@@ -56,7 +59,15 @@ def export_onnx(
         raise ArtifactError(
             f"{path}: a file is there already\n  want: another export.onnx_file, or export.overwrite=true to replace it"
         )
-    content = onnx_bytes(network, where=path, contract=contract, settings=settings, opset=opset, data_type=data_type)
+    content = onnx_bytes(
+        network,
+        where=path,
+        contract=contract,
+        settings=settings,
+        opset=opset,
+        data_type=data_type,
+        thresholds=thresholds,
+    )
     write_model(path, content, key=key)
 
 
@@ -68,13 +79,15 @@ def onnx_bytes(
     settings: Mapping[str, Any],
     opset: int,
     data_type: str = "FP32",
+    thresholds: Thresholds | None = None,
 ) -> bytes:
     """`network` (in eval mode, on the CPU) as the content of an ONNX file; equal weights give equal bytes.
 
-    It holds the weights, passes onnx's full check, and carries the contract, the opset, this project's version and the
-    model's settings as metadata. With data_type "FP16" the arithmetic inside is half precision. Raises ArtifactError,
-    which names `where`, if the network cannot be exported or does not turn (B, C, H, W) into (B, D); raises
-    SpecError if torch cannot write the opset; MissingDependency without onnx and onnxscript.
+    It holds the weights, passes onnx's full check, and carries the contract, the opset, this project's version, the
+    model's settings and, if they are known, its thresholds as metadata. With data_type "FP16" the arithmetic inside is
+    half precision. Raises ArtifactError, which names `where`, if the network cannot be exported or does not turn
+    (B, C, H, W) into (B, D); raises SpecError if torch cannot write the opset; MissingDependency without onnx and
+    onnxscript.
     """
     model = _translate(network, contract, opset)
     _strip(model)
@@ -84,6 +97,7 @@ def onnx_bytes(
         "reid.opset": str(opset),
         SETTINGS_KEY: json.dumps(settings, sort_keys=True),
         "reid.version": __version__,
+        **({THRESHOLDS_KEY: thresholds.to_json()} if thresholds else {}),
     }
     for name, value in metadata.items():
         model.metadata_props.add(key=name, value=value)

@@ -13,6 +13,7 @@ from reid.contract import Contract
 from reid.distributed.devices import CPU, gpu_number
 from reid.embeddings import Network, OfPixels
 from reid.errors import ArtifactError, SpecError
+from reid.thresholds import Thresholds
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ class OpenModel:
     """What the report says about it: backbone, device, runner."""
     network_settings: dict[str, Any] = field(default_factory=dict)
     """The keyword values of build_embedder that the file states; empty if it states none."""
+    thresholds: Thresholds | None = None
+    """From which cosine on two images count as one person; None if the file does not know."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,9 @@ def _open_checkpoint(file: Path, device: str, images: int) -> OpenModel:
 
         threads = torch.get_num_threads()
         if model := faster_on_the_cpu(loaded, images=images, threads=threads, name=file.name):
-            return OpenModel(file, model, loaded.contract, settings | {"runner": "ONNX Runtime, FP32"}, loaded.settings)
-    return OpenModel(file, loaded.of_pixels(), loaded.contract, settings, loaded.settings)
+            settings |= {"runner": "ONNX Runtime, FP32"}
+            return OpenModel(file, model, loaded.contract, settings, loaded.settings, loaded.thresholds)
+    return OpenModel(file, loaded.of_pixels(), loaded.contract, settings, loaded.settings, loaded.thresholds)
 
 
 def _require_device(device: str, *, present: int) -> None:
@@ -115,7 +119,7 @@ def _open_onnx(file: Path, _device: str, _images: int) -> OpenModel:
     logger.info("%s: ONNX Runtime runs it on the CPU", file.name)
     backbone = str(opened.settings.get("backbone", "unknown"))
     settings = {"backbone": backbone, "device": CPU, "runner": f"ONNX Runtime, {opened.data_type}"}
-    return OpenModel(file, opened, opened.contract, settings, opened.settings)
+    return OpenModel(file, opened, opened.contract, settings, opened.settings, opened.thresholds)
 
 
 def _open_engine(file: Path, device: str, _images: int) -> OpenModel:
@@ -125,7 +129,8 @@ def _open_engine(file: Path, device: str, _images: int) -> OpenModel:
     opened = EngineModel(file, gpu_id=0 if device == CPU else gpu_number(device))
     record = opened.record
     runner = f"{record.package} {record.version}, {record.data_type}"
-    return OpenModel(file, opened, opened.contract, {"device": opened.gpu.name, "runner": runner})
+    settings = {"device": opened.gpu.name, "runner": runner}
+    return OpenModel(file, opened, opened.contract, settings, thresholds=record.known_thresholds)
 
 
 OPENERS: dict[str, Callable[[Path, str, int], OpenModel]] = {

@@ -4,6 +4,7 @@ Networks are strongly typed in both packages: an engine computes in the types of
 built from a converted file (`half.py`) with a float32 input and output.
 """
 
+import json
 import logging
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from reid.contract import Contract
 from reid.deploy.build_record import RUNNABLE, BuildRecord, Profile
 from reid.deploy.gpu import use_gpu
 from reid.deploy.half import to_half
-from reid.deploy.onnx import INPUT, data_type_of, read_onnx
+from reid.deploy.onnx import INPUT, data_type_of, read_onnx, thresholds_in
 from reid.deploy.tensorrt_packages import Package, find_package, find_targets, sm_name, tensorrt_log
 from reid.errors import ArtifactError, MissingDependency, SpecError
 from reid.files.encryption import is_encrypted, write_model
@@ -46,7 +47,7 @@ def build_engine(
     is not there.
     """
     model, contract = _read_network(data_type, onnx)
-    encrypted = is_encrypted(onnx)
+    encrypted, thresholds = is_encrypted(onnx), thresholds_in(model, onnx)
     record: dict[str, Any] = {
         "onnx_sha256": file_sha256(onnx),
         "contract": asdict(contract),
@@ -54,6 +55,7 @@ def build_engine(
         "profile": profile,
         "workspace_mib": workspace_mib,
         "encrypted": encrypted,
+        "thresholds": json.loads(thresholds.to_json()) if thresholds else None,
     }
     try:
         package = find_package(use_gpu(gpu_id, field="gen_trt_engine.gpu_id"))

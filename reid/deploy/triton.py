@@ -4,7 +4,8 @@
     <repository>/<model name>/1/model.plan       backend tensorrt
     <repository>/<model name>/1/model.onnx       backend onnxruntime; backend python, with model.py beside it
 
-The preprocessing contract is a parameter of config.pbtxt, so that a client can ask the server for it.
+The preprocessing contract is a parameter of config.pbtxt, so that a client can ask the server for it; so are the
+thresholds of the model, if its file knows them.
 Shapes: C channels, H height, W width, D embedding width.
 """
 
@@ -14,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reid.contract import Contract
-from reid.deploy.build_record import read_record
-from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT, read_onnx
+from reid.deploy.build_record import BuildRecord, read_record
+from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT, read_onnx, thresholds_in
 from reid.errors import ArtifactError
 from reid.files.encryption import is_encrypted
 from reid.files.locks import made_in_turn
+from reid.thresholds import KEY as THRESHOLDS_KEY
+from reid.thresholds import Thresholds
 
 VERSION = "1"
 """The only version of a model that is written."""
@@ -53,19 +56,21 @@ def write_repository(repository: Path, model: Path, *, backend: str, name: str, 
     """
     if model.is_file() and is_encrypted(model):
         raise ArtifactError(f"{model}: encrypted; Triton cannot read it\n  want: one of export.encrypted=false")
-    contract = _contract_of_plan(model, max_batch_size=max_batch_size) if backend == "tensorrt" else read_onnx(model)[1]
+    if backend == "tensorrt":
+        record = _servable_record(model, max_batch_size=max_batch_size)
+        contract, thresholds = record.preprocessing, record.known_thresholds
+    else:
+        network, contract = read_onnx(model)
+        thresholds = thresholds_in(network, model)
+    config = config_text(contract, backend=backend, name=name, max_batch_size=max_batch_size, thresholds=thresholds)
     _refuse_foreign(repository / name)
     # Beside the repository: Triton takes every folder inside it for a model.
     with made_in_turn(repository.with_name(f"{repository.name}.{name}")):
-        _write_model_folder(
-            repository, model, contract=contract, backend=backend, name=name, max_batch_size=max_batch_size
-        )
+        _write_model_folder(repository, model, config=config, backend=backend, name=name)
     return contract
 
 
-def _write_model_folder(
-    repository: Path, model: Path, *, contract: Contract, backend: str, name: str, max_batch_size: int
-) -> None:
+def _write_model_folder(repository: Path, model: Path, *, config: str, backend: str, name: str) -> None:
     """Writes the model's folder beside the repository, then moves it to its place."""
     folder = repository / name
     partial, old = (repository.with_name(f"{repository.name}.{name}.{state}") for state in ("partial", "old"))
@@ -76,7 +81,6 @@ def _write_model_folder(
         shutil.copyfile(model, partial / VERSION / BACKENDS[backend].file)
         if backend == "python":
             shutil.copyfile(SERVED_MODEL, partial / VERSION / "model.py")
-        config = config_text(contract, backend=backend, name=name, max_batch_size=max_batch_size)
         (partial / CONFIG).write_text(config, encoding="utf-8")
         repository.mkdir(parents=True, exist_ok=True)
         if folder.exists():
@@ -89,8 +93,11 @@ def _write_model_folder(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def config_text(contract: Contract, *, backend: str, name: str, max_batch_size: int) -> str:
+def config_text(
+    contract: Contract, *, backend: str, name: str, max_batch_size: int, thresholds: Thresholds | None = None
+) -> str:
     """The content of config.pbtxt: inference.ModelConfig of Triton's model_config.proto in protobuf's text format."""
+    known = _parameter(THRESHOLDS_KEY, thresholds.to_json()) if thresholds else ""
     return f"""\
 name: {json.dumps(name)}
 {BACKENDS[backend].setting}
@@ -111,9 +118,14 @@ output [
   }}
 ]
 dynamic_batching {{ }}
+{_parameter(CONTRACT_KEY, contract.to_json())}{known}"""
+
+
+def _parameter(key: str, value: str) -> str:
+    return f"""\
 parameters {{
-  key: "{CONTRACT_KEY}"
-  value {{ string_value: {json.dumps(contract.to_json())} }}
+  key: "{key}"
+  value {{ string_value: {json.dumps(value)} }}
 }}
 """
 
@@ -128,8 +140,8 @@ def _refuse_foreign(folder: Path) -> None:
         )
 
 
-def _contract_of_plan(engine: Path, *, max_batch_size: int) -> Contract:
-    """The contract in the engine's build record; raises ArtifactError if Triton could not serve the engine."""
+def _servable_record(engine: Path, *, max_batch_size: int) -> BuildRecord:
+    """The engine's build record; raises ArtifactError if Triton could not serve the engine."""
     record = read_record(engine)
     if record.package == "tensorrt_rtx":
         raise ArtifactError(
@@ -147,4 +159,4 @@ def _contract_of_plan(engine: Path, *, max_batch_size: int) -> Contract:
             f"  want: 1 to {max_batch_size} (triton.max_batch_size); build it with "
             f"gen_trt_engine.tensorrt.max_batch_size={max_batch_size}, or lower triton.max_batch_size"
         )
-    return record.preprocessing
+    return record

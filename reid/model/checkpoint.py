@@ -27,6 +27,7 @@ from reid.model.backbones import is_convolutional
 from reid.model.embedder import Embedder, build_embedder
 from reid.model.of_pixels import of_pixels
 from reid.model.safe_files import read_file, write_file
+from reid.thresholds import Thresholds
 
 FORMAT = 1
 PREFIX = "model."
@@ -35,6 +36,10 @@ PREFIX = "model."
 AVERAGE = "ema"
 """The entry of a training's checkpoint with the averaged weights, under the names of `state_dict`; if it is there, the
 model is what they make."""
+
+THRESHOLDS = "thresholds"
+"""The key in the entry `reid` of the thresholds, as one line of JSON; older checkpoints, and those of epochs after
+which none were measured, do not have it."""
 
 ADDED_SETTINGS: dict[str, Any] = {
     "stem_pool": "padded",
@@ -57,6 +62,8 @@ class LoadedModel:
     """The persons in the order of the classifier's rows."""
     chosen_on: str = ""
     """What the best checkpoint of the model's training is chosen on, in words; "" if that is not known."""
+    thresholds: Thresholds | None = None
+    """Measured by the training on its validation images, with these weights; None if it did not measure any."""
 
     def embed(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """images (B, C, H, W) from contract.preprocess -> embeddings (B, D); ArtifactError for another shape."""
@@ -150,6 +157,7 @@ def load_model(path: Path, device: str = "cpu") -> LoadedModel:
         settings=settings,
         persons=tuple(entry["persons"]),
         chosen_on=str(entry.get("chosen_on", "")),
+        thresholds=Thresholds.from_json(entry[THRESHOLDS], where=str(path)) if entry.get(THRESHOLDS) else None,
     )
 
 

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.embeddings import Embeddings
+from reid.retrieval.distance import distance_rows, l2_normalize
 from reid.retrieval.threshold import PairCounter, Verification
 from reid.scoring.matches import protocol_of
+from reid.thresholds import Threshold, Thresholds, name_of_rate
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +58,16 @@ class ThresholdRow:
 
 def pair_counter(query: Embeddings, gallery: Embeddings) -> PairCounter | None:
     """The counter of pairs for `score`; None, with a warning, if there is no pair of two persons."""
-    known, facing = np.unique(query.person[query.person > 0]), gallery.person[gallery.person >= 0]
-    if not known.size or len(np.union1d(known, facing)) == 1:
+    if not _have_two_persons(query, gallery):
         logger.warning("no query of a known person is compared with an image of another; no threshold can be judged")
         return None
     return PairCounter(protocol_of(query, gallery), low=0, high=4)
+
+
+def _have_two_persons(query: Embeddings, gallery: Embeddings) -> bool:
+    """Whether a query of a known person is compared with an image of another."""
+    known, facing = np.unique(query.person[query.person > 0]), gallery.person[gallery.person >= 0]
+    return bool(known.size) and len(np.union1d(known, facing)) > 1
 
 
 def pair_histogram(found: Verification) -> PairHistogram:
@@ -119,7 +126,7 @@ def threshold_rows(found: Verification) -> list[ThresholdRow]:
     """The thresholds worth knowing; a false match rate that is less than one pair is left out."""
     wanted = [("best F1", found.best_f1_threshold), ("equal error", found.equal_error_threshold)]
     wanted += [
-        (f"{100 * rate:g} % let in", point.threshold)
+        (name_of_rate(rate), point.threshold)
         for rate, point in found.at_false_match_rate.items()
         if rate * found.different_person_pairs >= 1
     ]
@@ -132,3 +139,25 @@ def threshold_rows(found: Verification) -> list[ThresholdRow]:
         rates = float(found.true_match_rate[at]), float(found.false_match_rate[at])
         rows.append(ThresholdRow(name, threshold, *rates, precision))
     return rows
+
+
+def measured_thresholds(query: Embeddings, gallery: Embeddings, *, measured_on: str) -> Thresholds | None:
+    """The thresholds of the plain distances between query and gallery (without junk); None if none can be judged.
+
+    At least one query needs an image of its person in another camera. `measured_on`: the images in words.
+    """
+    if not _have_two_persons(query, gallery):
+        return None
+    pairs = PairCounter(protocol_of(query, gallery), low=0, high=4)
+    for first, distance in distance_rows(l2_normalize(query.vectors), l2_normalize(gallery.vectors)):
+        pairs.add(first, distance)
+    return thresholds_of(pairs.verification(), measured_on=measured_on)
+
+
+def thresholds_of(found: Verification, *, measured_on: str) -> Thresholds:
+    """The thresholds worth knowing as they travel with the model."""
+    rows = (
+        Threshold(row.name, 1 - row.distance / 2, row.true_match_rate, row.false_match_rate, row.precision).rounded()
+        for row in threshold_rows(found)
+    )
+    return Thresholds(tuple(rows), measured_on, found.same_person_pairs, found.different_person_pairs)

@@ -15,7 +15,7 @@ from reid.distributed.launching import devices_here
 from reid.embeddings import UNTRAINED_EMBEDDINGS, Embeddings
 from reid.errors import ArtifactError, DatasetError
 from reid.files.writing import replacing, require_writable
-from reid.reports.evaluation import Evaluation, evaluation_page
+from reid.reports.evaluation import evaluation_page
 from reid.retrieval.on_device import require_device
 from reid.scoring.curves import Curve
 from reid.scoring.matches import advice_without_match, has_match
@@ -25,7 +25,7 @@ from reid.scoring.sets import SetFigures
 from reid.scoring.verification import pair_counter
 from reid.spec import Experiment
 from reid.stages.embedding import embed_dataset
-from reid.stages.evaluate_report import build_page, roc_record, save_figures, threshold_record
+from reid.stages.evaluate_report import build_page, roc_record, save_figures, threshold_record, threshold_text
 from reid.stages.further_sets import add_further_sets
 from reid.stages.outcome import Outcome
 from reid.tracking.stage_run import StageRun
@@ -81,6 +81,7 @@ def evaluate(
     untrained_metrics, untrained_curves = _untrained(model, manifest, score_pair, max_rank=ranking.max_rank)
     pairs = pair_counter(parts["query"], parts["gallery"])
     scored = score_pair(parts["query"], parts["gallery"], pairs=pairs)
+    found = pairs.verification() if pairs else None
     headline = "reranked" if ranking.re_ranking else "plain"
     sets = _sets(manifest, parts, scored, score_pair, results=results)
     metrics = _metrics(scored) | untrained_metrics | {"images_per_second": images_per_second}
@@ -92,7 +93,7 @@ def evaluate(
         manifest,
         opened,
         scored,
-        pairs,
+        found,
         headline=headline,
         curves=curves,
         sets=sets,
@@ -101,12 +102,14 @@ def evaluate(
     said = {"headline": headline, **({"chosen_on": opened.chosen_on} if opened.chosen_on else {})}
     _write(results / "metrics.json", json.dumps({**said, **metrics}, indent=2) + "\n")
     _write(results / "per_query.csv", per_query_csv(scored))
-    _write_page(page, results / "thresholds.json", report)
+    _write(results / "thresholds.json", threshold_record(page, manifest, opened))
+    _write(report, evaluation_page(page))
     save_figures(spec, page, results)
     _log(run, scored, results, report)
     if opened.chosen_on:
         run.log_params({"chosen_on": opened.chosen_on})
-    return Outcome(metrics, {"mAP": metrics["mAP"]}, _lines(metrics, headline), {"verification": roc_record(page)})
+    given: dict[str, str | int | float] = {"mAP": metrics["mAP"], "thresholds": threshold_text(found, manifest)}
+    return Outcome(metrics, given, _lines(metrics, headline), {"verification": roc_record(page)})
 
 
 def _sets(
@@ -194,11 +197,6 @@ def _lines(metrics: dict[str, float], headline: str) -> list[str]:
         plain, reranked = (100 * metrics[f"{kind}mAP_{name}"] for kind in ("", "reranked_"))
         ordered.append(f"test set {name}: mAP {plain:.1f}, re-ranked {reranked:.1f}")
     return ordered
-
-
-def _write_page(page: Evaluation, thresholds: Path, report: Path) -> None:
-    _write(thresholds, threshold_record(page))
-    _write(report, evaluation_page(page))
 
 
 def _write(path: Path, text: str) -> None:

@@ -10,17 +10,20 @@ import numpy as np
 from reid.data.findings import counted
 from reid.data.market1501 import Manifest
 from reid.deploy.opening import CHOSEN_ON, ModelCard
+from reid.files.hashes import file_sha256
 from reid.reports import plots
 from reid.reports.evaluation import Evaluation
 from reid.reports.matches import BEST, HARDEST, RANDOM, choose_queries, hardest_queries, match_rows
 from reid.reports.sheet import matches_sheet
-from reid.retrieval.threshold import PairCounter
+from reid.retrieval.threshold import Verification
 from reid.scoring.curves import KINDS, Curve
 from reid.scoring.ranking import Scored
 from reid.scoring.sets import SetFigures
-from reid.scoring.verification import pair_histogram, roc_rows, threshold_rows
+from reid.scoring.verification import pair_histogram, roc_rows, threshold_rows, thresholds_of
 from reid.spec import Experiment
 
+CHECKPOINT_SHA256 = "checkpoint_sha256"
+"""The key in thresholds.json that says with which checkpoint they were measured."""
 ROC_POINTS = 50
 """Points of the verification curve in Kubeflow's user interface; each is five lines of the stage's log there."""
 HARDEST_SHOWN, HARDEST_RANKS = 8, 8
@@ -32,21 +35,20 @@ def build_page(
     manifest: Manifest,
     opened: ModelCard,
     scored: Scored,
-    pairs: PairCounter | None,
+    found: Verification | None,
     *,
     headline: str,
     curves: list[Curve],
     sets: list[SetFigures],
     images_per_second: float,
 ) -> Evaluation:
-    """Everything that the report shows; the spec's seed draws which matches."""
+    """Everything that the report shows; the spec's seed draws which matches; `found`: None if no pair can be judged."""
     ranking = scored.ranking(headline)
     nearest, scores = ranking.nearest, ranking.scores
     precision = scores.average_precision
     chosen = choose_queries(precision, count=spec.re_ranking.num_query, rng=np.random.default_rng(spec.train.seed))
     shown = {"queries": scored.query, "gallery": scored.gallery}
     hardest = hardest_queries(precision, count=HARDEST_SHOWN)
-    found = pairs.verification() if pairs else None
     reasons = [reason for _, reason in chosen]
     kinds = ", ".join(f"{reasons.count(kind)} {kind}" for kind in (BEST, RANDOM, HARDEST) if kind in reasons)
     return Evaluation(
@@ -99,10 +101,30 @@ def _settings(
     ]
 
 
-def threshold_record(page: Evaluation) -> str:
-    """The thresholds as JSON, for programs that decide by a distance."""
+def measured_on(manifest: Manifest) -> str:
+    """The images of the main test set in words, the same wherever they lie."""
+    gallery = len(manifest.gallery.without_junk())
+    return (
+        f"the {len(manifest.query):,} query and {gallery:,} gallery images of the test set "
+        f"(data fingerprint {manifest.fingerprint[:8]})"
+    )
+
+
+def threshold_text(found: Verification | None, manifest: Manifest) -> str:
+    """The thresholds as they travel with the model, see reid.thresholds; "" if none can be judged."""
+    return thresholds_of(found, measured_on=measured_on(manifest)).to_json() if found else ""
+
+
+def threshold_record(page: Evaluation, manifest: Manifest, opened: ModelCard) -> str:
+    """The thresholds as JSON, for programs that decide by a distance, and for the task export of the same checkpoint.
+
+    reid.thresholds reads it too.
+    """
     record = {
         "distance": "squared Euclidean of L2-normalised embeddings, 2 - 2 cosine",
+        "checkpoint": opened.file.name,
+        CHECKPOINT_SHA256: file_sha256(opened.file),
+        "measured_on": measured_on(manifest),
         "same_person_pairs": int(page.pairs.genuine.sum()) if page.pairs else 0,
         "different_person_pairs": int(page.pairs.impostor.sum()) if page.pairs else 0,
         "thresholds": [asdict(row) | {"cosine": 1 - row.distance / 2} for row in page.thresholds],

@@ -25,6 +25,7 @@ from reid.spec import Experiment
 from reid.spec.deploy_sections import Export
 from reid.stages.agreement import require_agreement
 from reid.stages.outcome import Outcome
+from reid.thresholds import Thresholds
 from reid.tracking.stage_run import StageRun
 
 if TYPE_CHECKING:
@@ -36,17 +37,21 @@ WORST = "_worst.html"
 """The end of the name of a failed comparison's page; the parity file's name stands before it."""
 
 
-def export(spec: Experiment, *, dataset: Path, model: Path, onnx: Path, parity: Path, run: StageRun) -> Outcome:
+def export(
+    spec: Experiment, *, dataset: Path, model: Path, onnx: Path, parity: Path, run: StageRun, thresholds: str = ""
+) -> Outcome:
     """Writes `model` (a checkpoint or a model directory) as ONNX to `onnx`, and how close the two are to `parity`.
 
     A file at `onnx` is replaced only by one that passed. If the new file breaks a limit of spec.export, it stays beside
     `onnx` with ".candidate" added to its name, an HTML page beside `parity` shows the worst images, and ArtifactError
     is raised. If spec.export.onnx_file is another file, it gets a copy; an existing one is kept unless overwrite is
-    set.
+    set. The ONNX holds the `thresholds` of the evaluation, one line of JSON (see reid.thresholds), or if that is empty
+    those of the checkpoint.
     """
     from reid.model.checkpoint import load_model
 
     section, key = spec.export, _key(spec.export)
+    evaluated = Thresholds.from_json(thresholds, where="thresholds of evaluate") if thresholds else None
     manifest, checkpoint = Manifest.load(dataset), find_checkpoint(model)
     loaded = load_model(checkpoint)
     require_agreement(spec, loaded.contract, loaded.settings, checkpoint)
@@ -61,6 +66,7 @@ def export(spec: Experiment, *, dataset: Path, model: Path, onnx: Path, parity: 
         overwrite=True,
         data_type=section.data_type,
         key=key,
+        thresholds=evaluated or loaded.thresholds,
     )
     found, fp16 = _compare_with_checkpoint(loaded, candidate, sample, data_type=section.data_type)
     limits = Limits(section.min_cosine, section.max_mAP_drop, section.max_rank1_drop)

@@ -6,13 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reid.contract import Contract
 from reid.errors import ArtifactError
 from reid.files.hashes import file_sha256
 from reid.files.lineage import code_sha256
 from reid.spec import Experiment
 from reid.spec.slices import stage_slice
 from reid.stages.outcome import Outcome
+from reid.thresholds import KEY, Thresholds
 from reid.tracking.stage_run import StageRun
 
 if TYPE_CHECKING:
@@ -57,8 +57,14 @@ def register(
         run,
         name=spec.mlflow.registered_model,
         candidate=candidate,
-        tags={"headline": str(figures["headline"]), "engine": _engine_tag(build), **_choice(figures), **lineage},
-        card=_card(figures, parity_figures, candidate.contract, build, {"data fingerprint": fingerprint, **lineage}),
+        tags={
+            "headline": str(figures["headline"]),
+            "engine": _engine_tag(build),
+            **({KEY: candidate.thresholds.to_json()} if candidate.thresholds else {}),
+            **_choice(figures),
+            **lineage,
+        },
+        card=_card(figures, parity_figures, candidate, build, {"data fingerprint": fingerprint, **lineage}),
         files={
             "spec.yaml": spec_text,
             "metrics.json": json.dumps(figures, indent=2),
@@ -66,6 +72,8 @@ def register(
             "build.json": json.dumps(build, indent=2),
         },
     )
+    if candidate.thresholds:
+        run.log_params({KEY: candidate.thresholds.to_json()})
     _write(registration, {"registered": True, **asdict(done)})
     return Outcome(
         {"registered": 1.0, "model_version": float(done.version)},
@@ -75,7 +83,7 @@ def register(
 
 def _candidate(onnx: Path, *, fingerprint: str, figures: dict[str, Any], objection: str | None) -> "Candidate":
     """The ONNX and its figures as the registry takes them."""
-    from reid.deploy.onnx import read_onnx
+    from reid.deploy.onnx import read_onnx, thresholds_in
     from reid.files.encryption import is_encrypted
     from reid.tracking.registry import Candidate
 
@@ -85,6 +93,7 @@ def _candidate(onnx: Path, *, fingerprint: str, figures: dict[str, Any], objecti
         model=exported,
         encrypted=is_encrypted(onnx),
         contract=contract,
+        thresholds=thresholds_in(exported, onnx),
         fingerprint=fingerprint,
         figure="reranked_mAP" if figures["headline"] == "reranked" else "mAP",
         figures={name: float(figures[name]) for name in ("mAP", "reranked_mAP")},
@@ -137,11 +146,12 @@ def _objection(parity: dict[str, Any], build: dict[str, Any], onnx_sha256: str, 
 def _card(
     figures: dict[str, Any],
     parity: dict[str, Any],
-    contract: Contract,
+    candidate: "Candidate",
     build: dict[str, Any],
     lineage: dict[str, str],
 ) -> str:
     """The model card in Markdown."""
+    contract = candidate.contract
     rows = [
         ("mAP", "mAP"),
         ("rank-1", "rank1"),
@@ -163,8 +173,21 @@ def _card(
         f"- Output `fc_pred` (batch, {contract.embedding}), {unit}{mirror}.\n"
         f"- Worst cosine between the ONNX ({parity.get('data_type', 'FP32')}) and torch: "
         f"{float(parity['worst_cosine']):.6f} over {parity['images']} images.\n"
-        f"- TensorRT engine: {_engine(build)}.\n\n"
+        f"- TensorRT engine: {_engine(build)}.\n"
+        f"{_same_person(candidate.thresholds)}\n"
         f"The model comes from these; the spec is a file beside it:\n\n{origin}\n"
+    )
+
+
+def _same_person(thresholds: Thresholds | None) -> str:
+    """The line of the card that says when two images count as one person; "" if that is not known."""
+    if not thresholds or not thresholds.rates:
+        return ""
+    row = thresholds.at_false_match_rate(thresholds.rates[-1])
+    return (
+        f"- Same person: cosine of {row.cosine:.4f} or more, which {100 * row.true_match_rate:.1f} % of the pairs of "
+        f"one person reach and at most {100 * thresholds.rates[-1]:g} % of the others; measured on "
+        f"{thresholds.measured_on}.\n"
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from reid.contract import Contract
 from reid.files.writing import copy_file
+from reid.thresholds import Thresholds
 from reid.tracking.stage_run import StageRun
 from reid.tracking.store import connect, reaching
 
@@ -41,6 +42,8 @@ class Candidate:
     """The same model as an onnx.ModelProto."""
     encrypted: bool
     contract: Contract
+    thresholds: Thresholds | None
+    """From which cosine on two images count as one person; None if the model does not know."""
     fingerprint: str
     """Fingerprint of the data set on which it was scored."""
     figure: str

@@ -210,7 +210,7 @@ def _prepare(
         on_device=plan.augments,
         channels_last=plan.channels_last,
     )
-    validation = validation_of(spec, images, contract)
+    validation = validation_of(spec, images, contract, in_words=chosen_on(roles))
     return TrainingParts(
         plan,
         images,

@@ -127,7 +127,7 @@ def images_of(spec: Experiment, manifest: Manifest, roles: Roles | None) -> Imag
     )
 
 
-def validation_of(spec: Experiment, images: ImagesByRole, contract: Contract) -> Validation:
+def validation_of(spec: Experiment, images: ImagesByRole, contract: Contract, *, in_words: str = "") -> Validation:
     """The images on which the best checkpoint is chosen."""
     return Validation(
         images.query,
@@ -138,6 +138,7 @@ def validation_of(spec: Experiment, images: ImagesByRole, contract: Contract) ->
         batch_size=spec.dataset.val_batch_size,
         triplet_loss_margin=spec.train.optim.triplet_loss_margin,
         unit_triplet=spec.train.optim.trp_l2,
+        in_words=in_words,
     )
 
 

@@ -1,6 +1,7 @@
 """Records the end of an epoch: figures, the learning rate, a row of the history, checkpoints, MLflow's curves."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,11 +11,13 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
 from reid.distributed.group import Tell
+from reid.model.checkpoint import THRESHOLDS
 from reid.training.history import UNTRAINED, Row, best_row, sentence, write_history
 from reid.training.lightning import Training
 from reid.training.monitor import LogsMetrics, StepMonitor
 from reid.training.resume import BEST, LATEST, DurableCheckpoints, epoch_file, give_name
 from reid.training.stopping import Stopped
+from reid.training.validating import Validated
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ class Record(Checkpoint):
         folder: Path,
         *,
         steps: StepMonitor,
-        validate: Callable[[pl.Trainer, Training, int], Row],
+        validate: Callable[[pl.Trainer, Training, int, float], Validated],
         epochs: int,
         validation_interval: int,
         checkpoint_interval: int,
@@ -59,7 +62,8 @@ class Record(Checkpoint):
         run: LogsMetrics,
         epoch_ended: Callable[[Row], None] = ignore_row,
     ) -> None:
-        """validate: (trainer, module, epoch) -> figures; it raises Stopped if an end was asked for.
+        """validate: (trainer, module, epoch, best mAP) -> figures, and thresholds if the mAP is above the best; it
+        raises Stopped if an end was asked for.
 
         reid, training: plain values of the checkpoints' entries of these names; history: the rows of the epochs that
         are done; epoch_ended: called with each new row, the untrained network's too, once it is in the history and its
@@ -70,11 +74,15 @@ class Record(Checkpoint):
         self._validation_interval, self._checkpoint_interval = validation_interval, checkpoint_interval
         self._checkpoints, self._epoch_ended = checkpoints, epoch_ended
         self._position: dict[str, Any] = {}
+        self._thresholds = ""
         self.history: list[Row] = [dict(row) for row in history]
 
     def on_save_checkpoint(self, _trainer: pl.Trainer, _module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the entries `reid` (how to use the model) and `training` (how to resume)."""
-        checkpoint["reid"] = self._reid
+        """Adds the entries `reid` (how to use the model) and `training` (how to resume).
+
+        Thresholds are in it only if they were measured with these very weights: after the validation of a new best.
+        """
+        checkpoint["reid"] = {**self._reid, **({THRESHOLDS: self._thresholds} if self._thresholds else {})}
         checkpoint["training"] = {**self._training, "history": self.history, **self._position}
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -85,9 +93,10 @@ class Record(Checkpoint):
                 self._log(done)
             return
         try:
-            row: Row = {"epoch": UNTRAINED, "step": 0, **self._validate(trainer, module, UNTRAINED)}
+            found = self._validate(trainer, module, UNTRAINED, math.inf)
         except Stopped:
             raise KeyboardInterrupt from None
+        row: Row = {"epoch": UNTRAINED, "step": 0, **found.figures}
         self._add(row)
         self._epoch_ended(row)
 
@@ -97,16 +106,20 @@ class Record(Checkpoint):
         epoch = trainer.current_epoch
         row: Row = {"epoch": epoch, "step": trainer.global_step, **self._steps.figures}
         row["learning_rate"] = module.learning_rate
+        best, thresholds = best_row(self.history).get("mAP", -1.0), ""
         if self._is_due(epoch, self._validation_interval):
             try:
-                row |= self._validate(trainer, module, epoch)
+                figures, thresholds = self._validate(trainer, module, epoch, best)
+                row |= figures
             except Stopped:
                 self.save_within(trainer, epoch, self._steps.in_an_epoch)
                 raise KeyboardInterrupt from None
         module.after_epoch(train_loss=row["train_loss"], val_loss=row.get("val_loss"))
-        is_best = row.get("mAP", -1.0) > best_row(self.history).get("mAP", -1.0)
+        is_best = row.get("mAP", -1.0) > best
         self._add(row)
+        self._thresholds = thresholds
         self._save_after(trainer, epoch, is_best=is_best)
+        self._thresholds = ""  # a checkpoint within the next epoch has other weights
         self._epoch_ended(row)
         logger.info("epoch %d/%d: %s", epoch + 1, self._epochs, sentence(row, is_best=is_best))
 

@@ -26,6 +26,7 @@ from reid.retrieval.protocol import Protocol, market_protocol
 from reid.retrieval.tensors.exactness import float32_products
 from reid.retrieval.tensors.scoring import scores as scores_of_tensors
 from reid.retrieval.tensors.scoring import unit_length
+from reid.scoring.verification import measured_thresholds
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class Validation:
     triplet_loss_margin: float
     unit_triplet: bool
     """Whether val_loss compares embeddings of length 1."""
+    in_words: str = ""
+    """The images in words, for the thresholds that are measured on them."""
 
     def embed(
         self, network: Network | OfPixels, *, what: str, ranks: Ranks, between: Callable[[], None]
@@ -103,6 +106,11 @@ class Validation:
             )
         ranks = {f"rank{rank}": float(scores.cmc[min(rank, len(scores.cmc)) - 1]) for rank in (1, 5, 10)}
         return {"mAP": float(scores.mAP), **ranks, "mINP": float(scores.mINP), "val_loss": loss}
+
+    def thresholds(self, query: Embeddings, gallery: Embeddings) -> str:
+        """The thresholds as one line of JSON, see reid.thresholds; "" if none can be judged. Computed on the CPU."""
+        found = measured_thresholds(query, gallery, measured_on=self.in_words)
+        return found.to_json() if found else ""
 
 
 def scores_on_cpu(

@@ -111,7 +111,7 @@ def test_the_graph_is_the_one_of_the_architecture(compiled: Path) -> None:
         "train": {"validate", "manifest"},
         "evaluate": {"validate", "manifest", "train"},
         "inference": {"validate", "manifest", "train"},
-        "export": {"validate", "manifest", "train"},
+        "export": {"validate", "manifest", "train", "evaluate"},
         "gen_trt_engine": {"validate", "manifest", "export"},
         "register": {"validate", "train", "evaluate", "export", "gen_trt_engine"},
     }
@@ -146,7 +146,7 @@ def test_the_ports_are_those_of_the_stages(compiled: Path) -> None:
     assert kinds == {**dict.fromkeys(tasks, "system.Metrics"), "manifest": None}
     assert {stage: task.output_parameters for stage, task in tasks.items() if task.output_parameters} == {
         "validate": {**dict.fromkeys(FINGERPRINTS, "STRING"), **{f"{stage}_spec": "STRING" for stage in SLICES}},
-        "evaluate": {"mAP": "NUMBER_DOUBLE"},
+        "evaluate": {"mAP": "NUMBER_DOUBLE", "thresholds": "STRING"},
         "gen_trt_engine": {"built": "STRING"},
     }
 
@@ -157,7 +157,10 @@ def test_every_later_stage_takes_its_own_slice_and_the_fingerprint_and_only_vali
     tasks = tasks_of(compiled)
     assert tasks.pop("validate").cacheable is False
     # Kubeflow's cache does not look at the resources of a task
-    own = {"gen_trt_engine": {"engine_gpus": ir.PipelineParameter("engine_gpus")}}
+    own = {
+        "gen_trt_engine": {"engine_gpus": ir.PipelineParameter("engine_gpus")},
+        "export": {"thresholds": ir.TaskOutput("evaluate", "thresholds")},
+    }
     for stage, task in tasks.items():
         assert task.cacheable
         assert task.parameters == {

@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from reid.spec import Experiment, load_spec
 from reid.stages.evaluate import evaluate
 from reid.stages.gen_trt_engine import gen_trt_engine
 from reid.stages.outcome import Outcome
+from reid.thresholds import Thresholds
 from reid.tracking.pipeline_run import open_pipeline_run
 from reid.tracking.stage_run import StageRun, stage_run
 from reid.tracking.store import connect
@@ -125,8 +127,8 @@ def test_the_onnx_and_the_engine_give_torchs_figures(on_cpu, tmp_path):
 def test_the_headline_follows_the_switch_and_both_are_computed_all_the_same(workplace):
     reranked = run_evaluate(workplace, "re_ranking.re_ranking=true", out="a")
     plain = run_evaluate(workplace, "re_ranking.re_ranking=false", out="b")
-    assert reranked.parameters == {"mAP": reranked.metrics["mAP"]}
-    assert plain.parameters == {"mAP": plain.metrics["mAP"]}
+    assert reranked.parameters["mAP"] == reranked.metrics["mAP"]
+    assert plain.parameters == reranked.parameters  # the thresholds are those of the plain ranking
     assert plain.lines[0].startswith("plain: mAP ")
     assert json.loads((workplace / "b" / "results" / "metrics.json").read_text())["headline"] == "plain"
 
@@ -176,13 +178,29 @@ def test_every_query_is_a_line_of_the_csv(finished):
 
 
 def test_thresholds_say_how_many_pairs_they_come_from(finished):
-    workplace, _ = finished
-    record = json.loads((workplace / "out" / "results" / "thresholds.json").read_text())
+    workplace, outcome = finished
+    text = (workplace / "out" / "results" / "thresholds.json").read_text()
+    record = json.loads(text)
     # 2 queries x 4 images, less the own-camera image of person 4; each query has one match
     assert (record["same_person_pairs"], record["different_person_pairs"]) == (2, 5)
     best = record["thresholds"][0]
     assert best["name"] == "best F1"
     assert best["cosine"] == pytest.approx(1 - best["distance"] / 2)
+    checkpoint = workplace / "model" / "reid_model_best.pth"
+    assert record["checkpoint_sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert record["measured_on"].startswith("the 2 query and 4 gallery images of the test set (data fingerprint ")
+    assert Thresholds.from_json(text).to_json() == outcome.parameters["thresholds"]  # as the pipeline hands them on
+
+
+def test_where_no_threshold_can_be_judged_the_pipeline_is_handed_none(tmp_path):
+    prepare_model(tmp_path)
+    for folder, names in {"query": ["0001_c1s1_000001_00.jpg"], "gallery": ["0001_c2s1_000001_01.jpg"]}.items():
+        for name in names:
+            write_image(tmp_path / folder / name)
+    splits = [list_folder(tmp_path / name).split for name in ("query", "gallery")]
+    Manifest("f" * 64, Split(tmp_path, ()), *splits).save(tmp_path / "dataset.json")
+    assert run_evaluate(tmp_path).parameters["thresholds"] == ""
+    assert json.loads((tmp_path / "out" / "results" / "thresholds.json").read_text())["thresholds"] == []
 
 
 def test_plots_are_also_written_where_the_spec_asks_for_them(workplace):

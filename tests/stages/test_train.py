@@ -11,14 +11,17 @@ import torch
 from reid.data.market1501 import Manifest, TrainSet
 from reid.data.sampler import EpochSteps
 from reid.data.selection import held_out
+from reid.data.store import open_store
 from reid.embeddings import Embeddings, embed
 from reid.errors import ArtifactError, DatasetError, TrainingError
 from reid.library import score
 from reid.model.checkpoint import load_model
+from reid.scoring.verification import measured_thresholds
 from reid.stages.outcome import Outcome
 from reid.stages.train import train
 from reid.tracking.pipeline_run import open_pipeline_run
 from reid.tracking.stage_run import StageRun, stage_run
+from reid.training.choosing import ON_THE_TEST_IMAGES
 from tests.drawn_persons import small_spec, write_persons
 
 
@@ -105,6 +108,33 @@ def test_the_best_checkpoint_is_the_epoch_of_the_highest_map(trained):
     assert_same_weights(model / "reid_model_best.pth", model / f"model_epoch_{best['epoch']:03d}.pth")
 
 
+def test_a_checkpoint_that_was_the_best_so_far_holds_the_thresholds_of_its_weights(trained, folder):
+    model, _ = trained
+    rows, best = history(model)[1:], -1.0
+    for row in rows:
+        found = torch.load(model / f"model_epoch_{row['epoch']:03d}.pth", weights_only=True)["reid"].get("thresholds")
+        assert bool(found) == (row["mAP"] > best), row["epoch"]
+        best = max(best, row["mAP"])
+    loaded = load_model(model / "reid_model_best.pth")
+    manifest = Manifest.load(folder / "data/dataset.json")
+    gallery = manifest.gallery.without_junk()
+    query, images = (
+        embed(
+            split,
+            open_store(split, height=64, width=32, channels=3, folder=folder / "store", key="again"),
+            loaded.of_pixels(),
+            contract=loaded.contract,
+            batch_size=32,
+            what="",
+        )
+        for split in (manifest.query, gallery)
+    )
+    assert loaded.thresholds == measured_thresholds(query, images, measured_on=ON_THE_TEST_IMAGES)
+    # 6 test persons: 12 queries; 12 * 2 images of the other camera; 12 * 5 * 4 of others and 12 of a distractor
+    assert (loaded.thresholds.same_person_pairs, loaded.thresholds.different_person_pairs) == (24, 252)
+    assert loaded.thresholds.rates == [0.01]
+
+
 def test_the_untrained_embeddings_are_of_every_query_and_gallery_image_but_junk(trained, folder):
     manifest = Manifest.load(folder / "data/dataset.json")
     embeddings = Embeddings.load_npz(trained[0] / "untrained_embeddings.npz")
@@ -145,6 +175,10 @@ def test_a_resumed_training_ends_as_one_that_never_stopped(trained, folder, tmp_
         run(folder, tmp_path)
     assert f"continuing from epoch 1 of 3: {tmp_path / 'reid_model_latest.pth'}" in caplog.messages
     assert_same_weights(model / "model_epoch_002.pth", tmp_path / "model_epoch_002.pth")
+    best, resumed = (
+        torch.load(folder / "reid_model_best.pth", weights_only=True)["reid"] for folder in (model, tmp_path)
+    )
+    assert best == resumed and best["thresholds"]
     ours, theirs = (
         [
             {

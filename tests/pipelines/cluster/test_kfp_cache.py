@@ -45,6 +45,16 @@ def test_another_list_of_further_test_sets_runs_the_evaluation_again_and_trains_
     assert AFTER_VALIDATE - set(hits) == {"evaluate", "register"}
 
 
+def test_an_evaluation_that_finds_the_same_thresholds_leaves_the_export_cached(compiled: list[dict[str, Any]]) -> None:
+    cache = Cache()
+    cache.run(*compiled)
+    reranked_otherwise = cache.run(*compiled, changed={"validate.evaluate_spec"})
+    assert AFTER_VALIDATE - set(reranked_otherwise) == {"evaluate", "register"}
+    other_images = {"validate.evaluation_fingerprint", "evaluate.thresholds"}
+    other_thresholds = cache.run(*compiled, changed=other_images)
+    assert AFTER_VALIDATE - set(other_thresholds) == {"evaluate", "export", "gen-trt-engine", "register"}
+
+
 def test_with_the_manifest_from_a_stage_that_always_runs_nothing_would_be_taken(compiled: list[dict[str, Any]]) -> None:
     pipeline, platform = json.loads(json.dumps(compiled))
     tasks, components = pipeline["root"]["dag"]["tasks"], pipeline["components"]
