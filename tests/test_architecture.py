@@ -23,6 +23,7 @@ HEAVY = {
     "onnxruntime",
     "jinja2",
     "numba",
+    "pyarrow",
     "tritonclient",
 }
 COMPONENTS = ("validate", "manifest", "train", "evaluate", "inference", "export", "gen_trt_engine", "register")
@@ -54,6 +55,7 @@ PIPELINES_MAY_IMPORT = {
 }
 OWNERS = {
     "jinja2": "reid/reports/page.py",
+    "pyarrow": "reid/embedding_files/parquet.py",
     "onnxruntime": "reid/deploy/onnx.py",
     "tritonclient": "reid/deploy/triton_connection.py",
     **dict.fromkeys(("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"), "reid/deploy/tensorrt_packages.py"),
@@ -66,7 +68,7 @@ LEVELS = (
     ("files", "console", "contract", "thresholds"),
     ("data", "distributed", "retrieval"),
     ("drawn", "embeddings", "spec"),
-    ("model", "scoring"),
+    ("model", "scoring", "embedding_files"),
     ("deploy", "tracking"),
     ("reports", "training"),
     ("stages", "library"),

@@ -30,7 +30,7 @@ def test_every_extra_that_a_text_names_is_one_and_no_text_names_an_index_where_t
     texts = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "reid").rglob("*.py"))
     named = {name.strip("'") for name in re.findall(r"pip install (?:-e )?([^\s,)]+)", texts)}
     extras = {name.strip(".[]") for name in named if name.startswith(".")}
-    assert extras == {"export", "mlflow", "tensorrt", "triton"}
+    assert extras == {"export", "mlflow", "search", "tensorrt", "triton"}
     assert extras <= set(PROJECT["optional-dependencies"])
     assert named - {f".[{extra}]" for extra in extras} == {"tensorrt"}  # NVIDIA's own
 

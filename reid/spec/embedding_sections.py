@@ -1,7 +1,7 @@
 """The spec's sections on what is done with a trained network: evaluation, re-ranking, and inference."""
 
 # ruff: noqa: RUF012 - pydantic copies a mutable default for each instance
-from typing import Annotated
+from typing import Annotated, Literal
 
 from reid.spec.facts import CountsGpus, InForm, ReadAloneBy, Replaced
 from reid.spec.field_types import (
@@ -69,7 +69,12 @@ class Inference(Section):
     checkpoint: Annotated[ReadFile | None, TRAINED] = None
     """Checkpoint (.pth), ONNX (.onnx) or engine (.engine, .plan) to embed with; null: the best of the task train."""
     output_file: WrittenFile | None = None
-    """JSON file to write, a list of {"img_path", "embedding"}; null: inference.json in the results folder."""
+    """File to write: .json (a list of {"img_path", "embedding"}), .npz or .parquet; null: inference.json in the
+    results folder."""
+    data_type: Literal["float32", "float16"] = "float32"
+    """Type of the numbers in a .npz or .parquet file; float16 halves the file, and cosines change by about 0.0005."""
+    shard_rows: Count | None = None
+    """Rows of each file NAME-00000-of-0000K.npz or .parquet; null: one file."""
     test_dataset: Annotated[ReadFolder | None, GALLERY] = None
     """Gallery folder; null: dataset.test_dataset_dir."""
     query_dataset: Annotated[ReadFolder | None, QUERY] = None

@@ -35,7 +35,14 @@ def replaced(spec: Experiment) -> Iterator[Finding]:
 def idle(spec: Experiment) -> Iterator[Finding]:
     """Why it has no effect, for each field with another value than its default that other choices switch off."""
     unset, told = Experiment(), set()
-    for is_off, names, why in (*_model(spec), *_dataset(spec), *_colours(spec), *_optim(spec), *_never_read()):
+    for is_off, names, why in (
+        *_model(spec),
+        *_dataset(spec),
+        *_colours(spec),
+        *_optim(spec),
+        *_inference(spec),
+        *_never_read(),
+    ):
         for name in names:
             if is_off and name not in told and value_of(spec, name) != value_of(unset, name):
                 told.add(name)
@@ -132,6 +139,16 @@ def _optim(spec: Experiment) -> Iterator[SwitchedOff]:
     ]
     for is_off, names, why in off:
         yield is_off, [f"train.optim.{name}" for name in names], why
+
+
+def _inference(spec: Experiment) -> Iterator[SwitchedOff]:
+    output = spec.inference.output_file
+    as_json = output is None or output.lower().endswith(".json")
+    yield (
+        as_json,
+        ["inference.data_type", "inference.shard_rows"],
+        "only .npz and .parquet in inference.output_file have it",
+    )
 
 
 def _never_read() -> Iterator[SwitchedOff]:

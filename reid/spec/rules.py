@@ -12,6 +12,7 @@ from reid.spec.partial_spec import PartialSpec, RefusedField
 from reid.spec.sections import Experiment
 
 PICTURES = (".png", ".svg", ".pdf")
+EMBEDDINGS = (".json", ".npz", ".parquet")
 
 Finding = tuple[str, str]
 """(dotted field, what is wrong with it or how it is understood)."""
@@ -74,6 +75,12 @@ def _picture(spec: Any, *, name: str) -> Iterator[Finding]:
     plot = getattr(spec.evaluate, name)
     if plot is not None and not plot.lower().endswith(PICTURES):
         yield f"evaluate.{name}", f"found {plot!r}; want a file that ends in {', '.join(PICTURES)}"
+
+
+def _embeddings(spec: Any) -> Iterator[Finding]:
+    output = spec.inference.output_file
+    if output is not None and not output.lower().endswith(EMBEDDINGS):
+        yield "inference.output_file", f"found {output!r}; want a file that ends in {', '.join(EMBEDDINGS)}"
 
 
 def _profile(spec: Any) -> Iterator[Finding]:
@@ -211,6 +218,7 @@ RULES: tuple[Callable[[Any], Iterator[Finding]], ...] = (
     _share_without_a_place,
     partial(_picture, name="output_cmc_curve_plot"),
     partial(_picture, name="output_sampled_matches_plot"),
+    _embeddings,
     _profile,
     _int8,
 )

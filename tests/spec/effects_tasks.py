@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from reid.data.market1501 import Manifest
+from reid.embedding_files.reading import read_embeddings
 from reid.embeddings import Embeddings
 from reid.errors import SpecError
 from reid.files.encryption import is_encrypted
@@ -130,7 +131,7 @@ def _asked(lab: Lab, task: str) -> Path:
     }
     values |= {
         "evaluate": {"output_sampled_matches_plot": folder / "m.svg", "output_cmc_curve_plot": folder / "c.pdf"},
-        "inference": {"output_file": folder / "rows.json"},
+        "inference": {"output_file": folder / "rows.npz", "data_type": "float16", "shard_rows": 3},
     }[task]
     lab.once(("asked", task), lambda: lab.task(task, *(f"{task}.{field}={value}" for field, value in values.items())))
     return folder
@@ -150,9 +151,27 @@ def inference_checkpoint(lab: Lab) -> None:
     lab.task("train", f"results_dir={lab.folder}")
     lab.task("inference", f"results_dir={lab.folder}")
     ours = json.loads((lab.folder / "inference" / "inference.json").read_text())[0]
-    asked = json.loads((_asked(lab, "inference") / "rows.json").read_text())[0]
-    assert Path(ours["img_path"]).name == Path(asked["img_path"]).name
-    assert ours["embedding"] != pytest.approx(asked["embedding"], abs=0.01)
+    asked = read_embeddings(_asked(lab, "inference") / "rows.npz").all_rows()
+    assert Path(ours["img_path"]).name == Path(asked.paths[0]).name
+    assert ours["embedding"] != pytest.approx(asked.vectors[0], abs=0.01)
+
+
+def inference_data_type(lab: Lab) -> None:
+    with np.load(next(_asked(lab, "inference").glob("rows-00000-of-*.npz"))) as arrays:
+        assert arrays["vectors"].dtype == np.float16
+    no_effect = "only .npz and .parquet in inference.output_file have it"
+    for field in ("data_type=float16", "shard_rows=2"):
+        assert lab.warnings(f"inference.{field}") == [
+            f"spec: inference.{field.split('=')[0]} has no effect: {no_effect}"
+        ]
+
+
+def inference_shard_rows(lab: Lab) -> None:
+    files = sorted(_asked(lab, "inference").glob("rows-*.npz"))
+    rows = [len(np.load(file)["vectors"]) for file in files]
+    assert len(files) > 1
+    assert set(rows[:-1]) == {3}
+    assert rows[-1] <= 3
 
 
 def _written(task: str, name: str) -> Callable[[Lab], None]:
@@ -221,6 +240,8 @@ TASKS: dict[str, Callable[[Lab], None]] = {
     "evaluate.output_cmc_curve_plot": _written("evaluate", "c.pdf"),
     **_common("evaluate"),
     "inference.checkpoint": inference_checkpoint,
-    "inference.output_file": _written("inference", "rows.json"),
+    "inference.output_file": _written("inference", "rows-00000-of-00013.npz"),
+    "inference.data_type": inference_data_type,
+    "inference.shard_rows": inference_shard_rows,
     **_common("inference"),
 }

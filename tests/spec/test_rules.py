@@ -101,6 +101,10 @@ def no_effect(name: str, why: str) -> str:
             "spec: train.fused_optimizer: RMSprop has no fused form; want auto or off",
         ),
         (
+            "inference: {output_file: rows.csv}",
+            "spec: inference.output_file: found 'rows.csv'; want a file that ends in .json, .npz, .parquet",
+        ),
+        (
             "gen_trt_engine: {tensorrt: {min_batch_size: 8}}",
             "spec: gen_trt_engine.tensorrt.opt_batch_size: min 8, opt 4, max 16; want min <= opt <= max",
         ),

@@ -11,7 +11,10 @@ from reid.contract import Contract
 from reid.data.market1501 import Manifest, list_folder
 from reid.deploy.onnx_export import export_onnx
 from reid.deploy.onnx_in_memory import LEAST_IMAGES
+from reid.embedding_files.reading import read_embeddings
+from reid.embedding_files.rows import About
 from reid.errors import ArtifactError
+from reid.files.hashes import file_sha256
 from reid.model.checkpoint import load_model, save_model
 from reid.model.embedder import build_embedder
 from reid.spec import Experiment, load_spec
@@ -142,3 +145,30 @@ def test_a_spec_of_another_input_than_the_models_is_refused(tmp_path):
         f"{model / 'reid_model_best.pth'}: made for model.input_height 64\n"
         "  found: 128 in the spec\n  want:  the model's own, or the field left out: the model knows its input"
     )
+
+
+@pytest.mark.parametrize("ending", ["npz", "parquet"])
+def test_an_output_file_of_another_format_has_the_same_rows_and_names_the_model(tmp_path, ending):
+    asked = tmp_path / f"rows.{ending}"
+    model = a_model(tmp_path / "model")
+    _, target = run_inference(tmp_path, a_spec(tmp_path, f"inference.output_file={asked}"), model)
+    found = read_embeddings(asked)
+    for (path, vector), ours, row in zip(
+        read_json(target), found.all_rows().paths, found.all_rows().vectors, strict=True
+    ):
+        assert (ours, row.tobytes()) == (path, vector.tobytes())
+    assert found.about == About(
+        model_sha256=file_sha256(model / "reid_model_best.pth"), contract=CONTRACT.to_json(), normalised=False
+    )
+    assert found.names_of(np.array([0, 6])).split == ["query", "gallery"]
+
+
+def test_alone_only_the_file_that_was_asked_for_is_written_in_shards(tmp_path):
+    asked = tmp_path / "out" / "rows.parquet"
+    spec = a_spec(tmp_path, f"inference.output_file={asked}", "inference.shard_rows=4", "inference.data_type=float16")
+    inference(
+        spec, dataset=a_dataset(tmp_path), model=a_model(tmp_path / "model"), embeddings=asked, run=StageRun.none()
+    )
+    files = sorted(path.name for path in asked.parent.iterdir())
+    assert files == ["rows-00000-of-00002.parquet", "rows-00001-of-00002.parquet"]
+    assert read_embeddings(asked).rows == 7
