@@ -35,6 +35,12 @@ class OpenModel:
     """What the report says about it: backbone, device, runner."""
     network_settings: dict[str, Any] = field(default_factory=dict)
     """The keyword values of build_embedder that the file states; empty if it states none."""
+    images_at_once: int = 1
+    """Batches are computed in parts of so many images; other sizes leave a smaller part."""
+
+    def whole_batches(self, batch_size: int) -> int:
+        """The largest batch size up to this one that leaves no smaller part; at least images_at_once."""
+        return max(1, batch_size // self.images_at_once) * self.images_at_once
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,8 @@ def _open_engine(file: Path, device: str, _images: int) -> OpenModel:
     opened = EngineModel(file, gpu_id=0 if device == CPU else gpu_number(device))
     record = opened.record
     runner = f"{record.package} {record.version}, {record.data_type}"
-    return OpenModel(file, opened, opened.contract, {"device": opened.gpu.name, "runner": runner})
+    network, settings = OfPixels(opened.start), {"device": opened.gpu.name, "runner": runner}
+    return OpenModel(file, network, opened.contract, settings, images_at_once=record.profile.max_batch_size)
 
 
 OPENERS: dict[str, Callable[[Path, str, int], OpenModel]] = {

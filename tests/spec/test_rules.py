@@ -101,8 +101,12 @@ def no_effect(name: str, why: str) -> str:
             "spec: train.fused_optimizer: RMSprop has no fused form; want auto or off",
         ),
         (
-            "gen_trt_engine: {tensorrt: {min_batch_size: 8}}",
-            "spec: gen_trt_engine.tensorrt.opt_batch_size: min 8, opt 4, max 16; want min <= opt <= max",
+            "gen_trt_engine: {tensorrt: {max_batch_size: 8, opt_batch_size: 16}}",
+            "spec: gen_trt_engine.tensorrt.opt_batch_size: min 1, opt 16, max 8; want min <= opt <= max",
+        ),
+        (
+            "gen_trt_engine: {tensorrt: {min_batch_size: 80}}",
+            "spec: gen_trt_engine.tensorrt.opt_batch_size: min 80, opt 80, max 64; want min <= opt <= max",
         ),
         (
             "gen_trt_engine: {tensorrt: {data_type: INT8}}",
