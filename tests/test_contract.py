@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from reid.contract import Contract
+from reid.contract import Contract, scale_and_offset
 from reid.errors import ArtifactError
 from tests.exporting import contract_of
 from tests.networks import network_settings
@@ -14,6 +14,17 @@ def test_preprocessing_by_hand():
     contract = contract_of(network_settings(height=1, width=1))
     pixels = np.array([0, 255, 51], np.uint8).reshape(1, 1, 1, 3)
     assert contract.preprocess(pixels)[:, :, 0, 0] == pytest.approx(np.array([[-2.0, 2.0, -1.2]]), abs=1e-6)
+
+
+def test_images_are_prepared_to_the_bit_as_the_formula_says_also_into_a_given_array():
+    pixels = np.arange(3 * 64 * 32 * 3).astype(np.uint8).reshape(3, 64, 32, 3)
+    scale, offset = scale_and_offset(CONTRACT.mean, CONTRACT.std)
+    expected = (pixels * scale + offset).transpose(0, 3, 1, 2)
+    room = np.empty((5, 3, 64, 32), np.float32)
+    assert CONTRACT.preprocess(pixels, out=room[1:4]).base is room
+    for found in (CONTRACT.preprocess(pixels), room[1:4]):
+        assert (found.dtype, found.flags.c_contiguous) == (np.float32, True)
+        assert np.array_equal(found, expected)
 
 
 def test_it_comes_back_from_json_as_it_was():

@@ -16,6 +16,8 @@ from reid.errors import ArtifactError
 
 NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: the stream does not wait for the default stream."""
+WITHOUT_TIMES = 2
+"""CU_EVENT_DISABLE_TIMING."""
 
 
 class Stream:
@@ -53,9 +55,27 @@ class Stream:
         target = ctypes.c_void_p(buffer.host.ctypes.data)
         self.call("cuMemcpyDtoHAsync_v2", target, buffer.device, ctypes.c_size_t(4 * count), self._handle)
 
+    def mark(self, event: "Event") -> None:
+        """The event now stands for all work that was queued up to here."""
+        self.call("cuEventRecord", event.handle, self._handle)
+
+    def wait_for(self, event: "Event") -> None:
+        """Work that is queued from now on waits for the event's work; the host does not wait."""
+        self.call("cuStreamWaitEvent", self._handle, event.handle, ctypes.c_uint(0))
+
+
+class Event:
+    """A place in a stream's queue, for which another stream or the host can wait."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._call = stream.call
+        self.handle = ctypes.c_void_p()
+        stream.call("cuEventCreate", ctypes.byref(self.handle), ctypes.c_uint(WITHOUT_TIMES))
+        weakref.finalize(self, stream.call, "cuEventDestroy_v2", self.handle)
+
     def wait(self) -> None:
-        """Waits until all queued work is done."""
-        self.call("cuStreamSynchronize", self._handle)
+        """The host waits until the work up to here is done."""
+        self._call("cuEventSynchronize", self.handle)
 
 
 class Buffer:

@@ -161,7 +161,7 @@ def embed_splits(
             pixels,
             model.network,
             contract=model.contract,
-            batch_size=batch_size,
+            batch_size=model.whole_batches(batch_size),
             what=f"embedding {name}",
             keep=keep.get(name) if keep else None,
             ranks=ranks,

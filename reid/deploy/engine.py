@@ -1,8 +1,15 @@
 """Runs a TensorRT engine on a GPU: preprocessed images (B, C, H, W) -> embeddings (B, D), as ONNX Runtime and torch do.
 
+There are two slots, each with page-locked memory for one batch of the profile. While the GPU computes the batch of one
+slot, the host prepares the next one in the other, and a second stream sends it to the GPU.
+
 Shapes: B images in a batch, C channels, H height, W width, D embedding width.
 """
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +18,43 @@ from numpy.typing import NDArray
 
 from reid.contract import Contract
 from reid.deploy.build_record import BuildRecord, read_record
-from reid.deploy.cuda import Buffer, Stream
+from reid.deploy.cuda import Buffer, Event, Stream
 from reid.deploy.gpu import use_gpu
 from reid.deploy.onnx import INPUT, OUTPUT
 from reid.deploy.tensorrt_packages import load_package, tensorrt_log
 from reid.errors import ArtifactError
 from reid.files.encryption import read_model
+
+SLOTS = 2
+PREPARING_THREADS = 4
+"""The most threads that preprocess a batch; one of them prepares some 10,000 images of 256 x 128 in a second."""
+
+
+@dataclass
+class Part:
+    """Images that the GPU computes, or has computed: at most the profile's largest batch."""
+
+    output: Buffer
+    done: Event
+    target: NDArray[np.float32]
+    """The rows of the result that its embeddings are copied to."""
+    fetched: bool = False
+
+    def fetch(self) -> None:
+        """Waits for the embeddings and copies them to the target; does nothing the second time."""
+        if not self.fetched:
+            self.done.wait()
+            self.target[:] = self.output.host[: len(self.target)]
+            self.fetched = True
+
+
+class Slot:
+    """The buffers of one part, and the events at which it is on the GPU and done."""
+
+    def __init__(self, stream: Stream, *, images: tuple[int, ...], embeddings: tuple[int, ...]) -> None:
+        self.input, self.output = Buffer(stream, images), Buffer(stream, embeddings)
+        self.sent, self.done = Event(stream), Event(stream)
+        self.part: Part | None = None
 
 
 class EngineModel:
@@ -56,12 +94,13 @@ class EngineModel:
             )
         self._check(path, engine)
         self._engine, self._context, self._log = engine, context, log
-        self._stream = Stream()
+        self._stream, self._sending = Stream(), Stream()
         largest = self.record.profile.max_batch_size
-        self._input = Buffer(self._stream, (largest, *self._image))
-        self._output = Buffer(self._stream, (largest, self.contract.embedding))
-        self._context.set_tensor_address(INPUT, self._input.address)
-        self._context.set_tensor_address(OUTPUT, self._output.address)
+        shapes = {"images": (largest, *self._image), "embeddings": (largest, self.contract.embedding)}
+        self._slots = [Slot(self._stream, **shapes) for _ in range(SLOTS)]
+        self._turn = 0
+        self._threads = min(PREPARING_THREADS, os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="preprocessing")
 
     @property
     def _image(self) -> tuple[int, int, int]:
@@ -87,23 +126,62 @@ class EngineModel:
             raise ArtifactError(
                 f"TensorRT engine: images of shape {images.shape}\n  want: (batch, {', '.join(map(str, self._image))})"
             )
-        embeddings = np.empty((len(images), self.contract.embedding), np.float32)
-        largest = self.record.profile.max_batch_size
-        for start in range(0, len(images), largest):
-            part = images[start : start + largest]
-            embeddings[start : start + len(part)] = self._run(part)
-        return embeddings
 
-    def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Runs at most the profile's largest batch; below its smallest, old values in the buffer fill the batch up."""
-        batch = max(len(images), self.record.profile.min_batch_size)
-        self._input.host[: len(images)] = images
+        def fill(start: int, room: NDArray[np.float32]) -> None:
+            room[:] = images[start : start + len(room)]
+
+        return self._start(len(images), fill)()
+
+    def start(self, pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+        """pixels (B, H, W, C) -> a function that waits for their embeddings (B, D); until then the GPU computes."""
+        self.contract.check_size(pixels)
+
+        def fill(start: int, room: NDArray[np.float32]) -> None:
+            def prepare(rows: slice) -> None:
+                self.contract.preprocess(pixels[start : start + len(room)][rows], out=room[rows])
+
+            step = -(-len(room) // self._threads)
+            list(self._pool.map(prepare, [slice(row, row + step) for row in range(0, len(room), step)]))
+
+        return self._start(len(pixels), fill)
+
+    def _start(self, count: int, fill: Callable[[int, NDArray[np.float32]], None]) -> Callable[[], NDArray[np.float32]]:
+        """Queues `count` images part by part; `fill` writes those from an index on into the room of a part."""
+        embeddings = np.empty((count, self.contract.embedding), np.float32)
+        largest = self.record.profile.max_batch_size
+        parts = []
+        for start in range(0, count, largest):
+            slot = self._slots[self._turn]
+            self._turn = (self._turn + 1) % SLOTS
+            if slot.part:
+                slot.part.fetch()
+            target = embeddings[start : start + largest]
+            fill(start, slot.input.host[: len(target)])
+            self._queue(slot, len(target))
+            slot.part = Part(slot.output, slot.done, target)
+            parts.append(slot.part)
+
+        def wait() -> NDArray[np.float32]:
+            for part in parts:
+                part.fetch()
+            return embeddings
+
+        return wait
+
+    def _queue(self, slot: Slot, images: int) -> None:
+        """Queues what is in the slot; below the profile's smallest batch, old values in the buffer fill it up."""
+        batch = max(images, self.record.profile.min_batch_size)
         self._log.errors.clear()
-        self._stream.copy_in(self._input, batch * self._input.host[0].size)
-        set_up = self._context.set_input_shape(INPUT, (batch, *self._image))
-        if not (set_up and self._context.execute_async_v3(self._stream.address)):
+        self._sending.copy_in(slot.input, batch * slot.input.host[0].size)
+        self._sending.mark(slot.sent)
+        self._stream.wait_for(slot.sent)
+        ready = (
+            self._context.set_tensor_address(INPUT, slot.input.address)
+            and self._context.set_tensor_address(OUTPUT, slot.output.address)
+            and self._context.set_input_shape(INPUT, (batch, *self._image))
+        )
+        if not (ready and self._context.execute_async_v3(self._stream.address)):
             first = self._log.errors[0].strip() if self._log.errors else "nothing"
             raise ArtifactError(f"TensorRT engine: cannot run {batch} images; TensorRT says: {first}")
-        self._stream.copy_out(self._output, batch * self.contract.embedding)
-        self._stream.wait()
-        return self._output.host[: len(images)]
+        self._stream.copy_out(slot.output, batch * self.contract.embedding)
+        self._stream.mark(slot.done)

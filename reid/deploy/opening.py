@@ -38,6 +38,12 @@ class OpenModel:
     """The keyword values of build_embedder that the file states; empty if it states none."""
     thresholds: Thresholds | None = None
     """From which cosine on two images count as one person; None if the file does not know."""
+    images_at_once: int = 1
+    """Batches are computed in parts of so many images; other sizes leave a smaller part."""
+
+    def whole_batches(self, batch_size: int) -> int:
+        """The largest batch size up to this one that leaves no smaller part; at least images_at_once."""
+        return max(1, batch_size // self.images_at_once) * self.images_at_once
 
 
 @dataclass(frozen=True)
@@ -129,8 +135,15 @@ def _open_engine(file: Path, device: str, _images: int) -> OpenModel:
     opened = EngineModel(file, gpu_id=0 if device == CPU else gpu_number(device))
     record = opened.record
     runner = f"{record.package} {record.version}, {record.data_type}"
-    settings = {"device": opened.gpu.name, "runner": runner}
-    return OpenModel(file, opened, opened.contract, settings, thresholds=record.known_thresholds)
+    network, settings = OfPixels(opened.start), {"device": opened.gpu.name, "runner": runner}
+    return OpenModel(
+        file,
+        network,
+        opened.contract,
+        settings,
+        images_at_once=record.profile.max_batch_size,
+        thresholds=record.known_thresholds,
+    )
 
 
 OPENERS: dict[str, Callable[[Path, str, int], OpenModel]] = {

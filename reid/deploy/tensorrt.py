@@ -1,7 +1,8 @@
 """Builds a TensorRT engine from the exported ONNX, with whichever of NVIDIA's two packages can build on this machine.
 
-Networks are strongly typed in both packages: an engine computes in the types of the ONNX file. So an FP16 engine is
-built from a converted file (`half.py`) with a float32 input and output.
+Networks are strongly typed: an engine computes in the types of the ONNX file. TensorRT 11 and TensorRT-RTX have no
+other networks, and no builder flags FP16 and INT8; TensorRT 10 is asked for the same. So an FP16 engine is built from a
+converted file (`half.py`) with a float32 input and output.
 """
 
 import json
@@ -124,13 +125,14 @@ def _why_not_run(package: Package, targets: Sequence[str]) -> str:
 
 
 def trtexec_line(onnx: Path, contract: Contract, *, data_type: str = "FP32") -> str:
-    """The command that builds an engine by hand, for batches of 1 to 16 and tuned for 4, as TAO's documentation does.
+    """The command that builds an engine by hand, with the profile that gen_trt_engine has by default.
 
-    TensorRT 10 keeps the types of an FP16 file only with --stronglyTyped; TensorRT 11 always does.
+    TensorRT 10 keeps the types of an FP16 or INT8 file only with --stronglyTyped. TensorRT 11 always does, takes that
+    flag without effect, and refuses --fp16 and --int8.
     """
     size = f"x{contract.channels}x{contract.height}x{contract.width}"
-    shapes = " ".join(f"--{name}Shapes={INPUT}:{batch}{size}" for name, batch in (("min", 1), ("opt", 4), ("max", 16)))
-    typed = " --stronglyTyped" if data_type == "FP16" else ""
+    shapes = " ".join(f"--{name}Shapes={INPUT}:{batch}{size}" for name, batch in (("min", 1), ("opt", 16), ("max", 64)))
+    typed = "" if data_type == "FP32" else " --stronglyTyped"
     return f"trtexec --onnx={onnx} {shapes}{typed} --saveEngine=model.engine"
 
 
@@ -152,7 +154,7 @@ def _build(
     log.verbose = verbose
     log.errors.clear()
     builder = trt.Builder(log)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, log)
     if not parser.parse(content):
         messages = [str(parser.get_error(index)) for index in range(parser.num_errors)]
@@ -178,6 +180,12 @@ def _build(
         with replacing(timing_cache) as partial:
             partial.write_bytes(bytes(config.get_timing_cache().serialize()))
     return bytes(serialized), bool(config.get_flag(trt.BuilderFlag.TF32))
+
+
+def _strongly_typed(trt: Any) -> int:
+    """The flags of a strongly typed network: TensorRT 10 needs one, 11 ignores it, and a later one may not have it."""
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
 
 
 def _load_timings(package: Package, config: Any, path: Path) -> None:

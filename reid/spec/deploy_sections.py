@@ -56,6 +56,10 @@ class Export(Section):
     """Folder of the task's files; null: <results_dir>/export."""
 
 
+TUNED_FOR = 16
+"""The batch size that an engine is tuned for if the spec names none: the largest that Triton makes by default."""
+
+
 class TensorRT(Section):
     """How the TensorRT engine is built."""
 
@@ -65,10 +69,19 @@ class TensorRT(Section):
     """GPU memory in MiB that the builder may take."""
     min_batch_size: Count = 1
     """Number of images in the smallest batch that the engine takes."""
-    opt_batch_size: Count = 4
-    """Number of images in the batch that the engine is tuned for."""
-    max_batch_size: Count = 16
-    """Number of images in the largest batch that the engine takes."""
+    opt_batch_size: Count | None = None
+    """Number of images in the batch that the engine is tuned for; null: 16, or the nearest size that the engine
+    takes."""
+    max_batch_size: Count = 64
+    """Number of images in the largest batch that the engine takes; evaluate and inference compute such batches."""
+
+    @property
+    def tuned_for(self) -> int:
+        """The batch size that the engine is tuned for."""
+        if self.opt_batch_size is not None:
+            return self.opt_batch_size
+        return max(self.min_batch_size, min(TUNED_FOR, self.max_batch_size))
+
     compute_capabilities: list[ComputeCapability] | None = None
     """Compute capabilities that a TensorRT-RTX engine is built for, e.g. ["8.6", "8.9"]; null: that of this machine's
     GPU, or ["8.6"] if there is none."""

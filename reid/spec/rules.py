@@ -85,11 +85,10 @@ def _embeddings(spec: Any) -> Iterator[Finding]:
 
 def _profile(spec: Any) -> Iterator[Finding]:
     engine = spec.gen_trt_engine.tensorrt
-    if not engine.min_batch_size <= engine.opt_batch_size <= engine.max_batch_size:
+    if not engine.min_batch_size <= engine.tuned_for <= engine.max_batch_size:
         yield (
             "gen_trt_engine.tensorrt.opt_batch_size",
-            f"min {engine.min_batch_size}, opt {engine.opt_batch_size}, max {engine.max_batch_size}; "
-            "want min <= opt <= max",
+            f"min {engine.min_batch_size}, opt {engine.tuned_for}, max {engine.max_batch_size}; want min <= opt <= max",
         )
 
 

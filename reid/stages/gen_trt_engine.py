@@ -51,7 +51,7 @@ def gen_trt_engine(
         onnx,
         engine / CANDIDATE,
         data_type=options.data_type,
-        profile=Profile(options.min_batch_size, options.opt_batch_size, options.max_batch_size),
+        profile=Profile(options.min_batch_size, options.tuned_for, options.max_batch_size),
         workspace_mib=options.workspace_size,
         compute_capabilities=options.compute_capabilities,
         timing_cache=Path(section.timing_cache) if section.timing_cache else None,

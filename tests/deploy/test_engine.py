@@ -10,8 +10,9 @@ import pytest
 from reid.deploy import gpu
 from reid.deploy.build_record import BuildRecord, Profile, record_file
 from reid.deploy.cuda import Buffer, Stream
-from reid.deploy.engine import EngineModel
+from reid.deploy.engine import EngineModel, Part
 from reid.deploy.onnx import OnnxModel
+from reid.deploy.opening import open_model
 from reid.errors import ArtifactError, MissingDependency
 from tests.deploy.test_tensorrt import build
 from tests.exporting import exported, images
@@ -48,6 +49,51 @@ def test_batches_of_any_size_are_cut_and_filled_up_to_what_the_profile_takes(eng
     noise = images(11).numpy()[:count]
     assert model.contract == plain[2]
     assert model(noise) == pytest.approx(OnnxModel(plain[0], threads=1)(noise), abs=1e-5)
+
+
+def test_the_next_batch_is_prepared_while_the_gpu_computes_and_waits_for_the_last_but_one_only(
+    engine, plain, monkeypatch
+):
+    said: list[str] = []
+    preprocess, fetch = type(plain[2]).preprocess, Part.fetch
+
+    def told_preprocess(contract, pixels, *, out=None):
+        said.append("prepare")
+        return preprocess(contract, pixels, out=out)
+
+    def told_fetch(part):
+        if not part.fetched:
+            said.append("fetch")
+        fetch(part)
+
+    monkeypatch.setattr("reid.deploy.engine.PREPARING_THREADS", 1)
+    monkeypatch.setattr("reid.contract.Contract.preprocess", told_preprocess)
+    monkeypatch.setattr(Part, "fetch", told_fetch)
+    model = EngineModel(engine, gpu_id=0)
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 64, 32, 3), np.uint8)
+    wait = [model.start(pixels[rows]) for rows in (slice(4), slice(4, 8), slice(8, 12))]
+    assert said == ["prepare", "prepare", "fetch", "prepare"]
+    found = [call() for call in reversed(wait)][::-1]  # in any order
+    assert said[4:] == ["fetch", "fetch"]
+    expected = OnnxModel(plain[0], threads=1)(preprocess(plain[2], pixels))
+    assert np.concatenate(found) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 1, 9])
+def test_pixels_are_prepared_by_the_contract_in_several_threads(engine, plain, count, monkeypatch):
+    monkeypatch.setattr("reid.deploy.engine.os.cpu_count", lambda: 3)
+    model = EngineModel(engine, gpu_id=0)
+    pixels = np.random.default_rng(1).integers(0, 256, (count, 64, 32, 3), np.uint8)
+    expected = OnnxModel(plain[0], threads=1)(plain[2].preprocess(pixels))
+    assert model.start(pixels)() == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(ArtifactError, match="images of shape"):
+        model.start(pixels[:, 1:])
+
+
+def test_a_model_is_asked_for_whole_batches_of_its_profile(engine, plain):
+    opened = open_model(engine, device="cpu", images=9)
+    assert [opened.whole_batches(size) for size in (1, 3, 4, 7, 128, 130)] == [4, 4, 4, 4, 128, 128]
+    assert [open_model(plain[0], device="cpu", images=9).whole_batches(size) for size in (1, 7)] == [1, 7]
 
 
 def test_images_of_another_size_are_refused(engine):

@@ -277,8 +277,8 @@ def test_without_either_package_nothing_is_built_and_the_reason_is_told(no_gpu, 
 def test_the_line_for_those_who_build_by_hand_has_the_networks_size():
     contract = contract_of(network_settings(height=256, width=128))
     assert trtexec_line(Path("/m/reid.onnx"), contract) == (
-        "trtexec --onnx=/m/reid.onnx --minShapes=input:1x3x256x128 --optShapes=input:4x3x256x128 "
-        "--maxShapes=input:16x3x256x128 --saveEngine=model.engine"
+        "trtexec --onnx=/m/reid.onnx --minShapes=input:1x3x256x128 --optShapes=input:16x3x256x128 "
+        "--maxShapes=input:64x3x256x128 --saveEngine=model.engine"
     )
     in_half = trtexec_line(Path("/m/reid.onnx"), contract, data_type="FP16")
     assert in_half.endswith("x128 --stronglyTyped --saveEngine=model.engine")

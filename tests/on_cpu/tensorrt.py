@@ -43,7 +43,7 @@ class Builder:
         return Shapes()
 
     def build_serialized_network(self, network, config):
-        config.timings = config.timings or b"measured"
+        config._timings = config._timings or b"measured"
         return json.dumps(config.shapes.sizes).encode() + b"\n" + network[0]
 
 
@@ -72,7 +72,7 @@ class TimingCache:
 
 
 class Config:
-    timings = None
+    _timings = None
 
     def set_memory_pool_limit(self, pool, size):
         assert pool is MemoryPoolType.WORKSPACE
@@ -91,11 +91,11 @@ class Config:
     def set_timing_cache(self, cache, ignore_mismatch):
         if cache.content == b"of another GPU":
             return False
-        self.timings = cache.content
+        self._timings = cache.content
         return True
 
     def get_timing_cache(self):
-        return TimingCache(self.timings)
+        return TimingCache(self._timings)
 
 
 class Runtime:

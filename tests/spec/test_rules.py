@@ -105,8 +105,12 @@ def no_effect(name: str, why: str) -> str:
             "spec: inference.output_file: found 'rows.csv'; want a file that ends in .json, .npz, .parquet",
         ),
         (
-            "gen_trt_engine: {tensorrt: {min_batch_size: 8}}",
-            "spec: gen_trt_engine.tensorrt.opt_batch_size: min 8, opt 4, max 16; want min <= opt <= max",
+            "gen_trt_engine: {tensorrt: {max_batch_size: 8, opt_batch_size: 16}}",
+            "spec: gen_trt_engine.tensorrt.opt_batch_size: min 1, opt 16, max 8; want min <= opt <= max",
+        ),
+        (
+            "gen_trt_engine: {tensorrt: {min_batch_size: 80}}",
+            "spec: gen_trt_engine.tensorrt.opt_batch_size: min 80, opt 80, max 64; want min <= opt <= max",
         ),
         (
             "gen_trt_engine: {tensorrt: {data_type: INT8}}",

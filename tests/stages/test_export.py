@@ -105,7 +105,7 @@ def test_the_onnx_is_written_and_proved_on_query_images(dataset, checkpoint, cap
     ]
     assert (
         f"to build an engine by hand: trtexec --onnx={folder / 'onnx'} --minShapes=input:1x3x64x32 "
-        "--optShapes=input:4x3x64x32 --maxShapes=input:16x3x64x32 --saveEngine=model.engine"
+        "--optShapes=input:16x3x64x32 --maxShapes=input:64x3x64x32 --saveEngine=model.engine"
     ) in caplog.messages
 
 

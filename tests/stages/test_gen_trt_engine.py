@@ -55,7 +55,7 @@ def test_an_engine_and_its_record_are_written_as_the_spec_says(rtx, onnx, tmp_pa
     assert sorted(entry.name for entry in folder.iterdir()) == ["build.json", "model.engine"]
     record = json.loads((folder / "build.json").read_text())
     assert (record["built"], record["data_type"], record["targets"]) == (True, "FP16", ["8.9"])
-    assert record["profile"] == {"min_batch_size": 1, "opt_batch_size": 4, "max_batch_size": 8}
+    assert record["profile"] == {"min_batch_size": 1, "opt_batch_size": 8, "max_batch_size": 8}
     assert (record["package"], record["workspace_mib"]) == ("tensorrt_rtx", 512)
     assert copy.read_bytes() == (folder / "model.engine").read_bytes()
 
