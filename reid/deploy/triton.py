@@ -16,13 +16,16 @@ from pathlib import Path
 
 from reid.contract import Contract
 from reid.deploy.build_record import BuildRecord, read_record
-from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT, read_onnx, thresholds_in
+from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT, pixels_of_model, read_onnx, thresholds_in
+from reid.deploy.pixel_port import PIXELS_KEY, PixelPort
 from reid.errors import ArtifactError
 from reid.files.encryption import is_encrypted
 from reid.files.locks import made_in_turn
 from reid.thresholds import KEY as THRESHOLDS_KEY
 from reid.thresholds import Thresholds
 
+PREPARED = PixelPort("float32", "NCHW")
+"""The input of a model that takes prepared images."""
 VERSION = "1"
 """The only version of a model that is written."""
 CONFIG = "config.pbtxt"
@@ -56,13 +59,21 @@ def write_repository(repository: Path, model: Path, *, backend: str, name: str, 
     """
     if model.is_file() and is_encrypted(model):
         raise ArtifactError(f"{model}: encrypted; Triton cannot read it\n  want: one of export.encrypted=false")
+    pixels = None
     if backend == "tensorrt":
         record = _servable_record(model, max_batch_size=max_batch_size)
         contract, thresholds = record.preprocessing, record.known_thresholds
     else:
         network, contract = read_onnx(model)
-        thresholds = thresholds_in(network, model)
-    config = config_text(contract, backend=backend, name=name, max_batch_size=max_batch_size, thresholds=thresholds)
+        pixels, thresholds = pixels_of_model(network), thresholds_in(network, model)
+    if pixels and pixels.batch:
+        raise ArtifactError(
+            f"{model}: takes batches of {pixels.batch} images only, and Triton makes batches of any size\n"
+            "  want: one of export.pixels.batch=null"
+        )
+    config = config_text(
+        contract, backend=backend, name=name, max_batch_size=max_batch_size, thresholds=thresholds, pixels=pixels
+    )
     _refuse_foreign(repository / name)
     # Beside the repository: Triton takes every folder inside it for a model.
     with made_in_turn(repository.with_name(f"{repository.name}.{name}")):
@@ -94,10 +105,22 @@ def _write_model_folder(repository: Path, model: Path, *, config: str, backend: 
 
 
 def config_text(
-    contract: Contract, *, backend: str, name: str, max_batch_size: int, thresholds: Thresholds | None = None
+    contract: Contract,
+    *,
+    backend: str,
+    name: str,
+    max_batch_size: int,
+    thresholds: Thresholds | None = None,
+    pixels: PixelPort | None = None,
 ) -> str:
-    """The content of config.pbtxt: inference.ModelConfig of Triton's model_config.proto in protobuf's text format."""
-    known = _parameter(THRESHOLDS_KEY, thresholds.to_json()) if thresholds else ""
+    """The content of config.pbtxt: inference.ModelConfig of Triton's model_config.proto in protobuf's text format.
+
+    With `pixels`, the model prepares images itself.
+    """
+    port = pixels or PREPARED.of_size(contract.height, contract.width)
+    kind, dims = port.in_triton(contract.channels)
+    more = _parameter(THRESHOLDS_KEY, thresholds.to_json()) if thresholds else ""
+    more += _parameter(PIXELS_KEY, pixels.to_json()) if pixels else ""
     return f"""\
 name: {json.dumps(name)}
 {BACKENDS[backend].setting}
@@ -105,9 +128,9 @@ max_batch_size: {max_batch_size}
 input [
   {{
     name: "{INPUT}"
-    data_type: TYPE_FP32
-    format: FORMAT_NCHW
-    dims: [ {contract.channels}, {contract.height}, {contract.width} ]
+    data_type: {kind}
+    format: FORMAT_{port.layout}
+    dims: [ {dims} ]
   }}
 ]
 output [
@@ -118,7 +141,7 @@ output [
   }}
 ]
 dynamic_batching {{ }}
-{_parameter(CONTRACT_KEY, contract.to_json())}{known}"""
+{_parameter(CONTRACT_KEY, contract.to_json())}{more}"""
 
 
 def _parameter(key: str, value: str) -> str:

@@ -41,6 +41,7 @@ def idle(spec: Experiment) -> Iterator[Finding]:
         *_colours(spec),
         *_optim(spec),
         *_inference(spec),
+        *_export(spec),
         *_never_read(),
     ):
         for name in names:
@@ -149,6 +150,15 @@ def _inference(spec: Experiment) -> Iterator[SwitchedOff]:
         ["inference.data_type", "inference.shard_rows"],
         "only .npz and .parquet in inference.output_file have it",
     )
+
+
+def _export(spec: Experiment) -> Iterator[SwitchedOff]:
+    export = spec.export
+    pixels = [f"export.pixels.{name}" for name in type(export.pixels).model_fields]
+    ends = ["export.flip_test", "export.unit_length"]
+    yield export.preprocessing == "outside", [*pixels, *ends], "export.preprocessing = outside"
+    yield spec.model.with_flip_feature, ["export.flip_test"], "model.with_flip_feature is true, which does it already"
+    yield spec.model.input_channels == 1, ["export.pixels.channel_order"], "a grey image has one channel"
 
 
 def _never_read() -> Iterator[SwitchedOff]:
