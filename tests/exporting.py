@@ -9,6 +9,7 @@ from torch import nn
 from reid.contract import Contract
 from reid.deploy.onnx_export import export_onnx
 from reid.model.embedder import Embedder, build_embedder
+from reid.thresholds import Thresholds
 from tests.networks import network_settings
 
 
@@ -43,11 +44,22 @@ def some_network(**changes: Any) -> Embedder:
     return network.eval()
 
 
-def exported(path: Path, *, key: str | None = None, **changes: Any) -> tuple[Path, Embedder, Contract]:
+def exported(
+    path: Path, *, key: str | None = None, thresholds: Thresholds | None = None, **changes: Any
+) -> tuple[Path, Embedder, Contract]:
     """`some_network` written to `path`."""
     network = some_network(**changes)
     contract = contract_of(network.settings)
-    export_onnx(network, path, contract=contract, settings=network.settings, opset=18, overwrite=False, key=key)
+    export_onnx(
+        network,
+        path,
+        contract=contract,
+        settings=network.settings,
+        opset=18,
+        overwrite=False,
+        key=key,
+        thresholds=thresholds,
+    )
     return path, network, contract
 
 

@@ -21,6 +21,7 @@ from reid import __version__
 from reid.cli.adopt import add_adopt
 from reid.cli.convert import add_convert
 from reid.cli.dataset import add_crops
+from reid.cli.match import add_match
 from reid.cli.serving import add_client, add_start_server, add_triton_options
 from reid.console.tables import Closing, show_closing
 from reid.console.view import shown_on
@@ -55,14 +56,17 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0 done, 1 a bug, 2 an error that the user can correct, 130 Ctrl-C."""
+    """Runs one command; returns the exit status: 0 done, 1 a bug, 2 an error that the user can correct, 130 Ctrl-C.
+
+    A command that answers by its exit status sets options.exit_status.
+    """
     options = _parsed(arguments)
     try:
         with shown_on(sys.stderr):
             closing: Closing | None = options.action(options)
         if closing:
             show_closing(sys.stdout, closing)
-        return 0
+        return int(getattr(options, "exit_status", 0))
     except ReidError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
@@ -114,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_spec(command, required=True)
     command.more_help = _help_on("adopt")
     add_client(commands.add_parser("client", help="get the embeddings of two folders of images from a Triton server"))
+    add_match(commands.add_parser("match", help="say whether the persons in two images are the same"))
     _add_spec_command(commands.add_parser("spec", help="explain the spec's fields, print a blank spec, check a spec"))
     _add_dataset_commands(
         commands.add_parser("dataset", help="draw a data set, convert one, make one of films, or look at one")

@@ -38,7 +38,7 @@ def embed_files(model: OpenModel, paths: Sequence[Path], *, batch_size: int) -> 
 
 def require_files(files: Sequence[Path]) -> None:
     """Raises DatasetError if one of the image files is missing or is a folder; no file is opened."""
-    for file in files:
+    for file in (file.absolute() for file in files):
         if file.is_dir():
             raise DatasetError(f"{file}: a folder\n  want: an image file")
         if not file.exists():

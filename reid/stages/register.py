@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reid.contract import Contract
 from reid.errors import ArtifactError
 from reid.files.hashes import file_sha256
 from reid.files.lineage import code_sha256
@@ -64,7 +65,14 @@ def register(
             **_choice(figures),
             **lineage,
         },
-        card=_card(figures, parity_figures, candidate, build, {"data fingerprint": fingerprint, **lineage}),
+        card=_card(
+            figures,
+            parity_figures,
+            candidate.contract,
+            build,
+            {"data fingerprint": fingerprint, **lineage},
+            thresholds=candidate.thresholds,
+        ),
         files={
             "spec.yaml": spec_text,
             "metrics.json": json.dumps(figures, indent=2),
@@ -146,12 +154,13 @@ def _objection(parity: dict[str, Any], build: dict[str, Any], onnx_sha256: str, 
 def _card(
     figures: dict[str, Any],
     parity: dict[str, Any],
-    candidate: "Candidate",
+    contract: Contract,
     build: dict[str, Any],
     lineage: dict[str, str],
+    *,
+    thresholds: Thresholds | None = None,
 ) -> str:
     """The model card in Markdown."""
-    contract = candidate.contract
     rows = [
         ("mAP", "mAP"),
         ("rank-1", "rank1"),
@@ -174,7 +183,7 @@ def _card(
         f"- Worst cosine between the ONNX ({parity.get('data_type', 'FP32')}) and torch: "
         f"{float(parity['worst_cosine']):.6f} over {parity['images']} images.\n"
         f"- TensorRT engine: {_engine(build)}.\n"
-        f"{_same_person(candidate.thresholds)}\n"
+        f"{_same_person(thresholds)}\n"
         f"The model comes from these; the spec is a file beside it:\n\n{origin}\n"
     )
 

@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 
-from reid.cli.task_files import results_folder
+from reid.cli.task_files import results_folder, thresholds_of
 from reid.cli.tasks import TASKS, make_servable, run_task
 from reid.data.market1501 import Manifest
+from reid.deploy.onnx import OnnxModel
 from reid.drawn.dataset import draw_market
 from reid.errors import ArtifactError, DatasetError, FolderInUse, ReidError
 from reid.files.locks import locked
 from reid.spec import Experiment, load_spec
 from reid.stages.outcome import Outcome
+from reid.thresholds import Thresholds
 
 TEXT = """
 model: {backbone: timm/test_resnet, pretrain_choice: "", input_width: 32, input_height: 64, feat_dim: 16}
@@ -114,6 +116,12 @@ def test_every_task_runs_after_the_one_before_it(market: Path, trained: Path) ->
     assert (trained / "evaluate" / "sampled_matches.png").exists()
     assert len(json.loads((trained / "inference" / "inference.json").read_text())) == outcome_rows(trained)
     assert (trained / "gen_trt_engine" / "build.json").exists()
+    measured = (trained / "evaluate" / "thresholds.json").read_text()
+    assert OnnxModel(trained / "export" / "reid_model.onnx").thresholds == Thresholds.from_json(measured)
+    other = trained / "other" / "reid_model_best.pth"
+    other.parent.mkdir()
+    other.write_bytes(b"another checkpoint")
+    assert thresholds_of(spec, other) == ""
 
 
 def outcome_rows(results: Path) -> int:

@@ -12,26 +12,21 @@ from tritonclient.grpc import model_config_pb2
 from reid.deploy.build_record import BuildRecord, Profile
 from reid.deploy.half import to_half
 from reid.deploy.onnx import OnnxModel, read_onnx, thresholds_in
-from reid.deploy.onnx_export import onnx_bytes
 from reid.deploy.opening import open_model
 from reid.deploy.triton import config_text, write_repository
 from reid.errors import ArtifactError
 from reid.model.checkpoint import THRESHOLDS, load_model, save_model
 from reid.model.safe_files import read_file, write_file
 from reid.thresholds import KEY, Threshold, Thresholds
-from tests.exporting import MeanColour, contract_of, some_network
-from tests.networks import network_settings
+from tests.exporting import contract_of, some_network
+from tests.tiny_onnx import write_mean_colour
 
 KNOWN = Thresholds((Threshold("0.1 % let in", 0.625, 0.875, 0.001, 0.5),), '9 "drawn" images', 8, 1000)
 
 
 @pytest.fixture(scope="module")
 def onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("onnx") / "m.onnx"
-    contract = contract_of(network_settings())
-    content = onnx_bytes(MeanColour(), where=path, contract=contract, settings={}, opset=18, thresholds=KNOWN)
-    path.write_bytes(content)
-    return path
+    return write_mean_colour(tmp_path_factory.mktemp("onnx") / "m.onnx", thresholds=KNOWN)
 
 
 def test_an_onnx_file_brings_them_along_in_half_precision_too(onnx: Path) -> None:

@@ -11,23 +11,32 @@ from reid.contract import Contract
 from reid.data.market1501 import Manifest, PersonImage, Split
 from reid.deploy.onnx import OnnxModel, read_onnx
 from reid.errors import ArtifactError, DatasetError, KeyRefused, SpecError
-from reid.model.checkpoint import load_model, save_model
+from reid.model.checkpoint import THRESHOLDS, load_model, save_model
+from reid.model.safe_files import read_file, write_file
 from reid.spec import load_spec
 from reid.stages.export import export
+from reid.thresholds import Threshold, Thresholds
 from reid.tracking.stage_run import StageRun
 from tests.drawn_persons import write_persons
 from tests.exporting import contract_of, some_network
 from tests.small_market import write_image
 
 QUERIES = 20
+OF_TRAINING = Thresholds((Threshold("best F1", 0.5, 0.75, 0.25, 0.5),), "held-out persons", 8, 100)
+OF_EVALUATION = Thresholds((Threshold("best F1", 0.625, 0.75, 0.25, 0.5),), "the test set", 8, 100)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    """A model directory with one checkpoint."""
+    """A model directory with one checkpoint, which knows the thresholds of its training."""
     folder = tmp_path_factory.mktemp("model")
     network = some_network()
-    save_model(folder / "reid_model_best.pth", network, contract=contract_of(network.settings), persons=(1, 2, 3, 4, 5))
+    file = folder / "reid_model_best.pth"
+    save_model(file, network, contract=contract_of(network.settings), persons=(1, 2, 3, 4, 5))
+    content = read_file(file)
+    content["reid"][THRESHOLDS] = OF_TRAINING.to_json()
+    with file.open("wb") as stream:
+        write_file(content, stream)
     return folder
 
 
@@ -49,7 +58,7 @@ def persons(tmp_path) -> Path:
     return write_persons(tmp_path / "persons", train=1, test=6)
 
 
-def run_export(dataset: Path, model: Path, *overrides: str):
+def run_export(dataset: Path, model: Path, *overrides: str, thresholds: str = ""):
     folder = dataset.parent
     spec = load_spec(text=f"results_dir: {folder / 'results'}", overrides=overrides)
     return export(
@@ -59,16 +68,18 @@ def run_export(dataset: Path, model: Path, *overrides: str):
         onnx=folder / "out" / "onnx",
         parity=folder / "out" / "parity",
         run=StageRun.none(),
+        thresholds=thresholds,
     )
 
 
 def test_the_onnx_is_written_and_proved_on_query_images(dataset, checkpoint, caplog):
     with caplog.at_level(logging.INFO):
-        outcome = run_export(dataset, checkpoint)
+        outcome = run_export(dataset, checkpoint, thresholds=OF_EVALUATION.to_json())
     folder = dataset.parent / "out"
     assert sorted(entry.name for entry in folder.iterdir()) == ["onnx", "parity"]
     exported, loaded = OnnxModel(folder / "onnx", threads=1), load_model(checkpoint / "reid_model_best.pth")
     assert exported.contract == loaded.contract
+    assert (exported.thresholds, loaded.thresholds) == (OF_EVALUATION, OF_TRAINING)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 32, 3), np.uint8)
     images = Contract.preprocess(loaded.contract, pixels)
     assert exported(images) == pytest.approx(loaded.embed(images), abs=1e-4)  # float32 sums in another order
@@ -115,6 +126,7 @@ def test_the_ranking_that_the_onnx_gives_is_torchs(persons, checkpoint, data_typ
     report = json.loads((persons.parent / "out" / "parity").read_text())
     before, after = report["torch_retrieval"], report["onnx_retrieval"]
     assert 0.1 < before["mAP"] < 1
+    assert OnnxModel(persons.parent / "out" / "onnx").thresholds == OF_TRAINING  # there was no evaluation
     assert after == pytest.approx(before, abs=1e-3)
     # 6 persons under 2 cameras: 12 queries; 2 images each and a distractor in the gallery
     assert (report["queries"], report["gallery"], report["data_type"]) == (12, 25, data_type)

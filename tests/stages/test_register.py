@@ -12,6 +12,7 @@ from reid.errors import ArtifactError
 from reid.files.encryption import decrypt
 from reid.spec import load_spec
 from reid.stages.register import _card, _choice, register
+from reid.thresholds import KEY, Threshold, Thresholds
 from reid.tracking.journal import Address
 from reid.tracking.outbox import Outbox
 from reid.tracking.pipeline_run import open_pipeline_run
@@ -19,6 +20,7 @@ from reid.tracking.stage_run import StageRun
 from reid.tracking.store import connect
 from tests.exporting import exported, images
 
+KNOWN = Thresholds((Threshold("0.1 % let in", 0.625, 0.875, 0.001, 0.5),), "9 images", 8, 1000)
 FIGURES = {"mAP": 0.5, "rank1": 0.6, "reranked_mAP": 0.7, "reranked_rank1": 0.8}
 
 
@@ -82,7 +84,7 @@ def registry(tmp_path: Path, plain_onnx: Path) -> Registry:
 
 @pytest.fixture(scope="module")
 def plain_onnx(tmp_path_factory) -> Path:
-    return exported(tmp_path_factory.mktemp("onnx") / "m.onnx")[0]
+    return exported(tmp_path_factory.mktemp("onnx") / "m.onnx", thresholds=KNOWN)[0]
 
 
 @pytest.mark.slow
@@ -128,6 +130,7 @@ def test_a_version_has_all_that_a_user_of_it_needs_and_where_it_comes_from(regis
     run = registry.run()
     registry.add("model.feat_dim=16", run=run)
     run.close()
+    assert registry.client.get_run(run.run_id).data.params[KEY] == KNOWN.to_json()
     tags = registry.client.get_run(run.run_id).data.tags
     assert (tags["registry.version"], tags["registry.alias"]) == ("m/1", "champion")
     assert tags["registry.reason"] == "the first version whose parity holds"
@@ -135,6 +138,7 @@ def test_a_version_has_all_that_a_user_of_it_needs_and_where_it_comes_from(regis
 
     version = registry.client.get_model_version("m", "1")
     assert version.tags["fingerprint"] == "these images"
+    assert version.tags[KEY] == KNOWN.to_json()
     assert version.tags["checkpoint"] == f"{tmp_path / 'model'}/reid_model_best.pth"
     assert {len(version.tags[name]) for name in ("code_sha256", "spec_sha256", "onnx_sha256", "checkpoint_sha256")} == {
         64
@@ -183,6 +187,11 @@ def test_the_version_says_on_what_the_best_checkpoint_was_chosen_if_the_evaluati
     assert "- The best checkpoint of the training was chosen on 12 held-out training persons, 143 images.\n" in card
     assert _choice(figures) == {"chosen_on": "12 held-out training persons, 143 images"}
     assert "chosen on" not in _card(FIGURES, parity, contract, build, {})
+    assert "Same person" not in _card(FIGURES, parity, contract, build, {})
+    assert (
+        "- Same person: cosine of 0.6250 or more, which 87.5 % of the pairs of one person reach and at most 0.1 % of "
+        "the others; measured on 9 images.\n"
+    ) in _card(FIGURES, parity, contract, build, {}, thresholds=KNOWN)
 
 
 def test_without_a_server_nothing_is_registered_and_the_file_says_so(registry):

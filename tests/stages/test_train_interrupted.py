@@ -15,6 +15,8 @@ import pytest
 import torch
 
 from reid.data.market1501 import Manifest
+from reid.model.checkpoint import load_model
+from reid.thresholds import Thresholds
 from reid.training.resume import newest_checkpoint
 from tests.drawn_persons import write_persons
 
@@ -191,3 +193,6 @@ def test_two_processes_write_what_one_writes_and_report_what_it_holds(folder, st
     # the validation of the best epoch, shared by two processes, is what one evaluates
     best = max(json.loads((straight[2] / "history.json").read_text())[1:], key=lambda row: row["mAP"])
     assert figures[0]["mAP"] == pytest.approx(best["mAP"], abs=1e-6)
+    held, found = load_model(straight[2] / "reid_model_best.pth").thresholds, outcome.parameters["thresholds"]
+    cosines = [row.cosine for row in Thresholds.from_json(found).rows]
+    assert [row.cosine for row in held.rows] == pytest.approx(cosines, abs=1e-4)  # steps of 1.5e-5
