@@ -22,6 +22,7 @@ from reid.cli.adopt import add_adopt
 from reid.cli.convert import add_convert
 from reid.cli.dataset import add_crops
 from reid.cli.match import add_match
+from reid.cli.search import add_search
 from reid.cli.serving import add_client, add_start_server, add_triton_options
 from reid.console.tables import Closing, show_closing
 from reid.console.view import shown_on
@@ -119,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     command.more_help = _help_on("adopt")
     add_client(commands.add_parser("client", help="get the embeddings of two folders of images from a Triton server"))
     add_match(commands.add_parser("match", help="say whether the persons in two images are the same"))
+    add_search(commands.add_parser("search", help="find the gallery images that are most similar to each query"))
     _add_spec_command(commands.add_parser("spec", help="explain the spec's fields, print a blank spec, check a spec"))
     _add_dataset_commands(
         commands.add_parser("dataset", help="draw a data set, convert one, make one of films, or look at one")

@@ -30,7 +30,7 @@ def add_match(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pairs", action="store_true", help="compare the images two by two: A B, C D, ...")
     judged = parser.add_mutually_exclusive_group()
     rate_help = "share of the pairs of different persons that may be taken for one person (default 0.001 if measured)"
-    judged.add_argument("--false-match-rate", type=_rate, metavar="RATE", help=rate_help)
+    judged.add_argument("--false-match-rate", type=rate_of_errors, metavar="RATE", help=rate_help)
     cosine_help = "a threshold of your own: pairs at least this alike are one person"
     judged.add_argument("--threshold", type=float, metavar="COSINE", help=cosine_help)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -39,7 +39,8 @@ def add_match(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(action=_match)
 
 
-def _rate(text: str) -> float:
+def rate_of_errors(text: str) -> float:
+    """A share between 0 and 1, for argparse."""
     try:
         rate = float(text)
     except ValueError:
@@ -62,7 +63,7 @@ def _match(options: argparse.Namespace) -> None:
     from reid.deploy.opening import open_model
     from reid.stages.match import match, require_threshold
 
-    model = open_model(file, device=_device(file), images=len(images))
+    model = open_model(file, device=device_for(file), images=len(images))
     if spec:
         from reid.stages.agreement import require_agreement
 
@@ -84,7 +85,7 @@ def _pairs(images: list[Path], *, two_by_two: bool) -> list[tuple[Path, Path]]:
     return [(images[0], other) for other in images[1:]]
 
 
-def _device(file: Path) -> str:
+def device_for(file: Path) -> str:
     """The device of a checkpoint: the first GPU if there is one; other files choose for themselves."""
     from reid.distributed.devices import CPU, first_device
 

@@ -69,19 +69,20 @@ def _row(axes: "Axes", row: MatchRow, *, y: float) -> None:
     ]
     for number, (text, size, weight, colour) in enumerate(lines):
         axes.text(0.15, y + 0.28 + 0.22 * number, text, fontsize=size, fontweight=weight, color=colour, va="center")
-    _picture(axes, row.path, x=_x(0), y=y, colour=QUERY)
-    _caption(axes, f"camera {row.camera}", x=_x(0), y=y)
+    draw_picture(axes, row.path, x=_x(0), y=y, colour=QUERY)
+    draw_caption(axes, f"camera {row.camera}", x=_x(0), y=y)
     for match in row.matches:
         _match(axes, match, x=_x(match.rank), y=y)
 
 
 def _match(axes: "Axes", match: Match, *, x: float, y: float) -> None:
-    _picture(axes, match.path, x=x, y=y, colour=RIGHT if match.correct else WRONG)
-    _mark(axes, x=x + IMAGE[0] - 0.02, y=y + 0.02, correct=match.correct)
-    _caption(axes, f"{match.distance:.2f} · c{match.camera}", x=x, y=y)
+    draw_picture(axes, match.path, x=x, y=y, colour=RIGHT if match.correct else WRONG)
+    draw_mark(axes, x=x + IMAGE[0] - 0.02, y=y + 0.02, correct=match.correct)
+    draw_caption(axes, f"{match.distance:.2f} · c{match.camera}", x=x, y=y)
 
 
-def _picture(axes: "Axes", path: str, *, x: float, y: float, colour: str) -> None:
+def draw_picture(axes: "Axes", path: str, *, x: float, y: float, colour: str) -> None:
+    """An image file in a frame, its upper left corner at (x, y)."""
     from matplotlib.patches import Rectangle
 
     width, height = IMAGE
@@ -89,11 +90,12 @@ def _picture(axes: "Axes", path: str, *, x: float, y: float, colour: str) -> Non
     axes.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=colour, linewidth=2.6, joinstyle="miter"))
 
 
-def _caption(axes: "Axes", text: str, *, x: float, y: float) -> None:
+def draw_caption(axes: "Axes", text: str, *, x: float, y: float) -> None:
+    """A short text under the image at (x, y)."""
     axes.text(x + IMAGE[0] / 2, y + IMAGE[1] + 0.12, text, fontsize=7.5, color=INK, ha="center", va="center")
 
 
-def _mark(axes: "Axes", *, x: float, y: float, correct: bool) -> None:
+def draw_mark(axes: "Axes", *, x: float, y: float, correct: bool) -> None:
     """A round badge, centred on (x, y), with a tick or a cross."""
     from matplotlib.patches import Circle
 
@@ -114,9 +116,9 @@ def _legend(axes: "Axes", *, y: float) -> None:
 
     axes.add_patch(Rectangle((0.15, y - 0.065), 0.10, 0.13, fill=False, edgecolor=QUERY, linewidth=2))
     axes.text(0.33, y, "query", fontsize=9, color=INK, va="center")
-    _mark(axes, x=0.97, y=y, correct=True)
+    draw_mark(axes, x=0.97, y=y, correct=True)
     axes.text(1.12, y, "same person", fontsize=9, color=INK, va="center")
-    _mark(axes, x=2.17, y=y, correct=False)
+    draw_mark(axes, x=2.17, y=y, correct=False)
     axes.text(2.32, y, "another person", fontsize=9, color=INK, va="center")
     axes.text(3.55, y, "under an image: distance · camera", fontsize=9, color=MUTED, va="center")
 

@@ -1,0 +1,245 @@
+"""The search task: the gallery images that are most similar to each query, and whether they show the same person.
+
+Queries and gallery are image files, or files of embeddings that the same model made.
+
+Shapes: Q queries, D width of the embedding.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reid.console.progress import Progress
+from reid.data.market1501 import IMAGE_ENDINGS, list_folder
+from reid.data.no_images import found_instead
+from reid.deploy.opening import OpenModel
+from reid.embedding_files.reading import READERS, EmbeddingSet, files_of, read_embeddings
+from reid.embedding_files.rows import About, Names, blocks_of
+from reid.embedding_files.writing import write_embeddings
+from reid.embeddings import Embeddings
+from reid.errors import ArtifactError, DatasetError
+from reid.files.hashes import file_sha256
+from reid.retrieval.distance import l2_normalize
+from reid.retrieval.search import Hits, search
+from reid.stages.embed_files import embed_files, require_files
+from reid.stages.match import choose_threshold
+from reid.thresholds import Threshold, Thresholds
+
+logger = logging.getLogger(__name__)
+
+HOW = "the model of a training, or its ONNX file exported after reid evaluate on images of known persons"
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A gallery image at its place among the hits of a query."""
+
+    rank: int
+    """From 1."""
+    path: str
+    similarity: float
+    """The cosine of the two embeddings, -1 to 1."""
+    same_person: bool | None
+    """Whether the similarity reaches the threshold; None if no threshold is known."""
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search found."""
+
+    queries: list[str]
+    hits: list[tuple[Hit, ...]]
+    """For each query, the most similar first."""
+    gallery_rows: int
+    seconds: float
+    """Time of the search alone, without embedding images."""
+    threshold: Threshold | None
+    measured: Thresholds | None
+
+
+class Model:
+    """The model of the command line, opened only if there are images to embed."""
+
+    def __init__(self, opened: Callable[[], OpenModel], *, batch_size: int) -> None:
+        self._opened, self._batch_size = opened, batch_size
+
+    @cached_property
+    def opened(self) -> OpenModel:
+        """The open model."""
+        return self._opened()
+
+    @cached_property
+    def about(self) -> About:
+        """What its embeddings' files say of it."""
+        thresholds = self.opened.thresholds
+        return About(
+            model_sha256=file_sha256(self.opened.file),
+            contract=self.opened.contract.to_json(),
+            thresholds=thresholds.to_json() if thresholds else "",
+        )
+
+    def embed(self, files: list[Path]) -> "Rows":
+        """The rows of image files."""
+        return Rows(embed_files(self.opened, files, batch_size=self._batch_size), self.about)
+
+
+class Rows:
+    """Rows in memory, with the methods of an EmbeddingSet that a search needs."""
+
+    def __init__(self, embeddings: Embeddings, about: About) -> None:
+        self.embeddings, self.about, self.width = embeddings, about, embeddings.vectors.shape[1]
+        self.rows: int | None = len(embeddings)
+
+    def vectors(self) -> Iterator[NDArray[np.floating]]:
+        """All vectors in one block."""
+        yield self.embeddings.vectors
+
+    def names_of(self, rows: NDArray[np.int64]) -> Names:
+        """The names of some rows."""
+        return Names.of_paths([self.embeddings.paths[row] for row in rows])
+
+
+def search_gallery(
+    model: Model,
+    queries: list[Path],
+    gallery: Path,
+    *,
+    top_k: int,
+    false_match_rate: float | None = None,
+    save_gallery: Path | None = None,
+    same_network: bool = False,
+) -> Searched:
+    """Embeds what is not embedded yet, and finds the `top_k` most similar gallery rows of each query.
+
+    A gallery in files is read block by block, so that it may be larger than memory. `save_gallery` keeps the embeddings
+    of a folder of images. Raises ArtifactError if the files are damaged or empty, or of another model than the queries
+    (with same_network only their width counts); DatasetError if there is no image; the errors of `choose_threshold`.
+    """
+    asked_files = _query_files(queries)
+    gallery_files = _gallery_files(gallery)
+    embedded = None if gallery_files else _read_gallery(gallery)  # what is wrong with it is known before embedding
+    asked = model.embed(asked_files) if asked_files else _read_queries(queries[0])
+    found = embedded or model.embed(gallery_files)
+    _require_one_model(asked.about, asked.width, found.about, found.width, gallery=gallery, same_network=same_network)
+    if save_gallery:
+        _save(save_gallery, found, gallery)
+    known = next((text for text in (asked.about.thresholds, found.about.thresholds) if text), "")
+    measured = Thresholds.from_json(known, where=str(gallery)) if known else None
+    if false_match_rate is not None and measured is None:
+        raise ArtifactError(f"false match rate {false_match_rate:g}: the model knows no threshold\n  want: {HOW}")
+    threshold = choose_threshold(measured, false_match_rate)
+    started_s = time.perf_counter()
+    unit = l2_normalize(asked.embeddings.vectors)
+    with Progress("search", total=found.rows or 0, unit="rows") as progress:
+        hits = search(unit, found.vectors(), count=min(top_k, found.rows or top_k), seen=progress.update)
+    named = _named(hits, found.names_of, threshold)
+    seconds = time.perf_counter() - started_s
+    return Searched(asked.embeddings.paths, named, found.rows or 0, seconds, threshold, measured)
+
+
+def _query_files(queries: list[Path]) -> list[Path]:
+    """The image files of the command line, folders searched for theirs; none if it is a file of embeddings."""
+    if len(queries) == 1 and queries[0].is_dir() and not _images_in(queries[0]) and files_of(queries[0]):
+        return []
+    of_embeddings = [path for path in queries if path.suffix.lower() in READERS and not path.is_dir()]
+    if of_embeddings and len(queries) > 1:
+        raise DatasetError(f"{of_embeddings[0]}: embeddings beside other queries\n  want: that file alone, or images")
+    if of_embeddings:
+        return []
+    files = [file for path in queries for file in (_require_images(path) if path.is_dir() else [path])]
+    require_files(files)
+    return files
+
+
+def _gallery_files(gallery: Path) -> list[Path]:
+    """The image files of the gallery's folder; none if the gallery is embedded already."""
+    if not gallery.is_dir():
+        if gallery.suffix.lower() in IMAGE_ENDINGS:
+            raise DatasetError(f"{gallery}: one image is no gallery\n  want: a folder, or a file of embeddings")
+        return []
+    images = _images_in(gallery)
+    embedded = files_of(gallery)
+    if images and embedded:
+        raise DatasetError(
+            f"{gallery}: images and files of embeddings\n  found: {images[0].name}, {embedded[0].name}\n"
+            "  want: a folder of either, or the file itself"
+        )
+    return [] if embedded else _require_images(gallery)
+
+
+def _images_in(folder: Path) -> list[Path]:
+    listing = list_folder(folder)
+    return [folder / name for name in sorted([*(image.file for image in listing.split.images), *listing.misnamed])]
+
+
+def _require_images(folder: Path) -> list[Path]:
+    if not (images := _images_in(folder)):
+        _no_images(folder)
+    return images
+
+
+def _no_images(folder: Path) -> NoReturn:
+    raise DatasetError(f"{folder}: no image in this folder{found_instead(list_folder(folder))}")
+
+
+def _read_queries(path: Path) -> Rows:
+    read = read_embeddings(path)
+    rows = Rows(read.all_rows(), read.about)
+    if not rows.rows:
+        raise ArtifactError(f"{path}: no embeddings in it\n  want: at least one row")
+    return rows
+
+
+def _read_gallery(path: Path) -> EmbeddingSet:
+    read = read_embeddings(path)
+    if read.rows == 0:
+        raise ArtifactError(f"{path}: no embeddings in it\n  want: at least one row")
+    return read
+
+
+def _require_one_model(
+    query: About, query_width: int, gallery_about: About, gallery_width: int, *, gallery: Path, same_network: bool
+) -> None:
+    """Raises ArtifactError if queries and gallery are of different models; says so if that is not known."""
+    if gallery_width != query_width and gallery_width:
+        raise ArtifactError(
+            f"{gallery}: embeddings of width {gallery_width}\n  want: {query_width}, as those of the queries"
+        )
+    ours, theirs = query.model_sha256, gallery_about.model_sha256
+    if not ours or not theirs:
+        logger.warning("%s: nothing says which model its embeddings, or those of the queries, are of", gallery)
+    elif ours != theirs and not same_network:
+        raise ArtifactError(
+            f"{gallery}: embeddings of another model than those of the queries\n"
+            f"  found: SHA-256 {theirs}\n  want: {ours}; or --same-network if one file is made from the other"
+        )
+
+
+def _save(path: Path, found: object, gallery: Path) -> None:
+    if not isinstance(found, Rows):
+        raise ArtifactError(f"{gallery}: embedded already\n  want: a folder of images with --save-gallery")
+    rows = found.embeddings
+    write_embeddings(path, blocks_of({"gallery": rows}), rows=len(rows), width=found.width, about=found.about)
+
+
+def _named(
+    hits: Hits, names_of: Callable[[NDArray[np.int64]], Names], threshold: Threshold | None
+) -> list[tuple[Hit, ...]]:
+    """The hits with their paths, which are looked up once for all queries."""
+    rows = np.unique(hits.row[hits.row >= 0])
+    path_of = dict(zip(rows.tolist(), names_of(rows).paths, strict=True))
+    return [
+        tuple(
+            Hit(rank, path_of[row], similarity, None if threshold is None else similarity >= threshold.cosine)
+            for rank, (row, similarity) in enumerate(zip(of_query, similarities), 1)
+            if row >= 0
+        )
+        for of_query, similarities in zip(hits.row.tolist(), hits.similarity.tolist(), strict=True)
+    ]
