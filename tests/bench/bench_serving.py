@@ -13,7 +13,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from reid.contract import Contract
 from reid.deploy.onnx import INPUT, OUTPUT, open_session
 from tests.bench.rows import Row, row
-from tests.bench.serving_load import Call, Cell, Found, load, times_as_fast
+from tests.bench.serving_load import Cell, Connect, Found, load, times_as_fast
 from tests.bench.serving_triton import BATCHING, served
 
 TORCH, ORT = "torch", "ONNX Runtime, {}"
@@ -35,7 +35,7 @@ OFF, ON, *DELAYED = BATCHING
 SERVED = {"outside": list(BATCHING), "inside": [OFF, ON]}
 """Where images are prepared -> the kinds of batching that are tried."""
 LIMIT_S = 200.0
-"""No further round is begun after so many seconds."""
+"""Nothing more is measured after so many seconds."""
 
 
 def measure(
@@ -69,23 +69,22 @@ def measure(
             for key in triton
         ]
         found = {cell: Found() for cell in cells}
-        for number in range(rounds):
-            if number and time.monotonic() > began + limit_s:
-                break
-            _round(found, runners, (height, width, 3), seconds=seconds)
+        for cell in cells * rounds:
+            if time.monotonic() < began + limit_s:
+                _measure(cell, found[cell], runners[cell.runner], (height, width, 3), seconds=seconds)
     size = f"{backbone} at {height} x {width}"
-    rows = [_row(cell, found, size) for cell in cells]
+    rows = [_row(cell, found, size) for cell in cells if found[cell].rates]
+    if len(rows) < len(cells):
+        missing["what comes after this"] = f"{limit_s:.0f} s were over"
     return rows + [row("serving", what, None, "", note=f"not measured: {why}") for what, why in missing.items()]
 
 
-def _round(
-    found: dict[Cell, Found], runners: dict[str, Callable[[], Call]], shape: tuple[int, ...], *, seconds: float
-) -> None:
-    for cell, results in found.items():
-        images = np.random.default_rng(0).integers(0, 256, (cell.batch, *shape), np.uint8)
-        latencies, rate = load(runners[cell.runner], images=images, clients=cell.clients, seconds=seconds)
-        results.latencies_ms += latencies
-        results.rates.append(rate)
+def _measure(cell: Cell, found: Found, connect: Connect, shape: tuple[int, ...], *, seconds: float) -> None:
+    """One round of a cell."""
+    images = np.random.default_rng(0).integers(0, 256, (cell.batch, *shape), np.uint8)
+    latencies, rate = load(connect, images=images, clients=cell.clients, seconds=seconds)
+    found.latencies_ms += latencies
+    found.rates.append(rate)
 
 
 def _served_name(kind: str, how: str) -> str:
@@ -100,7 +99,7 @@ def _row(cell: Cell, found: dict[Cell, Found], size: str) -> Row:
     else:
         other = replace(cell, runner=TORCH)
     beside = {}
-    if other != cell and other in found:
+    if other != cell and other in found and found[other].rates:
         beside = {
             "textbook": results.rate / times_as_fast(results, found[other]),
             "textbook_is": "torch in this process; for Triton, Triton with batching off",
@@ -116,7 +115,7 @@ def _row(cell: Cell, found: dict[Cell, Found], size: str) -> Row:
 
 def _in_this_process(
     folder: Path, missing: dict[str, str], *, backbone: str, height: int, width: int
-) -> dict[str, Callable[[], Call]]:
+) -> dict[str, Connect]:
     """What runs without a server, by name; the ONNX files for Triton are left in the folder."""
     import torch
 
@@ -135,7 +134,7 @@ def _in_this_process(
     export_onnx(network, folder / "m.onnx", contract=contract, settings=settings, opset=18, overwrite=False)
     save_model(folder / "m.pth", network, contract=contract, persons=range(network.num_classes))
     start = load_model(folder / "m.pth", device="cpu").of_pixels().start
-    runners: dict[str, Callable[[], Call]] = {TORCH: lambda: lambda images: start(images)()}
+    runners: dict[str, Connect] = {TORCH: lambda: nullcontext(lambda images: start(images)())}
     model, contract = read_onnx(folder / "m.onnx")
     runners[ORT.format("FP32")] = _session(model, contract.preprocess)
     runners[ORT.format("FP16")] = _session(to_half(model), contract.preprocess)
@@ -150,10 +149,10 @@ def _in_this_process(
     return runners
 
 
-def _session(model: Any, prepare: Callable[[NDArray[np.uint8]], NDArray[Any]]) -> Callable[[], Call]:
+def _session(model: Any, prepare: Callable[[NDArray[np.uint8]], NDArray[Any]]) -> Connect:
     """One session of ONNX Runtime, which all clients call."""
     session = open_session(model.SerializeToString(), threads=None)
-    return lambda: lambda images: session.run([OUTPUT], {INPUT: prepare(images)})
+    return lambda: nullcontext(lambda images: session.run([OUTPUT], {INPUT: prepare(images)}))
 
 
 def _quantized(model: Any, contract: Contract) -> Any:
@@ -194,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.7, help="for which a line is measured in each round")
     parser.add_argument("--protocol", choices=("http", "grpc"), default="grpc", help="by which clients ask Triton")
-    parser.add_argument("--limit-s", type=float, default=LIMIT_S, help="no round is begun after so many seconds")
+    parser.add_argument("--limit-s", type=float, default=LIMIT_S, help="nothing more is measured after so many seconds")
     parser.add_argument("--folder", type=Path, default=ROOT / "results" / "bench")
     options = vars(parser.parse_args(arguments))
     folder, about = options.pop("folder"), machine()

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 Call = Callable[[NDArray[np.uint8]], object]
 """Images (B, H, W, C) -> their vectors."""
+Connect = Callable[[], AbstractContextManager[Call]]
+"""Opens what one client calls, and closes it in the end."""
 FEWEST_CALLS = 2
 
 
@@ -48,9 +51,7 @@ def times_as_fast(found: Found, other: Found) -> float:
     return median(one / two for one, two in zip(found.rates, other.rates))
 
 
-def load(
-    connect: Callable[[], Call], *, images: NDArray[np.uint8], clients: int, seconds: float
-) -> tuple[list[float], float]:
+def load(connect: Connect, *, images: NDArray[np.uint8], clients: int, seconds: float) -> tuple[list[float], float]:
     """Latencies in ms of all calls that `clients` threads make in about so many seconds, and the images per second.
 
     Each client has a call of its own from `connect`, and warms it up. An error of one client ends all, and is raised.
@@ -59,20 +60,13 @@ def load(
 
     def client(_number: int) -> tuple[float, float, list[float]]:
         try:
-            call = connect()
-            call(images)
+            with connect() as call:
+                call(images)
+                together.wait()
+                return _calls(call, images, seconds)
         except BaseException:
             together.abort()
             raise
-        together.wait()
-        taken: list[float] = []
-        began = now = time.perf_counter()
-        while now < began + seconds or len(taken) < FEWEST_CALLS:
-            call(images)
-            after = time.perf_counter()
-            taken.append(1000 * (after - now))
-            now = after
-        return began, now, taken
 
     with ThreadPoolExecutor(clients) as pool:
         futures = [pool.submit(client, number) for number in range(clients)]
@@ -83,3 +77,15 @@ def load(
     latencies = [latency for _, _, taken in found for latency in taken]
     elapsed = max(ended for _, ended, _ in found) - min(began for began, _, _ in found)
     return latencies, len(latencies) * len(images) / elapsed
+
+
+def _calls(call: Call, images: NDArray[np.uint8], seconds: float) -> tuple[float, float, list[float]]:
+    """When the calls began and ended, and the latency of each in ms."""
+    taken: list[float] = []
+    began = now = time.perf_counter()
+    while now < began + seconds or len(taken) < FEWEST_CALLS:
+        call(images)
+        after = time.perf_counter()
+        taken.append(1000 * (after - now))
+        now = after
+    return began, now, taken

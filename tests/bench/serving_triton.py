@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from reid.contract import Contract
 from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT
 from reid.deploy.triton import SERVED_MODEL
-from tests.bench.serving_load import Call
+from tests.bench.serving_load import Call, Connect
 from tests.triton_server import TritonServer
 
 MOST = 64
@@ -32,7 +32,7 @@ BATCHING = {
 @contextmanager
 def served(
     models: dict[str, tuple[Path, Contract]], batching: dict[str, list[str]], *, folder: Path, protocol: str
-) -> Iterator[dict[tuple[str, str], Callable[[], Call]]]:
+) -> Iterator[dict[tuple[str, str], Connect]]:
     """A server of each model under each of its kinds of batching -> how a client of it is made.
 
     `models` are ONNX files by "outside" (images are prepared by the client) or "inside". Raises RuntimeError with the
@@ -73,8 +73,9 @@ parameters {{ key: "{CONTRACT_KEY}" value {{ string_value: {json.dumps(contract.
 """)
 
 
-def _connecting(url: str, protocol: str, name: str, contract: Contract, *, inside: bool) -> Callable[[], Call]:
-    def connect() -> Call:
+def _connecting(url: str, protocol: str, name: str, contract: Contract, *, inside: bool) -> Connect:
+    @contextmanager
+    def connect() -> Iterator[Call]:
         library: Any
         if protocol == "grpc":
             import tritonclient.grpc as library
@@ -89,6 +90,9 @@ def _connecting(url: str, protocol: str, name: str, contract: Contract, *, insid
             port.set_data_from_numpy(sent)
             return client.infer(name, [port], outputs=wanted).as_numpy(OUTPUT)
 
-        return call
+        try:
+            yield call
+        finally:
+            client.close()
 
     return connect
