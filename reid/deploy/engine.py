@@ -134,11 +134,12 @@ class EngineModel:
 
     def start(self, pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
         """pixels (B, H, W, C) -> a function that waits for their embeddings (B, D); until then the GPU computes."""
-        self.contract.check_size(pixels)
+        contract = self.contract  # the threads get nothing else, so that the model is never freed by one of them
+        contract.check_size(pixels)
 
         def fill(start: int, room: NDArray[np.float32]) -> None:
             def prepare(rows: slice) -> None:
-                self.contract.preprocess(pixels[start : start + len(room)][rows], out=room[rows])
+                contract.preprocess(pixels[start : start + len(room)][rows], out=room[rows])
 
             step = -(-len(room) // self._threads)
             list(self._pool.map(prepare, [slice(row, row + step) for row in range(0, len(room), step)]))

@@ -133,7 +133,7 @@ def trtexec_line(onnx: Path, contract: Contract, *, data_type: str = "FP32", pix
     """The command that builds an engine by hand, with the profile that gen_trt_engine has by default.
 
     TensorRT 10 keeps the types of an FP16 or INT8 file only with --stronglyTyped. TensorRT 11 always does, takes that
-    flag without effect, and refuses --fp16 and --int8.
+    flag without effect, and refuses --fp16, --int8 and --calib.
     """
     size = f"x{contract.channels}x{contract.height}x{contract.width}"
     typed = "" if data_type == "FP32" else " --stronglyTyped"

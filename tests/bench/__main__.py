@@ -22,7 +22,7 @@ from reid.files.writing import replacing
 from tests.bench.picture import draw
 from tests.bench.rows import ROOT, Row, ratio, row
 
-PARTS = ("retrieval", "feeding", "network", "deploy", "startup")
+PARTS = ("retrieval", "feeding", "network", "deploy", "serving", "startup")
 PACKAGES = ("torch", "numpy", "numba", "timm", "pytorch-lightning", "onnxruntime", "mlflow")
 
 

@@ -56,7 +56,7 @@ def test_an_unknown_part_is_refused():
         [sys.executable, "-m", "tests.bench", "fedding"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "fedding: no such part; want some of retrieval, feeding, network, deploy, startup" in done.stderr
+    assert "fedding: no such part; want some of retrieval, feeding, network, deploy, serving, startup" in done.stderr
 
 
 def test_a_package_that_is_not_there_has_no_version():
