@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from reid.contract import Contract
+from reid.deploy.onnx import read_onnx
+from reid.deploy.onnx_ends import PixelPort, with_preprocessing
 from reid.deploy.onnx_export import export_onnx
 from reid.model.embedder import Embedder, build_embedder
 from reid.thresholds import Thresholds
@@ -61,6 +63,15 @@ def exported(
         thresholds=thresholds,
     )
     return path, network, contract
+
+
+def prepared_inside(path: Path, port: PixelPort, **ends: bool) -> Path:
+    """`some_network` as a file that takes pixels; neither mirrored nor of length 1 unless `ends` say so."""
+    exported(path)
+    model, contract = read_onnx(path)
+    content = with_preprocessing(model, contract, port, **{"mirror": False, "unit_length": False} | ends)
+    path.write_bytes(content.SerializeToString())
+    return path
 
 
 class MeanColour(nn.Module):

@@ -55,7 +55,7 @@ def resized(pixels: np.ndarray, contract: Contract) -> np.ndarray:
 SIZES = st.tuples(st.integers(1, 150), st.integers(1, 60))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(size=SIZES, target=SIZES, known=st.booleans(), black_and_white=st.booleans())
 def test_the_resize_inside_is_pils_to_the_last_bit(size, target, known, black_and_white):
     (height, width), (new_height, new_width) = size, target

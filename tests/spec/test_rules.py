@@ -187,6 +187,12 @@ def test_what_matters_or_stays_at_its_default_is_not_warned_about(text: str, cap
             "train.optim.warmup_factor",
             "the cosine schedule does not read it",
         ),
+        ("export: {pixels: {layout: NCHW}}", "export.pixels.layout", "export.preprocessing = outside"),
+        (
+            "model: {with_flip_feature: true}\nexport: {preprocessing: inside, flip_test: true}",
+            "export.flip_test",
+            "model.with_flip_feature is true, which does it already",
+        ),
         (
             "train: {optim: {warmup_iters: 1, warmup_method: constant}}",
             "train.optim.warmup_method",
