@@ -174,7 +174,7 @@ def test_a_file_that_prepares_images_itself_is_proved_from_files_to_vectors(pers
         f"it prepares images itself: {told}; from files to vectors, cosine to torch at least "
         f"{inside['worst_cosine']:.6f}; mAP {figures[0]:.2f} for torch's {figures[1]:.2f}"
     )
-    by_hand = "" if fields else "--minShapes=input:1x64x32x3 --optShapes=input:4x64x32x3 --maxShapes=input:16x64x32x3 "
+    by_hand = "" if fields else "--minShapes=input:1x64x32x3 --optShapes=input:16x64x32x3 --maxShapes=input:64x64x32x3 "
     assert f"to build an engine by hand: trtexec --onnx={out / 'onnx'} {by_hand}--saveEngine=model.engine" in (
         caplog.messages
     )
