@@ -92,9 +92,9 @@ def with_our_ports(model: Any, ports: ForeignPorts, contract: Contract) -> Any:
     images, embedding = f"{INPUT}__theirs", f"{OUTPUT}__theirs"
     for name in (INPUT, OUTPUT):
         if name not in (ports.input, ports.output):
-            _rename(graph, name, f"{name}__inner")
-    _rename(graph, ports.input, images)
-    _rename(graph, ports.output, embedding)
+            rename_tensor(graph, name, f"{name}__inner")
+    rename_tensor(graph, ports.input, images)
+    rename_tensor(graph, ports.output, embedding)
     if ports.batch:
         open_batch(ours, ports.batch)
     nodes = [*_entry(ports, images), *graph.node, *_exit(embedding)]
@@ -131,7 +131,7 @@ def _exit(embedding: str) -> Iterator[Any]:
     yield onnx.helper.make_node("Cast", [f"{OUTPUT}__flat"], [OUTPUT], name=OUTPUT, to=onnx.TensorProto.FLOAT)
 
 
-def _rename(graph: Any, old: str, new: str) -> None:
+def rename_tensor(graph: Any, old: str, new: str) -> None:
     """Gives a tensor another name, in branches and loops too."""
     for entry in (*graph.initializer, *graph.input, *graph.output, *graph.value_info):
         entry.name = new if entry.name == old else entry.name
@@ -140,4 +140,4 @@ def _rename(graph: Any, old: str, new: str) -> None:
         node.output[:] = [new if name == old else name for name in node.output]
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                _rename(inner, old, new)
+                rename_tensor(inner, old, new)
