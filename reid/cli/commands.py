@@ -19,6 +19,7 @@ from pathlib import Path
 
 from reid import __version__
 from reid.cli.adopt import add_adopt
+from reid.cli.bundle import add_bundle
 from reid.cli.convert import add_convert
 from reid.cli.dataset import add_crops
 from reid.cli.serving import add_client, add_start_server, add_triton_options
@@ -113,6 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     add_adopt(command)
     _add_spec(command, required=True)
     command.more_help = _help_on("adopt")
+    command = commands.add_parser("bundle", help="make a folder for a tracker: model, configuration and commands")
+    add_bundle(command)
+    _add_overrides(command)
     add_client(commands.add_parser("client", help="get the embeddings of two folders of images from a Triton server"))
     _add_spec_command(commands.add_parser("spec", help="explain the spec's fields, print a blank spec, check a spec"))
     _add_dataset_commands(

@@ -122,6 +122,14 @@ def compare(reference: Embedded, candidate: Network, sample: Sample, *, contract
     )
 
 
+def compare_embedded(reference: Embedded, candidate: Embedded) -> Comparison:
+    """Compares the embeddings of the same images by two models."""
+    before, after = Embeddings.joined(*reference), Embeddings.joined(*candidate)
+    return Comparison(
+        parity(before.vectors, after.vectors), before.paths, _retrieval(*reference), _retrieval(*candidate)
+    )
+
+
 def compare_vectors(
     reference: Network, candidate: Network, images: Split, pixels: NDArray[np.uint8], *, contract: Contract
 ) -> Parity:
