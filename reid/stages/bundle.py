@@ -20,11 +20,11 @@ from reid.deploy.bundles.graph import bundled_graph
 from reid.deploy.bundles.program import Facts, Program
 from reid.deploy.bundles.programs import PROGRAMS, TRITON
 from reid.deploy.bundles.resampling import Crop
+from reid.deploy.bundles.triton import PORT, README, write_self_contained
 from reid.deploy.comparison import Embedded
 from reid.deploy.onnx import data_type_of, read_onnx
-from reid.deploy.onnx_ends import PIXELS_KEY, PixelPort, with_preprocessing
+from reid.deploy.onnx_ends import PIXELS_KEY
 from reid.deploy.sample import choose_rows
-from reid.deploy.triton import write_repository
 from reid.errors import ArtifactError
 from reid.files.encryption import is_encrypted
 from reid.files.hashes import file_sha256
@@ -39,8 +39,6 @@ logger = logging.getLogger(__name__)
 
 RECORD, RECIPE = "bundle.json", "README.md"
 OPSET = 18
-REPOSITORY, SERVED = "model_repository", "reid"
-"""Folder and model name of a bundle for Triton."""
 
 
 @dataclass(frozen=True)
@@ -206,11 +204,17 @@ def _reference(contract: Contract, exported: bytes, crops: tuple[Split, Split]) 
     """The embeddings of the crops as this project prepares them."""
 
     def prepare(crop: Crop) -> NDArray[np.float32]:
-        picture = Image.fromarray(crop).resize((contract.width, contract.height), Image.Resampling.BILINEAR)
-        prepared: NDArray[np.float32] = contract.preprocess(np.asarray(picture)[None])[0]
+        picture = _picture(crop, contract).resize((contract.width, contract.height), Image.Resampling.BILINEAR)
+        pixels = np.asarray(picture).reshape(1, contract.height, contract.width, contract.channels)
+        prepared: NDArray[np.float32] = contract.preprocess(pixels)[0]
         return prepared
 
     return embed_crops(exported, prepare, crops, what="as reid prepares images")
+
+
+def _picture(crop: Crop, contract: Contract) -> Image.Image:
+    picture = Image.fromarray(crop)
+    return picture if contract.channels == 3 else picture.convert("L")
 
 
 def _write_repository(
@@ -223,18 +227,17 @@ def _write_repository(
     crops: tuple[Split, Split] | None,
 ) -> tuple[list[Cost], dict[str, Any]]:
     """Writes a model repository whose model takes pixels of any size; see `_write`."""
-    model = with_preprocessing(plain, contract, PixelPort(), mirror=False, unit_length=True)
-    content = model.SerializeToString(deterministic=True)
-    onnx = folder / "reid.onnx"
-    onnx.write_bytes(content)
-    write_repository(folder / REPOSITORY, onnx, backend="onnxruntime", name=SERVED, max_batch_size=wanted.batch_size)
-    onnx.unlink()
-    (folder / RECIPE).write_text(TRITON_RECIPE, encoding="utf-8")
-    record: dict[str, Any] = {"read": [], "input": PixelPort().to_json()}
+    content = write_self_contained(folder, plain, contract, max_batch_size=wanted.batch_size)
+    (folder / RECIPE).write_text(README, encoding="utf-8")
+    record: dict[str, Any] = {"read": [], "input": asdict(PORT)}
     if not crops:
         return [], record
     reference = _reference(contract, plain.SerializeToString(), crops)
-    found = embed_crops(content, lambda crop: crop, crops, what="as bundled")
+
+    def pixels(crop: Crop) -> Crop:
+        return np.asarray(_picture(crop, contract)).reshape(*crop.shape[:2], contract.channels)
+
+    found = embed_crops(content, pixels, crops, what="as bundled")
     return [cost("as bundled", reference, found)], record
 
 
@@ -260,14 +263,3 @@ def _outcome(output: Path, costs: Sequence[Cost], threshold: Threshold | None, w
     if costs and (change := costs[0].mAP_change) is not None:
         metrics["mAP_change"] = change
     return Outcome(metrics=metrics, lines=[*lines, f"bundle: {output} (its README.md has the commands)"])
-
-
-TRITON_RECIPE = f"""\
-# A model repository for Triton
-
-    docker run --rm -p 8000:8000 -p 8001:8001 -v $PWD/{REPOSITORY}:/models \\
-        nvcr.io/nvidia/tritonserver:25.08-py3 tritonserver --model-repository=/models
-
-The model {SERVED} takes uint8 pixels (batch, height, width, 3), RGB, of any size, one size in a batch, and gives
-vectors of length 1: resizing, mean, deviation and length are inside. The cosine of two vectors is their product.
-"""

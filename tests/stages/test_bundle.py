@@ -109,6 +109,23 @@ def test_the_other_files_parse(tmp_path: Path) -> None:
     assert sidecar["img_size"] == [128, 64]
 
 
+def test_tritons_model_takes_pixels_of_any_size(tmp_path: Path) -> None:
+    market = write_market(tmp_path / "market")
+    output = made(tmp_path, "triton", "--check", *(str(market / FOLDERS[split]) for split in ("query", "gallery")))
+    served = output / "model_repository" / "reid"
+    config = (served / "config.pbtxt").read_text()
+    assert "data_type: TYPE_UINT8\n    dims: [ -1, -1, 3 ]" in config and 'key: "reid.pixels"' in config
+    crop = smooth(tmp_path / "crop.png", (40, 90))
+    session = onnxruntime.InferenceSession(str(served / "1" / "model.onnx"))
+    found = session.run(None, {"input": crop[None]})[0][0]
+    record = json.loads((output / "bundle.json").read_text())
+    pixels = read_resized(tmp_path / "crop.png", height=64, width=32, channels=3)
+    network = onnxruntime.InferenceSession(str(tmp_path / "reid_model.onnx"))
+    own = network.run(None, {"input": Contract(**record["contract"]).preprocess(pixels[None])})[0][0]
+    np.testing.assert_allclose(found, own / np.linalg.norm(own), atol=1e-5)  # the same pixels, to the last bit
+    assert record["check"][0]["worst_cosine"] > 0.999999
+
+
 def test_the_threshold_becomes_each_programs_own(tmp_path: Path) -> None:
     row = {"cosine": 0.6, "true_match_rate": 0.9, "false_match_rate": 0.001, "precision": 0.8}
     known = {"measured_on": "a test", "same_person_pairs": 9, "different_person_pairs": 9999}
@@ -188,6 +205,14 @@ def test_a_grey_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
         "  want: a model of model.input_channels=3\n"
     )
     assert not (tmp_path / "b").exists()
+
+
+def test_a_grey_model_is_served_by_triton(tmp_path: Path) -> None:
+    market, model = write_market(tmp_path / "market"), small_onnx(tmp_path / "grey.onnx", channels=1)
+    folders = [str(market / FOLDERS[split]) for split in ("query", "gallery")]
+    line = ["bundle", "--for", "triton", "--model", str(model), "--output", str(tmp_path / "b"), "--check", *folders]
+    assert main(line) == 0
+    assert json.loads((tmp_path / "b" / "bundle.json").read_text())["check"][0]["worst_cosine"] > 0.999999
 
 
 def test_an_encrypted_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
