@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from reid.contract import Contract
+from reid.deploy.onnx import read_onnx
+from reid.deploy.onnx_ends import PixelPort, with_preprocessing
 from reid.deploy.onnx_export import export_onnx
 from reid.model.embedder import Embedder, build_embedder
 from tests.networks import network_settings
@@ -49,6 +51,15 @@ def exported(path: Path, *, key: str | None = None, **changes: Any) -> tuple[Pat
     contract = contract_of(network.settings)
     export_onnx(network, path, contract=contract, settings=network.settings, opset=18, overwrite=False, key=key)
     return path, network, contract
+
+
+def prepared_inside(path: Path, port: PixelPort, **ends: bool) -> Path:
+    """`some_network` as a file that takes pixels; neither mirrored nor of length 1 unless `ends` say so."""
+    exported(path)
+    model, contract = read_onnx(path)
+    content = with_preprocessing(model, contract, port, **{"mirror": False, "unit_length": False} | ends)
+    path.write_bytes(content.SerializeToString())
+    return path
 
 
 class MeanColour(nn.Module):

@@ -3,11 +3,12 @@
 Encrypted files are decrypted in memory. `onnx_export.py` writes them.
 
 Shapes: B images in a batch, C channels, H height, W width, D embedding width. Input "input" (B, C, H, W), output
-"fc_pred" (B, D), both float32 and both named as TAO names them; only B is dynamic.
+"fc_pred" (B, D), both float32 and both named as TAO names them; only B is dynamic. A file that prepares images itself
+(`onnx_ends.py`) takes pixels as its PixelPort says.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.contract import Contract
+from reid.deploy.pixel_port import PIXELS_KEY, PixelPort
+from reid.embeddings import Network, OfPixels
 from reid.errors import ArtifactError, MissingDependency
 from reid.files.encryption import read_model
 
@@ -33,9 +36,13 @@ def read_onnx(path: Path) -> tuple[Any, Contract]:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's DecodeError, whose place differs from version to version
         raise ArtifactError(f"{path}: damaged, or no ONNX file ({one_line(error)})") from error
-    contract = _contract_in({entry.key: entry.value for entry in model.metadata_props}, path)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    contract = _contract_in(metadata, path)
     check(model, str(path))
-    check_ports(ports_of(model), contract, str(path))
+    pixels = pixels_of(metadata)
+    check_ports(ports_of(model), contract, str(path), pixels=pixels)
+    kind = onnx.TensorProto.DataType.Name(model.graph.input[0].type.tensor_type.elem_type).lower()
+    _check_kind(kind, pixels, str(path))
     return model, contract
 
 
@@ -61,11 +68,52 @@ class OnnxModel:
         """The type of the arithmetic inside: FP32 or FP16; input and output are float32."""
         self.settings: dict[str, Any] = json.loads(metadata.get(SETTINGS_KEY, "{}"))
         """The keyword values of build_embedder."""
-        ports = [(port.name, port.shape) for port in (*self._session.get_inputs(), *self._session.get_outputs())]
-        check_ports(ports, self.contract, str(where))
+        self.pixels = pixels_of(metadata)
+        """The pixels that the file takes; None if it takes prepared images."""
+        inputs = self._session.get_inputs()
+        ports = [(port.name, port.shape) for port in (*inputs, *self._session.get_outputs())]
+        check_ports(ports, self.contract, str(where), pixels=self.pixels)
+        _check_kind(inputs[0].type.removeprefix("tensor(").removesuffix(")"), self.pixels, str(where))
+
+    @property
+    def network(self) -> Network | OfPixels:
+        """The model as `embed` takes it: of prepared images, or of pixels if it prepares them itself."""
+        if self.pixels is None:
+            return self
+
+        def start(pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+            vectors = self.of_pixels(pixels)
+            return lambda: vectors
+
+        return OfPixels(start)
+
+    def of_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Decoded images (B, H, W, C) of one size -> embeddings (B, D), by a file that prepares images itself.
+
+        A last batch of too few images is filled up if the file has a fixed batch. Raises ArtifactError if the images
+        are not of the port's size.
+        """
+        port = self.pixels
+        assert port is not None, "it takes prepared images"
+        size = (port.height or pixels.shape[1], port.width or pixels.shape[2], self.contract.channels)
+        if pixels.shape[1:] != size:
+            raise ArtifactError(
+                f"ONNX model: images of shape {pixels.shape[1:]}\n  want: {size} (height, width, channels), which it "
+                "was exported for; export.pixels.height=null and width=null take any size"
+            )
+        parts = [np.empty((0, self.contract.embedding), np.float32)]
+        step = port.batch or max(1, len(pixels))
+        for start in range(0, len(pixels), step):
+            part = port.from_decoded(pixels[start : start + step])
+            missing = (port.batch or len(part)) - len(part)
+            full = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
+            parts.append(self._session.run([OUTPUT], {INPUT: full})[0][: len(part)])
+        return np.concatenate(parts)
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """images (B, C, H, W), preprocessed -> embeddings (B, D); ArtifactError for any other shape."""
+        if self.pixels is not None:
+            raise ArtifactError("ONNX model: it takes pixels\n  found: prepared images\n  want: of_pixels")
         wanted = (self.contract.channels, self.contract.height, self.contract.width)
         if images.ndim != 4 or images.shape[1:] != wanted:
             raise ArtifactError(
@@ -122,8 +170,38 @@ def ports_of(model: Any) -> Ports:
     ]
 
 
-def check_ports(ports: Ports, contract: Contract, where: str) -> None:
-    """Raises ArtifactError unless the ports are input (batch, C, H, W) and fc_pred (batch, D), the batch dynamic."""
+def pixels_of(metadata: Mapping[str, str]) -> PixelPort | None:
+    """The pixels that a file with this metadata takes; None if it takes prepared images."""
+    return PixelPort.from_json(metadata[PIXELS_KEY]) if PIXELS_KEY in metadata else None
+
+
+def pixels_of_model(model: Any) -> PixelPort | None:
+    """The pixels that an onnx.ModelProto takes; None if it takes prepared images."""
+    return pixels_of({entry.key: entry.value for entry in model.metadata_props})
+
+
+def _check_kind(found: str, pixels: PixelPort | None, where: str) -> None:
+    """Raises ArtifactError if the input's data type is not the one that the file's pixels have."""
+    wanted = "uint8" if pixels and pixels.data_type == "uint8" else "float"
+    if pixels and found != wanted:
+        raise ArtifactError(f"{where}: its input is {found}\n  want: {wanted}, as its {PIXELS_KEY} says")
+
+
+def check_ports(ports: Ports, contract: Contract, where: str, *, pixels: PixelPort | None = None) -> None:
+    """Raises ArtifactError unless the ports are input (batch, C, H, W) and fc_pred (batch, D), the batch dynamic.
+
+    With `pixels`, the input must be as they say.
+    """
+    if pixels:
+        promised: Ports = [
+            (INPUT, pixels.shape(contract.channels)),
+            (OUTPUT, [pixels.batch or "batch", contract.embedding]),
+        ]
+        if [(name, list(shape)) for name, shape in ports] != promised:
+            raise ArtifactError(
+                f"{where}: inputs and outputs are {spell(ports)}\n  want: {spell(promised)}, as its {PIXELS_KEY} says"
+            )
+        return
     wanted: Ports = [
         (INPUT, [contract.channels, contract.height, contract.width]),
         (OUTPUT, [contract.embedding]),

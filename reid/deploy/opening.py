@@ -115,7 +115,7 @@ def _open_onnx(file: Path, _device: str, _images: int) -> OpenModel:
     logger.info("%s: ONNX Runtime runs it on the CPU", file.name)
     backbone = str(opened.settings.get("backbone", "unknown"))
     settings = {"backbone": backbone, "device": CPU, "runner": f"ONNX Runtime, {opened.data_type}"}
-    return OpenModel(file, opened, opened.contract, settings, opened.settings)
+    return OpenModel(file, opened.network, opened.contract, settings, opened.settings)
 
 
 def _open_engine(file: Path, device: str, _images: int) -> OpenModel:

@@ -4,7 +4,7 @@ Shapes: B images in a batch, C channels, H height, W width.
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -50,6 +50,21 @@ class PixelPort:
         """The shape of the input; open axes by their names batch, height and width."""
         size = [self.height or "height", self.width or "width"]
         return [self.batch or "batch", *([*size, channels] if self.layout == "NHWC" else [channels, *size])]
+
+    def in_words(self, channels: int) -> str:
+        """The pixels in the words of a report: "uint8 (batch, height, width, 3), RGB, 0 to 255"."""
+        order = self.channel_order if channels == 3 else "grey"
+        return f"{self.data_type} ({', '.join(map(str, self.shape(channels)))}), {order}, 0 to {self.largest:g}"
+
+    def in_triton(self, channels: int) -> tuple[str, str]:
+        """Type and shape of an image in Triton's words: TYPE_UINT8 and "-1, -1, 3"."""
+        axes = self.shape(channels)[1:]
+        kind = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}[self.data_type]
+        return kind, ", ".join(str(axis) if isinstance(axis, int) else "-1" for axis in axes)
+
+    def of_size(self, height: int, width: int) -> "PixelPort":
+        """The port with this size wherever it takes any."""
+        return replace(self, height=self.height or height, width=self.width or width)
 
     def from_decoded(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
         """Decoded images (B, H, W, C), RGB or grey, of the port's size -> the array that the port takes."""

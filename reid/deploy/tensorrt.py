@@ -15,7 +15,8 @@ from reid.contract import Contract
 from reid.deploy.build_record import RUNNABLE, BuildRecord, Profile
 from reid.deploy.gpu import use_gpu
 from reid.deploy.half import to_half
-from reid.deploy.onnx import INPUT, data_type_of, read_onnx
+from reid.deploy.onnx import INPUT, data_type_of, pixels_of_model, read_onnx
+from reid.deploy.pixel_port import PixelPort
 from reid.deploy.tensorrt_packages import Package, find_package, find_targets, sm_name, tensorrt_log
 from reid.errors import ArtifactError, MissingDependency, SpecError
 from reid.files.encryption import is_encrypted, write_model
@@ -55,6 +56,10 @@ def build_engine(
         "workspace_mib": workspace_mib,
         "encrypted": encrypted,
     }
+    if pixels := pixels_of_model(model):
+        line = trtexec_line(onnx, contract, data_type=data_type_of(model), pixels=pixels)
+        reason = f"{onnx} prepares images itself; want an ONNX of export.preprocessing=outside, or by hand: {line}"
+        return BuildRecord(built=False, reason=reason, measured="not run: not built", **record)
     try:
         package = find_package(use_gpu(gpu_id, field="gen_trt_engine.gpu_id"))
         targets = find_targets(package, compute_capabilities)
@@ -121,12 +126,17 @@ def _why_not_run(package: Package, targets: Sequence[str]) -> str:
     return RUNNABLE
 
 
-def trtexec_line(onnx: Path, contract: Contract, *, data_type: str = "FP32") -> str:
+def trtexec_line(onnx: Path, contract: Contract, *, data_type: str = "FP32", pixels: PixelPort | None = None) -> str:
     """The command that builds an engine by hand, for batches of 1 to 16 and tuned for 4, as TAO's documentation does.
 
     TensorRT 10 keeps the types of an FP16 file only with --stronglyTyped; TensorRT 11 always does.
     """
     size = f"x{contract.channels}x{contract.height}x{contract.width}"
+    if pixels:  # images of any size get an engine for the contract's
+        closed = pixels.of_size(contract.height, contract.width)
+        size = "".join(f"x{length}" for length in closed.shape(contract.channels)[1:])
+    if pixels and pixels.batch:
+        return f"trtexec --onnx={onnx}{' --stronglyTyped' if data_type == 'FP16' else ''} --saveEngine=model.engine"
     shapes = " ".join(f"--{name}Shapes={INPUT}:{batch}{size}" for name, batch in (("min", 1), ("opt", 4), ("max", 16)))
     typed = " --stronglyTyped" if data_type == "FP16" else ""
     return f"trtexec --onnx={onnx} {shapes}{typed} --saveEngine=model.engine"

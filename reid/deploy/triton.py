@@ -15,11 +15,14 @@ from pathlib import Path
 
 from reid.contract import Contract
 from reid.deploy.build_record import read_record
-from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT, read_onnx
+from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT, pixels_of_model, read_onnx
+from reid.deploy.pixel_port import PIXELS_KEY, PixelPort
 from reid.errors import ArtifactError
 from reid.files.encryption import is_encrypted
 from reid.files.locks import made_in_turn
 
+PREPARED = PixelPort("float32", "NCHW")
+"""The input of a model that takes prepared images."""
 VERSION = "1"
 """The only version of a model that is written."""
 CONFIG = "config.pbtxt"
@@ -53,19 +56,26 @@ def write_repository(repository: Path, model: Path, *, backend: str, name: str, 
     """
     if model.is_file() and is_encrypted(model):
         raise ArtifactError(f"{model}: encrypted; Triton cannot read it\n  want: one of export.encrypted=false")
-    contract = _contract_of_plan(model, max_batch_size=max_batch_size) if backend == "tensorrt" else read_onnx(model)[1]
+    pixels = None
+    if backend == "tensorrt":
+        contract = _contract_of_plan(model, max_batch_size=max_batch_size)
+    else:
+        network, contract = read_onnx(model)
+        pixels = pixels_of_model(network)
+    if pixels and pixels.batch:
+        raise ArtifactError(
+            f"{model}: takes batches of {pixels.batch} images only, and Triton makes batches of any size\n"
+            "  want: one of export.pixels.batch=null"
+        )
+    config = config_text(contract, backend=backend, name=name, max_batch_size=max_batch_size, pixels=pixels)
     _refuse_foreign(repository / name)
     # Beside the repository: Triton takes every folder inside it for a model.
     with made_in_turn(repository.with_name(f"{repository.name}.{name}")):
-        _write_model_folder(
-            repository, model, contract=contract, backend=backend, name=name, max_batch_size=max_batch_size
-        )
+        _write_model_folder(repository, model, config=config, backend=backend, name=name)
     return contract
 
 
-def _write_model_folder(
-    repository: Path, model: Path, *, contract: Contract, backend: str, name: str, max_batch_size: int
-) -> None:
+def _write_model_folder(repository: Path, model: Path, *, config: str, backend: str, name: str) -> None:
     """Writes the model's folder beside the repository, then moves it to its place."""
     folder = repository / name
     partial, old = (repository.with_name(f"{repository.name}.{name}.{state}") for state in ("partial", "old"))
@@ -76,7 +86,6 @@ def _write_model_folder(
         shutil.copyfile(model, partial / VERSION / BACKENDS[backend].file)
         if backend == "python":
             shutil.copyfile(SERVED_MODEL, partial / VERSION / "model.py")
-        config = config_text(contract, backend=backend, name=name, max_batch_size=max_batch_size)
         (partial / CONFIG).write_text(config, encoding="utf-8")
         repository.mkdir(parents=True, exist_ok=True)
         if folder.exists():
@@ -89,8 +98,16 @@ def _write_model_folder(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def config_text(contract: Contract, *, backend: str, name: str, max_batch_size: int) -> str:
-    """The content of config.pbtxt: inference.ModelConfig of Triton's model_config.proto in protobuf's text format."""
+def config_text(
+    contract: Contract, *, backend: str, name: str, max_batch_size: int, pixels: PixelPort | None = None
+) -> str:
+    """The content of config.pbtxt: inference.ModelConfig of Triton's model_config.proto in protobuf's text format.
+
+    With `pixels`, the model prepares images itself.
+    """
+    port = pixels or PREPARED.of_size(contract.height, contract.width)
+    kind, dims = port.in_triton(contract.channels)
+    more = _parameter(PIXELS_KEY, pixels.to_json()) if pixels else ""
     return f"""\
 name: {json.dumps(name)}
 {BACKENDS[backend].setting}
@@ -98,9 +115,9 @@ max_batch_size: {max_batch_size}
 input [
   {{
     name: "{INPUT}"
-    data_type: TYPE_FP32
-    format: FORMAT_NCHW
-    dims: [ {contract.channels}, {contract.height}, {contract.width} ]
+    data_type: {kind}
+    format: FORMAT_{port.layout}
+    dims: [ {dims} ]
   }}
 ]
 output [
@@ -111,9 +128,14 @@ output [
   }}
 ]
 dynamic_batching {{ }}
+{_parameter(CONTRACT_KEY, contract.to_json())}{more}"""
+
+
+def _parameter(key: str, text: str) -> str:
+    return f"""\
 parameters {{
-  key: "{CONTRACT_KEY}"
-  value {{ string_value: {json.dumps(contract.to_json())} }}
+  key: "{key}"
+  value {{ string_value: {json.dumps(text)} }}
 }}
 """
 

@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.contract import Contract
+from reid.deploy.pixel_port import PixelPort
 from reid.deploy.triton_connection import Server, connect, contract_of, infer, is_away, is_unknown_model, refusal
+from reid.embeddings import Network, OfPixels
 from reid.errors import ReidError, ServerError
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,8 @@ class TritonModel:
         self._server, self._patience_s = server, patience_s
         self._local, self._closed = threading.local(), threading.Event()
         self._contract: Contract | None = None
+        self.pixels: PixelPort | None = None
+        """The pixels that the model takes; None if it takes prepared images."""
         self._warned_at = -1.0
         self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="triton")
         try:
@@ -55,6 +59,19 @@ class TritonModel:
         assert self._contract is not None
         return self._contract
 
+    @property
+    def network(self) -> Network | OfPixels:
+        """The model as `embed` takes it: of prepared images, or of pixels if it prepares them itself."""
+        port = self.pixels
+        if port is None:
+            return self
+
+        def start(pixels: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+            vectors = self(port.from_decoded(pixels))
+            return lambda: vectors
+
+        return OfPixels(start)
+
     def __enter__(self) -> "TritonModel":
         return self
 
@@ -66,14 +83,14 @@ class TritonModel:
         self._closed.set()
         self._pool.shutdown(cancel_futures=True)
 
-    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """images (N, C, H, W), preprocessed -> embeddings (N, D), in the order of the images."""
+    def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """images (N, C, H, W), preprocessed, or as `pixels` says -> embeddings (N, D), in the order of the images."""
         self._retry_while_away(self._check_contract)  # the server may have been restarted since
         starts = range(0, len(images), self.batch_size)
         parts = list(self._pool.map(lambda start: self._infer(images[start : start + self.batch_size]), starts))
         return np.concatenate(parts) if parts else np.empty((0, self.contract.embedding), np.float32)
 
-    def _infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _infer(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """One request: images (B, C, H, W) -> (B, D)."""
         server = self._server
         found = self._retry_while_away(lambda client: infer(client, server, images))
@@ -127,13 +144,13 @@ class TritonModel:
 
     def _check_contract(self, client: Any) -> None:
         """Takes the server's contract the first time; afterwards raises ServerError if it has changed."""
-        contract = contract_of(client, self._server, batch_size=self.batch_size)
+        contract, pixels = contract_of(client, self._server, batch_size=self.batch_size)
         if self._contract not in (None, contract):
             raise ServerError(
                 f"{self._server.url}: {self._server.model_name} has changed between two requests: another contract\n"
                 f"  found: {contract.to_json()}\n  want:  {self.contract.to_json()}"
             )
-        self._contract = contract
+        self._contract, self.pixels = contract, pixels
 
     def _drop_client(self) -> None:
         client = getattr(self._local, "client", None)

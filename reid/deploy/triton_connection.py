@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.contract import Contract
-from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT
+from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT, pixels_of
+from reid.deploy.pixel_port import PixelPort
 from reid.errors import ArtifactError, MissingDependency, ServerError, SpecError
 
 URL = re.compile(r"((?P<scheme>https?|grpcs?)://)?(?P<address>(\[[0-9A-Fa-f:]+\]|[^\s/:\[\]]+)(:\d{1,5})?(/\S*)?)")
@@ -63,11 +64,15 @@ class Server:
         return PROTOCOLS[self.protocol.lower()] == "grpc"
 
 
-def infer(client: Any, server: Server, images: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """Sends one request: images (B, C, H, W) -> the server's fc_pred, (B, D) if it keeps its contract."""
+def infer(client: Any, server: Server, images: NDArray[Any]) -> NDArray[np.float32] | None:
+    """Sends one request: images (B, C, H, W) -> the server's fc_pred, (B, D) if it keeps its contract.
+
+    A server that prepares images itself gets pixels instead, uint8 or float32.
+    """
     library = _library(server)
-    port = library.InferInput(INPUT, list(images.shape), "FP32")
-    port.set_data_from_numpy(np.ascontiguousarray(images, np.float32))
+    kind = "UINT8" if images.dtype == np.uint8 else "FP32"
+    port = library.InferInput(INPUT, list(images.shape), kind)
+    port.set_data_from_numpy(np.ascontiguousarray(images, np.uint8 if kind == "UINT8" else np.float32))
     answer = client.infer(
         server.model_name,
         [port],
@@ -156,8 +161,11 @@ def is_unknown_model(error: Exception) -> bool:
     return status is not None and status() in UNKNOWN_MODEL
 
 
-def contract_of(client: Any, server: Server, *, batch_size: int) -> Contract:
-    """The contract in the model's configuration; raises ServerError if there is none or the model contradicts it."""
+def contract_of(client: Any, server: Server, *, batch_size: int) -> tuple[Contract, PixelPort | None]:
+    """The contract in the model's configuration, and the pixels that it takes if it prepares images itself.
+
+    Raises ServerError if there is no contract, or if the model contradicts it.
+    """
     config = client.get_model_config(
         server.model_name, server.model_version, **({"as_json": True} if server.is_grpc else {})
     )
@@ -171,9 +179,10 @@ def contract_of(client: Any, server: Server, *, batch_size: int) -> Contract:
         )
     try:
         contract = Contract.from_json(parameter["string_value"])
+        pixels = pixels_of({name: entry["string_value"] for name, entry in config["parameters"].items()})
     except ArtifactError as error:
         raise ServerError(f"{where}: {error}") from None
-    found, wanted = _ports(config), _ports_wanted(contract)
+    found, wanted = _ports(config), _ports_wanted(contract, pixels)
     if found != wanted:
         raise ServerError(f"{where}: inputs and outputs are {found}\n  want: {wanted}, as its contract says")
     most = int(config.get("max_batch_size", 0))
@@ -182,7 +191,7 @@ def contract_of(client: Any, server: Server, *, batch_size: int) -> Contract:
             f"{where} takes batches of at most {most} images\n  found: {batch_size} (-b, triton.max_batch_size)\n"
             f"  want:  {most} or less"
         )
-    return contract
+    return contract, pixels
 
 
 def _ports(config: dict[str, Any]) -> str:
@@ -190,9 +199,11 @@ def _ports(config: dict[str, Any]) -> str:
     return ", ".join(f"{port['name']} {port['data_type']} ({', '.join(map(str, port['dims']))})" for port in ports)
 
 
-def _ports_wanted(contract: Contract) -> str:
-    size = f"{contract.channels}, {contract.height}, {contract.width}"
-    return f"{INPUT} TYPE_FP32 ({size}), {OUTPUT} TYPE_FP32 ({contract.embedding})"
+def _ports_wanted(contract: Contract, pixels: PixelPort | None) -> str:
+    size, kind = f"{contract.channels}, {contract.height}, {contract.width}", "TYPE_FP32"
+    if pixels:
+        kind, size = pixels.in_triton(contract.channels)
+    return f"{INPUT} {kind} ({size}), {OUTPUT} TYPE_FP32 ({contract.embedding})"
 
 
 def _models(server: Server) -> str:

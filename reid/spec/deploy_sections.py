@@ -27,6 +27,25 @@ FINDS_ONNX = ReadAloneBy("gen_trt_engine", "triton")
 """The fact of fields by which these tasks find the exported ONNX when they run alone."""
 
 
+class Pixels(Section):
+    """The pixels that an ONNX takes if it prepares images itself."""
+
+    data_type: Literal["uint8", "float32"] = "uint8"
+    """Number type of the pixels."""
+    layout: Literal["NHWC", "NCHW"] = "NHWC"
+    """Order of the axes: batch, height, width, channels (as decoders and OpenCV give images), or channels second."""
+    channel_order: Literal["RGB", "BGR"] = "RGB"
+    """Order of the colours; OpenCV's is BGR."""
+    largest: Literal[255, 1] = 255
+    """Value of white: 255, or 1 for float32 pixels from 0 to 1."""
+    height: Count | None = None
+    """Height of the images; null: any, and the ONNX resizes them."""
+    width: Count | None = None
+    """Width of the images; null: any, and the ONNX resizes them."""
+    batch: Count | None = None
+    """Number of images in every batch; null: any."""
+
+
 class Export(Section):
     """The ONNX export task."""
 
@@ -40,6 +59,13 @@ class Export(Section):
     """Version of ONNX's operators (opset)."""
     data_type: Literal["FP32", "FP16"] = "FP32"
     """Number type inside the ONNX; its input and output are FP32."""
+    preprocessing: Literal["outside", "inside"] = "outside"
+    """Whether the ONNX takes prepared images (outside), or takes pixels and resizes and normalises them itself."""
+    pixels: Pixels = Field(default_factory=Pixels)
+    flip_test: bool = False
+    """Whether an ONNX that takes pixels adds the embedding of the mirrored image."""
+    unit_length: bool = False
+    """Whether an ONNX that takes pixels gives embeddings of length 1."""
     encrypted: Annotated[bool, ReadAloneBy("adopt")] = False
     """Whether the ONNX, and an engine built from it, is encrypted with encryption_key."""
     parity_images: Annotated[int, Field(ge=2)] = 1000

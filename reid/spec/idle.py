@@ -35,7 +35,14 @@ def replaced(spec: Experiment) -> Iterator[Finding]:
 def idle(spec: Experiment) -> Iterator[Finding]:
     """Why it has no effect, for each field with another value than its default that other choices switch off."""
     unset, told = Experiment(), set()
-    for is_off, names, why in (*_model(spec), *_dataset(spec), *_colours(spec), *_optim(spec), *_never_read()):
+    for is_off, names, why in (
+        *_model(spec),
+        *_dataset(spec),
+        *_colours(spec),
+        *_optim(spec),
+        *_export(spec),
+        *_never_read(),
+    ):
         for name in names:
             if is_off and name not in told and value_of(spec, name) != value_of(unset, name):
                 told.add(name)
@@ -132,6 +139,15 @@ def _optim(spec: Experiment) -> Iterator[SwitchedOff]:
     ]
     for is_off, names, why in off:
         yield is_off, [f"train.optim.{name}" for name in names], why
+
+
+def _export(spec: Experiment) -> Iterator[SwitchedOff]:
+    export = spec.export
+    pixels = [f"export.pixels.{name}" for name in type(export.pixels).model_fields]
+    ends = ["export.flip_test", "export.unit_length"]
+    yield export.preprocessing == "outside", [*pixels, *ends], "export.preprocessing = outside"
+    yield spec.model.with_flip_feature, ["export.flip_test"], "model.with_flip_feature is true, which does it already"
+    yield spec.model.input_channels == 1, ["export.pixels.channel_order"], "a grey image has one channel"
 
 
 def _never_read() -> Iterator[SwitchedOff]:

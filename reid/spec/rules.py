@@ -86,6 +86,12 @@ def _profile(spec: Any) -> Iterator[Finding]:
         )
 
 
+def _white(spec: Any) -> Iterator[Finding]:
+    pixels = spec.export.pixels
+    if pixels.data_type == "uint8" and pixels.largest == 1:
+        yield "export.pixels.largest", "1 with whole numbers; want 255, or export.pixels.data_type = float32"
+
+
 def _batch_that_does_not_divide(spec: Any) -> Iterator[Finding]:
     """The GPUs, or the processes, of all nodes share a batch; each part holds whole groups of one person's images."""
     size, gpus = spec.dataset.batch_size, max(spec.train.num_gpus, len(set(spec.train.gpu_ids)))
@@ -212,6 +218,7 @@ RULES: tuple[Callable[[Any], Iterator[Finding]], ...] = (
     partial(_picture, name="output_cmc_curve_plot"),
     partial(_picture, name="output_sampled_matches_plot"),
     _profile,
+    _white,
     _int8,
 )
 """Each rule looks for one kind of contradiction, in a spec or in a PartialSpec."""

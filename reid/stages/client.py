@@ -49,12 +49,13 @@ def client(model: TritonModel, *, query: Path, gallery: Path, output: Path) -> O
 def ask(model: TritonModel, splits: Mapping[str, Split]) -> dict[str, Embeddings]:
     """The embeddings of each split's images, prepared as the server's contract says."""
     contract = model.contract
-    size = {"height": contract.height, "width": contract.width, "channels": contract.channels}
+    height, width = (model.pixels.height, model.pixels.width) if model.pixels else (None, None)
+    size = {"height": height or contract.height, "width": width or contract.width, "channels": contract.channels}
     return {
         name: embed(
             split,
             ImagesOnDisk(split, **size),
-            model,
+            model.network,
             contract=contract,
             batch_size=model.batch_size * model.in_flight,
             what=f"embedding {name}",

@@ -24,6 +24,7 @@ from reid.reports.comparison import comparison_page
 from reid.spec import Experiment
 from reid.spec.deploy_sections import Export
 from reid.stages.agreement import require_agreement
+from reid.stages.export_inside import inside_line, inside_metrics, prepare_inside
 from reid.stages.outcome import Outcome
 from reid.tracking.stage_run import StageRun
 
@@ -65,26 +66,37 @@ def export(spec: Experiment, *, dataset: Path, model: Path, onnx: Path, parity: 
     found, fp16 = _compare_with_checkpoint(loaded, candidate, sample, data_type=section.data_type)
     limits = Limits(section.min_cosine, section.max_mAP_drop, section.max_rank1_drop)
     objections = found.objections(limits, section="export")
+    inside = None
+    if section.preprocessing == "inside" and not objections:
+        inside = prepare_inside(section, candidate, loaded, sample, key=key)
+        objections = inside.comparison.objections(limits, section="export")
     report = {"passed": not objections, **asdict(limits), **_report(section, found, sample, candidate)}
     report |= {
         "checkpoint": checkpoint.name,
         "checkpoint_sha256": file_sha256(checkpoint),
         "encrypted": key is not None,
         **fp16,
+        **({"inside": inside.report} if inside else {}),
     }
     with replacing(parity) as partial:
         partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     run.log_artifact(parity)
-    _refuse_failure(found, objections, candidate=candidate, page=parity.with_name(parity.stem + WORST), run=run)
+    shown = inside.comparison if inside else found
+    _refuse_failure(shown, objections, candidate=candidate, page=parity.with_name(parity.stem + WORST), run=run)
     candidate.replace(onnx)
     if section.onnx_file:
         _copy(onnx, Path(section.onnx_file), overwrite=section.overwrite)
     if key is None:
-        by_hand = trtexec_line(onnx, loaded.contract, data_type=section.data_type)
+        pixels = inside.port if inside else None
+        by_hand = trtexec_line(onnx, loaded.contract, data_type=section.data_type, pixels=pixels)
         logger.info("to build an engine by hand: %s", by_hand)
     else:
         logger.info("%s is encrypted: trtexec cannot read it, gen_trt_engine can", onnx)
-    return _outcome(report, onnx)
+    outcome = _outcome(report, onnx)
+    if inside:
+        outcome.metrics.update(inside_metrics(report["inside"]))
+        outcome.lines.append(inside_line(report["inside"], loaded.contract.channels))
+    return outcome
 
 
 def _compare_with_checkpoint(

@@ -6,6 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from reid.contract import Contract
 from reid.errors import ArtifactError
 from reid.files.hashes import file_sha256
@@ -16,6 +19,7 @@ from reid.stages.outcome import Outcome
 from reid.tracking.stage_run import StageRun
 
 if TYPE_CHECKING:
+    from reid.deploy.pixel_port import PixelPort
     from reid.tracking.registry import Candidate
 
 NO_SERVER = "no MLflow server is named (MLFLOW_TRACKING_URI)"
@@ -75,11 +79,14 @@ def register(
 
 def _candidate(onnx: Path, *, fingerprint: str, figures: dict[str, Any], objection: str | None) -> "Candidate":
     """The ONNX and its figures as the registry takes them."""
-    from reid.deploy.onnx import read_onnx
+    from reid.deploy.onnx import pixels_of_model, read_onnx
     from reid.files.encryption import is_encrypted
     from reid.tracking.registry import Candidate
 
     exported, contract = read_onnx(onnx)
+    pixels = pixels_of_model(exported)
+    shape = pixels.shape(contract.channels) if pixels else ["batch", contract.channels, contract.height, contract.width]
+    example = grey_images(contract, pixels)
     return Candidate(
         onnx=onnx,
         model=exported,
@@ -89,7 +96,17 @@ def _candidate(onnx: Path, *, fingerprint: str, figures: dict[str, Any], objecti
         figure="reranked_mAP" if figures["headline"] == "reranked" else "mAP",
         figures={name: float(figures[name]) for name in ("mAP", "reranked_mAP")},
         objection=objection,
+        example=example,
+        image_shape=tuple(axis if isinstance(axis, int) else -1 for axis in shape),
     )
+
+
+def grey_images(contract: Contract, pixels: "PixelPort | None") -> NDArray[Any]:
+    """A batch of a grey image as the model takes it: of one image, unless its batch is fixed."""
+    height, width = (pixels.height, pixels.width) if pixels else (None, None)
+    size = height or contract.height, width or contract.width, contract.channels
+    grey = np.full((pixels.batch or 1 if pixels else 1, *size), 128, np.uint8)
+    return pixels.from_decoded(grey) if pixels else contract.preprocess(grey)
 
 
 def _lineage(spec_text: str, *, model: Path, parity: dict[str, Any], onnx: Path) -> dict[str, str]:
@@ -158,13 +175,24 @@ def _card(
     return (
         "Person re-identification: an image of a person -> an embedding; near embeddings, same person.\n\n"
         f"| figure | % |\n|---|---|\n{table}\n\n{choice}"
-        f"- Input `input` (batch, {contract.channels}, {contract.height}, {contract.width}), {contract.channel_order}, "
-        f"{contract.resize} resize, scaled to 0..1, mean {list(contract.mean)}, std {list(contract.std)}.\n"
+        f"- Input `input` {_input(parity, contract)}.\n"
         f"- Output `fc_pred` (batch, {contract.embedding}), {unit}{mirror}.\n"
         f"- Worst cosine between the ONNX ({parity.get('data_type', 'FP32')}) and torch: "
         f"{float(parity['worst_cosine']):.6f} over {parity['images']} images.\n"
         f"- TensorRT engine: {_engine(build)}.\n\n"
         f"The model comes from these; the spec is a file beside it:\n\n{origin}\n"
+    )
+
+
+def _input(parity: dict[str, Any], contract: Contract) -> str:
+    """What the model takes, in the words of the card."""
+    if "inside" in parity:
+        from reid.deploy.pixel_port import PixelPort
+
+        return f"{PixelPort(**parity['inside']['pixels']).in_words(contract.channels)}; it prepares images itself"
+    return (
+        f"(batch, {contract.channels}, {contract.height}, {contract.width}), {contract.channel_order}, "
+        f"{contract.resize} resize, scaled to 0..1, mean {list(contract.mean)}, std {list(contract.std)}"
     )
 
 

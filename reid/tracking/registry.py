@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reid.contract import Contract
 from reid.files.writing import copy_file
@@ -49,6 +50,10 @@ class Candidate:
     """mAP and reranked_mAP, as fractions."""
     objection: str | None
     """Why the model's parity does not hold; None if it holds."""
+    example: NDArray[Any]
+    """An image as the model takes it."""
+    image_shape: tuple[int, ...]
+    """The shape of the model's input, with -1 for an open axis."""
 
 
 @dataclass(frozen=True)
@@ -121,14 +126,14 @@ def _contest(candidate: Candidate, holder: str | None, incumbent: Mapping[str, s
     )
 
 
-def _signature(contract: Contract) -> Any:
+def _signature(candidate: Candidate) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    image = (-1, contract.channels, contract.height, contract.width)
+    images, width = candidate.image_shape, candidate.contract.embedding
     return ModelSignature(
-        Schema([TensorSpec(np.dtype("float32"), image, "input")]),
-        Schema([TensorSpec(np.dtype("float32"), (-1, contract.embedding), "fc_pred")]),
+        Schema([TensorSpec(candidate.example.dtype, images, "input")]),
+        Schema([TensorSpec(np.dtype("float32"), (images[0], width), "fc_pred")]),
     )
 
 
@@ -138,13 +143,12 @@ def _log_plain(run: StageRun, _client: "MlflowClient", name: str, candidate: Can
     import onnx
 
     contract = candidate.contract
-    grey = np.full((1, contract.height, contract.width, contract.channels), 128, np.uint8)
     with _in_run(run):
         logged = mlflow.onnx.log_model(
             candidate.model,
             name=MODEL,
-            signature=_signature(contract),
-            input_example={"input": contract.preprocess(grey)},
+            signature=_signature(candidate),
+            input_example={"input": candidate.example},
             pip_requirements=[f"{package.__name__}=={package.__version__}" for package in (onnx, np)] + ["onnxruntime"],
             registered_model_name=name,
             save_as_external_data=False,
@@ -163,7 +167,7 @@ def _log_encrypted(run: StageRun, client: "MlflowClient", name: str, candidate: 
     described = Model(
         artifact_path=MODEL,
         run_id=run.run_id,
-        signature=_signature(candidate.contract),
+        signature=_signature(candidate),
         metadata={"reid.contract": json.loads(candidate.contract.to_json())},
     )
     described.add_flavor("reid_encrypted_onnx", data=ENCRYPTED_ONNX)

@@ -2,6 +2,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,9 +10,12 @@ from reid.contract import Contract
 from reid.deploy.build_record import BuildRecord, Profile
 from reid.deploy.gpu import use_gpu
 from reid.deploy.opening import find_checkpoint, open_model
+from reid.deploy.pixel_port import PixelPort
+from reid.embeddings import OfPixels
 from reid.errors import ArtifactError, SpecError
 from reid.model.checkpoint import save_model
 from reid.model.embedder import build_embedder
+from tests.exporting import prepared_inside
 from tests.networks import network_settings
 
 CONTRACT = Contract(height=64, width=32, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, embedding=16)
@@ -56,6 +60,15 @@ def test_a_file_of_an_unknown_kind_is_refused_by_its_ending(tmp_path):
     assert str(caught.value) == (
         f"{file}: not a model this stage can run\n  want: one of .engine, .onnx, .plan, .pth, .tlt"
     )
+
+
+def test_a_file_that_prepares_images_itself_is_opened_as_one_of_pixels(tmp_path):
+    path = prepared_inside(tmp_path / "m.onnx", PixelPort(channel_order="BGR"), mirror=True, unit_length=True)
+    opened = open_model(path, device="cpu", images=1)
+    assert isinstance(opened.network, OfPixels)
+    assert (opened.contract.flip, opened.contract.normalized) == (True, True)
+    vectors = opened.network.start(np.full((3, 64, 32, 3), 9, np.uint8))()
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(3), abs=1e-6)
 
 
 def test_an_engine_on_a_machine_without_gpu_is_refused_with_what_would_run(tmp_path):

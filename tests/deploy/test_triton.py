@@ -12,6 +12,8 @@ from tritonclient.grpc import model_config_pb2
 
 from reid.contract import Contract
 from reid.deploy.build_record import BuildRecord, Profile
+from reid.deploy.onnx import read_onnx
+from reid.deploy.onnx_ends import PixelPort, with_preprocessing
 from reid.deploy.triton import SERVED_MODEL, write_repository
 from reid.errors import ArtifactError
 from reid.model.embedder import Embedder
@@ -79,6 +81,36 @@ def test_the_onnx_is_served_under_the_names_of_taos_sample(
     version = tmp_path / "repository" / NAME / "1"
     assert (version / file).read_bytes() == onnx.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["repository"], "nothing is left beside it"
+
+
+@pytest.mark.parametrize(
+    ("port", "described"),
+    [
+        (PixelPort(), ("TYPE_UINT8", "FORMAT_NHWC", [-1, -1, 3])),
+        (PixelPort("float32", "NCHW", "BGR", 1.0, 64, 32), ("TYPE_FP32", "FORMAT_NCHW", [3, 64, 32])),
+    ],
+)
+def test_a_model_that_prepares_images_itself_is_described_by_its_pixels(plain, tmp_path, port, described):
+    core, contract = read_onnx(plain[0])
+    model = with_preprocessing(core, contract, port, mirror=False, unit_length=True)
+    (tmp_path / "inside.onnx").write_bytes(model.SerializeToString())
+    written(tmp_path / "repository", tmp_path / "inside.onnx", "onnxruntime")
+    config = config_of(tmp_path / "repository")
+    (images,) = config.input
+    types = model_config_pb2.DataType, model_config_pb2.ModelInput.Format
+    assert (types[0].Name(images.data_type), types[1].Name(images.format), list(images.dims)) == described
+    assert PixelPort.from_json(config.parameters["reid.pixels"].string_value) == port
+    assert Contract.from_json(config.parameters["reid.contract"].string_value).normalized
+
+
+def test_a_model_of_a_fixed_batch_is_refused(plain, tmp_path):
+    core, contract = read_onnx(plain[0])
+    model = with_preprocessing(core, contract, PixelPort(batch=4), mirror=False, unit_length=False)
+    (tmp_path / "four.onnx").write_bytes(model.SerializeToString())
+    assert refusal(tmp_path / "repository", tmp_path / "four.onnx", "onnxruntime") == (
+        f"{tmp_path / 'four.onnx'}: takes batches of 4 images only, and Triton makes batches of any size\n"
+        "  want: one of export.pixels.batch=null"
+    )
 
 
 def test_the_python_backend_gets_the_file_that_runs_inside_triton_and_the_others_do_not(

@@ -15,10 +15,12 @@ import pytest
 from numpy.typing import NDArray
 
 from reid.contract import Contract
-from reid.deploy.onnx import OnnxModel
+from reid.deploy.onnx import OnnxModel, read_onnx
+from reid.deploy.onnx_ends import PixelPort, with_preprocessing
 from reid.deploy.triton import write_repository
 from reid.deploy.triton_client import TritonModel
 from reid.deploy.triton_connection import Server
+from reid.embeddings import OfPixels
 from reid.errors import MissingDependency, ServerError, SpecError
 from reid.model.embedder import Embedder
 from tests.tls_relay import certificate, tls_before
@@ -90,6 +92,27 @@ def test_embeddings_are_those_of_the_onnx_in_order_the_last_batch_too(
     with model_of(server, protocol, batch_size=batch_size, in_flight=in_flight) as model:
         assert model(images) == expected(plain, images)
         assert model(images[:0]).shape == (0, 16)
+
+
+@pytest.mark.slow
+def test_a_model_that_prepares_images_itself_gets_pixels(plain: Exported, tmp_path: Path) -> None:
+    core, contract = read_onnx(plain[0])
+    model = with_preprocessing(core, contract, PixelPort(channel_order="BGR"), mirror=True, unit_length=True)
+    (tmp_path / "inside.onnx").write_bytes(model.SerializeToString())
+    write_repository(tmp_path / "models", tmp_path / "inside.onnx", backend="python", name=NAME, max_batch_size=16)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 90, 40, 3), np.uint8)
+    server = TritonServer(tmp_path / "models", tmp_path / "log")
+    try:
+        server.start()
+        for protocol in ("http", "grpc"):
+            with model_of(server, protocol) as served:
+                network = served.network
+                assert isinstance(network, OfPixels)
+                found = network.start(pixels)()
+                expected_here = OnnxModel(tmp_path / "inside.onnx", threads=1).of_pixels(pixels)
+                assert found == pytest.approx(expected_here, abs=1e-5)
+    finally:
+        server.kill()
 
 
 @pytest.mark.slow

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from reid.deploy import gpu
 from reid.deploy.build_record import read_record
 from reid.deploy.engine import EngineModel
 from reid.deploy.gpu import use_gpu
 from reid.deploy.onnx import OnnxModel
+from reid.deploy.pixel_port import PixelPort
 from reid.errors import ArtifactError, SpecError
 from reid.files.encryption import is_encrypted
 from reid.model.checkpoint import load_model
@@ -71,6 +73,37 @@ def export_min_cosine(lab: Lab) -> None:
 
 def export_data_type(lab: Lab) -> None:
     assert OnnxModel(exported(lab), threads=1).data_type == "FP16"
+
+
+INSIDE = {
+    "pixels.data_type": "float32",
+    "pixels.layout": "NCHW",
+    "pixels.channel_order": "BGR",
+    "pixels.largest": 1,
+    "pixels.height": 40,
+    "pixels.width": 20,
+    "pixels.batch": 2,
+    "flip_test": True,
+    "unit_length": True,
+}
+"""Every field of an ONNX that prepares images itself, changed."""
+
+
+def export_inside(lab: Lab) -> None:
+    """The file takes such pixels as the fields say, and gives what torch does with them."""
+    folder, model = lab.root / "inside", lab.train().folder / LATEST
+    asked = [f"export.{field}={value}" for field, value in INSIDE.items()] + ["export.min_cosine=0.5"]
+    asked += [f"export.checkpoint={model}", f"export.onnx_file={folder / 'm.onnx'}", f"results_dir={folder}"]
+    asked += ["export.preprocessing=inside", "export.max_mAP_drop=1", "export.max_rank1_drop=1"]
+    lab.once("inside", lambda: lab.task("export", *asked))
+    opened, trained = OnnxModel(folder / "m.onnx", threads=1), load_model(model)
+    assert opened.pixels == PixelPort("float32", "NCHW", "BGR", 1.0, 40, 20, 2)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 20, 3), np.uint8)
+    pictures = [Image.fromarray(image).resize((16, 32), Image.Resampling.BILINEAR) for image in pixels]
+    images = trained.contract.preprocess(np.stack(pictures))
+    both = trained.embed(images) + trained.embed(np.ascontiguousarray(images[..., ::-1]))
+    expected = both / np.linalg.norm(both, axis=1, keepdims=True)
+    assert opened.of_pixels(pixels) == pytest.approx(expected, abs=1e-4)
 
 
 def export_parity_images(lab: Lab) -> None:
@@ -254,6 +287,8 @@ DEPLOY: dict[str, Callable[[Lab], None]] = {
     "export.min_cosine": export_min_cosine,
     "export.data_type": export_data_type,
     "export.encrypted": export_encrypted,
+    "export.preprocessing": export_inside,
+    **{f"export.{field}": export_inside for field in INSIDE},
     "export.parity_images": export_parity_images,
     "export.max_mAP_drop": _most_drop("max_mAP_drop", "mAP"),
     "export.max_rank1_drop": _most_drop("max_rank1_drop", "rank1"),

@@ -105,6 +105,10 @@ def no_effect(name: str, why: str) -> str:
             "spec: gen_trt_engine.tensorrt.opt_batch_size: min 8, opt 4, max 16; want min <= opt <= max",
         ),
         (
+            "export: {preprocessing: inside, pixels: {largest: 1}}",
+            "spec: export.pixels.largest: 1 with whole numbers; want 255, or export.pixels.data_type = float32",
+        ),
+        (
             "gen_trt_engine: {tensorrt: {data_type: INT8}}",
             "spec: gen_trt_engine.tensorrt.data_type: INT8 is not built here (no calibration); want FP32 or FP16",
         ),

@@ -10,6 +10,7 @@ import pytest
 from reid.contract import Contract
 from reid.data.market1501 import Manifest, PersonImage, Split
 from reid.deploy.onnx import OnnxModel, read_onnx
+from reid.deploy.pixel_port import PixelPort
 from reid.errors import ArtifactError, DatasetError, KeyRefused, SpecError
 from reid.model.checkpoint import load_model, save_model
 from reid.spec import load_spec
@@ -128,6 +129,63 @@ def test_the_ranking_that_the_onnx_gives_is_torchs(persons, checkpoint, data_typ
         told += f" (in FP16 {100 * in_half['mAP']:.2f})"
     assert outcome.lines[0].endswith(told)
     assert OnnxModel(persons.parent / "out" / "onnx", threads=1).data_type == data_type
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ([], "uint8 (batch, height, width, 3), RGB, 0 to 255"),
+        pytest.param(
+            [
+                *("pixels.layout=NCHW", "pixels.channel_order=BGR", "pixels.data_type=float32", "pixels.largest=1"),
+                *("pixels.batch=3", "pixels.height=64", "pixels.width=32", "flip_test=true", "unit_length=true"),
+            ],
+            "float32 (3, 3, 64, 32), BGR, 0 to 1, flip test, length 1",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_file_that_prepares_images_itself_is_proved_from_files_to_vectors(persons, checkpoint, fields, told, caplog):
+    with caplog.at_level(logging.INFO):
+        outcome = run_export(
+            persons, checkpoint, "export.preprocessing=inside", *(f"export.{field}" for field in fields)
+        )
+    out = persons.parent / "out"
+    report = json.loads((out / "parity").read_text())
+    inside = report["inside"]
+    assert report["onnx_sha256"] == hashlib.sha256((out / "onnx").read_bytes()).hexdigest()
+    assert (report["passed"], inside["onnx_retrieval"]) == (True, pytest.approx(inside["torch_retrieval"], abs=1e-6))
+    assert inside["worst_cosine"] > 0.99999  # the resize is PIL's; the rest is float32 in another order
+    assert outcome.metrics["parity_inside_worst_cosine"] == inside["worst_cosine"]
+    figures = [100 * inside[name]["mAP"] for name in ("onnx_retrieval", "torch_retrieval")]
+    assert outcome.lines[1] == (
+        f"it prepares images itself: {told}; from files to vectors, cosine to torch at least "
+        f"{inside['worst_cosine']:.6f}; mAP {figures[0]:.2f} for torch's {figures[1]:.2f}"
+    )
+    by_hand = "" if fields else "--minShapes=input:1x64x32x3 --optShapes=input:4x64x32x3 --maxShapes=input:16x64x32x3 "
+    assert f"to build an engine by hand: trtexec --onnx={out / 'onnx'} {by_hand}--saveEngine=model.engine" in (
+        caplog.messages
+    )
+
+
+@pytest.mark.slow
+def test_a_file_that_prepares_images_otherwise_fails_the_stage(persons, checkpoint, monkeypatch):
+    turned = PixelPort.from_decoded
+    monkeypatch.setattr(PixelPort, "from_decoded", lambda port, pixels: turned(port, pixels[..., ::-1]))  # a BGR client
+    with pytest.raises(ArtifactError) as caught:
+        run_export(persons, checkpoint, "export.preprocessing=inside")
+    out = persons.parent / "out"
+    assert "below a cosine of 0.9999 (export.min_cosine)" in str(caught.value).splitlines()[0]
+    assert sorted(entry.name for entry in out.iterdir()) == ["onnx.candidate", "parity", "parity_worst.html"]
+    assert json.loads((out / "parity").read_text())["passed"] is False
+
+
+@pytest.mark.slow
+def test_an_encrypted_file_prepares_images_itself_too(persons, checkpoint, monkeypatch):
+    monkeypatch.setenv("REID_ENCRYPTION_KEY", "secret")
+    run_export(persons, checkpoint, "export.preprocessing=inside", "export.encrypted=true")
+    opened = OnnxModel(persons.parent / "out" / "onnx", threads=1)
+    assert opened.of_pixels(np.zeros((1, 80, 40, 3), np.uint8)).shape == (1, 16)
 
 
 def test_a_lower_map_fails_the_stage_though_every_cosine_is_high_enough(persons, checkpoint, monkeypatch):

@@ -12,12 +12,13 @@ import reid
 from reid.deploy.engine import EngineModel
 from reid.deploy.gpu import use_gpu
 from reid.deploy.onnx_export import export_onnx
+from reid.deploy.pixel_port import PixelPort
 from reid.errors import ArtifactError, SpecError
 from reid.spec import load_spec
 from reid.stages.gen_trt_engine import gen_trt_engine
 from reid.tracking.stage_run import StageRun
 from tests.drawn_persons import write_persons
-from tests.exporting import contract_of, exported, some_network
+from tests.exporting import contract_of, exported, prepared_inside, some_network
 
 ROOT = Path(reid.__file__).parents[1]
 
@@ -135,6 +136,17 @@ def test_without_query_images_the_engine_is_timed_and_that_it_is_not_compared_is
     run_stage(onnx, tmp_path)
     assert json.loads((tmp_path / "build.json").read_text())["parity"] is None
     assert "no query images: the engine's embeddings are not compared with the ONNX's" in caplog.messages
+
+
+def test_a_file_that_prepares_images_itself_is_not_built_and_the_record_says_what_to_do(tmp_path):
+    path = prepared_inside(tmp_path / "inside.onnx", PixelPort(layout="NCHW"))
+    outcome = run_stage(path, tmp_path)
+    assert outcome.lines == [
+        f"TensorRT engine not built: {path} prepares images itself; want an ONNX of export.preprocessing=outside, or "
+        f"by hand: trtexec --onnx={path} --minShapes=input:1x3x64x32 --optShapes=input:4x3x64x32 "
+        "--maxShapes=input:16x3x64x32 --saveEngine=model.engine"
+    ]
+    assert json.loads((tmp_path / "build.json").read_text())["built"] is False
 
 
 def test_an_fp16_onnx_makes_an_fp16_engine_and_no_other(rtx, tmp_path):

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from reid.contract import Contract
+from reid.deploy.pixel_port import PixelPort
 from reid.errors import ArtifactError
 from reid.files.encryption import decrypt
 from reid.spec import load_spec
@@ -17,7 +19,7 @@ from reid.tracking.outbox import Outbox
 from reid.tracking.pipeline_run import open_pipeline_run
 from reid.tracking.stage_run import StageRun
 from reid.tracking.store import connect
-from tests.exporting import exported, images
+from tests.exporting import exported, images, prepared_inside
 
 FIGURES = {"mAP": 0.5, "rank1": 0.6, "reranked_mAP": 0.7, "reranked_rank1": 0.8}
 
@@ -157,6 +159,23 @@ def test_a_version_has_all_that_a_user_of_it_needs_and_where_it_comes_from(regis
     spec = load_spec(next(folder.rglob("spec.yaml")))
     assert spec.model.feat_dim == 16
     assert Contract.from_json(next(folder.rglob("contract.json")).read_text()).embedding == 16
+
+
+@pytest.mark.slow
+def test_a_model_that_prepares_images_itself_is_registered_with_its_pixels(tmp_path):
+    import mlflow
+
+    port = PixelPort()
+    registry = Registry(tmp_path, prepared_inside(tmp_path / "m.onnx", port))
+    registry.add(parity={"inside": {"pixels": asdict(port)}})
+    assert (
+        "- Input `input` uint8 (batch, height, width, 3), RGB, 0 to 255; it prepares images itself."
+        in registry.client.get_model_version("m", "1").description
+    )
+    mlflow.set_tracking_uri(registry.uri)
+    opened = mlflow.pyfunc.load_model("models:/m@champion")
+    assert [(spec.shape, spec.type) for spec in opened.metadata.signature.inputs] == [((-1, -1, -1, 3), np.uint8)]
+    assert opened.predict({"input": np.zeros((2, 90, 40, 3), np.uint8)})["fc_pred"].shape == (2, 16)
 
 
 @pytest.mark.slow
