@@ -23,7 +23,7 @@ from reid.deploy.bundles.resampling import Crop
 from reid.deploy.bundles.triton import PORT, README, write_self_contained
 from reid.deploy.comparison import Embedded
 from reid.deploy.onnx import data_type_of, read_onnx
-from reid.deploy.onnx_ends import PIXELS_KEY
+from reid.deploy.pixel_port import PIXELS_KEY
 from reid.deploy.sample import choose_rows
 from reid.errors import ArtifactError
 from reid.files.encryption import is_encrypted

@@ -68,7 +68,7 @@ def _batches(inputs: Sequence[NDArray[Any]]) -> Iterator[NDArray[Any]]:
 def cost(name: str, reference: Embedded, found: Embedded) -> Cost:
     """How far `found` is from the embeddings of the crops as this project prepares them."""
     comparison = compare_embedded(reference, found)
-    changes = (-comparison.drops.mAP, -comparison.drops.rank1) if comparison.reference else (None, None)
+    changes = (0.0 - comparison.drops.mAP, 0.0 - comparison.drops.rank1) if comparison.reference else (None, None)
     return Cost(name, comparison.parity.worst_cosine, comparison.parity.mean_cosine, *changes)
 
 

@@ -13,8 +13,9 @@ import numpy as np
 from reid.contract import Contract
 from reid.deploy.bundles.feeding import Feed
 from reid.deploy.onnx import CONTRACT_KEY, INPUT, check, import_onnx
-from reid.deploy.onnx_ends import PIXELS_KEY, PixelPort, with_preprocessing
+from reid.deploy.onnx_ends import with_preprocessing
 from reid.deploy.onnx_ports import rename_tensor
+from reid.deploy.pixel_port import PIXELS_KEY, PixelPort
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -1,12 +1,13 @@
 """A model repository of Triton whose model prepares images itself: uint8 pixels of any size, vectors of length 1."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reid.contract import Contract
-from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT, check
-from reid.deploy.onnx_ends import PIXELS_KEY, PixelPort, with_preprocessing
+from reid.deploy.onnx import CONTRACT_KEY, check
+from reid.deploy.onnx_ends import with_preprocessing
+from reid.deploy.pixel_port import PixelPort
+from reid.deploy.triton import config_text
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -32,34 +33,9 @@ def write_self_contained(folder: Path, model: "ModelProto", contract: Contract, 
     served = folder / REPOSITORY / SERVED
     (served / "1").mkdir(parents=True)
     (served / "1" / "model.onnx").write_bytes(content)
-    texts = {entry.key: entry.value for entry in ours.metadata_props}
-    config = _config(contract, max_batch_size, {key: texts[key] for key in (CONTRACT_KEY, PIXELS_KEY)})
+    outside = next(entry.value for entry in ours.metadata_props if entry.key == CONTRACT_KEY)
+    config = config_text(
+        Contract.from_json(outside), backend="onnxruntime", name=SERVED, max_batch_size=max_batch_size, pixels=PORT
+    )
     (served / "config.pbtxt").write_text(config, encoding="utf-8")
     return content
-
-
-def _config(contract: Contract, max_batch_size: int, texts: dict[str, str]) -> str:
-    parameters = "".join(
-        f'parameters {{\n  key: "{key}"\n  value {{ string_value: {json.dumps(text)} }}\n}}\n'
-        for key, text in texts.items()
-    )
-    return f"""\
-name: "{SERVED}"
-backend: "onnxruntime"
-max_batch_size: {max_batch_size}
-input [
-  {{
-    name: "{INPUT}"
-    data_type: TYPE_UINT8
-    dims: [ -1, -1, {contract.channels} ]
-  }}
-]
-output [
-  {{
-    name: "{OUTPUT}"
-    data_type: TYPE_FP32
-    dims: [ {contract.embedding} ]
-  }}
-]
-dynamic_batching {{ }}
-{parameters}"""
