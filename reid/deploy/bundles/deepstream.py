@@ -26,7 +26,6 @@ def _files(facts: Facts, parameter: Parameter) -> dict[str, str]:
 
 
 def _config(facts: Facts, parameter: Parameter) -> str:
-    mode = {"FP32": 0, "FP16": 1}.get(facts.data_type, 1)
     return f"""\
 %YAML:1.0
 
@@ -66,6 +65,12 @@ StateEstimator:
   noiseWeightVar4Vel: 0.004
   useAspectRatio: 1
 
+{_reid_section(facts)}"""
+
+
+def _reid_section(facts: Facts) -> str:
+    mode = 0 if facts.data_type == "FP32" else 1
+    return f"""\
 ReID:
   reidType: 1 # 2 in an NvDCF file, for re-association
   batchSize: {facts.batch_size}
