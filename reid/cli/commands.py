@@ -19,6 +19,7 @@ from pathlib import Path
 
 from reid import __version__
 from reid.cli.adopt import add_adopt
+from reid.cli.bundle import add_bundle
 from reid.cli.convert import add_convert
 from reid.cli.dataset import add_crops
 from reid.cli.match import add_match
@@ -118,6 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     add_adopt(command)
     _add_spec(command, required=True)
     command.more_help = _help_on("adopt")
+    command = commands.add_parser("bundle", help="make a folder for a tracker: model, configuration and commands")
+    add_bundle(command)
+    _add_overrides(command)
     add_client(commands.add_parser("client", help="get the embeddings of two folders of images from a Triton server"))
     add_match(commands.add_parser("match", help="say whether the persons in two images are the same"))
     add_search(commands.add_parser("search", help="find the gallery images that are most similar to each query"))

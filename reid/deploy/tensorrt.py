@@ -140,7 +140,6 @@ def trtexec_line(onnx: Path, contract: Contract, *, data_type: str = "FP32", pix
     if pixels:  # images of any size get an engine for the contract's
         closed = pixels.of_size(contract.height, contract.width)
         size = "".join(f"x{length}" for length in closed.shape(contract.channels)[1:])
-    typed = "" if data_type == "FP32" else " --stronglyTyped"
     if pixels and pixels.batch:
         return f"trtexec --onnx={onnx}{typed} --saveEngine=model.engine"
     shapes = " ".join(f"--{name}Shapes={INPUT}:{batch}{size}" for name, batch in (("min", 1), ("opt", 16), ("max", 64)))
