@@ -15,7 +15,7 @@ from pathlib import Path
 
 from reid.contract import Contract
 from reid.deploy.build_record import read_record
-from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT, read_onnx
+from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT, data_type_of, read_onnx
 from reid.errors import ArtifactError
 from reid.files.encryption import is_encrypted
 from reid.files.locks import made_in_turn
@@ -53,7 +53,8 @@ def write_repository(repository: Path, model: Path, *, backend: str, name: str, 
     """
     if model.is_file() and is_encrypted(model):
         raise ArtifactError(f"{model}: encrypted; Triton cannot read it\n  want: one of export.encrypted=false")
-    contract = _contract_of_plan(model, max_batch_size=max_batch_size) if backend == "tensorrt" else read_onnx(model)[1]
+    plan = backend == "tensorrt"
+    contract = _contract_of_plan(model, max_batch_size=max_batch_size) if plan else _contract_of_onnx(model)
     _refuse_foreign(repository / name)
     # Beside the repository: Triton takes every folder inside it for a model.
     with made_in_turn(repository.with_name(f"{repository.name}.{name}")):
@@ -126,6 +127,17 @@ def _refuse_foreign(folder: Path) -> None:
             f"{folder}: holds a model that reid did not write\n"
             "  want: another triton.model_repository or triton.model_name, or the folder removed"
         )
+
+
+def _contract_of_onnx(model: Path) -> Contract:
+    """The contract in an ONNX file; raises ArtifactError for FP8, which Triton's ONNX Runtime computes wrongly."""
+    network, contract = read_onnx(model)
+    if data_type_of(network) == "FP8":
+        raise ArtifactError(
+            f"{model}: in FP8; ONNX Runtime drops a ReLU before it unless its optimizations are held back\n"
+            "  want: triton.backend=tensorrt and an engine of it, or an ONNX of another export.data_type"
+        )
+    return contract
 
 
 def _contract_of_plan(engine: Path, *, max_batch_size: int) -> Contract:

@@ -11,6 +11,9 @@ from reid.spec.sections import Experiment
 MOMENTUM_READERS = {"SGD", "RMSprop"}
 """Optimizers of torch.optim that take `momentum`."""
 
+EIGHT_BITS = ("INT8", "FP8")
+"""The data types that are calibrated on images."""
+
 SwitchedOff = tuple[bool, list[str], str]
 """(whether the spec's other choices switch these fields off, their dotted names, the reason)."""
 
@@ -35,7 +38,14 @@ def replaced(spec: Experiment) -> Iterator[Finding]:
 def idle(spec: Experiment) -> Iterator[Finding]:
     """Why it has no effect, for each field with another value than its default that other choices switch off."""
     unset, told = Experiment(), set()
-    for is_off, names, why in (*_model(spec), *_dataset(spec), *_colours(spec), *_optim(spec), *_never_read()):
+    for is_off, names, why in (
+        *_model(spec),
+        *_dataset(spec),
+        *_colours(spec),
+        *_optim(spec),
+        *_deploy(spec),
+        *_never_read(),
+    ):
         for name in names:
             if is_off and name not in told and value_of(spec, name) != value_of(unset, name):
                 told.add(name)
@@ -132,6 +142,27 @@ def _optim(spec: Experiment) -> Iterator[SwitchedOff]:
     ]
     for is_off, names, why in off:
         yield is_off, [f"train.optim.{name}" for name in names], why
+
+
+def _deploy(spec: Experiment) -> Iterator[SwitchedOff]:
+    limits = ["min_cosine", "max_mAP_drop", "max_rank1_drop"]
+    small, kind = spec.export.data_type in EIGHT_BITS, spec.export.data_type
+    instead = f"export.data_type = {kind} reads export.quantization"
+    yield small, [f"export.{name}" for name in limits], instead
+    own = [f"export.quantization.{name}" for name in (*limits, "images", "float_layers", "max_float_layers")]
+    yield not small, own, "only export.data_type = INT8 and FP8 read it"
+    engine = spec.gen_trt_engine.tensorrt
+    calibration = ["layers_precision", *(f"calibration.{name}" for name in type(engine.calibration).model_fields)]
+    yield (
+        engine.data_type not in EIGHT_BITS,
+        [f"gen_trt_engine.tensorrt.{name}" for name in calibration],
+        "only gen_trt_engine.tensorrt.data_type = INT8 and FP8 read it",
+    )
+    yield (
+        engine.data_type in EIGHT_BITS,
+        ["gen_trt_engine.min_cosine"],
+        f"gen_trt_engine.tensorrt.data_type = {engine.data_type} reads gen_trt_engine.tensorrt.calibration.min_cosine",
+    )
 
 
 def _never_read() -> Iterator[SwitchedOff]:
