@@ -105,8 +105,8 @@ def no_effect(name: str, why: str) -> str:
             "spec: gen_trt_engine.tensorrt.opt_batch_size: min 8, opt 4, max 16; want min <= opt <= max",
         ),
         (
-            "gen_trt_engine: {tensorrt: {data_type: INT8}}",
-            "spec: gen_trt_engine.tensorrt.data_type: INT8 is not built here (no calibration); want FP32 or FP16",
+            "export: {data_type: FP8, opset: 18}",
+            "spec: export.opset: 18 has no FP8; want 19 or above",
         ),
     ],
 )
