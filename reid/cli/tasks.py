@@ -31,6 +31,7 @@ from reid.files.locks import locked
 from reid.files.secrets import key_to_environment
 from reid.files.writing import write_text
 from reid.spec import Experiment
+from reid.spec.idle import EIGHT_BITS
 from reid.spec.secret import open_text
 from reid.stages.manifest import manifest
 from reid.stages.outcome import Outcome
@@ -150,7 +151,8 @@ def _export(task: TaskRun) -> Outcome:
     onnx = onnx_to_write(task.spec)
     if onnx.exists() and not task.spec.export.overwrite:
         raise ArtifactError(f"{onnx}: is there already; want another export.onnx_file, or export.overwrite=true")
-    dataset = images_of(task.spec, "export", needed=["query"])
+    calibrated = task.spec.export.data_type in EIGHT_BITS
+    dataset = images_of(task.spec, "export", needed=["train", "query"] if calibrated else ["query"])
     from reid.stages.export import export
 
     parity = task.folder / PARITY
@@ -175,7 +177,12 @@ def _gen_trt_engine(task: TaskRun) -> Outcome:
     gpu = use_gpu(section.gpu_id, field="gen_trt_engine.gpu_id")
     data = task.spec.dataset
     can_run = gpu is not None and (data.query_dataset_dir or data.root) is not None
-    dataset = images_of(task.spec, "gen_trt_engine", needed=["query"]) if can_run else None
+    needed = ["query"] if can_run else []
+    given = bool(section.tensorrt.calibration.cal_image_dir)
+    has_train = data.train_dataset_dir or data.root or data.train_sets
+    if section.tensorrt.data_type in EIGHT_BITS and has_train and not given:
+        needed.append("train")
+    dataset = images_of(task.spec, "gen_trt_engine", needed=needed) if needed else None
     return gen_trt_engine(task.spec, onnx=onnx, engine=task.folder, run=task.tracking, dataset=dataset)
 
 

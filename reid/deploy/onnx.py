@@ -24,7 +24,11 @@ from reid.thresholds import Thresholds
 
 INPUT, OUTPUT = "input", "fc_pred"
 CONTRACT_KEY, DATA_TYPE_KEY, SETTINGS_KEY = "reid.contract", "reid.data_type", "reid.settings"
-"""Keys of the file's metadata: how to prepare its input; whether it is FP32 or FP16 inside; how it was built."""
+"""Keys of the file's metadata: how to prepare its input; what numbers it computes with inside; how it was built."""
+QUANTIZATION_KEY = "reid.quantization"
+"""The key of how an INT8 or FP8 file was quantised: images, layers kept in float32."""
+IS_FP8 = b"\n\x0e" + DATA_TYPE_KEY.encode() + b"\x12\x03FP8"
+"""The metadata of an FP8 file in its bytes."""
 Ports = list[tuple[str, list[int | str]]]
 """(name, shape) of each input and output; a dynamic axis stands in the shape by its name."""
 
@@ -66,7 +70,7 @@ class OnnxModel:
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.contract = _contract_in(metadata, where)
         self.data_type: str = metadata.get(DATA_TYPE_KEY, "FP32")
-        """The type of the arithmetic inside: FP32 or FP16; input and output are float32."""
+        """The type of the arithmetic inside: FP32, FP16, INT8 or FP8; input and output are float32."""
         self.settings: dict[str, Any] = json.loads(metadata.get(SETTINGS_KEY, "{}"))
         """The keyword values of build_embedder."""
         self.thresholds = Thresholds.from_metadata(metadata, where=str(where))
@@ -131,10 +135,17 @@ class OnnxModel:
 
 
 def open_session(content: bytes, *, threads: int | None = None) -> Any:
-    """ONNX Runtime's session of a file's content on the CPU; raises its errors, and MissingDependency without it."""
+    """ONNX Runtime's session of a file's content on the CPU; raises its errors, and MissingDependency without it.
+
+    Without VNNI, an x86 CPU would add products of 8-bit numbers in 16 bits, which overflow; with the option set here
+    ONNX Runtime takes slower kernels on such a CPU, so that an INT8 file gives the same embeddings everywhere.
+    """
     onnxruntime = _import_onnxruntime()
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 4  # errors are raised too, and the warnings are about the optimizer's own choices
+    if IS_FP8 in content:  # its further optimizations take FP8 for unsigned INT8, and drop a ReLU before it (1.31)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     if threads is not None:
         options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -152,7 +163,7 @@ def _import_onnxruntime() -> Any:
 
 
 def data_type_of(model: Any) -> str:
-    """FP32 or FP16: the arithmetic inside an onnx.ModelProto of this project."""
+    """FP32, FP16, INT8 or FP8: the arithmetic inside an onnx.ModelProto of this project."""
     return next((str(entry.value) for entry in model.metadata_props if entry.key == DATA_TYPE_KEY), "FP32")
 
 

@@ -1,14 +1,15 @@
 """Builds a TensorRT engine from the exported ONNX, with whichever of NVIDIA's two packages can build on this machine.
 
 Networks are strongly typed: an engine computes in the types of the ONNX file. TensorRT 11 and TensorRT-RTX have no
-other networks, and no builder flags FP16 and INT8; TensorRT 10 is asked for the same. So an FP16 engine is built from a
-converted file (`half.py`) with a float32 input and output.
+other networks, no builder flags FP16 and INT8, and no calibrators; TensorRT 10 is asked for the same. So an FP16 engine
+is built from a converted file (`half.py`) with a float32 input and output, and an INT8 or FP8 engine from a file with
+QuantizeLinear and DequantizeLinear (`quantization.py`).
 """
 
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from reid.deploy.half import to_half
 from reid.deploy.onnx import INPUT, data_type_of, pixels_of_model, read_onnx, thresholds_in
 from reid.deploy.pixel_port import PixelPort
 from reid.deploy.tensorrt_packages import Package, find_package, find_targets, sm_name, tensorrt_log
-from reid.errors import ArtifactError, MissingDependency, SpecError
+from reid.errors import ArtifactError, MissingDependency
 from reid.files.encryption import is_encrypted, write_model
 from reid.files.hashes import file_sha256
 from reid.files.secrets import encryption_key
@@ -40,13 +41,15 @@ def build_engine(
     timing_cache: Path | None,
     gpu_id: int,
     verbose: bool,
+    calibrated: Callable[[Any, Contract], Any] | None = None,
 ) -> BuildRecord:
-    """Builds `engine` from a file that `reid export` wrote, in data_type "FP32" or "FP16"; returns the record.
+    """Builds `engine` from a file that `reid export` wrote, in FP32, FP16, INT8 or FP8; returns the record.
 
-    An engine of an encrypted ONNX is encrypted with the same key. If nothing on this machine can build one, the record
-    says why and `engine` is not written. Raises ArtifactError if the ONNX is damaged, if it is in FP16 although FP32 is
-    asked for, or if TensorRT refuses it; SpecError for INT8, for a target the package does not know, and for a GPU that
-    is not there.
+    For INT8 and FP8, `calibrated` makes the quantised network of an FP32 one. An engine of an encrypted ONNX is
+    encrypted with the same key. If nothing on this machine can build one, the record says why and `engine` is not
+    written. Raises ArtifactError if the ONNX is damaged, if it is in a data type that data_type cannot be made of, or
+    if TensorRT refuses it; SpecError for a target the package does not know, and for a GPU that is not there; and what
+    `calibrated` raises.
     """
     model, contract = _read_network(data_type, onnx)
     encrypted, thresholds = is_encrypted(onnx), thresholds_in(model, onnx)
@@ -70,7 +73,7 @@ def build_engine(
         return BuildRecord(built=False, reason=str(error), measured="not run: not built", **record)
     started = time.monotonic()
     serialized, tf32 = _build(
-        (model if data_type_of(model) == data_type else to_half(model)).SerializeToString(),
+        _in_data_type(model, contract, data_type, calibrated).SerializeToString(),
         onnx=onnx,
         package=package,
         contract=contract,
@@ -103,18 +106,26 @@ def _size_and_hash(engine: Path) -> dict[str, Any]:
 
 def _read_network(data_type: str, onnx: Path) -> tuple[Any, Contract]:
     """The network and its contract; raises if no engine in this data type can be built from it."""
-    if data_type not in ("FP32", "FP16"):
-        raise SpecError(
-            f"gen_trt_engine.tensorrt.data_type: {data_type}: not built here, since an INT8 engine needs calibration "
-            "ranges in the ONNX, which export does not write; want FP32 or FP16"
-        )
     model, contract = read_onnx(onnx)
-    if (data_type_of(model), data_type) == ("FP16", "FP32"):
+    found = data_type_of(model)
+    if found not in (data_type, "FP32"):
         raise ArtifactError(
-            f"{onnx}: in FP16, and FP32 is asked for\n"
-            "  want: gen_trt_engine.tensorrt.data_type=FP16, or an ONNX of export.data_type=FP32"
+            f"{onnx}: in {found}, and {data_type} is asked for\n"
+            f"  want: gen_trt_engine.tensorrt.data_type={found}, or an ONNX of export.data_type=FP32"
         )
     return model, contract
+
+
+def _in_data_type(
+    model: Any, contract: Contract, data_type: str, calibrated: Callable[[Any, Contract], Any] | None
+) -> Any:
+    """The network as onnx.ModelProto in the types that the engine is to compute in."""
+    if data_type_of(model) == data_type:
+        return model
+    if data_type == "FP16":
+        return to_half(model)
+    assert calibrated is not None, data_type
+    return calibrated(model, contract)
 
 
 def _why_not_run(package: Package, targets: Sequence[str]) -> str:

@@ -13,10 +13,11 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from reid.contract import Contract
 from reid.deploy.build_record import BuildRecord, read_record
-from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT, pixels_of_model, read_onnx, thresholds_in
+from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT, data_type_of, pixels_of_model, read_onnx, thresholds_in
 from reid.deploy.pixel_port import PIXELS_KEY, PixelPort
 from reid.errors import ArtifactError
 from reid.files.encryption import is_encrypted
@@ -65,6 +66,7 @@ def write_repository(repository: Path, model: Path, *, backend: str, name: str, 
         contract, thresholds = record.preprocessing, record.known_thresholds
     else:
         network, contract = read_onnx(model)
+        _refuse_fp8(network, model)
         pixels, thresholds = pixels_of_model(network), thresholds_in(network, model)
     if pixels and pixels.batch:
         raise ArtifactError(
@@ -160,6 +162,15 @@ def _refuse_foreign(folder: Path) -> None:
         raise ArtifactError(
             f"{folder}: holds a model that reid did not write\n"
             "  want: another triton.model_repository or triton.model_name, or the folder removed"
+        )
+
+
+def _refuse_fp8(network: Any, model: Path) -> None:
+    """Raises ArtifactError for FP8, which Triton's ONNX Runtime computes wrongly."""
+    if data_type_of(network) == "FP8":
+        raise ArtifactError(
+            f"{model}: in FP8; ONNX Runtime drops a ReLU before it unless its optimizations are held back\n"
+            "  want: triton.backend=tensorrt and an engine of it, or an ONNX of another export.data_type"
         )
 
 

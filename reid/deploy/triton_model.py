@@ -26,7 +26,9 @@ class TritonPythonModel:
         wanted: list[Any] = ["CPUExecutionProvider"]
         if args["model_instance_kind"] == "GPU" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
             wanted.insert(0, ("CUDAExecutionProvider", {"device_id": int(args["model_instance_device_id"])}))
-        self.session = onnxruntime.InferenceSession(str(onnx), providers=wanted)
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.x64quantprecision", "1")  # INT8 sums of 16 bits would overflow
+        self.session = onnxruntime.InferenceSession(str(onnx), options, providers=wanted)
         promised = json.loads(args["model_config"])["parameters"][CONTRACT_KEY]["string_value"]
         found = self.session.get_modelmeta().custom_metadata_map.get(CONTRACT_KEY, "null")
         if json.loads(promised) != json.loads(found):

@@ -4,15 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reid.deploy.comparison import Comparison
+from reid.reports.blocks import Table
 from reid.reports.match_grid import SIZE, Picture
 from reid.reports.page import render
 from reid.reports.thumbnails import Thumbnails
 
+DIFFERS, PASSES = "This model differs from the one it was made from", "This model and the one it was made from"
 BUDGET_BYTES = 1 << 20
 
 
-def comparison_page(found: Comparison, *, model: str, objections: Sequence[str]) -> str:
-    """One self-contained HTML page: what is wrong, the figures, and the worst images with their cosines."""
+def comparison_page(found: Comparison, *, model: str, objections: Sequence[str], kinds: Table | None = None) -> str:
+    """One self-contained HTML page: what is wrong, the figures, and the worst images with their cosines.
+
+    `kinds` is a table of what files of several data types cost and lose.
+    """
     figures = [
         ("smallest cosine", f"{found.parity.worst_cosine:.6f}"),
         ("mean cosine", f"{found.parity.mean_cosine:.6f}"),
@@ -26,7 +31,9 @@ def comparison_page(found: Comparison, *, model: str, objections: Sequence[str])
     thumbnails = Thumbnails(BUDGET_BYTES, **SIZE)
     return render(
         "comparison",
-        subtitle=f"{model}: {'; '.join(objections)}",
+        title=DIFFERS if objections else PASSES,
+        subtitle=f"{model}: {'; '.join(objections) or 'within all limits'}",
+        kinds=kinds,
         figures=figures,
         pictures=[
             Picture("compared", thumbnails.uri(path), f"{cosine:.5f}", f"{path}\ncosine {cosine:.6f}")

@@ -46,6 +46,23 @@ class Pixels(Section):
     """Number of images in every batch; null: any."""
 
 
+class Quantization(Section):
+    """How export makes an INT8 or FP8 file, and how much it may lose: 8-bit numbers lose more than FP16."""
+
+    images: Count = 256
+    """Number of training images, balanced over persons and cameras, on which the scales are measured."""
+    float_layers: list[Text] = []
+    """Layers that stay in FP32, by torch's name of the module, e.g. base.conv1; more may be found by measurement."""
+    max_float_layers: Annotated[int, Field(ge=0)] = 12
+    """Largest number of further layers that stay in FP32 because the embeddings are not close enough without."""
+    min_cosine: Share = 0.99
+    """Lowest cosine that is accepted between torch's and the INT8 or FP8 file's embedding of a compared image."""
+    max_mAP_drop: Share = 0.005  # noqa: N815
+    """Largest drop of mAP from torch to the INT8 or FP8 file that is accepted on the compared images, as a fraction."""
+    max_rank1_drop: Share = 0.02
+    """Largest drop of rank-1 from torch to the INT8 or FP8 file that is accepted on the compared images."""
+
+
 class Export(Section):
     """The ONNX export task."""
 
@@ -57,8 +74,10 @@ class Export(Section):
     """GPU of the export in TAO; here the export runs on the CPU."""
     opset: Annotated[int, Field(ge=FIRST_OPSET, le=LAST_OPSET)] = 18
     """Version of ONNX's operators (opset)."""
-    data_type: Literal["FP32", "FP16"] = "FP32"
-    """Number type inside the ONNX; its input and output are FP32."""
+    data_type: Literal["FP32", "FP16", "INT8", "FP8"] = "FP32"
+    """Number type inside the ONNX; its input and output are FP32. INT8 and FP8 are calibrated on training images; FP8
+    needs opset 19 and a GPU of compute capability 8.9 or above."""
+    quantization: Quantization = Field(default_factory=Quantization)
     preprocessing: Literal["outside", "inside"] = "outside"
     """Whether the ONNX takes prepared images (outside), or takes pixels and resizes and normalises them itself."""
     pixels: Pixels = Field(default_factory=Pixels)
@@ -71,11 +90,13 @@ class Export(Section):
     parity_images: Annotated[int, Field(ge=2)] = 1000
     """Largest number of query and gallery images on which the ONNX is compared with torch."""
     min_cosine: Share = 0.9999
-    """Lowest cosine that is accepted between torch's and the ONNX's embedding of a compared image."""
+    """Lowest cosine that is accepted between torch's and the ONNX's embedding of a compared image, in FP32 and FP16."""
     max_mAP_drop: Share = 0.001  # noqa: N815
-    """Largest drop of mAP from torch to the ONNX that is accepted on the compared images, as a fraction."""
+    """Largest drop of mAP from torch to the ONNX that is accepted on the compared images, as a fraction, in FP32 and
+    FP16."""
     max_rank1_drop: Share = 0.01
-    """Largest drop of rank-1 from torch to the ONNX that is accepted on the compared images, as a fraction."""
+    """Largest drop of rank-1 from torch to the ONNX that is accepted on the compared images, as a fraction, in FP32 and
+    FP16."""
     overwrite: bool = False
     """Whether an existing ONNX file is replaced."""
     results_dir: Annotated[ResultsFolder | None, ReadAloneBy("export", "gen_trt_engine", "triton")] = None
@@ -86,11 +107,30 @@ TUNED_FOR = 16
 """The batch size that an engine is tuned for if the spec names none: the largest that Triton makes by default."""
 
 
+class Calibration(Section):
+    """The cal_batches x cal_batch_size images on which an FP32 ONNX is calibrated for an INT8 or FP8 engine."""
+
+    cal_image_dir: list[Text] = []
+    """Folders of images, subfolders included; empty: the training images, persons and cameras balanced."""
+    cal_cache_file: Annotated[
+        Text | None, WithoutEffect("the scales stand in the ONNX that the engine is built from")
+    ] = None
+    """File that keeps the scales in TAO; here they are measured anew, in seconds."""
+    cal_batch_size: Count = 1
+    """Number of images in a batch of calibration."""
+    cal_batches: Count = 1
+    """Number of batches of calibration; 256 images in all are a good number."""
+    min_cosine: Share = 0.99
+    """Lowest cosine that is accepted between the ONNX's and an INT8 or FP8 engine's embedding of a query image."""
+
+
 class TensorRT(Section):
     """How the TensorRT engine is built."""
 
-    data_type: Literal["FP32", "FP16", "INT8"] = "FP32"
-    """Number type inside the engine; its input and output are FP32. INT8 is not built here."""
+    data_type: Literal["FP32", "FP16", "INT8", "FP8"] = "FP32"
+    """Number type inside the engine; its input and output are FP32. An INT8 or FP8 engine is built from an ONNX of
+    that export.data_type, or from an FP32 one that is calibrated first."""
+    calibration: Calibration = Field(default_factory=Calibration)
     workspace_size: Count = 1024
     """GPU memory in MiB that the builder may take."""
     min_batch_size: Count = 1
@@ -111,8 +151,9 @@ class TensorRT(Section):
     compute_capabilities: list[ComputeCapability] | None = None
     """Compute capabilities that a TensorRT-RTX engine is built for, e.g. ["8.6", "8.9"]; null: that of this machine's
     GPU, or ["8.6"] if there is none."""
-    layers_precision: Annotated[list[Text], WithoutEffect("every layer has gen_trt_engine.tensorrt.data_type")] = []
-    """Number types of single layers in TAO, as "layer:fp32"; here every layer has data_type."""
+    layers_precision: list[Annotated[Text, Field(pattern=r"^.+:[fF][pP]32$")]] = []
+    """Layers that stay in FP32 if an FP32 ONNX is calibrated, as "layer:fp32"; a layer has the name of its ONNX node,
+    or of its module in torch."""
 
 
 class GenTrtEngine(Section):
@@ -129,8 +170,8 @@ class GenTrtEngine(Section):
     results_dir: Annotated[ResultsFolder | None, FINDS_ONNX] = None
     """Folder of the task's files; null: <results_dir>/gen_trt_engine."""
     min_cosine: Share = 0.999
-    """Lowest cosine that is accepted between the ONNX's and the engine's embedding of a query image; they are compared
-    if a GPU here can run the engine."""
+    """Lowest cosine that is accepted between the ONNX's and an FP32 or FP16 engine's embedding of a query image; they
+    are compared if a GPU here can run the engine."""
     verbose: bool = False
     """Whether TensorRT's own messages are shown."""
     tensorrt: TensorRT = Field(default_factory=TensorRT)

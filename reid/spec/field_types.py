@@ -37,6 +37,7 @@ PATTERNS = {
     r"^[A-Za-z0-9][A-Za-z0-9_.-]*$": "only letters, digits, _, . and -, beginning with a letter or a digit",
     r"^[^/:]*[^/:\s][^/:]*$": "a name without / and :",
     r"^\d+\.\d$": "two numbers around a dot, e.g. 8.6",
+    r"^.+:[fF][pP]32$": "a layer and :fp32, e.g. base.conv1:fp32",
 }
 """What a text of each pattern is, in words."""
 GpuIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), NamesGpus()]

@@ -11,6 +11,9 @@ from reid.spec.sections import Experiment
 MOMENTUM_READERS = {"SGD", "RMSprop"}
 """Optimizers of torch.optim that take `momentum`."""
 
+EIGHT_BITS = ("INT8", "FP8")
+"""The data types that are calibrated on images."""
+
 SwitchedOff = tuple[bool, list[str], str]
 """(whether the spec's other choices switch these fields off, their dotted names, the reason)."""
 
@@ -42,6 +45,7 @@ def idle(spec: Experiment) -> Iterator[Finding]:
         *_optim(spec),
         *_inference(spec),
         *_export(spec),
+        *_deploy(spec),
         *_never_read(),
     ):
         for name in names:
@@ -159,6 +163,27 @@ def _export(spec: Experiment) -> Iterator[SwitchedOff]:
     yield export.preprocessing == "outside", [*pixels, *ends], "export.preprocessing = outside"
     yield spec.model.with_flip_feature, ["export.flip_test"], "model.with_flip_feature is true, which does it already"
     yield spec.model.input_channels == 1, ["export.pixels.channel_order"], "a grey image has one channel"
+
+
+def _deploy(spec: Experiment) -> Iterator[SwitchedOff]:
+    limits = ["min_cosine", "max_mAP_drop", "max_rank1_drop"]
+    small, kind = spec.export.data_type in EIGHT_BITS, spec.export.data_type
+    instead = f"export.data_type = {kind} reads export.quantization"
+    yield small, [f"export.{name}" for name in limits], instead
+    own = [f"export.quantization.{name}" for name in (*limits, "images", "float_layers", "max_float_layers")]
+    yield not small, own, "only export.data_type = INT8 and FP8 read it"
+    engine = spec.gen_trt_engine.tensorrt
+    calibration = ["layers_precision", *(f"calibration.{name}" for name in type(engine.calibration).model_fields)]
+    yield (
+        engine.data_type not in EIGHT_BITS,
+        [f"gen_trt_engine.tensorrt.{name}" for name in calibration],
+        "only gen_trt_engine.tensorrt.data_type = INT8 and FP8 read it",
+    )
+    yield (
+        engine.data_type in EIGHT_BITS,
+        ["gen_trt_engine.min_cosine"],
+        f"gen_trt_engine.tensorrt.data_type = {engine.data_type} reads gen_trt_engine.tensorrt.calibration.min_cosine",
+    )
 
 
 def _never_read() -> Iterator[SwitchedOff]:

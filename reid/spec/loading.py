@@ -189,7 +189,7 @@ def _rename_and_drop(values: dict[str, Any], wrong: list[str]) -> Iterator[str]:
         section, key = _section_of(values, name)
         if section is not None and key in section and section.pop(key) != default:
             yield f"{name} has no effect: {why}"
-    for name in ("wandb", "train.checkpointer", "gen_trt_engine.tensorrt.calibration"):
+    for name in ("wandb", "train.checkpointer"):
         section, key = _section_of(values, name)
         if section is not None and section.get(key) in ({}, None):
             section.pop(key, None)

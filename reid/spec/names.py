@@ -23,6 +23,8 @@ FUSED_OPTIMIZERS = ("Adagrad", "Adam", "AdamW", "SGD")
 """The optimizers that can make their whole step in one kernel."""
 FIRST_OPSET, LAST_OPSET = 18, 25
 """First and last version of ONNX's operators that torch's exporter can write for any network."""
+FIRST_FP8_OPSET = 19
+"""First version of ONNX's operators that has float8."""
 BACKBONES = (
     *("resnet_18", "resnet_34", "resnet_50", "resnet_101", "resnet_152"),
     *("swin_tiny_patch4_window7_224", "swin_small_patch4_window7_224", "swin_base_patch4_window7_224"),

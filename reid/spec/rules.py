@@ -7,7 +7,7 @@ from typing import Any
 
 from reid.data.market1501 import MAIN_SET
 from reid.data.places import places
-from reid.spec.names import BACKBONES, FUSED_OPTIMIZERS, is_vit
+from reid.spec.names import BACKBONES, FIRST_FP8_OPSET, FUSED_OPTIMIZERS, is_vit
 from reid.spec.partial_spec import PartialSpec, RefusedField
 from reid.spec.sections import Experiment
 
@@ -197,9 +197,9 @@ def _share_without_a_place(spec: Any) -> Iterator[Finding]:
             )
 
 
-def _int8(spec: Any) -> Iterator[Finding]:
-    if spec.gen_trt_engine.tensorrt.data_type == "INT8":
-        yield "gen_trt_engine.tensorrt.data_type", "INT8 is not built here (no calibration); want FP32 or FP16"
+def _fp8_opset(spec: Any) -> Iterator[Finding]:
+    if spec.export.data_type == "FP8" and spec.export.opset < FIRST_FP8_OPSET:
+        yield "export.opset", f"{spec.export.opset} has no FP8; want {FIRST_FP8_OPSET} or above"
 
 
 RULES: tuple[Callable[[Any], Iterator[Finding]], ...] = (
@@ -226,6 +226,6 @@ RULES: tuple[Callable[[Any], Iterator[Finding]], ...] = (
     _embeddings,
     _profile,
     _white,
-    _int8,
+    _fp8_opset,
 )
 """Each rule looks for one kind of contradiction, in a spec or in a PartialSpec."""

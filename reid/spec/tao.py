@@ -16,7 +16,6 @@ ALIASES = {
 _WANDB = "experiments are recorded in MLflow, not in Weights & Biases"
 _DEAD = "no effect in TAO either"
 _LOCAL = "belongs to TAO's transformer with local features, which is not offered"
-_NO_INT8 = "INT8 is not built here"
 _CHECKPOINTS = "the latest and the best checkpoint are always kept"
 
 IDLE: dict[str, tuple[Any, str]] = {
@@ -60,9 +59,5 @@ IDLE: dict[str, tuple[Any, str]] = {
     "inference.trt_engine": (None, "name the engine in inference.checkpoint"),
     "inference.batch_size": (-1, "dataset.val_batch_size is used"),
     "gen_trt_engine.batch_size": (-1, "the profile is gen_trt_engine.tensorrt.{min,opt,max}_batch_size"),
-    "gen_trt_engine.tensorrt.calibration.cal_image_dir": ([], _NO_INT8),
-    "gen_trt_engine.tensorrt.calibration.cal_cache_file": (None, _NO_INT8),
-    "gen_trt_engine.tensorrt.calibration.cal_batch_size": (1, _NO_INT8),
-    "gen_trt_engine.tensorrt.calibration.cal_batches": (1, _NO_INT8),
 }
 """Key -> (TAO's default, why it has no effect here)."""

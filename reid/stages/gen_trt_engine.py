@@ -14,6 +14,7 @@ from reid.deploy.build_record import RECORD, RUNNABLE, BuildRecord, Profile
 from reid.deploy.comparison import Comparison, Limits, compare_vectors
 from reid.deploy.engine import EngineModel
 from reid.deploy.onnx import OnnxModel
+from reid.deploy.quantization import LARGEST
 from reid.deploy.sample import evenly
 from reid.deploy.speed import measure_speed
 from reid.deploy.tensorrt import build_engine
@@ -21,6 +22,7 @@ from reid.errors import ArtifactError
 from reid.files.writing import copy_file, replacing
 from reid.reports.comparison import comparison_page
 from reid.spec import Experiment
+from reid.stages.engine_calibration import calibrating
 from reid.stages.outcome import Outcome
 from reid.tracking.stage_run import StageRun
 
@@ -57,6 +59,7 @@ def gen_trt_engine(
         timing_cache=Path(section.timing_cache) if section.timing_cache else None,
         gpu_id=section.gpu_id,
         verbose=section.verbose,
+        calibrated=calibrating(spec, dataset),
     )
     if record.measured == RUNNABLE:
         record = _run(spec, record, onnx=onnx, engine=engine, dataset=dataset)
@@ -101,13 +104,17 @@ def _run(spec: Experiment, record: BuildRecord, *, onnx: Path, engine: Path, dat
     images = Split(manifest.query.root, tuple(manifest.query.images[row] for row in rows))
     parity = compare_vectors(OnnxModel(onnx), model, images, pixels, contract=model.contract)
     found = Comparison(parity, [str(path) for path in images.paths], None, None)
-    objections = found.objections(Limits(spec.gen_trt_engine.min_cosine, 1.0, 1.0), section="gen_trt_engine")
+    options, where = spec.gen_trt_engine.tensorrt, "gen_trt_engine"
+    min_cosine = spec.gen_trt_engine.min_cosine
+    if options.data_type in LARGEST:
+        min_cosine, where = options.calibration.min_cosine, "gen_trt_engine.tensorrt.calibration"
+    objections = found.objections(Limits(min_cosine, 1.0, 1.0), section=where)
     if objections:
         with replacing(engine / WORST) as partial:
             text = comparison_page(found, model=str(engine / CANDIDATE), objections=objections)
             partial.write_text(text, encoding="utf-8")
     figures = {"worst_cosine": parity.worst_cosine, "mean_cosine": parity.mean_cosine, "max_abs": parity.max_abs}
-    verdict = {"passed": not objections, "objections": objections, "min_cosine": spec.gen_trt_engine.min_cosine}
+    verdict = {"passed": not objections, "objections": objections, "min_cosine": min_cosine}
     return dataclasses.replace(record, parity={**verdict, **figures, "images": len(images)})
 
 

@@ -14,7 +14,9 @@ from reid.errors import ArtifactError
 from reid.files.hashes import file_sha256
 from reid.files.lineage import code_sha256
 from reid.spec import Experiment
+from reid.spec.deploy_sections import Export
 from reid.spec.slices import stage_slice
+from reid.stages.export_network import limits_of, limits_section
 from reid.stages.outcome import Outcome
 from reid.thresholds import KEY, Thresholds
 from reid.tracking.stage_run import StageRun
@@ -54,7 +56,7 @@ def register(
         onnx,
         fingerprint=fingerprint,
         figures=figures,
-        objection=_objection(parity_figures, build, file_sha256(onnx), spec.export.min_cosine),
+        objection=_objection(parity_figures, build, file_sha256(onnx), spec.export),
     )
     spec_text = stage_slice(spec, "register")
     lineage = _lineage(spec_text, model=model, parity=parity_figures, onnx=onnx)
@@ -153,14 +155,15 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _objection(parity: dict[str, Any], build: dict[str, Any], onnx_sha256: str, min_cosine: float) -> str | None:
+def _objection(parity: dict[str, Any], build: dict[str, Any], onnx_sha256: str, section: Export) -> str | None:
     """Why the ONNX, or the engine built from it, is not proved to be the trained network; None if it is."""
     if parity["onnx_sha256"] != onnx_sha256:
         return "it was measured on another ONNX"
     if not parity["passed"]:
         return "the ONNX broke a limit of the export"
+    min_cosine, where = limits_of(section).min_cosine, limits_section(section)
     if parity["worst_cosine"] < min_cosine:
-        return f"least cosine {parity['worst_cosine']:.6f}, below {min_cosine} (export.min_cosine)"
+        return f"least cosine {parity['worst_cosine']:.6f}, below {min_cosine} ({where}.min_cosine)"
     if build["built"] and build["onnx_sha256"] != onnx_sha256:
         return "the engine was built from another ONNX"
     if build.get("parity") and not build["parity"]["passed"]:

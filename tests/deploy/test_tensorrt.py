@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 import reid
 from reid.deploy.build_record import BuildRecord, Profile
 from reid.deploy.gpu import use_gpu
+from reid.deploy.quantization import quantize
 from reid.deploy.tensorrt import build_engine, trtexec_line
 from reid.errors import ArtifactError, SpecError
 from tests.exporting import contract_of
@@ -99,13 +100,16 @@ def test_an_fp16_engine_is_smaller_and_several_targets_make_one_engine(rtx, no_g
     assert half.engine_bytes < 0.8 * whole.engine_bytes
 
 
-def test_int8_is_refused_with_the_reason(plain, tmp_path):
-    with pytest.raises(SpecError) as caught:
-        build(plain[0], tmp_path / "e", data_type="INT8")
-    assert str(caught.value) == (
-        "gen_trt_engine.tensorrt.data_type: INT8: not built here, since an INT8 engine needs calibration ranges in "
-        "the ONNX, which export does not write; want FP32 or FP16"
+def test_an_int8_engine_is_built_from_pairs_that_calibration_makes(rtx, no_gpu, plain, tmp_path):
+    noise = np.random.default_rng(0).standard_normal((4, 3, 64, 32), np.float32)
+    record = build(
+        plain[0],
+        tmp_path / "e",
+        data_type="INT8",
+        compute_capabilities=["8.6", "8.9", "12.0"],
+        calibrated=lambda model, _: quantize(model, [noise]),
     )
+    assert (record.built, record.data_type, record.tf32) == (True, "INT8", None)
 
 
 def test_a_target_that_the_package_does_not_know_is_refused(rtx, no_gpu, plain, tmp_path):

@@ -19,11 +19,12 @@ from reid.deploy.engine import EngineModel
 from reid.deploy.gpu import use_gpu
 from reid.deploy.onnx import OnnxModel
 from reid.deploy.pixel_port import PixelPort
-from reid.errors import ArtifactError, SpecError
+from reid.errors import ArtifactError, DatasetError, SpecError
 from reid.files.encryption import is_encrypted
 from reid.model.checkpoint import load_model
 from reid.training.resume import LATEST
 from tests.on_cpu import build_driver
+from tests.small_market import write_image
 from tests.spec.lab import Lab, images
 
 
@@ -259,11 +260,6 @@ def data_type(lab: Lab) -> None:
     _record("data_type", wanted="FP16")(lab)
     _build_again(lab)
     assert (built(lab) / "model.engine").stat().st_size < (lab.folder / "gen_trt_engine/model.engine").stat().st_size
-    with pytest.raises(SpecError) as caught:
-        lab.spec("gen_trt_engine.tensorrt.data_type=INT8")
-    assert str(caught.value) == (
-        "command line: gen_trt_engine.tensorrt.data_type: INT8 is not built here (no calibration); want FP32 or FP16"
-    )
 
 
 def workspace_size(lab: Lab) -> None:
@@ -272,11 +268,85 @@ def workspace_size(lab: Lab) -> None:
         _build_again(lab, "gen_trt_engine.tensorrt.workspace_size=1")
 
 
-def layers_precision(lab: Lab) -> None:
-    assert lab.warnings("gen_trt_engine.tensorrt.layers_precision=['conv:fp32']") == [
-        "spec: gen_trt_engine.tensorrt.layers_precision has no effect: "
-        "every layer has gen_trt_engine.tensorrt.data_type"
+def quantized(lab: Lab) -> Any:
+    """parity.json of an INT8 file with the fields of export.quantization changed."""
+    folder = lab.root / "quantized"
+    values = {"images": 6, "float_layers": "['base.conv1.0']", "max_float_layers": 0}
+    values |= {"min_cosine": 0.0, "max_mAP_drop": 1.0, "max_rank1_drop": 1.0}
+    asked = [f"export.quantization.{name}={value}" for name, value in values.items()]
+    asked += [f"export.checkpoint={lab.train().folder / LATEST}", f"export.results_dir={folder}"]
+    lab.once("quantized", lambda: lab.task("export", "export.data_type=INT8", *asked, f"results_dir={folder}"))
+    return json.loads((folder / "parity.json").read_text())
+
+
+def _quantization(*path: str, wanted: Any) -> Callable[[Lab], None]:
+    """An entry of the report."""
+
+    def check(lab: Lab) -> None:
+        found = quantized(lab)
+        for key in path:
+            found = found[key]
+        assert found == wanted
+
+    return check
+
+
+def max_float_layers(lab: Lab) -> None:
+    """No INT8 network gives a cosine of 1, so that as many layers are kept as is allowed, and the limit breaks."""
+    asked = ["min_cosine=1.0", "images=6", "max_float_layers=1"]
+    with pytest.raises(ArtifactError, match=r"export\.quantization\.min_cosine"):
+        lab.task(
+            "export", "export.data_type=INT8", *(f"export.quantization.{one}" for one in asked),
+            f"export.checkpoint={lab.train().folder / LATEST}", f"results_dir={lab.folder}",
+        )  # fmt: skip
+    report = json.loads((lab.folder / "export/parity.json").read_text())
+    assert len(report["quantization"]["float_layers"]) <= 1
+
+
+def calibration_images(lab: Lab) -> None:
+    with pytest.raises(DatasetError, match=r"cal_image_dir: 20 images in .*\n  want: 28 at least"):
+        _calibrated(lab, "cal_batches=7", "cal_batch_size=4")
+
+
+def cal_image_dir(lab: Lab) -> None:
+    with pytest.raises(DatasetError, match=r"cal_image_dir: /nowhere: no such folder\n  want: a folder of images"):
+        _calibrated(lab, "cal_image_dir=['/nowhere']")
+
+
+def cal_cache_file(lab: Lab) -> None:
+    assert lab.warnings(
+        "gen_trt_engine.tensorrt.data_type=INT8", "gen_trt_engine.tensorrt.calibration.cal_cache_file=c.bin"
+    ) == [
+        "spec: gen_trt_engine.tensorrt.calibration.cal_cache_file has no effect: "
+        "the scales stand in the ONNX that the engine is built from"
     ]
+
+
+def calibration_min_cosine(lab: Lab) -> None:
+    """An engine whose embeddings are those of no network."""
+    have_gpu(lab)
+    lab.patch.setattr(EngineModel, "__call__", lambda model, images: np.ones((len(images), 8), np.float32))
+    with pytest.raises(ArtifactError, match=r"\(gen_trt_engine\.tensorrt\.calibration\.min_cosine\)"):
+        _calibrated(lab)
+
+
+def layers_precision(lab: Lab) -> None:
+    with pytest.raises(SpecError, match=r"layers_precision: conv: no such layer\n  want: one of base.conv1.0, "):
+        _calibrated(lab, precision="['conv:fp32']")
+
+
+def _calibrated(lab: Lab, *changes: str, precision: str = "['base.conv1.0:fp32']") -> Any:
+    """An INT8 engine of an FP32 ONNX, calibrated on 20 images of noise."""
+    onnx_file, calibration = _plain(lab), "gen_trt_engine.tensorrt.calibration"
+    if use_gpu(0) is None:
+        pytest.importorskip("tensorrt_rtx_bindings", reason="NO ENGINE IS BUILT: the wheels are for Linux on x86-64")
+    for number in range(20):
+        write_image(lab.folder / "images" / f"{number}.png", format="PNG")
+    return lab.task(
+        "gen_trt_engine", f"gen_trt_engine.onnx_file={onnx_file}", f"results_dir={lab.folder}",
+        f"{calibration}.cal_image_dir=['{lab.folder / 'images'}']", "gen_trt_engine.tensorrt.data_type=INT8",
+        f"gen_trt_engine.tensorrt.layers_precision={precision}", *(f"{calibration}.{change}" for change in changes),
+    )  # fmt: skip
 
 
 DEPLOY: dict[str, Callable[[Lab], None]] = {
@@ -293,6 +363,14 @@ DEPLOY: dict[str, Callable[[Lab], None]] = {
     "export.max_mAP_drop": _most_drop("max_mAP_drop", "mAP"),
     "export.max_rank1_drop": _most_drop("max_rank1_drop", "rank1"),
     "export.overwrite": export_overwrite,
+    "export.quantization.images": _quantization("quantization", "images", wanted=6),
+    "export.quantization.float_layers": _quantization(
+        "quantization", "float_layers", wanted=[{"layer": "base.conv1.0", "cost": None}]
+    ),
+    "export.quantization.max_float_layers": max_float_layers,
+    "export.quantization.min_cosine": _quantization("min_cosine", wanted=0.0),
+    "export.quantization.max_mAP_drop": _quantization("max_mAP_drop", wanted=1.0),
+    "export.quantization.max_rank1_drop": _quantization("max_rank1_drop", wanted=1.0),
     "export.results_dir": export_results_dir,
     "gen_trt_engine.onnx_file": trt_onnx_file,
     "gen_trt_engine.trt_engine": trt_engine,
@@ -308,4 +386,9 @@ DEPLOY: dict[str, Callable[[Lab], None]] = {
     "gen_trt_engine.tensorrt.max_batch_size": _record("profile", "max_batch_size", wanted=5),
     "gen_trt_engine.tensorrt.compute_capabilities": _record("targets", wanted=["8.9"]),
     "gen_trt_engine.tensorrt.layers_precision": layers_precision,
+    "gen_trt_engine.tensorrt.calibration.cal_image_dir": cal_image_dir,
+    "gen_trt_engine.tensorrt.calibration.cal_cache_file": cal_cache_file,
+    "gen_trt_engine.tensorrt.calibration.cal_batch_size": calibration_images,
+    "gen_trt_engine.tensorrt.calibration.cal_batches": calibration_images,
+    "gen_trt_engine.tensorrt.calibration.min_cosine": calibration_min_cosine,
 }

@@ -181,7 +181,8 @@ def test_tao_keys_are_silent_at_their_default_and_warn_otherwise(caplog: pytest.
     assert [record.getMessage() for record in caplog.records] == [
         "spec: wandb.project has no effect: experiments are recorded in MLflow, not in Weights & Biases",
         "spec: model.gem_pooling has no effect: no effect in TAO either; model.pooling=gem is GeM pooling",
-        "spec: gen_trt_engine.tensorrt.calibration.cal_cache_file has no effect: INT8 is not built here",
+        "spec: gen_trt_engine.tensorrt.calibration.cal_cache_file has no effect: only "
+        "gen_trt_engine.tensorrt.data_type = INT8 and FP8 read it",
     ]
 
 

@@ -33,7 +33,7 @@ def test_rules_that_need_no_refused_value_are_told_with_the_fields() -> None:
         "model: {input_channels: 2, metric_loss_type: center, with_center_los: true}\n"
         "dataset: {batch_size: 30, pixel_std: [0.5], num_instances: x}\n"
         "evaluate: {output_cmc_curve_plot: a.bmp, output_sampled_matches_plot: 3}\n"
-        "gen_trt_engine: {tensorrt: {data_type: INT8}}\n"
+        "export: {data_type: FP8}\n"
     )
     assert refusal(text, "dataset.synthetic.width=64", "train.optim.name=adam").splitlines() == [
         "train.grad_clip = 1.0 and train.clip_grad_norm = 2.0 are one field; want one of them",
@@ -47,7 +47,7 @@ def test_rules_that_need_no_refused_value_are_told_with_the_fields() -> None:
         "spec: evaluate.output_sampled_matches_plot: found 3 (int); want: a text",
         "spec: re_ranking.k2: 6 is above re_ranking.k1 = 5; want k2 <= k1",
         "spec: evaluate.output_cmc_curve_plot: found 'a.bmp'; want a file that ends in .png, .svg, .pdf",
-        "spec: gen_trt_engine.tensorrt.data_type: INT8 is not built here (no calibration); want FP32 or FP16",
+        "spec: export.opset: 18 has no FP8; want 19 or above",
     ]
 
 

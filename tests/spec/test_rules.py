@@ -117,8 +117,8 @@ def no_effect(name: str, why: str) -> str:
             "spec: export.pixels.largest: 1 with whole numbers; want 255, or export.pixels.data_type = float32",
         ),
         (
-            "gen_trt_engine: {tensorrt: {data_type: INT8}}",
-            "spec: gen_trt_engine.tensorrt.data_type: INT8 is not built here (no calibration); want FP32 or FP16",
+            "export: {data_type: FP8, opset: 18}",
+            "spec: export.opset: 18 has no FP8; want 19 or above",
         ),
     ],
 )

@@ -73,6 +73,10 @@ def test_a_task_reads_what_its_help_lists(task: str, lab: Lab) -> None:
     seen = read(lab, task, *{"start_client": NOWHERE, "export": LOOSE}.get(task, []))
     if task == "triton":
         seen |= read(lab, task, "triton.backend=tensorrt")
+    if task == "export":
+        seen |= read(lab, task, "export.overwrite=true", "export.data_type=INT8", "export.quantization.images=4")
+    if task == "gen_trt_engine":
+        seen |= read(lab, task, "gen_trt_engine.tensorrt.data_type=INT8")
     assert sorted(field for field in seen if not covers(fields_of_task(task), field)) == [], "read, and not listed"
     sections = {"triton", "re_ranking"} if task not in STAGES else set()  # they are listed whole
     beside = [

@@ -316,3 +316,45 @@ def test_the_file_that_the_spec_names_gets_a_copy_and_one_that_is_there_stays(da
     ) in caplog.messages
     run_export(dataset, checkpoint, f"export.onnx_file={mine}", "export.overwrite=true")
     assert mine.read_bytes() == written.read_bytes()
+
+
+def test_an_int8_file_is_reported_beside_fp32_and_fp16(persons, checkpoint):
+    """Random weights and 2 training images are no network to quantise well: any loss is allowed here."""
+    loose = ["min_cosine=0", "max_mAP_drop=1", "max_rank1_drop=1", "images=2", "max_float_layers=1"]
+    outcome = run_export(persons, checkpoint, "export.data_type=INT8", *(f"export.quantization.{one}" for one in loose))
+    folder = persons.parent / "out"
+    assert sorted(entry.name for entry in folder.iterdir()) == ["onnx", "parity", "parity_data_types.html"]
+    report = json.loads((folder / "parity").read_text())
+    assert (report["data_type"], report["quantization"]["images"], report["quantization"]["held_aside"]) == (
+        "INT8",
+        2,
+        1,
+    )
+    assert [entry["data_type"] for entry in report["data_types"]] == ["FP32", "FP16", "INT8"]
+    sizes = [entry["onnx_mib"] for entry in report["data_types"]]
+    assert sizes == sorted(sizes, reverse=True)
+    assert report["data_types"][2]["worst_cosine"] == report["worst_cosine"]
+    assert outcome.metrics["fp32_latency_ms_1"] > 0
+    assert [line.partition(":")[0] for line in outcome.lines] == ["ONNX", "FP32", "FP16", "INT8", "in FP32"]
+    assert "Latency by ONNX Runtime" in (folder / "parity_data_types.html").read_text()
+    assert OnnxModel(folder / "onnx", threads=1).data_type == "INT8"
+
+
+def test_an_int8_file_that_loses_too_much_fails_and_names_its_own_limit(persons, checkpoint):
+    strict = ["min_cosine=1.0", "images=2", "max_float_layers=0"]
+    with pytest.raises(ArtifactError, match=r"below a cosine of 1\.0 \(export\.quantization\.min_cosine\)"):
+        run_export(persons, checkpoint, "export.data_type=INT8", *(f"export.quantization.{one}" for one in strict))
+    folder = persons.parent / "out"
+    assert sorted(entry.name for entry in folder.iterdir()) == ["onnx.candidate", "parity", "parity_worst.html"]
+
+
+def test_int8_needs_training_images(dataset, persons, checkpoint):
+    with pytest.raises(DatasetError, match="has no training image to calibrate on"):
+        run_export(dataset, checkpoint, "export.data_type=INT8")
+    with pytest.raises(DatasetError) as caught:
+        run_export(persons, checkpoint, "export.data_type=INT8")
+    count = len(Manifest.load(persons).train)
+    assert str(caught.value) == (
+        "export.quantization.images: 256, and 64 held aside to choose layers by; the data set has "
+        f"{count} training images\n  want: {int(count / 1.25)} or fewer"
+    )
