@@ -19,9 +19,10 @@ from pathlib import Path
 
 from reid import __version__
 from reid.cli.adopt import add_adopt
+from reid.cli.client import add_client
 from reid.cli.convert import add_convert
 from reid.cli.dataset import add_crops
-from reid.cli.serving import add_client, add_start_server, add_triton_options
+from reid.cli.serving import add_start_server, add_triton_options
 from reid.console.tables import Closing, show_closing
 from reid.console.view import shown_on
 from reid.errors import ReidError, SpecError
@@ -113,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     add_adopt(command)
     _add_spec(command, required=True)
     command.more_help = _help_on("adopt")
-    add_client(commands.add_parser("client", help="get the embeddings of two folders of images from a Triton server"))
+    add_client(commands.add_parser("client", help="get the embeddings of images from a Triton server"))
     _add_spec_command(commands.add_parser("spec", help="explain the spec's fields, print a blank spec, check a spec"))
     _add_dataset_commands(
         commands.add_parser("dataset", help="draw a data set, convert one, make one of films, or look at one")
