@@ -40,6 +40,7 @@ PIPELINES_MAY_IMPORT = {
         "reid.files.secrets",
         "reid.files.hashes",
         "reid.files.locks",
+        "reid.files.paths",
         "reid.files.writing",
         "reid.errors",
         "reid.console",

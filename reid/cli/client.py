@@ -7,11 +7,11 @@
 import argparse
 import logging
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reid.console.tables import Closing
 from reid.errors import SpecError
+from reid.files.paths import given_path
 
 if TYPE_CHECKING:
     from reid.deploy.triton_contract import GivenContract
@@ -37,8 +37,8 @@ def add_client(parser: argparse.ArgumentParser) -> None:
         "without the gallery's junk (-1). The server says how an image has to be prepared; for a model that another "
         "program laid out, --contract or --mean and --std say it."
     )
-    parser.add_argument("query", type=Path, help="folder of the query images, .jpg, .jpeg or .png; or one image")
-    parser.add_argument("--test_dir", type=Path, help="folder of the gallery images")
+    parser.add_argument("query", type=given_path, help="folder of the query images, .jpg, .jpeg or .png; or one image")
+    parser.add_argument("--test_dir", type=given_path, help="folder of the gallery images")
     parser.add_argument("-m", "--model-name", required=True, metavar="NAME", help="e.g. re_identification_tao")
     parser.add_argument("-x", "--model-version", default="", metavar="N", help="default: the latest")
     parser.add_argument("-b", "--batch-size", type=_count, default=1, metavar="N", help="images per request (1)")
@@ -47,7 +47,9 @@ def add_client(parser: argparse.ArgumentParser) -> None:
     )
     _add_connection(parser)
     _add_contract(parser)
-    parser.add_argument("--output_path", type=Path, required=True, metavar="OUTPUT_DIR", help="folder for results.json")
+    parser.add_argument(
+        "--output_path", type=given_path, required=True, metavar="OUTPUT_DIR", help="folder for results.json"
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="log every request, with its time")
     for name, why in OF_OTHER_MODES.items():
         parser.add_argument(f"--{name}", help=f"accepted without effect: {why}")
@@ -87,7 +89,7 @@ def _add_contract(parser: argparse.ArgumentParser) -> None:
     by_hand = parser.add_argument_group("for a model without a preprocessing contract on the server")
     by_hand.add_argument(
         "--contract",
-        type=Path,
+        type=given_path,
         metavar="FILE",
         help="a file that carries it: checkpoint, ONNX, engine, build.json, or the JSON of reid.contract",
     )

@@ -15,7 +15,6 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from reid import __version__
 from reid.cli.adopt import add_adopt
@@ -26,6 +25,7 @@ from reid.cli.serving import add_start_server, add_triton_options
 from reid.console.tables import Closing, show_closing
 from reid.console.view import shown_on
 from reid.errors import ReidError, SpecError
+from reid.files.paths import given_path
 
 TASKS = {
     "validate": "check the data set; write a manifest and a findings report",
@@ -174,7 +174,7 @@ def _add_spec_command(parser: argparse.ArgumentParser) -> None:
 def _add_dataset_commands(parser: Parser) -> None:
     commands = parser.add_subparsers(required=True, metavar="ACTION")
     synth = commands.add_parser("synth", help="draw a data set in Market-1501's layout")
-    synth.add_argument("root", type=Path, help="folder to make")
+    synth.add_argument("root", type=given_path, help="folder to make")
     for name in DRAWN:
         synth.add_argument(f"--{name.replace('_', '-')}", type=int, default=argparse.SUPPRESS, metavar="N")
     synth.add_argument("--workers", type=int, default=0, metavar="N", help="number of processes; 0: one per core")
@@ -182,8 +182,8 @@ def _add_dataset_commands(parser: Parser) -> None:
     synth.more_help = _drawn_help
     add_convert(commands.add_parser("convert", help="write a data set of any layout in Market-1501's layout"))
     sheet = commands.add_parser("sheet", help="draw a sheet: a row for each person, a column for each camera")
-    sheet.add_argument("root", type=Path, help="folder of a data set in Market-1501's layout")
-    sheet.add_argument("output", type=Path, help="picture to write, .png or .jpg")
+    sheet.add_argument("root", type=given_path, help="folder of a data set in Market-1501's layout")
+    sheet.add_argument("output", type=given_path, help="picture to write, .png or .jpg")
     sheet.add_argument("--persons", type=int, default=8)
     sheet.add_argument("--file-name", default="market1501", metavar="PATTERN", help="in place of dataset.file_name")
     sheet.add_argument("--seed", type=int, default=0)

@@ -3,10 +3,10 @@
 import argparse
 import signal
 from collections.abc import Callable
-from pathlib import Path
 
 from reid.console.tables import Closing
 from reid.errors import SpecError
+from reid.files.paths import given_path
 
 
 def add_triton_options(
@@ -28,7 +28,9 @@ def add_triton_options(
         from reid.tracking.stage_run import StageRun
 
         spec = load_spec(overrides=options.overrides)
-        outcome = triton(spec, model=Path(options.model), repository=Path(options.output), run=StageRun.none())
+        outcome = triton(
+            spec, model=given_path(options.model), repository=given_path(options.output), run=StageRun.none()
+        )
         return Closing("triton", outcome.metrics, outcome.lines)
 
     parser.set_defaults(action=act)

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
 from reid.errors import SpecError
+from reid.files.paths import expanded
 from reid.spec.fields import fields_of
 from reid.spec.idle import idle, read_as, replaced
 from reid.spec.partial_spec import PartialSpec, take_out
@@ -74,10 +75,10 @@ def warn_of_replaced_paths(spec: Experiment) -> None:
 def _read(path: str | os.PathLike[str] | None, text: str | None, where: str) -> DictConfig:
     try:
         if path is not None:
-            text = Path(path).read_text(encoding="utf-8")
+            text = Path(expanded(os.fspath(path))).read_text(encoding="utf-8")
         loaded = OmegaConf.create(text or "")
     except FileNotFoundError:
-        raise SpecError(f"{path}: no such spec file") from None
+        raise SpecError(f"{Path(expanded(os.fspath(path or ''))).absolute()}: no such spec file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: the spec cannot be read: {error}") from None
     except YAMLError as error:
