@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from reid.errors import SpecError
+from reid.files.paths import given_path
 
 SPECS = Path(__file__).resolve().parent / "specs"
 DESCRIPTION = (
@@ -57,11 +58,11 @@ def parser() -> argparse.ArgumentParser:
         help="how many tasks run at once, if they do not need each other (default REID_JOBS, else 1)",
     )
     made.add_argument(
-        "--compile-only", type=Path, metavar="FILE", help="write the compiled pipeline into FILE, run nothing"
+        "--compile-only", type=given_path, metavar="FILE", help="write the compiled pipeline into FILE, run nothing"
     )
     made.add_argument(
         "--cluster",
-        type=Path,
+        type=given_path,
         metavar="FILE",
         help="the cluster's settings as YAML (memory, claims, tolerations …)",
     )
@@ -97,7 +98,7 @@ def _positive(text: str) -> int:
 
 def spec_path(name: str) -> Path:
     """The file of a spec, given as a path or as a name in pipelines/specs. Raises SpecError, which lists the names."""
-    for candidate in (Path(name), SPECS / name, SPECS / f"{name}.yaml"):
+    for candidate in (given_path(name), SPECS / name, SPECS / f"{name}.yaml"):
         if candidate.is_file():
             return candidate
     names = ", ".join(sorted(path.stem for path in SPECS.glob("*.yaml")))

@@ -41,6 +41,7 @@ PIPELINES_MAY_IMPORT = {
         "reid.files.secrets",
         "reid.files.hashes",
         "reid.files.locks",
+        "reid.files.paths",
         "reid.files.writing",
         "reid.files.yaml_input",
         "reid.errors",

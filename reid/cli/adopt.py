@@ -4,9 +4,9 @@ reid adopt model_epoch_119.tlt -e spec.yaml
 """
 
 import argparse
-from pathlib import Path
 
 from reid.console.tables import Closing
+from reid.files.paths import given_path
 
 
 def add_adopt(parser: argparse.ArgumentParser) -> None:
@@ -17,9 +17,11 @@ def add_adopt(parser: argparse.ArgumentParser) -> None:
         "writes how images are prepared into it. The spec has to describe the network and its images; every tensor of "
         "the embedding has to fit."
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="the checkpoint (tensors only, never code), or .onnx")
+    parser.add_argument(
+        "file", type=given_path, metavar="FILE", help="the checkpoint (tensors only, never code), or .onnx"
+    )
     output_help = "default: <name>.adopted.pth, or .onnx, beside FILE"
-    parser.add_argument("--output", type=Path, metavar="FILE", help=output_help)
+    parser.add_argument("--output", type=given_path, metavar="FILE", help=output_help)
     embedding_help = "the output of an .onnx that is the embedding, if it has several"
     parser.add_argument("--embedding", metavar="NAME", help=embedding_help)
     parser.set_defaults(action=_adopt)

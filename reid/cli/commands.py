@@ -15,19 +15,20 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from reid import __version__
 from reid.cli.adopt import add_adopt
 from reid.cli.bundle import add_bundle
+from reid.cli.client import add_client
 from reid.cli.convert import add_convert
 from reid.cli.dataset import add_crops
 from reid.cli.match import add_match
 from reid.cli.search import add_search
-from reid.cli.serving import add_client, add_start_server, add_triton_options
+from reid.cli.serving import add_start_server, add_triton_options
 from reid.console.tables import Closing, show_closing
 from reid.console.view import shown_on
 from reid.errors import ReidError, SpecError
+from reid.files.paths import given_path
 
 TASKS = {
     "validate": "check the data set; write a manifest and a findings report",
@@ -122,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("bundle", help="make a folder for a tracker: model, configuration and commands")
     add_bundle(command)
     _add_overrides(command)
-    add_client(commands.add_parser("client", help="get the embeddings of two folders of images from a Triton server"))
+    add_client(commands.add_parser("client", help="get the embeddings of images from a Triton server"))
     add_match(commands.add_parser("match", help="say whether the persons in two images are the same"))
     add_search(commands.add_parser("search", help="find the gallery images that are most similar to each query"))
     _add_spec_command(commands.add_parser("spec", help="explain the spec's fields, print a blank spec, check a spec"))
@@ -184,7 +185,7 @@ def _add_spec_command(parser: argparse.ArgumentParser) -> None:
 def _add_dataset_commands(parser: Parser) -> None:
     commands = parser.add_subparsers(required=True, metavar="ACTION")
     synth = commands.add_parser("synth", help="draw a data set in Market-1501's layout")
-    synth.add_argument("root", type=Path, help="folder to make")
+    synth.add_argument("root", type=given_path, help="folder to make")
     for name in DRAWN:
         synth.add_argument(f"--{name.replace('_', '-')}", type=int, default=argparse.SUPPRESS, metavar="N")
     synth.add_argument("--workers", type=int, default=0, metavar="N", help="number of processes; 0: one per core")
@@ -192,8 +193,8 @@ def _add_dataset_commands(parser: Parser) -> None:
     synth.more_help = _drawn_help
     add_convert(commands.add_parser("convert", help="write a data set of any layout in Market-1501's layout"))
     sheet = commands.add_parser("sheet", help="draw a sheet: a row for each person, a column for each camera")
-    sheet.add_argument("root", type=Path, help="folder of a data set in Market-1501's layout")
-    sheet.add_argument("output", type=Path, help="picture to write, .png or .jpg")
+    sheet.add_argument("root", type=given_path, help="folder of a data set in Market-1501's layout")
+    sheet.add_argument("output", type=given_path, help="picture to write, .png or .jpg")
     sheet.add_argument("--persons", type=int, default=8)
     sheet.add_argument("--file-name", default="market1501", metavar="PATTERN", help="in place of dataset.file_name")
     sheet.add_argument("--seed", type=int, default=0)

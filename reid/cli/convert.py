@@ -1,18 +1,18 @@
 """The command `reid dataset convert`."""
 
 import argparse
-from pathlib import Path
 from typing import get_args
 
 from reid.errors import SpecError
+from reid.files.paths import given_path
 
 
 def add_convert(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `reid dataset convert`."""
     from reid.data.layouts.layout import LayoutName
 
-    parser.add_argument("root", type=Path, help="folder of the data set, or the file that lists its images")
-    parser.add_argument("output", type=Path, help="folder to make")
+    parser.add_argument("root", type=given_path, help="folder of the data set, or the file that lists its images")
+    parser.add_argument("output", type=given_path, help="folder to make")
     parser.add_argument("--layout", required=True, choices=get_args(LayoutName), help="as dataset.layout")
     parser.add_argument("--file-name", default="market1501", metavar="PATTERN", help="as dataset.file_name")
     parser.add_argument("--cameras", default="file_name", choices=("file_name", "none"), help="as dataset.cameras")

@@ -5,9 +5,9 @@ reid dataset crops data/mine MOT20/train --every 25
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 from reid.console.tables import Closing
+from reid.files.paths import given_path
 
 
 def add_crops(parser: argparse.ArgumentParser) -> None:
@@ -16,9 +16,9 @@ def add_crops(parser: argparse.ArgumentParser) -> None:
         "crops: makes a data set in Market-1501's layout from films in MOTChallenge's layout (img1/000001.jpg, "
         "gt/gt.txt). Every sequence is a camera; persons of different sequences are different persons."
     )
-    parser.add_argument("root", type=Path, help="folder to make")
+    parser.add_argument("root", type=given_path, help="folder to make")
     folder_help = "a sequence, or a folder of sequences"
-    parser.add_argument("sequences", type=Path, nargs="+", metavar="FOLDER", help=folder_help)
+    parser.add_argument("sequences", type=given_path, nargs="+", metavar="FOLDER", help=folder_help)
     number, share = _number(int, 1), _number(float, 0, 1)
     parser.add_argument("--every", type=number, default=10, metavar="N", help="take frames 1, 1 + N, ...; default: 10")
     parser.add_argument(

@@ -1,17 +1,22 @@
 """Where the files of a task are, if no pipeline says so: its folder, its model, its ONNX file and its images."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from reid.cli.pipeline_results import built_by_pipeline, exported_by_pipeline, trained_by_pipeline
 from reid.data.chosen_folders import Folder, manifest_of, manifest_of_sets
 from reid.data.file_index import read_images
 from reid.data.file_names import file_names
+from reid.deploy.opening import CHECKPOINT_NAMES
 from reid.errors import ArtifactError
 from reid.files.hashes import file_sha256
 from reid.spec import Experiment
 from reid.stages.images_seen import look_at_images, missing_of
 from reid.stages.validate import ensure_made
 from reid.thresholds import Thresholds
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "dataset.json"
 PARITY = "parity.json"
@@ -23,14 +28,23 @@ def results_folder(spec: Experiment, task: str) -> Path:
 
 
 def model_of(spec: Experiment, task: str) -> Path:
-    """`<task>.checkpoint`, else the model directory of the task train. Raises ArtifactError if it does not exist."""
+    """`<task>.checkpoint`, else the model directory of the task train, else that of the spec's pipeline.
+
+    Raises ArtifactError if there is none of them, and if the pipeline trained with other settings.
+    """
     given = getattr(spec, task).checkpoint
     model = Path(given) if given else results_folder(spec, "train")
-    if not model.exists():
-        raise ArtifactError(
-            f"{model}: no such model\n"
-            f"  want: a checkpoint in {task}.checkpoint, or the one that the task train leaves there"
-        )
+    if (given and not model.exists()) or (not given and not _has_model(model)):
+        of_pipeline = None if given else trained_by_pipeline(spec)
+        if of_pipeline:
+            logger.info("%s: the model is that of the pipeline, %s", task, of_pipeline)
+            return of_pipeline
+        if not model.exists():
+            raise ArtifactError(
+                f"{model.absolute()}: no such model\n"
+                f"  want: a checkpoint in {task}.checkpoint, the one that the task train leaves there, or a finished "
+                "training of the pipeline in results_dir"
+            )
     return model
 
 
@@ -51,6 +65,17 @@ def thresholds_of(spec: Experiment, model: Path) -> str:
     return found.to_json() if found.rows else ""
 
 
+def _has_model(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in CHECKPOINT_NAMES)
+
+
+def _model_of_pipeline(spec: Experiment) -> Path | None:
+    """The pipeline's model if export would take it: no checkpoint is given, and the task train has left none."""
+    if spec.export.checkpoint or spec.export.onnx_file or _has_model(results_folder(spec, "train")):
+        return None
+    return trained_by_pipeline(spec)
+
+
 def onnx_to_write(spec: Experiment) -> Path:
     """export.onnx_file, else in the folder of the task export, under the checkpoint's name.
 
@@ -63,7 +88,9 @@ def onnx_to_write(spec: Experiment) -> Path:
 
 
 def exported_onnx(spec: Experiment) -> Path:
-    """The ONNX file that the task export has left. Raises ArtifactError if it is not of export.checkpoint.
+    """The ONNX file that the task export has left, else that of the spec's pipeline.
+
+    Raises ArtifactError if it is not of export.checkpoint.
 
     Two checkpoints of one name go to one file; the task's parity.json holds which one it was.
     """
@@ -76,13 +103,18 @@ def exported_onnx(spec: Experiment) -> Path:
                 f"{onnx}: not exported from {checkpoint}, as {report} has it\n"
                 "  want: the task export again, with export.overwrite=true; or another export.results_dir"
             )
+    if not onnx.exists() and (model := _model_of_pipeline(spec)) and (of_pipeline := exported_by_pipeline(spec, model)):
+        logger.info("the ONNX is that of the pipeline, %s", of_pipeline)
+        return of_pipeline
     return onnx
 
 
 def served_file(spec: Experiment) -> Path:
     """The engine or the ONNX file that Triton serves, as the tasks before leave it."""
     if spec.triton.backend == "tensorrt":
-        return results_folder(spec, "gen_trt_engine") / "model.engine"
+        engine = results_folder(spec, "gen_trt_engine") / "model.engine"
+        onnx = exported_onnx(spec)
+        return engine if engine.exists() or not onnx.exists() else built_by_pipeline(spec, onnx) or engine
     return exported_onnx(spec)
 
 

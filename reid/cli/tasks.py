@@ -167,7 +167,7 @@ def _gen_trt_engine(task: TaskRun) -> Outcome:
     onnx = Path(section.onnx_file or exported_onnx(task.spec))
     if not onnx.exists():
         raise ArtifactError(
-            f"{onnx}: no such ONNX file\n"
+            f"{onnx.absolute()}: no such ONNX file\n"
             "  want: one in gen_trt_engine.onnx_file, or the one that the task export leaves there"
         )
     from reid.deploy.gpu import use_gpu

@@ -48,7 +48,7 @@ def missing_folders(
         if folder is None or not str(folder):
             missing.append((split, f"{field} is not set"))
         elif not os.path.lexists(folder):
-            missing.append((split, f"no such folder: {folder} ({field})"))
+            missing.append((split, f"no such folder: {Path(folder).absolute()} ({field})"))
         elif not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises on a link to itself
             missing.append((split, f"not a folder: {folder} ({field})"))
     return missing
@@ -71,7 +71,7 @@ def require_data(folders: Mapping[str, str | Path | None], *, roots: Mapping[str
         if root is None:
             missing.append((field, "is not set, and dataset.layout needs it"))
         elif not os.path.lexists(root):
-            missing.append((field, f"no such folder: {root}"))
+            missing.append((field, f"no such folder: {Path(root).absolute()}"))
     if missing:
         lines = "".join(f"\n  {name}: {what}" for name, what in missing)
         count = len(folders) + len(roots)

@@ -85,7 +85,9 @@ def read_record(engine: Path) -> BuildRecord:
     record = _parse(file) if file.exists() else None
     if not engine.is_file():
         reason = f"\n  found: not built: {record.reason}" if record and record.reason else ""
-        raise ArtifactError(f"{engine}: no such engine{reason}\n  want:  one that the task gen_trt_engine built")
+        raise ArtifactError(
+            f"{engine.absolute()}: no such engine{reason}\n  want:  one that the task gen_trt_engine built"
+        )
     if record is None:
         raise ArtifactError(
             f"{engine}: no build record beside it, and so no preprocessing contract\n"

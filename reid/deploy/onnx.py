@@ -250,7 +250,7 @@ def _contract_in(metadata: Mapping[str, str], where: Path) -> Contract:
 
 def _read_bytes(path: Path) -> bytes:
     if not path.is_file():
-        raise ArtifactError(f"{path}: no such ONNX file")
+        raise ArtifactError(f"{path.absolute()}: no such ONNX file")
     return read_model(path)
 
 

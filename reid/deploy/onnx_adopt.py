@@ -65,7 +65,7 @@ def _read(path: Path) -> Any:
     """The file as onnx.ModelProto, with its weights; raises ArtifactError if it is no ONNX file of another project."""
     onnx = import_onnx()
     if not path.is_file():
-        raise ArtifactError(f"{path}: no such ONNX file")
+        raise ArtifactError(f"{path.absolute()}: no such ONNX file")
     try:
         model = onnx.load(path)  # also weights in files beside it
     except Exception as error:  # protobuf's own DecodeError, whose place differs from version to version

@@ -74,7 +74,7 @@ def find_checkpoint(model: Path) -> Path:
     if model.is_dir() and (names := sorted(entry.name for entry in model.iterdir())):
         found = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     raise ArtifactError(
-        f"{model}: no model\n  found: {found}\n  want:  a checkpoint, or a folder with {CHECKPOINT_NAMES[0]}"
+        f"{model.absolute()}: no model\n  found: {found}\n  want:  a checkpoint, or a folder with {CHECKPOINT_NAMES[0]}"
     )
 
 

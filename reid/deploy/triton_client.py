@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from reid.contract import Contract
 from reid.deploy.pixel_port import PixelPort
-from reid.deploy.triton_connection import Server, connect, contract_of, infer, is_away, is_unknown_model, refusal
+from reid.deploy.triton_connection import Server, config_of, connect, infer, is_away, is_unknown_model, refusal
+from reid.deploy.triton_contract import GivenContract, served_contract
 from reid.embeddings import Network, OfPixels
 from reid.errors import ReidError, ServerError
 
@@ -32,14 +33,22 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 5.0
 class TritonModel:
     """A network of a Triton server; use it in a `with` block."""
 
-    def __init__(self, server: Server, *, batch_size: int, in_flight: int, patience_s: float) -> None:
+    def __init__(
+        self,
+        server: Server,
+        *,
+        batch_size: int,
+        in_flight: int,
+        patience_s: float,
+        given: GivenContract | None = None,
+    ) -> None:
         """Asks the server for the contract. Requests will have `batch_size` images, `in_flight` of them at a time.
 
-        Raises ServerError if there is no answer for `patience_s` seconds, if the server has no such model, if the model
-        has no contract or its input or output contradicts it, and if it takes smaller batches only; MissingDependency
-        without tritonclient.
+        `given` is the contract of a model whose configuration has none. Raises ServerError if there is no answer for
+        `patience_s` seconds, if the server has no such model, if the model has no contract or contradicts it, and if it
+        takes smaller batches only; MissingDependency without tritonclient.
         """
-        self.batch_size, self.in_flight = batch_size, in_flight
+        self.batch_size, self.in_flight, self._given = batch_size, in_flight, given
         self._server, self._patience_s = server, patience_s
         self._local, self._closed = threading.local(), threading.Event()
         self._contract: Contract | None = None
@@ -55,7 +64,7 @@ class TritonModel:
 
     @property
     def contract(self) -> Contract:
-        """The contract that the server names for the model."""
+        """The contract of the model."""
         assert self._contract is not None
         return self._contract
 
@@ -92,8 +101,9 @@ class TritonModel:
 
     def _infer(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """One request: images (B, C, H, W) -> (B, D)."""
-        server = self._server
+        server, started = self._server, time.monotonic()
         found = self._retry_while_away(lambda client: infer(client, server, images))
+        logger.debug("%s: %d images in %.0f ms", server.url, len(images), 1000 * (time.monotonic() - started))
         if found is None or found.shape != (len(images), self.contract.embedding):
             raise ServerError(
                 f"{server.url}: {server.model_name} answers with "
@@ -143,8 +153,14 @@ class TritonModel:
         return client
 
     def _check_contract(self, client: Any) -> None:
-        """Takes the server's contract the first time; afterwards raises ServerError if it has changed."""
-        contract, pixels = contract_of(client, self._server, batch_size=self.batch_size)
+        """Takes the model's contract the first time; afterwards raises ServerError if it has changed."""
+        server = self._server
+        contract, pixels = served_contract(
+            config_of(client, server),
+            given=self._given,
+            where=f"{server.url}: {server.model_name}",
+            batch_size=self.batch_size,
+        )
         if self._contract not in (None, contract):
             raise ServerError(
                 f"{self._server.url}: {self._server.model_name} has changed between two requests: another contract\n"

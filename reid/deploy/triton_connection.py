@@ -4,6 +4,8 @@ This is the only file that imports tritonclient.
 Shapes: B images of a request, C channels, H height, W width, D embedding width.
 """
 
+import ipaddress
+import queue
 import re
 import ssl
 from dataclasses import dataclass
@@ -12,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.contract import Contract
-from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT, pixels_of
-from reid.deploy.pixel_port import PixelPort
-from reid.errors import ArtifactError, MissingDependency, ServerError, SpecError
+from reid.deploy.onnx import INPUT, OUTPUT
+from reid.errors import MissingDependency, ServerError, SpecError
 
-URL = re.compile(r"((?P<scheme>https?|grpcs?)://)?(?P<address>(\[[0-9A-Fa-f:]+\]|[^\s/:\[\]]+)(:\d{1,5})?(/\S*)?)")
+URL = re.compile(
+    r"((?P<scheme>https?|grpcs?)://)?(?P<address>(?P<host>\[[0-9A-Fa-f:]+\]|[^\s/:\[\]]+)(:\d{1,5})?(/\S*)?)"
+)
 
 PROTOCOLS = {"http": "http", "https": "http", "grpc": "grpc"}
 """The protocol asked for -> the one used. As in TAO's client "https" means HTTP; the URL's scheme chooses TLS."""
@@ -27,6 +29,7 @@ RECONNECT_MS = 5000
 AWAY = {"502", "503", "504", "StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED"}
 """Statuses of a server, or of a proxy in front of it, that may pass in a moment."""
 UNKNOWN_MODEL = {"404", "StatusCode.NOT_FOUND"}
+STOPPING = "has stopped accepting new inference requests"
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,16 @@ class Server:
     model_name: str
     model_version: str
     """"" for the version that the server chooses, the latest."""
+    streaming: bool = False
+    """Whether requests go over a stream (ModelStreamInfer), which only gRPC has."""
+
+    def __post_init__(self) -> None:
+        """Raises SpecError if HTTP is to stream."""
+        if self.streaming and not self.is_grpc:
+            raise SpecError(
+                f"--streaming: only gRPC can stream\n  found: {self.protocol} (-i)\n"
+                "  want:  -i grpc, with Triton's gRPC port (by default 8001); or without --streaming"
+            )
 
     @property
     def tls(self) -> bool:
@@ -63,6 +76,15 @@ class Server:
         """Whether the protocol is gRPC, not HTTP."""
         return PROTOCOLS[self.protocol.lower()] == "grpc"
 
+    @property
+    def is_on_this_machine(self) -> bool:
+        """Whether the address is a loopback address: localhost, 127.0.0.0/8 or ::1."""
+        host = self._url["host"].strip("[]")
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host.lower().rstrip(".") == "localhost"
+
 
 def infer(client: Any, server: Server, images: NDArray[Any]) -> NDArray[np.float32] | None:
     """Sends one request: images (B, C, H, W) -> the server's fc_pred, (B, D) if it keeps its contract.
@@ -73,15 +95,38 @@ def infer(client: Any, server: Server, images: NDArray[Any]) -> NDArray[np.float
     kind = "UINT8" if images.dtype == np.uint8 else "FP32"
     port = library.InferInput(INPUT, list(images.shape), kind)
     port.set_data_from_numpy(np.ascontiguousarray(images, np.uint8 if kind == "UINT8" else np.float32))
-    answer = client.infer(
-        server.model_name,
-        [port],
-        model_version=server.model_version,
-        outputs=[library.InferRequestedOutput(OUTPUT)],
-        **({"client_timeout": REQUEST_TIMEOUT_S} if server.is_grpc else {}),
-    )
+    request = {
+        "inputs": [port],
+        "model_version": server.model_version,
+        "outputs": [library.InferRequestedOutput(OUTPUT)],
+    }
+    if server.streaming:
+        answer = _infer_by_stream(client, server, request)
+    else:
+        timeout = {"client_timeout": REQUEST_TIMEOUT_S} if server.is_grpc else {}
+        answer = client.infer(server.model_name, **request, **timeout)
     found: NDArray[np.float32] | None = answer.as_numpy(OUTPUT)
     return found
+
+
+def _infer_by_stream(client: Any, server: Server, request: dict[str, Any]) -> Any:
+    """Sends one request over the client's stream, which is opened by the first one, and waits for its answer.
+
+    A client has one request under way at a time, so an error, which names no request, belongs to this one.
+    """
+    if not hasattr(client, "answers"):
+        answers: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+        client.start_stream(lambda result, error: answers.put((result, error)))
+        client.answers = answers
+    client.async_stream_infer(server.model_name, **request)
+    try:
+        result, error = client.answers.get(timeout=REQUEST_TIMEOUT_S)
+    except queue.Empty:
+        client.stop_stream(cancel_requests=True)
+        raise TimeoutError(f"no answer over the stream for {REQUEST_TIMEOUT_S:g} s") from None
+    if error is not None:
+        raise error
+    return result
 
 
 def refusal(server: Server, error: Exception) -> Exception:
@@ -130,6 +175,7 @@ def connect(server: Server) -> Any:
             ("grpc.max_send_message_length", -1),
             ("grpc.max_receive_message_length", -1),
             ("grpc.max_reconnect_backoff_ms", RECONNECT_MS),
+            ("grpc.enable_http_proxy", int(not server.is_on_this_machine)),
         ]
         return library.InferenceServerClient(server.address, ssl=server.tls, channel_args=arguments)
     from gevent.ssl import create_default_context
@@ -149,7 +195,7 @@ def is_away(error: Exception) -> bool:
 
     status = getattr(error, "status", None)
     if status is not None:
-        return status() in AWAY
+        return status() in AWAY or _says(error, STOPPING)
     if isinstance(error, ssl.SSLError):
         return isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
     return isinstance(error, (OSError, HTTPConnectionClosed, HTTPProtocolViolationError))
@@ -158,52 +204,19 @@ def is_away(error: Exception) -> bool:
 def is_unknown_model(error: Exception) -> bool:
     """Whether the server says that it has no such model."""
     status = getattr(error, "status", None)
-    return status is not None and status() in UNKNOWN_MODEL
+    return status is not None and (status() in UNKNOWN_MODEL or _says(error, "Request for unknown model"))
 
 
-def contract_of(client: Any, server: Server, *, batch_size: int) -> tuple[Contract, PixelPort | None]:
-    """The contract in the model's configuration, and the pixels that it takes if it prepares images itself.
-
-    Raises ServerError if there is no contract, or if the model contradicts it.
-    """
-    config = client.get_model_config(
-        server.model_name, server.model_version, **({"as_json": True} if server.is_grpc else {})
-    )
-    config = config["config"] if server.is_grpc else config
-    where = f"{server.url}: {server.model_name}"
-    parameter = config.get("parameters", {}).get(CONTRACT_KEY)
-    if parameter is None:
-        raise ServerError(
-            f"{where} has no preprocessing contract, which says how to prepare an image for it\n"
-            f"  want: the parameter {CONTRACT_KEY!r} in its configuration, which reid triton writes"
-        )
-    try:
-        contract = Contract.from_json(parameter["string_value"])
-        pixels = pixels_of({name: entry["string_value"] for name, entry in config["parameters"].items()})
-    except ArtifactError as error:
-        raise ServerError(f"{where}: {error}") from None
-    found, wanted = _ports(config), _ports_wanted(contract, pixels)
-    if found != wanted:
-        raise ServerError(f"{where}: inputs and outputs are {found}\n  want: {wanted}, as its contract says")
-    most = int(config.get("max_batch_size", 0))
-    if batch_size > most:
-        raise ServerError(
-            f"{where} takes batches of at most {most} images\n  found: {batch_size} (-b, triton.max_batch_size)\n"
-            f"  want:  {most} or less"
-        )
-    return contract, pixels
+def _says(error: Any, words: str) -> bool:
+    """Whether an error without a status, as those of a stream are, has these words of the server."""
+    return error.status() is None and words in str(error.message())
 
 
-def _ports(config: dict[str, Any]) -> str:
-    ports = [*config["input"], *config["output"]]
-    return ", ".join(f"{port['name']} {port['data_type']} ({', '.join(map(str, port['dims']))})" for port in ports)
-
-
-def _ports_wanted(contract: Contract, pixels: PixelPort | None) -> str:
-    size, kind = f"{contract.channels}, {contract.height}, {contract.width}", "TYPE_FP32"
-    if pixels:
-        kind, size = pixels.in_triton(contract.channels)
-    return f"{INPUT} {kind} ({size}), {OUTPUT} TYPE_FP32 ({contract.embedding})"
+def config_of(client: Any, server: Server) -> dict[str, Any]:
+    """The model's configuration on the server, as Triton gives it in JSON."""
+    as_json = {"as_json": True} if server.is_grpc else {}
+    config: dict[str, Any] = client.get_model_config(server.model_name, server.model_version, **as_json)
+    return config["config"] if server.is_grpc else config
 
 
 def _models(server: Server) -> str:

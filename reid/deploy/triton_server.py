@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 from reid.deploy.gpu import use_gpu
 from reid.errors import MissingDependency, ServerError
@@ -72,8 +72,9 @@ def serve(command: list[str], *, http_port: int) -> None:
 
 
 def _is_ready(http_port: int) -> bool:
+    direct = build_opener(ProxyHandler({}))  # http_proxy is for other machines
     try:
-        with urlopen(f"http://localhost:{http_port}/v2/health/ready", timeout=1) as answer:
+        with direct.open(f"http://localhost:{http_port}/v2/health/ready", timeout=1) as answer:
             return bool(answer.status == 200)
     except (URLError, OSError):
         return False

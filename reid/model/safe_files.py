@@ -56,7 +56,7 @@ def read_file(path: Path) -> Any:
     is missing, damaged, no checkpoint, or needs code to be read.
     """
     if not path.is_file():
-        raise ArtifactError(f"{path}: no such file\n  want: a checkpoint (.pth, .tlt, .safetensors)")
+        raise ArtifactError(f"{path.absolute()}: no such file\n  want: a checkpoint (.pth, .tlt, .safetensors)")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from reid.files.paths import expanded
 from reid.spec.facts import NamesGpus, NoPath, ReadBy, Reads, Replaced, Writes
 
 
@@ -19,10 +20,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)]
 
 Text = Annotated[str, NoPath()]
-ReadFile = Annotated[str, Reads("file")]
-ReadFolder = Annotated[str, Reads("folder")]
-WrittenFile = Annotated[str, Writes("file")]
-WrittenFolder = Annotated[str, Writes("folder")]
+ReadFile = Annotated[str, AfterValidator(expanded), Reads("file")]
+ReadFolder = Annotated[str, AfterValidator(expanded), Reads("folder")]
+WrittenFile = Annotated[str, AfterValidator(expanded), Writes("file")]
+WrittenFolder = Annotated[str, AfterValidator(expanded), Writes("folder")]
 ResultsFolder = Annotated[WrittenFolder, ReadBy(), Replaced("the runner says where the results are")]
 """Folder of the results of a task that is a stage of the pipeline too."""
 

@@ -1,37 +1,40 @@
-"""The client task: embeddings of two folders from a Triton server, as the JSON of the inference stage."""
+"""The client task: embeddings of images from a Triton server, as the JSON of the inference stage."""
 
+import logging
+import re
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from reid.data.chosen_folders import Folder, manifest_of
+from reid.data.file_index import read_image
 from reid.data.file_names import ANY
-from reid.data.market1501 import Split
+from reid.data.market1501 import DISTRACTOR, PersonImage, Split
 from reid.data.on_disk import ImagesOnDisk
 from reid.deploy.triton_client import TritonModel
 from reid.embeddings import Embeddings, embed, write_json
+from reid.errors import DatasetError
 from reid.stages.outcome import Outcome
+
+logger = logging.getLogger(__name__)
 
 RESULTS = "results.json"
 """The name that TAO's client gives it."""
+JUNK_NAME = re.compile(r"-1_c\d")
+"""The beginning of the name of a junk image; TAO's client, too, knows one by it."""
 
 
-def client(model: TritonModel, *, query: Path, gallery: Path, output: Path) -> Outcome:
-    """Writes `output`/results.json: {"img_path", "embedding"} of all query, then all gallery images, as inference does.
+def client(model: TritonModel, *, query: Path, gallery: Path | None, output: Path) -> Outcome:
+    """Writes `output`/results.json: {"img_path", "embedding"} of all query, then all gallery images.
 
-    Files may have any names. Raises DatasetError if a folder is missing or empty, or has an unreadable image.
+    `query` is a folder or one image. Files may have any names; junk of the gallery is left out, as in TAO's client.
+    Raises DatasetError if a file or folder is missing, if a folder is empty, and if an image is unreadable.
     """
-    folders = {
-        "train": Folder(None, ""),
-        "query": Folder(str(query.absolute()), "query_dir"),
-        "gallery": Folder(str(gallery.absolute()), "--test_dir"),
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        index_file = Path(folder) / "index.json"
-        manifest = manifest_of(folders, needed=("query", "gallery"), names=ANY, index_file=index_file)
+    splits = _splits(query, gallery)
     started = time.perf_counter()
-    parts = ask(model, {"query": manifest.query, "gallery": manifest.gallery})
+    parts = ask(model, splits)
     seconds = time.perf_counter() - started
     write_json(output / RESULTS, *parts.values())
     rows = sum(len(part) for part in parts.values())
@@ -44,6 +47,38 @@ def client(model: TritonModel, *, query: Path, gallery: Path, output: Path) -> O
         {},
         [f"{rows:,} embeddings of width {model.contract.embedding}: {output / RESULTS}"],
     )
+
+
+def _splits(query: Path, gallery: Path | None) -> dict[str, Split]:
+    """The images of query and gallery; without a gallery only those of query."""
+    one_image = _one_image(query) if query.is_file() else None
+    folders = {
+        "train": Folder(None, ""),
+        "query": Folder(None if one_image else str(query.absolute()), "the folder or file to embed"),
+        "gallery": Folder(str(gallery.absolute()) if gallery else None, "--test_dir"),
+    }
+    needed = [name for name in ("query", "gallery") if folders[name].path]
+    with tempfile.TemporaryDirectory() as folder:
+        index_file = Path(folder) / "index.json"
+        manifest = manifest_of(folders, needed=needed, names=ANY, index_file=index_file)
+    splits = {"query": one_image or manifest.query}
+    return splits | {"gallery": _without_junk(manifest.gallery)} if gallery else splits
+
+
+def _one_image(file: Path) -> Split:
+    """A split of one image."""
+    file = file.absolute()
+    if error := read_image(file).error:
+        raise DatasetError(f"{file}: the image cannot be read: {error}")
+    return Split(file.parent, (PersonImage(file.name, DISTRACTOR, 1),))
+
+
+def _without_junk(gallery: Split) -> Split:
+    """The gallery without its junk, which is logged."""
+    kept = tuple(image for image in gallery.images if not JUNK_NAME.match(image.file))
+    if junk := len(gallery) - len(kept):
+        logger.info("--test_dir: %d of %d images are junk (-1_c…) and left out", junk, len(gallery))
+    return replace(gallery, images=kept)
 
 
 def ask(model: TritonModel, splits: Mapping[str, Split]) -> dict[str, Embeddings]:

@@ -12,6 +12,7 @@ import numpy as np
 from reid.data.market1501 import Manifest, Split
 from reid.deploy.triton_client import TritonModel
 from reid.deploy.triton_connection import Server
+from reid.deploy.triton_contract import contract_of_file
 from reid.embeddings import write_json
 from reid.errors import DatasetError
 from reid.files.writing import replacing
@@ -49,6 +50,7 @@ def start_client(spec: Experiment, *, dataset: Path, results: Path, run: StageRu
         batch_size=section.max_batch_size,
         in_flight=IN_FLIGHT,
         patience_s=section.patience_s,
+        given=contract_of_file(Path(section.contract), source="triton.contract") if section.contract else None,
     )
     with model:
         parts = ask(model, {"query": query, "gallery": gallery})

@@ -215,7 +215,8 @@ def test_a_task_without_a_model_says_where_one_was_looked_for(market: Path, tmp_
     for task in ("evaluate", "inference", "export"):
         assert refusal(ArtifactError, task, spec_of(market, tmp_path)) == (
             f"{tmp_path}/train: no such model\n"
-            f"  want: a checkpoint in {task}.checkpoint, or the one that the task train leaves there"
+            f"  want: a checkpoint in {task}.checkpoint, the one that the task train leaves there, or a finished "
+            "training of the pipeline in results_dir"
         )
     assert refusal(ArtifactError, "gen_trt_engine", spec_of(market, tmp_path)) == (
         f"{tmp_path}/export/reid_model.onnx: no such ONNX file\n"

@@ -20,6 +20,7 @@ from reid.deploy.onnx_ends import PixelPort, with_preprocessing
 from reid.deploy.triton import write_repository
 from reid.deploy.triton_client import TritonModel
 from reid.deploy.triton_connection import Server
+from reid.deploy.triton_contract import GivenContract, contract_of_file
 from reid.embeddings import OfPixels
 from reid.errors import MissingDependency, ServerError, SpecError
 from reid.model.embedder import Embedder
@@ -28,7 +29,15 @@ from tests.triton_server import TritonServer, free_ports
 
 NAME = "re_identification_tao"
 BOTH = pytest.mark.parametrize("protocol", ["http", "grpc"])
+ALL = pytest.mark.parametrize("protocol", ["http", "grpc", "stream"])
 Exported = tuple[Path, Embedder, Contract]
+NO_CONTRACT = (
+    "has no preprocessing contract, which says how to prepare an image for it\n"
+    "  want: the parameter 'reid.contract' in its configuration, which reid triton writes;\n"
+    "        for a model that another program laid out: reid client --contract FILE (a checkpoint, an ONNX, a "
+    "build.json\n        or the JSON of reid.contract), or --mean and --std,\n"
+    "        e.g. --mean 0.485 0.456 0.406 --std 0.226 0.226 0.226; for start_client triton.contract=FILE"
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +66,8 @@ def own_server(plain: Exported, tmp_path: Path) -> Iterator[TritonServer]:
 def model_of(server: TritonServer, protocol: str, **changes: Any) -> TritonModel:
     name = changes.pop("name", NAME)
     settings = {"batch_size": 16, "in_flight": 1, "patience_s": 30.0} | changes
-    return TritonModel(Server(server.url(protocol), protocol, name, settings.pop("version", "")), **settings)
+    spoken, streaming = ("grpc", True) if protocol == "stream" else (protocol, False)
+    return TritonModel(Server(server.url(spoken), spoken, name, settings.pop("version", ""), streaming), **settings)
 
 
 def noise(count: int) -> NDArray[np.float32]:
@@ -83,7 +93,7 @@ def test_the_contract_comes_from_the_server(server: TritonServer, plain: Exporte
 
 
 @pytest.mark.slow
-@BOTH
+@ALL
 @pytest.mark.parametrize(("batch_size", "in_flight"), [(1, 1), (7, 1), (16, 4), (7, 20)])
 def test_embeddings_are_those_of_the_onnx_in_order_the_last_batch_too(
     server: TritonServer, plain: Exported, protocol: str, batch_size: int, in_flight: int
@@ -137,11 +147,12 @@ def test_a_model_that_the_server_does_not_have_is_named_with_those_it_has(server
 
 
 @pytest.mark.slow
-@BOTH
+@ALL
 def test_images_of_another_shape_are_refused_in_the_servers_words(server: TritonServer, protocol: str) -> None:
     with model_of(server, protocol) as model, pytest.raises(ServerError) as caught:
         model(noise(2)[:, :, :32])
-    assert str(caught.value).startswith(f"{server.url(protocol)}: the server refuses the request\n  found: ")
+    url = server.grpc if protocol == "stream" else server.url(protocol)
+    assert str(caught.value).startswith(f"{url}: the server refuses the request\n  found: ")
     assert "unexpected shape for input 'input'" in str(caught.value)
 
 
@@ -191,7 +202,7 @@ def test_tls_is_spoken_where_the_url_says_so_and_only_with_a_certificate_that_is
 
 
 @pytest.mark.slow
-@BOTH
+@ALL
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_server_that_is_killed_and_started_again_in_the_middle_costs_time_only(
     own_server: TritonServer, plain: Exported, protocol: str, how: signal.Signals, caplog: pytest.LogCaptureFixture
@@ -262,14 +273,33 @@ def test_a_model_without_contract_or_against_it_is_refused(
     assert (
         refusal(own_server, protocol)
         == {
-            "contract": f"{url}: {NAME} has no preprocessing contract, which says how to prepare an image for it\n"
-            "  want: the parameter 'reid.contract' in its configuration, which reid triton writes",
+            "contract": f"{url}: {NAME} {NO_CONTRACT}",
             "dims": f"{url}: {NAME}: inputs and outputs are input TYPE_FP32 (3, 32, 64), fc_pred TYPE_FP32 (16)\n"
             "  want: input TYPE_FP32 (3, 64, 32), fc_pred TYPE_FP32 (16), as its contract says",
             "order": f"{url}: {NAME}: preprocessing contract: channel_order 'BGR' of 3 channels\n"
             "  want: 'RGB'; nothing else can be done to an image here",
         }[spoiled]
     )
+
+
+@pytest.mark.slow
+@BOTH
+def test_a_model_laid_out_by_tao_is_served_with_the_contract_that_is_given(
+    own_server: TritonServer, plain: Exported, protocol: str
+) -> None:
+    config, served = own_server.repository / NAME / "config.pbtxt", own_server.repository / NAME / "1" / "model.py"
+    text = config.read_text()
+    config.write_text(text[: text.index("parameters")])
+    program = served.read_text()
+    served.write_text(program[: program.index("        promised")] + program[program.index("    def execute") :])
+    own_server.start()
+    assert refusal(own_server, protocol) == f"{own_server.url(protocol)}: {NAME} {NO_CONTRACT}"
+    values = {"mean": plain[2].mean, "std": plain[2].std}
+    with model_of(own_server, protocol, given=GivenContract(values, "--mean --std")) as model:
+        assert model.contract == plain[2]
+        assert model(noise(5)) == expected(plain, noise(5))
+    with model_of(own_server, protocol, given=contract_of_file(plain[0], source="--contract")) as model:
+        assert model.contract == plain[2]
 
 
 @pytest.mark.slow
@@ -313,6 +343,17 @@ def test_the_protocol_decides_what_is_spoken_and_the_url_whether_by_tls(
 ) -> None:
     server = Server(url, protocol, NAME, "")
     assert (server.address, server.tls, server.is_grpc) == (address, tls, is_grpc)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_ours"),
+    [
+        ("localhost:8001", True), ("grpc://LOCALHOST", True), ("127.3.4.5:8001", True), ("grpcs://[::1]:8001", True),
+        ("triton.example:8001", False), ("localhost.example:8001", False), ("10.0.0.1:8001", False),
+    ],
+)  # fmt: skip
+def test_an_address_of_this_machine_is_known(url: str, is_ours: bool) -> None:
+    assert Server(url, "grpc", NAME, "").is_on_this_machine == is_ours
 
 
 @pytest.mark.parametrize("url", ["", "ftp://localhost:8000", "localhost:port", "two words:8000"])

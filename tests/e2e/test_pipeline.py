@@ -78,12 +78,23 @@ def states(text: str) -> dict[str, str]:
     return {row[1]: row[2] for row in rows if row}
 
 
+def check_that_a_task_finds_the_model(workplace: Workplace) -> None:
+    """The run after it shows that this leaves the pipeline's results as they are."""
+    command = [sys.executable, "-m", "reid", "triton", "-e", str(workplace.folder / "tiny.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    onnx = workplace.latest("export", "model.onnx")
+    assert f"the ONNX is that of the pipeline, {onnx.resolve()}" in done.stderr
+    served = workplace.folder / "results/triton/model_repository/re_identification_tao/1/model.onnx"
+    assert served.read_bytes() == onnx.read_bytes()
+
+
 def test_the_pipeline_runs_and_a_second_run_does_only_what_is_new(workplace: Workplace) -> None:
     first = workplace.run()
     assert states(first) == dict.fromkeys(STAGES, "ran")
     check_what_is_printed(first)
     check_results(workplace)
     check_mlflow(workplace)
+    check_that_a_task_finds_the_model(workplace)
     started = time.monotonic()
     assert states(workplace.run()) == {stage: "ran" if stage == "validate" else "cached" for stage in STAGES}
     assert time.monotonic() - started < 30

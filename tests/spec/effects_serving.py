@@ -121,6 +121,12 @@ def protocol(lab: Lab) -> None:
     assert "no answer for 0.3 s, by grpc\n" in _nobody(lab, "triton.protocol=grpc")
 
 
+def contract(lab: Lab) -> None:
+    missing = lab.folder / "contract.json"
+    text = _refusal(lab, ArtifactError, "start_client", f"triton.contract={missing}")
+    assert text == f"{missing}: no such file"
+
+
 def patience_s(lab: Lab) -> None:
     assert "no answer for 0.6 s," in _nobody(lab, "triton.patience_s=0.6")
 
@@ -194,6 +200,7 @@ SERVING: dict[str, Callable[[Lab], None]] = {
     "triton.metrics_port": _port("metrics", 8002),
     "triton.url": url,
     "triton.protocol": protocol,
+    "triton.contract": contract,
     "triton.patience_s": patience_s,
     "triton.sample_persons": sample_persons,
     "triton.results_dir": results_dir,

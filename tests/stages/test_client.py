@@ -1,6 +1,7 @@
-"""`reid client` against a real Triton server: its JSON is the one of `reid inference`."""
+"""`reid client` against a real Triton server: its JSON is the one of `reid inference`, without the gallery's junk."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -16,8 +17,10 @@ import pytest
 from reid.cli.commands import main
 from reid.cli.tasks import run_task
 from reid.deploy.triton import write_repository
+from reid.errors import DatasetError
 from reid.model.checkpoint import save_model
 from reid.spec import load_spec
+from reid.stages.client import _splits
 from tests.exporting import exported
 from tests.small_market import write_image, write_market
 from tests.triton_server import TritonServer
@@ -79,7 +82,7 @@ def arguments(served: Served, output: Path, *more: str) -> list[str]:
 
 
 def assert_same_rows(found: Path, wanted: Path) -> None:
-    rows, others = read_json(found), read_json(wanted)
+    rows, others = read_json(found), [row for row in read_json(wanted) if "/-1_c" not in row[0]]
     assert [path for path, _ in rows] == [path for path, _ in others]
     vectors, expected = (np.array([vector for _, vector in each]) for each in (rows, others))
     assert np.ptp(expected, axis=0).mean() > 1000 * TOLERANCE, "another row would be seen"
@@ -94,8 +97,10 @@ def assert_same_rows(found: Path, wanted: Path) -> None:
         ["-x", "1", "-b", "16", "--mode", "Re_identification", "-i", "gRPC", "-u", "{grpc}", "-a"],
         ["-b", "5", "-i", "http", "-u", "http://{http}"],
         ["-u", "{http}"],
+        ["-b", "3", "-i", "grpc", "-u", "{grpc}", "--streaming", "-v"],
+        ["-b", "16", "-u", "{http}", "--class_list", "person,bag", "--postprocessing_config", "/none"],
     ],
-    ids=["the seed's own line", "grpc", "one request at a time", "the defaults"],
+    ids=["the seed's own line", "grpc", "one request at a time", "the defaults", "streaming", "of other modes"],
 )
 def test_the_json_is_that_of_inference_row_for_row(
     served: Served, inferred: Path, tmp_path: Path, more: list[str], capsys: pytest.CaptureFixture[str]
@@ -104,7 +109,7 @@ def test_the_json_is_that_of_inference_row_for_row(
     assert main(arguments(served, tmp_path, *(word.format(**server) for word in more))) == 0
     assert_same_rows(tmp_path / "results.json", inferred)
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
-    assert capsys.readouterr().out.splitlines()[-1] == f"24 embeddings of width 16: {tmp_path}/results.json"
+    assert capsys.readouterr().out.splitlines()[-1] == f"23 embeddings of width 16: {tmp_path}/results.json"
 
 
 @pytest.mark.slow
@@ -149,12 +154,42 @@ def test_folders_are_named_as_the_command_line_names_them(
     assert main(["client", f"{tmp_path}/no", "--test_dir", f"{tmp_path}/none", *line]) == 2
     assert capsys.readouterr().err == (
         "error: the images are not there: 2 of 2 folders missing\n"
-        f"  query: no such folder: {tmp_path}/no (query_dir)\n  gallery: no such folder: {tmp_path}/none (--test_dir)\n"
+        f"  query: no such folder: {tmp_path}/no (the folder or file to embed)\n"
+        f"  gallery: no such folder: {tmp_path}/none (--test_dir)\n"
     )
     assert main(["client", f"{tmp_path}/query", "--test_dir", f"{tmp_path}/empty", *line]) == 2
     shown = capsys.readouterr().err
     assert f"no image in {tmp_path}/empty (--test_dir)" in shown
     assert "1 of 1 images cannot be read" in shown
+
+
+@pytest.mark.slow
+def test_one_image_or_a_folder_alone_is_embedded_without_a_gallery(
+    served: Served, inferred: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = dict(read_json(inferred))
+    monkeypatch.chdir(served.market / "query")
+    line = ["-m", NAME, "-u", served.server.http, "-b", "16", "--output_path", str(tmp_path)]
+    assert main(["client", "0005_c1s1_000009_01.png", *line]) == 0
+    ((path, vector),) = read_json(tmp_path / "results.json")
+    assert path == f"{served.market}/query/0005_c1s1_000009_01.png"
+    assert vector == pytest.approx(rows[path], abs=TOLERANCE)
+    assert main(["client", f"{served.market}/query", *line]) == 0
+    found = [path for path, _ in read_json(tmp_path / "results.json")]
+    assert found == [path for path in rows if path.startswith(f"{served.market}/query/")]
+
+
+@pytest.mark.slow
+def test_a_proxy_is_not_asked_for_a_server_of_this_machine(served: Served, inferred: Path, tmp_path: Path) -> None:
+    """In processes of their own: gRPC reads the variables when it starts."""
+    nobody = "http://127.0.0.1:9"
+    proxies = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY"), nobody)
+    kept = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"}
+    for protocol in ("http", "grpc"):
+        line = ["-u", served.server.url(protocol), "-i", protocol, "-b", "16", "--patience", "5"]
+        command = [sys.executable, "-m", "reid", *arguments(served, tmp_path / protocol, *line)]
+        subprocess.run(command, env=kept | proxies | {"PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
+        assert_same_rows(tmp_path / protocol / "results.json", inferred)
 
 
 @pytest.mark.slow
@@ -187,7 +222,51 @@ def test_the_command_loads_neither_torch_nor_a_spec(served: Served, tmp_path: Pa
         [sys.executable, "-c", code, *line], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "0"
-    assert len(json.loads((tmp_path / "results.json").read_text())) == 24
+    assert len(json.loads((tmp_path / "results.json").read_text())) == 23
+
+
+def test_junk_of_the_gallery_is_left_out_with_a_notice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    market = write_market(tmp_path / "market")
+    write_image(market / "query" / "-1_c1s1_000001_01.jpg")
+    caplog.set_level(logging.INFO, "reid")
+    found = _splits(market / "query", market / "bounding_box_test")
+    assert [image.file for image in found["gallery"].images] == [
+        "0000_c2s1_000001_01.jpg",
+        "0004_c1s1_000002_01.jpg",
+        "0004_c2s1_000001_01.jpg",
+        "0005_c1s1_000001_01.jpg",
+    ]
+    assert len(found["query"]) == 3
+    assert "--test_dir: 1 of 5 images are junk (-1_c…) and left out" in caplog.messages
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    with pytest.raises(DatasetError, match=f"^{tmp_path}/a.jpg: the image cannot be read: "):
+        _splits(tmp_path / "a.jpg", None)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (
+            ["--streaming"],
+            "--streaming: only gRPC can stream\n  found: http (-i)\n"
+            "  want:  -i grpc, with Triton's gRPC port (by default 8001); or without --streaming",
+        ),
+        (["--mean", "0.5"], "--mean: found alone\n  want: --mean and --std, a number for each channel"),
+        (["--channel-order", "L"], "--channel-order: found alone\n  want: --mean and --std, a number for each channel"),
+        (["--mean", "0.5", "--std", "0"], "--std: found 0, want numbers above 0"),
+        (["--mean", "0.5", "--std", "1", "1"], "--mean, --std: found 1 and 2 numbers, want as many of both"),
+        (["--contract", "c.json", "--mean", "0.5"], "--contract and --mean: found both, want one of them"),
+    ],
+)
+def test_arguments_that_contradict_each_other_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], text: str
+) -> None:
+    line = ["client", "query", "-m", NAME, "--output_path", str(tmp_path), "--patience", "0"]
+    assert main([*line, *words]) == 2
+    assert capsys.readouterr().err == f"error: {text}\n"
 
 
 @pytest.mark.parametrize(
