@@ -51,7 +51,8 @@ def rate_of_errors(text: str) -> float:
 
 
 def _match(options: argparse.Namespace) -> None:
-    images, options.overrides = without_overrides(options.images)
+    images, overrides = without_overrides(options.images)
+    options.overrides = [*overrides, *options.overrides]
     if options.threshold is not None and not -1 <= options.threshold <= 1:
         raise SpecError(f"--threshold {options.threshold:g}: no cosine\n  want: -1 to 1")
     pairs = _pairs([Path(image).expanduser() for image in images], two_by_two=options.pairs)

@@ -16,12 +16,16 @@ OVERRIDE = re.compile(r"[a-z]\w*(\.\w+)*=.*", re.DOTALL)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Adds -e SPEC and --model FILE, neither of them required: `chosen_model` wants one."""
+    """Adds -e SPEC and --model FILE, neither of them required: `chosen_model` wants one.
+
+    Fields of the spec may follow the options; among the words before them `without_overrides` finds them.
+    """
     names = ("-e", "--experiment_spec", "--experiment_spec_file")
     spec_help = "YAML; its task train has made the model, or its pipeline. Fields may follow: section.field=value"
     parser.add_argument(*names, dest="spec", metavar="SPEC", help=spec_help)
     model_help = "the model itself: a checkpoint, an ONNX file, a TensorRT engine, or a folder with checkpoints"
     parser.add_argument("--model", type=Path, metavar="FILE", help=model_help)
+    parser.set_defaults(overrides=[])
 
 
 def without_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:

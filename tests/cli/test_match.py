@@ -148,6 +148,16 @@ def test_few_images_give_the_threshold_that_they_can(capsys: pytest.CaptureFixtu
     )
 
 
+def test_the_model_of_a_spec_is_taken_and_has_to_be_as_the_spec_says(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    (folder / "spec.yaml").write_text("dataset: {pixel_mean: [0.5, 0.5, 0.5]}\n")
+    model = "inference.checkpoint=judges.onnx"
+    assert said(capsys, RED, model, ALSO_RED, "-e", "spec.yaml", "train.seed=3").startswith("same person ")
+    text = said(capsys, RED, BLUE, "-e", "spec.yaml", model, "dataset.pixel_mean=[0.4,0.4,0.4]", status=2)
+    assert "judges.onnx: made for dataset.pixel_mean [0.5, 0.5, 0.5]\n" in text
+
+
 @pytest.mark.slow
 def test_an_onnx_file_is_run_without_torch(folder: Path) -> None:
     program = (

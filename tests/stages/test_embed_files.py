@@ -30,7 +30,7 @@ def test_each_file_is_embedded_in_its_turn(model: Path, tmp_path: Path, monkeypa
     found = embed_files(opened, [Path(name) for name in names], batch_size=3)
     assert found.paths == [str(tmp_path / name) for name in names]
     assert not (found.vectors[0] == found.vectors[1]).any() and (found.vectors[0] == found.vectors[2]).all()
-    pixels = np.asarray(read_picture(names[1]))[None]
+    pixels = np.array(read_picture(names[1]))[None]
     wanted = open_model(model, device="cpu", images=1).network
     vectors = wanted.start(pixels)() if hasattr(wanted, "start") else wanted(opened.contract.preprocess(pixels))
     np.testing.assert_allclose(found.vectors[1:2], vectors, atol=1e-6)  # another batch size, so another order of sums
