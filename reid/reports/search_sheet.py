@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LEFT = 0.15
+LEFT = 0.25
 OTHER = "#b4b2aa"
 """The frame of a hit that is not taken for the query's person."""
-NAME_LENGTH = 13
+NAME_LENGTH = 12
 """Largest number of characters of a file name under a query."""
 
 

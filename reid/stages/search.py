@@ -6,7 +6,6 @@ Shapes: Q queries, D width of the embedding.
 """
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,8 +57,6 @@ class Searched:
     hits: list[tuple[Hit, ...]]
     """For each query, the most similar first."""
     gallery_rows: int
-    seconds: float
-    """Time of the search alone, without embedding images."""
     threshold: Threshold | None
     measured: Thresholds | None
 
@@ -135,13 +132,11 @@ def search_gallery(
     if false_match_rate is not None and measured is None:
         raise ArtifactError(f"false match rate {false_match_rate:g}: the model knows no threshold\n  want: {HOW}")
     threshold = choose_threshold(measured, false_match_rate)
-    started_s = time.perf_counter()
     unit = l2_normalize(asked.embeddings.vectors)
     with Progress("search", total=found.rows or 0, unit="rows") as progress:
         hits = search(unit, found.vectors(), count=min(top_k, found.rows or top_k), seen=progress.update)
     named = _named(hits, found.names_of, threshold)
-    seconds = time.perf_counter() - started_s
-    return Searched(asked.embeddings.paths, named, found.rows or 0, seconds, threshold, measured)
+    return Searched(asked.embeddings.paths, named, found.rows or 0, threshold, measured)
 
 
 def _query_files(queries: list[Path]) -> list[Path]:

@@ -27,7 +27,7 @@ def config(**parameters: str) -> dict[str, Any]:
 
 
 def contract_of(found: dict[str, Any], given: GivenContract | None) -> Contract:
-    return served_contract(found, given=given, where="here: model", batch_size=16)
+    return served_contract(found, given=given, where="here: model", batch_size=16)[0]
 
 
 def refusal(found: dict[str, Any], given: GivenContract | None) -> str:
