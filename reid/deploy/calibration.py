@@ -1,8 +1,8 @@
 """Measures how large the tensors of an ONNX model become on real images, and chooses those images.
 
 A scale of 8-bit numbers follows from the largest magnitude that was seen. Clipping the largest values instead (by a
-percentile, the squared error or the entropy) makes the mean embedding closer and the worst one much worse: the few
-images with large values are those that lose them. docs/deployment.md has the measurement.
+percentile or the squared error) made the mean embedding closer and the worst one worse, and the worst one is what a
+limit is on. docs/deployment.md has the measurement.
 
 Shapes: B images in a batch, N images of a split, C channels, H height, W width.
 """

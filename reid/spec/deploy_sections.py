@@ -47,7 +47,7 @@ class Pixels(Section):
 
 
 class Quantization(Section):
-    """How export makes an INT8 or FP8 file, and how much it may lose: 8-bit numbers lose more than FP16."""
+    """How an INT8 or FP8 file is made, and how much it may lose."""
 
     images: Count = 256
     """Number of training images, balanced over persons and cameras, on which the scales are measured."""
@@ -108,7 +108,7 @@ TUNED_FOR = 16
 
 
 class Calibration(Section):
-    """The cal_batches x cal_batch_size images on which an FP32 ONNX is calibrated for an INT8 or FP8 engine."""
+    """Images, cal_batches x cal_batch_size, on which an INT8 or FP8 engine is calibrated."""
 
     cal_image_dir: list[Text] = []
     """Folders of images, subfolders included; empty: the training images, persons and cameras balanced."""
