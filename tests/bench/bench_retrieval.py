@@ -75,7 +75,7 @@ def searched(queries: int, gallery: int = 1_000_000, **more: str) -> Row:
     done, plain = _case("search", size | more), _case("search, NumPy", size)
     return row(
         "retrieval", f"top 10 of {gallery:,} in a {done['file']} file, {queries:,} queries, 256-d", done["s"], "s",
-        textbook=plain["s"], textbook_is=f"NumPy: product, argpartition; in memory, {plain['peak_gb']:.1f} GB",
+        textbook=plain["s"], textbook_is=f"NumPy: product, argpartition, 100 queries at a time; in memory, {plain['peak_gb']:.1f} GB",
         peak_gb=done["peak_gb"],
     )  # fmt: skip
 
@@ -113,10 +113,13 @@ def _numpy_search(queries: int, gallery: int, width: int) -> Callable[[], object
             vectors[first : first + (1 << 16)].shape, dtype=np.float32, out=vectors[first : first + (1 << 16)]
         )
 
-    def work() -> object:
-        cosine = asked @ vectors.T
+    def best_of(some: np.ndarray) -> np.ndarray:
+        cosine = some @ vectors.T
         best = np.argpartition(-cosine, 10, axis=1)[:, :10]
         return np.take_along_axis(best, np.argsort(-np.take_along_axis(cosine, best, 1), axis=1, kind="stable"), 1)
+
+    def work() -> object:  # at once, 1,000 queries of a million would take 17 GB
+        return np.concatenate([best_of(asked[first : first + 100]) for first in range(0, queries, 100)])
 
     return work
 
