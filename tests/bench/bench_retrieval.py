@@ -75,7 +75,7 @@ def searched(queries: int, gallery: int = 1_000_000, **more: str) -> Row:
     done, plain = _case("search", size | more), _case("search, NumPy", size)
     return row(
         "retrieval", f"top 10 of {gallery:,} in a {done['file']} file, {queries:,} queries, 256-d", done["s"], "s",
-        textbook=plain["s"], textbook_is=f"NumPy: product, argpartition, 100 queries at a time; in memory, {plain['peak_gb']:.1f} GB",
+        textbook=plain["s"], textbook_is=f"NumPy: product, argpartition; in memory, {plain['peak_gb']:.1f} GB",
         peak_gb=done["peak_gb"],
     )  # fmt: skip
 
