@@ -209,7 +209,7 @@ class Triton(Section):
     machine."""
     protocol: Literal["http", "grpc"] = "http"
     """Protocol by which start_client asks the server."""
-    contract: Annotated[ReadFile | None, ReadAloneBy("start_client")] = None
+    contract: ReadFile | None = None
     """File that says how start_client prepares images for a model that another program laid out: a checkpoint, an ONNX,
     an engine's build.json, or the JSON of reid.contract; null: the server says it."""
     patience_s: Positive = 60.0
