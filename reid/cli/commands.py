@@ -63,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     A command that answers by its exit status sets options.exit_status.
     """
-    options = _parsed(arguments)
     try:
+        options = _parsed(arguments)
         with shown_on(sys.stderr):
             closing: Closing | None = options.action(options)
         if closing:

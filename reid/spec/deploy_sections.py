@@ -12,6 +12,7 @@ from reid.spec.field_types import (
     GpuId,
     Positive,
     ReadFile,
+    ReadFolder,
     ResultsFolder,
     Section,
     ServedName,
@@ -110,7 +111,7 @@ TUNED_FOR = 16
 class Calibration(Section):
     """Images, cal_batches x cal_batch_size, on which an INT8 or FP8 engine is calibrated."""
 
-    cal_image_dir: list[Text] = []
+    cal_image_dir: list[ReadFolder] = []
     """Folders of images, subfolders included; empty: the training images, persons and cameras balanced."""
     cal_cache_file: Annotated[
         Text | None, WithoutEffect("the scales stand in the ONNX that the engine is built from")
