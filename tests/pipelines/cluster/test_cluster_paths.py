@@ -16,7 +16,8 @@ def test_a_path_is_put_on_the_volume_unless_no_stage_reads_it_or_the_pipeline_re
     staying = {*fields_with(Replaced), *(name for name in paths if not fields_of()[name].stages)}
     assert set(pipeline_paths()) == paths - staying
     not_replaced = staying - set(fields_with(Replaced))
-    assert not_replaced == {"results_dir", "triton.model_file", "triton.model_repository", "triton.results_dir"}
+    in_triton = {"contract", "model_file", "model_repository", "results_dir"}
+    assert not_replaced == {"results_dir", *(f"triton.{name}" for name in in_triton)}
 
 
 def test_a_parameter_that_counts_gpus_is_one_of_the_pipeline() -> None:
