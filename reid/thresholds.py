@@ -104,7 +104,7 @@ class Thresholds:
             rows = tuple(_row(entry) for entry in values["thresholds"])
             counts = (int(values[name]) for name in ("same_person_pairs", "different_person_pairs"))
             return cls(rows, str(values["measured_on"]), *counts)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ArtifactError(
                 f"{where}: not thresholds ({type(error).__name__}: {error}); found: {text[:80]!r}\n"
                 "  want: JSON with measured_on, same_person_pairs, different_person_pairs and thresholds"
@@ -120,4 +120,6 @@ def _row(entry: dict[str, Any]) -> Threshold:
     row = Threshold(**{column.name: entry[column.name] for column in fields(Threshold)}).rounded()
     if not (-1 <= row.cosine <= 1 and all(0 <= rate <= 1 for rate in (row.true_match_rate, row.false_match_rate))):
         raise ValueError(f"{row} is out of range")
+    if not isinstance(row.name, str) or not 0 < (row.rate or 0.5) < 1:
+        raise ValueError(f"{row.name!r} is no name of a threshold")
     return row

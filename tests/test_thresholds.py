@@ -44,7 +44,17 @@ def test_the_threshold_of_a_rate_is_found_by_the_rate() -> None:
         replace(FOUND, rows=ROWS[:2]).at_false_match_rate(0.001)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"thresholds": []}', FOUND.to_json().replace("0.75", "1.75")])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{", "[" * 100_000, '{"thresholds": []}'),
+        FOUND.to_json().replace("0.75", "1.75"),
+        FOUND.to_json().replace("20000", "1e999"),
+        FOUND.to_json().replace('"1 % let in"', "1"),
+        FOUND.to_json().replace("1 % let in", "x % let in"),
+        FOUND.to_json().replace("1 % let in", "inf % let in"),
+    ],
+)
 def test_anything_else_is_refused_by_the_name_of_its_place(text: str) -> None:
     with pytest.raises(ArtifactError, match=r"^model\.onnx: not thresholds "):
         Thresholds.from_json(text, where="model.onnx")

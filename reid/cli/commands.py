@@ -8,6 +8,7 @@ Modules that load torch or MLflow are imported by the task that needs them; `rei
 """
 
 import argparse
+import io
 import os
 import shutil
 import signal
@@ -63,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     A command that answers by its exit status sets options.exit_status.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     try:
         options = _parsed(arguments)
         with shown_on(sys.stderr):

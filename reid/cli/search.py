@@ -61,6 +61,7 @@ def _search(options: argparse.Namespace) -> None:
     from reid.stages.search import Model, search_gallery
     from reid.stages.search_results import require_results_file, write_results
 
+    _require_own_files(options, [Path(word).expanduser() for word in words])
     if options.output:
         require_results_file(options.output)
     if options.sheet:
@@ -79,6 +80,17 @@ def _search(options: argparse.Namespace) -> None:
     if options.sheet:
         _draw(options.sheet, searched)
     print(_in_words(searched, options.output))
+
+
+def _require_own_files(options: argparse.Namespace, queries: list[Path]) -> None:
+    """Raises SpecError if a file that is written is also read, or is written twice: its content would be lost."""
+    taken = {path.resolve(): "a query" for path in queries} | {options.gallery.resolve(): "--gallery"}
+    for name in ("save_gallery", "output", "sheet"):
+        if path := getattr(options, name):
+            option = f"--{name.replace('_', '-')}"
+            if other := taken.get(path.resolve()):
+                raise SpecError(f"{option} {path}: the same file as {other}\n  want: a file of its own")
+            taken[path.resolve()] = option
 
 
 def _require_picture(path: Path) -> None:
@@ -118,7 +130,7 @@ def _draw(path: Path, searched: "Searched") -> None:
         for query, hits in list(zip(searched.queries, searched.hits, strict=True))[:SHEET_QUERIES]
     ]
     shown = f"{len(rows)} of " if len(rows) < len(searched.queries) else ""
-    title = f"{shown}{_counted(searched)} in a gallery of {searched.gallery_rows:,} images"
+    title = f"{shown}{_counted(searched)} in a gallery of {_gallery(searched)}"
     note = f"Under an image: cosine of the embeddings. {_explained(searched)}"
     with replacing(path) as partial:
         search_sheet(rows, title=title, note=note).savefig(partial, format=path.suffix[1:].lower(), dpi=150)
@@ -126,6 +138,10 @@ def _draw(path: Path, searched: "Searched") -> None:
 
 def _counted(searched: "Searched") -> str:
     return "1 query" if len(searched.queries) == 1 else f"{len(searched.queries):,} queries"
+
+
+def _gallery(searched: "Searched") -> str:
+    return "1 image" if searched.gallery_rows == 1 else f"{searched.gallery_rows:,} images"
 
 
 def _in_words(searched: "Searched", output: Path | None) -> str:
@@ -137,7 +153,7 @@ def _in_words(searched: "Searched", output: Path | None) -> str:
     if (more := len(searched.queries) - SHOWN) > 0:
         lines.append(f"and {more:,} more queries{f', in {output}' if output else ': --output FILE writes all hits'}")
     lines += ["", _explained(searched)]
-    lines.append(f"{_counted(searched)}, {searched.gallery_rows:,} gallery images")
+    lines.append(f"{_counted(searched)} in a gallery of {_gallery(searched)}")
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.embedding_files.rows import BLOCK_ROWS, DATA_TYPES, About, Block, Names, as_type
+from reid.embedding_files.rows import BLOCK_ROWS, DATA_TYPES, About, Block, Names, as_type, require_utf8
 from reid.embeddings import DAMAGE
 from reid.errors import ArtifactError
 
@@ -31,6 +31,7 @@ def write_npz(
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         with _part(archive, "vectors", DATA_TYPES[data_type], (rows, width)) as file:
             for block in blocks:
+                require_utf8(block.names.paths, target=target)
                 file.write(np.ascontiguousarray(as_type(block, data_type, target=target)).data)
                 names.append(block.names)
         known = Names.joined(names)

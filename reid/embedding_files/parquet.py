@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.embedding_files.rows import BLOCK_ROWS, About, Block, Names, as_type
+from reid.embedding_files.rows import BLOCK_ROWS, About, Block, Names, as_type, require_utf8
 from reid.errors import ArtifactError, MissingDependency
 
 WANT = "want: the columns img_path (string) and embedding (fixed_size_list of float or halffloat)"
@@ -44,6 +44,7 @@ def write_parquet(
     options |= {"write_page_checksum": True, "write_statistics": False}
     with arrow.parquet.ParquetWriter(partial, schema, **options) as writer:
         for block in blocks:
+            require_utf8(block.names.paths, target=target)
             numbers = arrow.array(np.ascontiguousarray(as_type(block, data_type, target=target)).reshape(-1))
             names = block.names
             columns = [arrow.array(names.paths, arrow.string()), arrow.array(names.person), arrow.array(names.camera)]
@@ -114,7 +115,9 @@ class ParquetFile:
             raise self._damaged(error) from None
 
     def _opened(self) -> Any:
-        return pyarrow().parquet.ParquetFile(self.path, page_checksum_verification=True, buffer_size=1 << 20)
+        # buffered: a row group of another program may be as large as the file; pre_buffer would keep all that was read
+        options: dict[str, Any] = {"page_checksum_verification": True, "buffer_size": 1 << 20, "pre_buffer": False}
+        return pyarrow().parquet.ParquetFile(self.path, **options)
 
     def _damaged(self, why: object) -> ArtifactError:
         return ArtifactError(f"{self.path}: not readable as embeddings ({why})\n  {WANT}")

@@ -125,6 +125,8 @@ def is_embedding_file(path: Path) -> bool:
 
 def _open(file: Path) -> EmbeddingFile:
     reader = READERS.get(file.suffix.lower())
+    if reader is None and not file.exists():
+        raise ArtifactError(f"{file}: no such file or folder\n  want: a file of embeddings, or a folder")
     if reader is None:
         raise ArtifactError(f"{file}: not a file of embeddings\n  want: one of {', '.join(READERS)}")
     opened = reader(file)

@@ -3,7 +3,7 @@
 Shapes: n rows of a block, D width of the embedding.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,18 @@ class Cutter:
         if len(parts) == 1:
             return parts[0]
         return Block(Names.joined([part.names for part in parts]), np.concatenate([part.vectors for part in parts]))
+
+
+def require_utf8(paths: Sequence[str], *, target: Path) -> None:
+    """Raises ArtifactError, which names the file `target`, if a path is not UTF-8, as text in it has to be."""
+    try:
+        "".join(paths).encode()
+    except UnicodeEncodeError:
+        bad = [path for path in paths if any("\ud800" <= character <= "\udfff" for character in path)]
+        raise ArtifactError(
+            f"{target}: {len(bad)} of {len(paths)} file names are not UTF-8\n"
+            f"  first: {bad[0]!r}\n  want: files of other names, or JSON"
+        ) from None
 
 
 def as_type(block: Block, data_type: str, *, target: Path) -> NDArray[np.floating]:

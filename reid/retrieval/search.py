@@ -58,11 +58,12 @@ def search(
     *,
     count: int,
     seen: Callable[[int], None] = lambda rows: None,
+    place: str = "gallery",
 ) -> Hits:
     """queries (Q, D) of length 1, blocks (n, D) float32 or float16 of any length -> the `count` best of each query.
 
     Memory holds a few blocks for each thread. seen(number of gallery vectors so far) reports progress. Raises
-    ArtifactError if a gallery vector is not finite or all zeros.
+    ArtifactError, which calls the gallery `place`, if one of its vectors is not finite or all zeros.
     """
     queries = np.ascontiguousarray(queries, np.float32)
     best = _Best(
@@ -71,7 +72,7 @@ def search(
         np.full(len(queries), -np.inf, np.float32),
     )
     with worker_pool() as pool:
-        for rows in in_order(pool, _worker(queries, best), _tiles(gallery)):
+        for rows in in_order(pool, _worker(queries, best, place), _tiles(gallery)):
             seen(rows)
     return Hits(best.row, np.where(best.row < 0, -np.inf, 1 - best.distance / 2))
 
@@ -85,7 +86,7 @@ def _tiles(gallery: Iterable[NDArray[np.floating]]) -> Iterator[tuple[int, NDArr
         before += len(block)
 
 
-def _worker(queries: Floats, best: _Best) -> Callable[[tuple[int, NDArray[np.floating]]], int]:
+def _worker(queries: Floats, best: _Best, place: str) -> Callable[[tuple[int, NDArray[np.floating]]], int]:
     """A function of a tile that adds it to `best` and returns the row after it."""
     width, margin = queries.shape[1], np.float32(near_tie_margin(queries.shape[1]))
     strips = row_ranges(len(queries), size=STRIP)
@@ -104,7 +105,7 @@ def _worker(queries: Floats, best: _Best) -> Callable[[tuple[int, NDArray[np.flo
             if bad >= 0:
                 found = "all zeros" if np.isfinite(vectors[bad]).all() else "not finite"
                 raise ArtifactError(
-                    f"gallery: row {first_row + bad} has no direction\n"
+                    f"{place}: row {first_row + bad + 1} has no direction\n"
                     f"  found: {found}\n  want: finite values, not all zeros"
                 )
             for (first, end), lock in zip(strips, locks):

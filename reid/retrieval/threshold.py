@@ -104,7 +104,16 @@ class PairCounter:
     def __init__(self, protocol: Protocol, *, low: float, high: float) -> None:
         self._protocol, self._low = protocol, low
         self._step = (high - low) / BINS or 1.0
+        self.forget()
+
+    def forget(self) -> None:
+        """Counts from zero again."""
         self._bins = self._empty()
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """(low, bins per unit of distance): what `add_counted` wants the pairs to be counted by."""
+        return self._bins.low, self._bins.steps
 
     def _empty(self) -> _Bins:
         return _Bins(self._low, 1 / self._step, np.zeros(BINS, np.int64), np.zeros(BINS, np.int64))
@@ -120,8 +129,15 @@ class PairCounter:
 
         with worker_pool() as pool:
             for bins in in_order(pool, count, shares(len(distance), most=ROWS)):
-                np.add(self._bins.same, bins.same, out=self._bins.same)
-                np.add(self._bins.different, bins.different, out=self._bins.different)
+                self.add_counted(bins.same, bins.different)
+
+    def add_counted(self, same: Integers, different: Integers) -> None:
+        """Adds pairs of one person and of two, (BINS,) each, that were counted elsewhere; see `scale`.
+
+        A distance d is in bin ceil((d - low) * steps) - 1, the lowest one in bin 0.
+        """
+        np.add(self._bins.same, same, out=self._bins.same)
+        np.add(self._bins.different, different, out=self._bins.different)
 
     def verification(self) -> Verification:
         """The curve of all pairs that were added."""

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.embeddings import Embeddings
-from reid.retrieval.distance import distance_rows, l2_normalize
 from reid.retrieval.threshold import PairCounter, Verification
 from reid.scoring.matches import protocol_of
 from reid.thresholds import Threshold, Thresholds, name_of_rate
@@ -58,13 +57,13 @@ class ThresholdRow:
 
 def pair_counter(query: Embeddings, gallery: Embeddings) -> PairCounter | None:
     """The counter of pairs for `score`; None, with a warning, if there is no pair of two persons."""
-    if not _have_two_persons(query, gallery):
+    if not have_two_persons(query, gallery):
         logger.warning("no query of a known person is compared with an image of another; no threshold can be judged")
         return None
     return PairCounter(protocol_of(query, gallery), low=0, high=4)
 
 
-def _have_two_persons(query: Embeddings, gallery: Embeddings) -> bool:
+def have_two_persons(query: Embeddings, gallery: Embeddings) -> bool:
     """Whether a query of a known person is compared with an image of another."""
     known, facing = np.unique(query.person[query.person > 0]), gallery.person[gallery.person >= 0]
     return bool(known.size) and len(np.union1d(known, facing)) > 1
@@ -139,19 +138,6 @@ def threshold_rows(found: Verification) -> list[ThresholdRow]:
         rates = float(found.true_match_rate[at]), float(found.false_match_rate[at])
         rows.append(ThresholdRow(name, threshold, *rates, precision))
     return rows
-
-
-def measured_thresholds(query: Embeddings, gallery: Embeddings, *, measured_on: str) -> Thresholds | None:
-    """The thresholds of the plain distances between query and gallery (without junk); None if none can be judged.
-
-    At least one query needs an image of its person in another camera. `measured_on`: the images in words.
-    """
-    if not _have_two_persons(query, gallery):
-        return None
-    pairs = PairCounter(protocol_of(query, gallery), low=0, high=4)
-    for first, distance in distance_rows(l2_normalize(query.vectors), l2_normalize(gallery.vectors)):
-        pairs.add(first, distance)
-    return thresholds_of(pairs.verification(), measured_on=measured_on)
 
 
 def thresholds_of(found: Verification, *, measured_on: str) -> Thresholds:

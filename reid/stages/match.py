@@ -74,12 +74,16 @@ def match(
 
 
 def choose_threshold(known: Thresholds | None, false_match_rate: float | None) -> Threshold | None:
-    """The threshold at this rate of false matches; None if the model knows no thresholds at all.
+    """The threshold at this rate of false matches; None if no rate is asked for and the model knows no thresholds.
 
     Without a rate it is that of USUAL_RATE, else the one of the lowest rate that was measured, else the one at which
     both errors are equally frequent. Raises ArtifactError if no threshold of the rate is known.
     """
     if known is None or not known.rows:
+        if false_match_rate is not None:
+            raise ArtifactError(
+                f"false match rate {false_match_rate:g}: the model knows no threshold\n  want: {WHO_KNOWS_ONE}"
+            )
         return None
     if false_match_rate is not None:
         return known.at_false_match_rate(false_match_rate)
@@ -94,10 +98,8 @@ def require_threshold(verdict: Verdict) -> None:
         raise ArtifactError(f"the model knows no threshold\n  want: {HOW_TO_GET_ONE}")
 
 
-HOW_TO_GET_ONE = (
-    "the model of a training, or its ONNX file exported after reid evaluate on images of known persons; or --threshold "
-    "COSINE"
-)
+WHO_KNOWS_ONE = "the model of a training, or its ONNX file exported after reid evaluate on images of known persons"
+HOW_TO_GET_ONE = f"{WHO_KNOWS_ONE}; or --threshold COSINE"
 
 
 def _data_type(model: OpenModel) -> str:

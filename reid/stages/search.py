@@ -20,8 +20,8 @@ from reid.data.market1501 import IMAGE_ENDINGS, list_folder
 from reid.data.no_images import found_instead
 from reid.deploy.opening import OpenModel
 from reid.embedding_files.reading import READERS, EmbeddingSet, files_of, read_embeddings
-from reid.embedding_files.rows import About, Names, blocks_of
-from reid.embedding_files.writing import write_embeddings
+from reid.embedding_files.rows import About, Names, blocks_of, require_utf8
+from reid.embedding_files.writing import require_place, write_embeddings
 from reid.embeddings import Embeddings
 from reid.errors import ArtifactError, DatasetError
 from reid.files.hashes import file_sha256
@@ -32,8 +32,6 @@ from reid.stages.match import choose_threshold
 from reid.thresholds import Threshold, Thresholds
 
 logger = logging.getLogger(__name__)
-
-HOW = "the model of a training, or its ONNX file exported after reid evaluate on images of known persons"
 
 
 @dataclass(frozen=True)
@@ -121,22 +119,35 @@ def search_gallery(
     """
     asked_files = _query_files(queries)
     gallery_files = _gallery_files(gallery)
+    if save_gallery:
+        _require_saving(save_gallery, gallery_files, gallery)
     embedded = None if gallery_files else _read_gallery(gallery)  # what is wrong with it is known before embedding
     asked = model.embed(asked_files) if asked_files else _read_queries(queries[0])
     found = embedded or model.embed(gallery_files)
     _require_one_model(asked.about, asked.width, found.about, found.width, gallery=gallery, same_network=same_network)
-    if save_gallery:
-        _save(save_gallery, found, gallery)
-    known = next((text for text in (asked.about.thresholds, found.about.thresholds) if text), "")
-    measured = Thresholds.from_json(known, where=str(gallery)) if known else None
-    if false_match_rate is not None and measured is None:
-        raise ArtifactError(f"false match rate {false_match_rate:g}: the model knows no threshold\n  want: {HOW}")
+    if save_gallery and isinstance(found, Rows):
+        _save(save_gallery, found)
+    known, place = asked.about.thresholds, queries[0]
+    if not known:
+        known, place = found.about.thresholds, gallery
+    measured = Thresholds.from_json(known, where=str(place)) if known else None
     threshold = choose_threshold(measured, false_match_rate)
-    unit = l2_normalize(asked.embeddings.vectors)
+    unit = _unit_vectors(asked.embeddings)
     with Progress("search", total=found.rows or 0, unit="rows") as progress:
-        hits = search(unit, found.vectors(), count=min(top_k, found.rows or top_k), seen=progress.update)
+        count = min(top_k, found.rows or top_k)
+        hits = search(unit, found.vectors(), count=count, seen=progress.update, place=str(gallery))
     named = _named(hits, found.names_of, threshold)
     return Searched(asked.embeddings.paths, named, found.rows or 0, threshold, measured)
+
+
+def _unit_vectors(queries: Embeddings) -> NDArray[np.float32]:
+    """The vectors (Q, D), scaled to length 1. Raises ArtifactError, which names the query, if one has no direction."""
+    try:
+        return l2_normalize(queries.vectors)
+    except ArtifactError as error:
+        finite = np.isfinite(queries.vectors).all(axis=1)
+        bad = int(np.argmin(finite & queries.vectors.any(axis=1)))
+        raise ArtifactError(f"query {queries.paths[bad]}: {error}") from None
 
 
 def _query_files(queries: list[Path]) -> list[Path]:
@@ -217,9 +228,15 @@ def _require_one_model(
         )
 
 
-def _save(path: Path, found: object, gallery: Path) -> None:
-    if not isinstance(found, Rows):
+def _require_saving(path: Path, files: list[Path], gallery: Path) -> None:
+    """Raises ReidError now, and not after the images are embedded, if `_save` could not write the file."""
+    if not files:
         raise ArtifactError(f"{gallery}: embedded already\n  want: a folder of images with --save-gallery")
+    require_place(path, rows=len(files), shard_rows=None)
+    require_utf8([str(file) for file in files], target=path)
+
+
+def _save(path: Path, found: Rows) -> None:
     rows = found.embeddings
     write_embeddings(path, blocks_of({"gallery": rows}), rows=len(rows), width=found.width, about=found.about)
 

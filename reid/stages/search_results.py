@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reid.embedding_files.parquet import pyarrow
+from reid.embedding_files.rows import require_utf8
 from reid.errors import ArtifactError
 from reid.files.writing import replacing, require_writable, write_text
 from reid.stages.search import Searched
@@ -60,7 +61,8 @@ def _write_json(path: Path, searched: Searched) -> None:
 
 
 def _write_csv(path: Path, searched: Searched) -> None:
-    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+    # a name that is not UTF-8 is written as the bytes that it has on the disk
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(
@@ -71,6 +73,7 @@ def _write_csv(path: Path, searched: Searched) -> None:
 
 def _write_parquet(path: Path, searched: Searched) -> None:
     arrow = pyarrow()
+    require_utf8([*searched.queries, *(hit.path for hits in searched.hits for hit in hits)], target=path)
     kinds = (arrow.string(), arrow.int64(), arrow.string(), arrow.float64(), arrow.bool_())
     columns = list(zip(*_rows(searched), strict=True)) or [()] * len(COLUMNS)
     arrays = [arrow.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]

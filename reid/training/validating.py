@@ -12,7 +12,7 @@ from reid.embeddings import UNTRAINED_EMBEDDINGS, Embeddings
 from reid.training.history import UNTRAINED, Row
 from reid.training.lightning import Training
 from reid.training.trainer import evaluating, network_of
-from reid.training.validation import Validation
+from reid.training.validation import Validation, pair_counter
 
 
 class Validated(NamedTuple):
@@ -34,7 +34,8 @@ def build_validate(
 ) -> Callable[[pl.Trainer, Training, int, float], Validated]:
     """A function of trainer, module, epoch and the best mAP so far, that embeds query and gallery and scores them.
 
-    If its mAP is above the best, it measures the thresholds too: the checkpoint of these weights will hold them.
+    If its mAP is above the best, it gives the thresholds too: the checkpoint of these weights will hold them. The
+    distances that give the mAP give them, for a second pass over the pairs would cost as much again.
 
     It also saves the untrained network's embeddings of the test images, which the evaluate stage compares with. If
     persons are held out, these are other images than the validation's. The ranks share the batches, rank 0 computes the
@@ -54,9 +55,10 @@ def build_validate(
         if not ranks.rank:
             if epoch == UNTRAINED:
                 Embeddings.joined(*tested).save_npz(model / UNTRAINED_EMBEDDINGS)
-            figures = validation.figures(query, gallery, device=module.device)
-            if figures["mAP"] > best:
-                thresholds = validation.thresholds(query, gallery)
+            pairs = pair_counter(query, gallery) if epoch != UNTRAINED else None
+            figures = validation.figures(query, gallery, device=module.device, pairs=pairs)
+            if pairs and figures["mAP"] > best:
+                thresholds = validation.thresholds(pairs)
             if test_images is not validation:
                 figures |= {name: float(value) for name, value in validation.size().items()}
             figures["validation_seconds"] = time.perf_counter() - began

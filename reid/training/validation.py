@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +23,13 @@ from reid.distributed.ranks import Ranks
 from reid.embeddings import Embeddings, Network, OfPixels, embed
 from reid.retrieval.distance import distance_rows, l2_normalize
 from reid.retrieval.metrics import Scorer, Scores
-from reid.retrieval.protocol import Protocol, market_protocol
+from reid.retrieval.protocol import Protocol
 from reid.retrieval.tensors.exactness import float32_products
 from reid.retrieval.tensors.scoring import scores as scores_of_tensors
 from reid.retrieval.tensors.scoring import unit_length
-from reid.scoring.verification import measured_thresholds
+from reid.retrieval.threshold import PairCounter
+from reid.scoring.matches import protocol_of
+from reid.scoring.verification import have_two_persons, thresholds_of
 
 logger = logging.getLogger(__name__)
 
@@ -82,44 +85,61 @@ class Validation:
         files = {image.file for split in (self.query, self.gallery) for image in split.images}
         return {"validation_persons": len(np.unique(self.gallery.person)), "validation_images": len(files)}
 
-    def figures(self, query: Embeddings, gallery: Embeddings, *, device: torch.device = CPU) -> dict[str, float]:
+    def figures(
+        self,
+        query: Embeddings,
+        gallery: Embeddings,
+        *,
+        device: torch.device = CPU,
+        pairs: PairCounter | None = None,
+    ) -> dict[str, float]:
         """mAP, rank1, rank5, rank10 and mINP of the plain ranking, as fractions, and val_loss.
 
-        If the memory of a GPU does not suffice, they are computed on the CPU.
+        `pairs` counts the same distances. If the memory of a GPU does not suffice, they are computed on the CPU.
         """
-        protocol = market_protocol(
-            query_person=query.person,
-            query_camera=query.camera,
-            gallery_person=gallery.person,
-            gallery_camera=gallery.camera,
-        )
+        protocol = protocol_of(query, gallery)
+        options: dict[str, Any] = {"unit_triplet": self.unit_triplet, "pairs": pairs}
+        options["margin"] = self.triplet_loss_margin
         try:
             compute = scores_on_cpu if device == CPU else partial(scores_by_torch, device=device)
-            scores, loss = compute(
-                query, gallery, protocol, margin=self.triplet_loss_margin, unit_triplet=self.unit_triplet
-            )
+            scores, loss = compute(query, gallery, protocol, **options)
         except torch.OutOfMemoryError as error:
             why = str(error).splitlines()[0]
             logger.warning("validation: the memory of %s does not suffice (%s); on the CPU instead", device, why)
-            scores, loss = scores_on_cpu(
-                query, gallery, protocol, margin=self.triplet_loss_margin, unit_triplet=self.unit_triplet
-            )
+            if pairs:
+                pairs.forget()
+            scores, loss = scores_on_cpu(query, gallery, protocol, **options)
         ranks = {f"rank{rank}": float(scores.cmc[min(rank, len(scores.cmc)) - 1]) for rank in (1, 5, 10)}
         return {"mAP": float(scores.mAP), **ranks, "mINP": float(scores.mINP), "val_loss": loss}
 
-    def thresholds(self, query: Embeddings, gallery: Embeddings) -> str:
-        """The thresholds as one line of JSON, see reid.thresholds; "" if none can be judged. Computed on the CPU."""
-        found = measured_thresholds(query, gallery, measured_on=self.in_words)
-        return found.to_json() if found else ""
+    def thresholds(self, pairs: PairCounter) -> str:
+        """The thresholds by the pairs that `figures` counted, as one line of JSON; see reid.thresholds."""
+        return thresholds_of(pairs.verification(), measured_on=self.in_words).to_json()
+
+
+def pair_counter(query: Embeddings, gallery: Embeddings) -> PairCounter | None:
+    """The counter of pairs for `figures`; None, without a word, if no threshold can be judged."""
+    return PairCounter(protocol_of(query, gallery), low=0, high=4) if have_two_persons(query, gallery) else None
 
 
 def scores_on_cpu(
-    query: Embeddings, gallery: Embeddings, protocol: Protocol, *, margin: float, unit_triplet: bool = False
+    query: Embeddings,
+    gallery: Embeddings,
+    protocol: Protocol,
+    *,
+    margin: float,
+    unit_triplet: bool = False,
+    pairs: PairCounter | None = None,
 ) -> tuple[Scores, float]:
-    """The scores of the plain ranking, and the validation loss, with `unit_triplet` of embeddings of length 1."""
+    """The scores of the plain ranking, and the validation loss, with `unit_triplet` of embeddings of length 1.
+
+    `pairs` counts the distances that are scored.
+    """
     scorer = Scorer(protocol, max_rank=MAX_RANK)
     for first, distance in distance_rows(l2_normalize(query.vectors), l2_normalize(gallery.vectors)):
         scorer.add(first, distance)
+        if pairs:
+            pairs.add(first, distance)
     return scorer.scores(), validation_triplet(query, gallery, margin=margin, unit_triplet=unit_triplet)
 
 
@@ -131,11 +151,12 @@ def scores_by_torch(
     margin: float,
     device: torch.device,
     unit_triplet: bool = False,
+    pairs: PairCounter | None = None,
 ) -> tuple[Scores, float]:
     """The same on a device; raises torch.OutOfMemoryError if its memory does not suffice."""
     vectors, person = _joined(query, gallery, device)
     unit = unit_length(vectors)
-    scores = scores_of_tensors(unit[: len(query)], unit[len(query) :], protocol, max_rank=MAX_RANK)
+    scores = scores_of_tensors(unit[: len(query)], unit[len(query) :], protocol, max_rank=MAX_RANK, pairs=pairs)
     with float32_products(device):
         loss = _triplet(unit if unit_triplet else vectors, person, len(query), margin=margin)
     return scores, loss

@@ -101,6 +101,9 @@ def test_without_a_threshold_there_is_the_cosine_and_how_to_get_one(capsys: pyte
     assert (found["threshold"], found["pairs"][0]["same_person"]) == (None, None)
     text = said(capsys, RED, BLUE, "--model", "plain.onnx", "--exit-status", status=2)
     assert text.endswith(f"error: the model knows no threshold\n  want: {wanted}\n")
+    text = said(capsys, RED, BLUE, "--model", "plain.onnx", "--false-match-rate", "0.01", status=2)
+    wanted = wanted.removesuffix("; or --threshold COSINE")
+    assert text.endswith(f"error: false match rate 0.01: the model knows no threshold\n  want: {wanted}\n")
 
 
 def test_a_script_learns_the_verdict_from_the_exit_status(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ def test_the_hits_of_an_image_in_a_folder_are_printed_with_verdicts(folder, caps
         + "\n"
         "Same person: cosine of 0.9900 or more. At most 0.1 % of the pairs of different persons reach that, and 75.0 % "
         "of the pairs of one person (measured on 4 query and 9 gallery images).\n"
-        "1 query, 5 gallery images\n"
+        "1 query in a gallery of 5 images\n"
     )
     looser = said(capsys, QUERY, *MODEL, "--gallery", "gallery", "--false-match-rate", "0.01")
     assert "Same person: cosine of 0.9000 or more. At most 1 % of" in looser
@@ -193,6 +194,10 @@ def test_embeddings_of_another_model_are_refused_unless_it_is_the_same_network(c
             "judges.onnx: not a file of embeddings\n  want: one of .json, .npz, .parquet",
         ),
         (
+            ["query", "--gallery", "nowhere", *MODEL],
+            "nowhere: no such file or folder\n  want: a file of embeddings, or a folder",
+        ),
+        (
             ["query", "rows.npz", "--gallery", "gallery", *MODEL],
             "rows.npz: embeddings beside other queries\n  want: that file alone, or images",
         ),
@@ -232,8 +237,75 @@ def test_no_rows_damaged_rows_and_a_folder_of_both_kinds_are_refused(folder, cap
     assert said(capsys, QUERY, *MODEL, "--gallery", str(tmp_path / "bad.parquet"), status=2).startswith(
         f"error: {tmp_path}/bad.parquet: not readable as embeddings ("
     )
+    for name, broken in (("gallery", np.nan), ("query", 0.0)):
+        vectors = np.array([[1.0] * 16, [broken] * 16], np.float32)
+        np.savez(tmp_path / f"{name}.npz", vectors=vectors, paths=np.array(["a.jpg", "b.jpg"]))
+    assert said(capsys, QUERY, *MODEL, "--gallery", str(tmp_path / "gallery.npz"), status=2) == (
+        f"error: {tmp_path}/gallery.npz: row 2 has no direction\n  found: not finite\n"
+        "  want: finite values, not all zeros\n"
+    )
+    assert said(capsys, str(tmp_path / "query.npz"), *MODEL, "--gallery", "gallery", status=2).startswith(
+        "error: query b.jpg: embeddings: 1 of 2 have no direction\n  first: row 1, all zeros\n"
+    )
+    for name in ("gallery.npz", "query.npz"):
+        (tmp_path / name).unlink()
     (tmp_path / "red.png").write_bytes((folder / "gallery" / "red.png").read_bytes())
     assert said(capsys, QUERY, *MODEL, "--gallery", str(tmp_path), status=2) == (
         f"error: {tmp_path}: images and files of embeddings\n  found: red.png, bad.parquet\n"
         "  want: a folder of either, or the file itself\n"
     )
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that opens its model fails: it did not refuse in time."""
+
+    def opened(*_: object, **__: object) -> None:
+        pytest.fail("the model was opened")
+
+    monkeypatch.setattr("reid.deploy.opening.open_model", opened)
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--output", "rows.parquet"], "--output rows.parquet: the same file as --gallery"),
+        (["--output", "./x.csv", "--sheet", "x.csv"], "--sheet x.csv: the same file as --output"),
+        (["--sheet", QUERY], f"--sheet {QUERY}: the same file as a query"),
+    ],
+)
+def test_a_file_that_is_read_is_not_written(capsys, options, error):
+    text = said(capsys, QUERY, *MODEL, "--gallery", "rows.parquet", *options, status=2)
+    assert text == f"error: {error}\n  want: a file of its own\n"
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_file_that_cannot_be_kept_is_refused_before_anything_is_embedded(capsys, tmp_path):
+    keep = ("--save-gallery", str(tmp_path / "kept.txt"))
+    assert said(capsys, QUERY, *MODEL, "--gallery", "gallery", *keep, status=2) == (
+        f"error: {tmp_path}/kept.txt: not an ending of embeddings\n  want: one of .npz, .parquet\n"
+    )
+    rows = file_of(tmp_path, 2)
+    assert said(capsys, QUERY, *MODEL, "--gallery", rows, "--save-gallery", str(tmp_path / "k.npz"), status=2) == (
+        f"error: {rows}: embedded already\n  want: a folder of images with --save-gallery\n"
+    )
+
+
+def test_file_names_that_are_not_utf8_are_found_and_written_or_refused_clearly(folder, capsys, tmp_path):
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    image = (folder / "gallery" / "red.png").read_bytes()
+    try:
+        Path(os.fsdecode(os.fsencode(odd) + b"/\xff.png")).write_bytes(image)
+    except OSError:
+        pytest.skip("this file system only takes names in UTF-8")
+    asked = (QUERY, *MODEL, "--gallery", str(odd))
+    said(capsys, *asked, "--output", str(tmp_path / "hits.csv"))
+    assert b"/odd/\xff.png," in (tmp_path / "hits.csv").read_bytes()
+    said(capsys, *asked, "--output", str(tmp_path / "hits.json"))
+    assert json.loads((tmp_path / "hits.json").read_text())["queries"][0]["hits"][0]["img_path"].endswith("\udcff.png")
+    for option, name in (("--output", "hits.parquet"), ("--save-gallery", "kept.npz"), ("--save-gallery", "k.parquet")):
+        text = said(capsys, *asked, option, str(tmp_path / name), status=2)
+        assert text.startswith(f"error: {tmp_path}/{name}: 1 of ") and "file names are not UTF-8\n  first: " in text
+        assert not (tmp_path / name).exists()

@@ -69,6 +69,6 @@ def test_no_gallery_has_no_hits_and_progress_counts_rows():
 def test_a_gallery_vector_without_direction_names_its_row(value, found):
     gallery = np.ones((TILE + 9, 4), np.float32)
     gallery[TILE + 3] = value
-    text = f"gallery: row {TILE + 3} has no direction\n  found: {found}\n  want: finite values, not all zeros"
+    text = f"gallery: row {TILE + 4} has no direction\n  found: {found}\n  want: finite values, not all zeros"
     with pytest.raises(ArtifactError, match=re.escape(text)):
         search(l2_normalize(drawn(2, 4, 0)), [gallery], count=1)

@@ -16,13 +16,13 @@ from reid.embeddings import Embeddings, embed
 from reid.errors import ArtifactError, DatasetError, TrainingError
 from reid.library import score
 from reid.model.checkpoint import load_model
-from reid.scoring.verification import measured_thresholds
 from reid.stages.outcome import Outcome
 from reid.stages.train import train
 from reid.tracking.pipeline_run import open_pipeline_run
 from reid.tracking.stage_run import StageRun, stage_run
 from reid.training.choosing import ON_THE_TEST_IMAGES
 from tests.drawn_persons import small_spec, write_persons
+from tests.plain_thresholds import plain_thresholds
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_a_checkpoint_that_was_the_best_so_far_holds_the_thresholds_of_its_weigh
         )
         for split in (manifest.query, gallery)
     )
-    assert loaded.thresholds == measured_thresholds(query, images, measured_on=ON_THE_TEST_IMAGES)
+    assert loaded.thresholds == plain_thresholds(query, images, measured_on=ON_THE_TEST_IMAGES)
     # 6 test persons: 12 queries; 12 * 2 images of the other camera; 12 * 5 * 4 of others and 12 of a distractor
     assert (loaded.thresholds.same_person_pairs, loaded.thresholds.different_person_pairs) == (24, 252)
     assert loaded.thresholds.rates == [0.01]

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from reid.contract import Contract
 from reid.data.market1501 import Split
 from reid.embeddings import Embeddings
+from reid.retrieval.threshold import PairCounter
 from reid.training import validation
-from reid.training.validation import Validation, scores_by_torch, validation_triplet
+from reid.training.validation import Validation, pair_counter, scores_by_torch, validation_triplet
+from tests.plain_thresholds import plain_thresholds
 
 
 def embeddings(vectors: list[list[float]], person: list[int]) -> Embeddings:
@@ -73,27 +75,46 @@ def a_validation() -> tuple[Validation, Embeddings, Embeddings]:
 
 def test_a_device_gives_the_figures_of_the_cpu(monkeypatch):
     check, query, gallery = a_validation()
-    wanted, asked = check.figures(query, gallery), []
+    counted, pairs = pair_counter(query, gallery), pair_counter(query, gallery)
+    wanted, asked = check.figures(query, gallery, pairs=counted), []
 
     def by_torch(*arguments, device, **options):
         asked.append(device)
         return scores_by_torch(*arguments, device=torch.device("cpu"), **options)
 
     monkeypatch.setattr(validation, "scores_by_torch", by_torch)
-    found = check.figures(query, gallery, device=torch.device("cuda:1"))
+    found = check.figures(query, gallery, device=torch.device("cuda:1"), pairs=pairs)
     assert asked == [torch.device("cuda:1")]
     assert found == pytest.approx(wanted, rel=1e-6)
+    assert check.thresholds(pairs) == check.thresholds(counted)
+
+
+def test_the_thresholds_are_those_of_the_plain_distances():
+    check, query, gallery = a_validation()
+    pairs = pair_counter(query, gallery)
+    check.figures(query, gallery, pairs=pairs)
+    assert check.thresholds(pairs) == plain_thresholds(query, gallery, measured_on="").to_json()
+
+
+def test_one_person_alone_gives_no_thresholds_and_no_warning(caplog):
+    # the training asks after each epoch: the evaluation warns, once
+    assert pair_counter(embeddings([[1]], [1]), embeddings([[1], [2]], [1, 1])) is None
+    assert not caplog.messages
 
 
 def test_if_a_gpu_has_no_room_the_cpu_computes_the_figures(monkeypatch, caplog):
     check, query, gallery = a_validation()
 
-    def full(*_: object, **__: object) -> None:
+    def full(*_: object, pairs: PairCounter, **__: object) -> None:
+        pairs.add(0, np.ones((9, len(gallery)), np.float32))  # the memory ends after a block that was counted
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has")
 
+    counted, pairs = pair_counter(query, gallery), pair_counter(query, gallery)
     monkeypatch.setattr(validation, "scores_by_torch", full)
     with caplog.at_level(logging.WARNING):
-        assert check.figures(query, gallery, device=torch.device("cuda:1")) == check.figures(query, gallery)
+        found = check.figures(query, gallery, device=torch.device("cuda:1"), pairs=pairs)
+    assert found == check.figures(query, gallery, pairs=counted)
+    assert check.thresholds(pairs) == check.thresholds(counted)
     assert caplog.messages == [
         "validation: the memory of cuda:1 does not suffice (CUDA out of memory. Tried to allocate 2 GiB.); "
         "on the CPU instead"

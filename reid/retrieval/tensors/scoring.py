@@ -16,12 +16,16 @@ from reid.retrieval.metrics import PerQuery, Scores
 from reid.retrieval.protocol import Protocol
 from reid.retrieval.tensors import exactness
 from reid.retrieval.tensors.exactness import copies_among, float32_products, padded
+from reid.retrieval.threshold import BINS, PairCounter
 
 
-def scores(query: Tensor, gallery: Tensor, protocol: Protocol, *, max_rank: int) -> Scores:
+def scores(
+    query: Tensor, gallery: Tensor, protocol: Protocol, *, max_rank: int, pairs: PairCounter | None = None
+) -> Scores:
     """query (Q, D) and gallery (G, D), rows of length 1, on one device -> Scores, with a CMC up to rank `max_rank`.
 
-    Raises DatasetError if no query has a match, ValueError if a distance is not finite.
+    `pairs` counts the distances on the device; one at the edge of a bin may be in the next one of the CPU's. Raises
+    DatasetError if no query has a match, ValueError if a distance is not finite.
     """
     device = query.device
     query, gallery = padded(query), padded(gallery)
@@ -43,6 +47,8 @@ def scores(query: Tensor, gallery: Tensor, protocol: Protocol, *, max_rank: int)
         for into, values in zip(rows, (*block, finite)):
             into[:] = values.cpu().numpy()
         rows.require_finite(first)
+        if pairs:
+            _count_pairs(distance, of_person, query_person[first:end] > 0, pairs)
     return found.scores(protocol, max_rank=max_rank)
 
 
@@ -57,6 +63,16 @@ def unit_length(vectors: Tensor) -> Tensor:
     if not well:
         l2_normalize(vectors.cpu().numpy())  # raises the error that names the rows
     return scaled
+
+
+def _count_pairs(distance: Tensor, same: Tensor, known: Tensor, pairs: PairCounter) -> None:
+    """Counts the pairs of distance (n, G), inf if they are ignored; same (n, G) bool; known (n,): persons above 0."""
+    low, steps = pairs.scale
+    place = distance.double().sub_(low).mul_(steps).ceil_().sub_(1).clamp_(0, BINS - 1).long()
+    place += BINS * same
+    place.masked_fill_(distance.isinf() | ~known[:, None], 2 * BINS)
+    counts = torch.bincount(place.ravel(), minlength=2 * BINS + 1).cpu().numpy()
+    pairs.add_counted(counts[BINS : 2 * BINS], counts[:BINS])
 
 
 def _score_rows(distance: Tensor, matches: Tensor) -> tuple[Tensor, Tensor, Tensor]:

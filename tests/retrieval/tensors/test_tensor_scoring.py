@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from reid.errors import ArtifactError, DatasetError
@@ -10,6 +10,7 @@ from reid.retrieval.distance import distance_rows, l2_normalize
 from reid.retrieval.metrics import Scorer, Scores
 from reid.retrieval.protocol import Protocol, market_protocol
 from reid.retrieval.tensors.scoring import scores, unit_length
+from reid.retrieval.threshold import PairCounter
 
 
 def on_cpu(query: np.ndarray, gallery: np.ndarray, protocol: Protocol) -> Scores:
@@ -64,6 +65,26 @@ def test_the_scores_of_tensors_are_those_of_the_cpu(seed, queries, gallery, valu
     np.testing.assert_allclose(found.inverse_negative_penalty, wanted.inverse_negative_penalty, rtol=1e-12)
     assert (found.mAP, found.mINP) == pytest.approx((wanted.mAP, wanted.mINP), rel=1e-12)
     assert found.valid_queries == wanted.valid_queries
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 2**32 - 1), queries=st.integers(1, 12), gallery=st.integers(1, 60))
+def test_a_device_counts_the_pairs_that_the_cpu_counts(seed, queries, gallery):
+    _, person, camera = drawn(seed, queries=queries, gallery=gallery)
+    # cosines 0, 1 and -1 are exact: no distance is in the next bin by rounding
+    vectors = np.eye(3, dtype=np.float32)[np.random.default_rng(seed).integers(3, size=len(person))]
+    vectors[::5] *= -1
+    protocol = protocol_of(queries, person, camera)
+    found, wanted = (PairCounter(protocol, low=0, high=4) for _ in range(2))
+    scores(*torch.from_numpy(vectors).split([queries, gallery]), protocol, max_rank=10, pairs=found)
+    for first, block in distance_rows(vectors[:queries], vectors[queries:]):
+        wanted.add(first, block)
+    try:
+        expected = wanted.verification()
+    except DatasetError:
+        assume(False)
+    for name, values in vars(found.verification()).items():
+        np.testing.assert_array_equal(values, vars(expected)[name])
 
 
 def test_scores_by_hand():
