@@ -9,10 +9,10 @@ from reid.spec.facts import ReadAloneBy, Replaced, WithoutEffect
 from reid.spec.field_types import (
     ComputeCapability,
     Count,
-    ExpandHome,
     GpuId,
     Positive,
     ReadFile,
+    ReadFolder,
     ResultsFolder,
     Section,
     ServedName,
@@ -111,7 +111,7 @@ TUNED_FOR = 16
 class Calibration(Section):
     """Images, cal_batches x cal_batch_size, on which an INT8 or FP8 engine is calibrated."""
 
-    cal_image_dir: list[Annotated[Text, ExpandHome]] = []
+    cal_image_dir: list[ReadFolder] = []
     """Folders of images, subfolders included; empty: the training images, persons and cameras balanced."""
     cal_cache_file: Annotated[
         Text | None, WithoutEffect("the scales stand in the ONNX that the engine is built from")

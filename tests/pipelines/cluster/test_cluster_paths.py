@@ -34,7 +34,8 @@ def test_relative_paths_are_put_on_the_volume_and_absolute_ones_stay(made: str) 
         "train: {resume_training_checkpoint_path: /somewhere/else.pth}\n"
         "evaluate: {output_cmc_curve_plot: plots/cmc.png, output_sampled_matches_plot: plots/matches.png}\n"
         "inference: {output_file: rows.json}\nexport: {onnx_file: data/model.onnx}\n"
-        "gen_trt_engine: {trt_engine: model.engine, timing_cache: timings}\n"
+        "gen_trt_engine: {trt_engine: model.engine, timing_cache: timings,"
+        " tensorrt: {calibration: {cal_image_dir: [data/crops, /mine]}}}\n"
     )
     sent = load_spec(text=spec_on_cluster(load_spec(text=text), "/mnt/sets")).model_dump()
     found = {}
@@ -61,6 +62,7 @@ def test_relative_paths_are_put_on_the_volume_and_absolute_ones_stay(made: str) 
         "export.onnx_file": "/mnt/sets/model.onnx",
         "gen_trt_engine.trt_engine": "/mnt/sets/model.engine",
         "gen_trt_engine.timing_cache": "/mnt/sets/timings",
+        "gen_trt_engine.tensorrt.calibration.cal_image_dir": ["/mnt/sets/crops", "/mine"],
     }
     assert sent["results_dir"] == RESULTS
 
