@@ -6,6 +6,7 @@
 
 import argparse
 import logging
+import math
 import signal
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,7 @@ def _add_connection(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--patience",
-        type=float,
+        type=_seconds,
         default=60.0,
         metavar="SECONDS",
         help="how long to wait for a server that does not answer (default 60)",
@@ -101,6 +102,16 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text}: want a whole number from 1")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: want a number of seconds from 0")
+    return seconds
 
 
 def _client(options: argparse.Namespace) -> Closing:

@@ -275,8 +275,8 @@ def test_arguments_that_contradict_each_other_are_told(
 
 @pytest.mark.parametrize(
     "wrong",
-    [["--mode", "Classification"], ["-i", "ftp"], ["-b", "0"], ["-b", "x"], ["another", "word"]],
-    ids=["mode", "protocol", "batch", "batch_word", "words"],
+    [["--mode", "Classification"], ["-i", "ftp"], ["-b", "0"], ["-b", "x"], ["--patience", "nan"], ["another", "word"]],
+    ids=["mode", "protocol", "batch", "batch_word", "patience", "words"],
 )
 def test_what_the_client_does_not_know_is_a_usage_error(tmp_path: Path, wrong: list[str]) -> None:
     line = ["client", "query", "--test_dir", "test", "-m", NAME, "--output_path", str(tmp_path)]
