@@ -7,6 +7,7 @@ Shapes: N images, H height, W width, C channels (3 = RGB, 1 = grey).
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -51,13 +52,19 @@ class Contract:
         if not isinstance(values, dict) or set(values) != wanted:
             found = sorted(values) if isinstance(values, dict) else type(values).__name__
             raise ArtifactError(f"preprocessing contract: found {found}\n  want: {sorted(wanted)}")
-        values["mean"], values["std"] = tuple(values["mean"]), tuple(values["std"])
+        for name in ("mean", "std"):
+            if not isinstance(values[name], list):
+                raise ArtifactError(f"preprocessing contract: {name} {values[name]!r}\n  want: a list of numbers")
+            values[name] = tuple(values[name])
         contract = cls(**values)
         contract.check()
         return contract
 
     def check(self) -> None:
         """Raises ArtifactError if it asks for something that `preprocess` and the image decoder cannot do."""
+        for name in ("height", "width", "channels", "embedding"):
+            if not isinstance(size := getattr(self, name), int) or size < 1:
+                raise ArtifactError(f"preprocessing contract: {name} {size!r}\n  want: a whole number from 1")
         wanted = {"resize": "bilinear", "channel_order": {1: "L", 3: "RGB"}.get(self.channels)}
         for name, value in wanted.items():
             if getattr(self, name) != value:
@@ -69,6 +76,11 @@ class Contract:
             raise ArtifactError(
                 f"preprocessing contract: {len(self.mean)} means and {len(self.std)} stds of {self.channels} channels\n"
                 "  want: one of each per channel"
+            )
+        numbers = all(isinstance(value, (int, float)) and math.isfinite(value) for value in (*self.mean, *self.std))
+        if not numbers or min(self.std) <= 0:
+            raise ArtifactError(
+                f"preprocessing contract: mean {self.mean}, std {self.std}\n  want: finite numbers, each std above 0"
             )
 
     def differences(self, **wanted: Any) -> list[str]:

@@ -46,6 +46,26 @@ def test_what_nobody_here_can_do_to_an_image_is_refused(change, text):
     assert str(caught.value) == f"preprocessing contract: {text}; nothing else can be done to an image here"
 
 
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"mean": 0.5}, "mean 0.5\n  want: a list of numbers"),
+        (
+            {"mean": (0.5, float("nan"), 0.5)},
+            "mean (0.5, nan, 0.5), std {std}\n  want: finite numbers, each std above 0",
+        ),
+        ({"std": (0.2, 0, 0.2)}, "mean {mean}, std (0.2, 0, 0.2)\n  want: finite numbers, each std above 0"),
+        ({"std": ("a", 1, 1)}, "mean {mean}, std ('a', 1, 1)\n  want: finite numbers, each std above 0"),
+        ({"height": "64"}, "height '64'\n  want: a whole number from 1"),
+        ({"channels": [3]}, "channels [3]\n  want: a whole number from 1"),
+    ],
+)
+def test_values_that_are_no_numbers_of_an_image_are_refused(change, text):
+    with pytest.raises(ArtifactError) as caught:
+        Contract.from_json(Contract(**{**vars(CONTRACT), **change}).to_json())
+    assert str(caught.value) == f"preprocessing contract: {text.format(mean=CONTRACT.mean, std=CONTRACT.std)}"
+
+
 def test_a_mean_for_each_channel_is_wanted():
     with pytest.raises(ArtifactError) as caught:
         Contract.from_json(Contract(**{**vars(CONTRACT), "mean": (0.5,)}).to_json())

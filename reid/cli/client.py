@@ -6,8 +6,9 @@
 
 import argparse
 import logging
+import math
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from reid.console.tables import Closing
 from reid.errors import SpecError
@@ -78,7 +79,7 @@ def _add_connection(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--patience",
-        type=float,
+        type=_seconds,
         default=60.0,
         metavar="SECONDS",
         help="how long to wait for a server that does not answer (default 60)",
@@ -95,14 +96,22 @@ def _add_contract(parser: argparse.ArgumentParser) -> None:
     )
     by_hand.add_argument("--mean", type=float, nargs="+", metavar="X", help="of each channel, of pixels of 0 to 1")
     by_hand.add_argument("--std", type=float, nargs="+", metavar="X", help="of each channel")
-    by_hand.add_argument("--channel-order", choices=["RGB", "BGR", "L"], help="default RGB; L for one channel")
 
 
 def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"{text}: want 1 or more")
-    return count
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text}: want a whole number from 1")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: want a number of seconds from 0")
+    return seconds
 
 
 def _client(options: argparse.Namespace) -> Closing:
@@ -132,7 +141,7 @@ def _client(options: argparse.Namespace) -> Closing:
 
 def _given_contract(options: argparse.Namespace) -> "GivenContract | None":
     """The contract of the command line; None if it has none. Raises SpecError for half of one, and for two."""
-    by_hand = {"--mean": options.mean, "--std": options.std, "--channel-order": options.channel_order}
+    by_hand = {"--mean": options.mean, "--std": options.std}
     given = [name for name, value in by_hand.items() if value is not None]
     if options.contract and given:
         raise SpecError(f"--contract and {given[0]}: found both, want one of them")
@@ -148,11 +157,6 @@ def _given_contract(options: argparse.Namespace) -> "GivenContract | None":
         raise SpecError(
             f"--mean, --std: found {len(options.mean)} and {len(options.std)} numbers, want as many of both"
         )
-    if min(options.std) <= 0:
-        raise SpecError(f"--std: found {min(options.std):g}, want numbers above 0")
     from reid.deploy.triton_contract import GivenContract
 
-    values: dict[str, Any] = {"mean": tuple(options.mean), "std": tuple(options.std)}
-    if options.channel_order:
-        values["channel_order"] = options.channel_order
-    return GivenContract(values, " ".join(given))
+    return GivenContract({"mean": tuple(options.mean), "std": tuple(options.std)}, "--mean, --std")

@@ -35,7 +35,7 @@ TASKS = {
     "validate": "check the data set; write a manifest and a findings report",
     "train": "train the network, or continue an interrupted training",
     "evaluate": "measure mAP, CMC and mINP, plain and re-ranked; draw plots and write an HTML report",
-    "inference": "write the embeddings of every query and gallery image, as JSON",
+    "inference": "write the embeddings of every query and gallery image: JSON, .npz or .parquet",
     "export": "write an ONNX file with its preprocessing contract; check it against torch",
     "gen_trt_engine": "build a TensorRT engine from the ONNX file; write a build record",
     "triton": "write a model repository for Triton Inference Server, from the ONNX file or the engine",

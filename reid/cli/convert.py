@@ -13,7 +13,9 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("root", type=given_path, help="folder of the data set, or the file that lists its images")
     parser.add_argument("output", type=given_path, help="folder to make")
-    parser.add_argument("--layout", required=True, choices=get_args(LayoutName), help="as dataset.layout")
+    layouts = get_args(LayoutName)
+    layout_help = f"as dataset.layout: {', '.join(layouts)}"
+    parser.add_argument("--layout", required=True, choices=layouts, metavar="LAYOUT", help=layout_help)
     parser.add_argument("--file-name", default="market1501", metavar="PATTERN", help="as dataset.file_name")
     parser.add_argument("--cameras", default="file_name", choices=("file_name", "none"), help="as dataset.cameras")
     parser.add_argument("--copy", action="store_true", help="copy the images; else they are hard links if possible")

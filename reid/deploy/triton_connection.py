@@ -30,6 +30,8 @@ AWAY = {"502", "503", "504", "StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCE
 """Statuses of a server, or of a proxy in front of it, that may pass in a moment."""
 UNKNOWN_MODEL = {"404", "StatusCode.NOT_FOUND"}
 STOPPING = "has stopped accepting new inference requests"
+STREAM_ENDED = "The stream is no longer in valid state"
+"""tritonclient's words if the connection of a stream was lost between two requests."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ def is_away(error: Exception) -> bool:
 
     status = getattr(error, "status", None)
     if status is not None:
-        return status() in AWAY or _says(error, STOPPING)
+        return status() in AWAY or _says(error, STOPPING) or _says(error, STREAM_ENDED)
     if isinstance(error, ssl.SSLError):
         return isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
     return isinstance(error, (OSError, HTTPConnectionClosed, HTTPProtocolViolationError))

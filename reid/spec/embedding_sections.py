@@ -59,7 +59,7 @@ class Evaluate(Section):
     """GPUs to use, from 0; others are added until there are num_gpus."""
     cpu_processes: Count = 1
     """Number of processes that share the images on a machine without GPUs."""
-    results_dir: Annotated[ResultsFolder | None, ReadAloneBy("evaluate")] = None
+    results_dir: Annotated[ResultsFolder | None, ReadAloneBy("evaluate", "export")] = None
     """Folder of the task's files; null: <results_dir>/evaluate."""
 
 

@@ -16,6 +16,7 @@ from reid.data.on_disk import ImagesOnDisk
 from reid.deploy.triton_client import TritonModel
 from reid.embeddings import Embeddings, embed, write_json
 from reid.errors import DatasetError
+from reid.files.writing import require_writable
 from reid.stages.outcome import Outcome
 
 logger = logging.getLogger(__name__)
@@ -30,8 +31,10 @@ def client(model: TritonModel, *, query: Path, gallery: Path | None, output: Pat
     """Writes `output`/results.json: {"img_path", "embedding"} of all query, then all gallery images.
 
     `query` is a folder or one image. Files may have any names; junk of the gallery is left out, as in TAO's client.
-    Raises DatasetError if a file or folder is missing, if a folder is empty, and if an image is unreadable.
+    Raises DatasetError if a file or folder is missing, if a folder is empty, and if an image is unreadable;
+    ArtifactError if the output cannot be written.
     """
+    require_writable(output / RESULTS)
     splits = _splits(query, gallery)
     started = time.perf_counter()
     parts = ask(model, splits)
@@ -52,6 +55,8 @@ def client(model: TritonModel, *, query: Path, gallery: Path | None, output: Pat
 def _splits(query: Path, gallery: Path | None) -> dict[str, Split]:
     """The images of query and gallery; without a gallery only those of query."""
     one_image = _one_image(query) if query.is_file() else None
+    if one_image and not gallery:
+        return {"query": one_image}
     folders = {
         "train": Folder(None, ""),
         "query": Folder(None if one_image else str(query.absolute()), "the folder or file to embed"),

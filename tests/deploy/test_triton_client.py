@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException
 
 from reid.contract import Contract
 from reid.deploy.onnx import OnnxModel, read_onnx
 from reid.deploy.onnx_ends import PixelPort, with_preprocessing
 from reid.deploy.triton import write_repository
 from reid.deploy.triton_client import TritonModel
-from reid.deploy.triton_connection import Server
+from reid.deploy.triton_connection import Server, is_away
 from reid.deploy.triton_contract import GivenContract, contract_of_file
 from reid.embeddings import OfPixels
 from reid.errors import MissingDependency, ServerError, SpecError
@@ -361,6 +362,16 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(SpecError) as caught:
         TritonModel(Server(url, "http", NAME, ""), batch_size=1, in_flight=1, patience_s=1.0)
     assert str(caught.value) == (f"{url}: not the address of a server; want host:port, or https://host:port for TLS")
+
+
+def test_a_stream_that_was_lost_between_two_requests_is_a_server_that_is_away() -> None:
+    from tritonclient.grpc._infer_stream import _InferStream
+
+    stream = _InferStream(None, False)
+    stream._active = False  # as its reading thread leaves it when the connection ends
+    with pytest.raises(InferenceServerException) as caught:
+        stream._enqueue_request(None)
+    assert is_away(caught.value)
 
 
 def test_a_missing_tritonclient_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
