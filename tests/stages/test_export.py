@@ -9,7 +9,7 @@ import pytest
 
 from reid.contract import Contract
 from reid.data.market1501 import Manifest, PersonImage, Split
-from reid.deploy.onnx import OnnxModel, read_onnx
+from reid.deploy.onnx import OnnxModel, read_onnx, thresholds_in
 from reid.deploy.pixel_port import PixelPort
 from reid.errors import ArtifactError, DatasetError, KeyRefused, SpecError
 from reid.model.checkpoint import THRESHOLDS, load_model, save_model
@@ -198,6 +198,21 @@ def test_an_encrypted_file_prepares_images_itself_too(persons, checkpoint, monke
     run_export(persons, checkpoint, "export.preprocessing=inside", "export.encrypted=true")
     opened = OnnxModel(persons.parent / "out" / "onnx", threads=1)
     assert opened.of_pixels(np.zeros((1, 80, 40, 3), np.uint8)).shape == (1, 16)
+
+
+@pytest.mark.slow
+def test_an_encrypted_int8_file_prepares_images_itself_and_keeps_its_thresholds(tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setenv("REID_ENCRYPTION_KEY", "secret")
+    dataset = write_persons(tmp_path / "persons", train=8, test=4)
+    run_export(
+        dataset, checkpoint, "export.data_type=INT8", "export.preprocessing=inside", "export.encrypted=true",
+        "export.quantization.images=8", "export.quantization.max_mAP_drop=1", "export.quantization.max_rank1_drop=1",
+        thresholds=OF_EVALUATION.to_json(),
+    )  # fmt: skip
+    file = dataset.parent / "out" / "onnx"
+    opened = OnnxModel(file, threads=1)
+    assert (opened.data_type, opened.of_pixels(np.zeros((1, 80, 40, 3), np.uint8)).shape) == ("INT8", (1, 16))
+    assert thresholds_in(read_onnx(file)[0], file) == OF_EVALUATION
 
 
 def test_a_lower_map_fails_the_stage_though_every_cosine_is_high_enough(persons, checkpoint, monkeypatch):
