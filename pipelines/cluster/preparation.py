@@ -71,7 +71,9 @@ def spec_on_cluster(spec: Experiment, data_path: str) -> str:
             part[key] = [0] if isinstance(part[key], list) else 0
     for name in pipeline_paths():
         part, key = _section_of(values, name)
-        if part.get(key):
+        if isinstance(part.get(key), list):
+            part[key] = [_on_volume(str(path), data_path) for path in part[key]]
+        elif part.get(key):
             part[key] = _on_volume(str(part[key]), data_path)
     for name, place, key, _ in paths_in_lists(spec):
         part, listed = _section_of(values, name)

@@ -9,7 +9,7 @@ from pathlib import Path
 from reid.errors import PipelineError
 from reid.spec import Experiment
 from reid.spec.facts import Reads, Writes
-from reid.spec.fields import fields_of, fields_with, paths_in_lists, pipeline_paths, value_of
+from reid.spec.fields import fields_of, fields_with, paths_at, paths_in_lists, pipeline_paths, value_of
 
 
 def mounts(spec: Experiment, *, stage: str, tracking_uri: str, caches: Iterable[Path]) -> dict[Path, bool]:
@@ -52,8 +52,8 @@ def _read(spec: Experiment, stage: str) -> Iterator[Path]:
     for name, fact in pipeline_paths().items():
         if name.rpartition(".")[0] in makings and stage not in fields_of()[name].stages:
             continue
-        if isinstance(fact, Reads) and (path := value_of(spec, name)):
-            yield _folder_of(_absolute(path), fact)
+        if isinstance(fact, Reads):
+            yield from (_folder_of(_absolute(path), fact) for path in paths_at(spec, name))
     for name, place, key, fact in paths_in_lists(spec):
         if isinstance(fact, Reads):
             yield _folder_of(_absolute(getattr(value_of(spec, name)[place], key)), fact)

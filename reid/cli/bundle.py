@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from reid.cli.model_option import add_model, chosen_model
 from reid.console.tables import Closing
 from reid.errors import DatasetError
+from reid.files.paths import given_path
 
 if TYPE_CHECKING:
     from reid.data.market1501 import Split
@@ -28,9 +29,9 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--for", dest="program", required=True, choices=PROGRAMS, help="the program")
     add_model(parser)
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to make")
+    parser.add_argument("--output", type=given_path, required=True, metavar="FOLDER", help="folder to make")
     check_help = "two folders of images that are named as in Market-1501, to measure on; default: those of -e SPEC"
-    parser.add_argument("--check", type=Path, nargs=2, metavar=("QUERY", "GALLERY"), help=check_help)
+    parser.add_argument("--check", type=given_path, nargs=2, metavar=("QUERY", "GALLERY"), help=check_help)
     parser.add_argument(
         "--images", type=_positive, default=400, metavar="N", help="most images of the check; default: 400"
     )

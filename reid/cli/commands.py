@@ -64,10 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     A command that answers by its exit status sets options.exit_status.
     """
-    options = _parsed(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     try:
+        options = _parsed(arguments)
         with shown_on(sys.stderr):
             closing: Closing | None = options.action(options)
         if closing:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from reid.cli.model_option import add_model, chosen_model, without_overrides
 from reid.errors import SpecError
+from reid.files.paths import given_path
 
 if TYPE_CHECKING:
     from reid.stages.match import Verdict
@@ -55,7 +56,7 @@ def _match(options: argparse.Namespace) -> None:
     options.overrides = [*overrides, *options.overrides]
     if options.threshold is not None and not -1 <= options.threshold <= 1:
         raise SpecError(f"--threshold {options.threshold:g}: no cosine\n  want: -1 to 1")
-    pairs = _pairs([Path(image).expanduser() for image in images], two_by_two=options.pairs)
+    pairs = _pairs([given_path(image) for image in images], two_by_two=options.pairs)
     from reid.stages.embed_files import require_files
 
     require_files([file for pair in pairs for file in pair])

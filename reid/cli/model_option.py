@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reid.errors import ArtifactError, SpecError
+from reid.files.paths import given_path
 
 if TYPE_CHECKING:
     from reid.spec import Experiment
@@ -24,7 +25,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     spec_help = "YAML; its task train has made the model, or its pipeline. Fields may follow: section.field=value"
     parser.add_argument(*names, dest="spec", metavar="SPEC", help=spec_help)
     model_help = "the model itself: a checkpoint, an ONNX file, a TensorRT engine, or a folder with checkpoints"
-    parser.add_argument("--model", type=Path, metavar="FILE", help=model_help)
+    parser.add_argument("--model", type=given_path, metavar="FILE", help=model_help)
     parser.set_defaults(overrides=[])
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from reid.cli.match import device_for, rate_of_errors
 from reid.cli.model_option import add_model, chosen_model, without_overrides
 from reid.errors import ArtifactError, SpecError
+from reid.files.paths import given_path
 
 if TYPE_CHECKING:
     from reid.deploy.opening import OpenModel
@@ -33,15 +34,15 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("queries", nargs="+", metavar="QUERY", help=query_help)
     add_model(parser)
     gallery_help = "folder of images of any names, or embeddings of the same model: a file, shards, a folder"
-    parser.add_argument("--gallery", type=Path, required=True, metavar="PLACE", help=gallery_help)
+    parser.add_argument("--gallery", type=given_path, required=True, metavar="PLACE", help=gallery_help)
     parser.add_argument("--top-k", type=_count, default=10, metavar="K", help="hits of each query (default 10)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the hits: .json, .csv or .parquet")
+    parser.add_argument("--output", type=given_path, metavar="FILE", help="write the hits: .json, .csv or .parquet")
     sheet_help = f"draw the first {SHEET_QUERIES} queries with their hits: {', '.join(PICTURES)}"
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help=sheet_help)
+    parser.add_argument("--sheet", type=given_path, metavar="FILE", help=sheet_help)
     rate_help = "share of the pairs of different persons that may be taken for one person (default 0.001 if measured)"
     parser.add_argument("--false-match-rate", type=rate_of_errors, metavar="RATE", help=rate_help)
     save_help = "keep the embeddings of a folder of images (.npz, .parquet), to search it again as --gallery FILE"
-    parser.add_argument("--save-gallery", type=Path, metavar="FILE", help=save_help)
+    parser.add_argument("--save-gallery", type=given_path, metavar="FILE", help=save_help)
     same_help = "accept a gallery that another file of the same network embedded, e.g. the ONNX file of this checkpoint"
     parser.add_argument("--same-network", action="store_true", help=same_help)
     parser.set_defaults(action=_search)
@@ -57,9 +58,6 @@ def _search(options: argparse.Namespace) -> None:
     words, options.overrides = without_overrides(options.queries)
     if not words:
         raise SpecError("no query: want image files, a folder, or a file of embeddings")
-    for name in ("gallery", "output", "sheet", "save_gallery"):
-        if path := getattr(options, name):
-            setattr(options, name, path.expanduser())
     from reid.stages.search import Model, search_gallery
     from reid.stages.search_results import require_results_file, write_results
 
@@ -70,7 +68,7 @@ def _search(options: argparse.Namespace) -> None:
         _require_picture(options.sheet)
     searched = search_gallery(
         Model(lambda: _opened(options), batch_size=_batch_size()),
-        [Path(word).expanduser() for word in words],
+        [given_path(word) for word in words],
         options.gallery,
         top_k=options.top_k,
         false_match_rate=options.false_match_rate,

@@ -10,6 +10,7 @@ puts pairs between a convolution and its ReLU as well, and quantises biases, so 
 All numbers are symmetric (zero point 0): a scale for each tensor, and a scale for each output channel of weights.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ class Layer:
     """A layer with weights."""
 
     name: str
-    """That of its weights without ".weight", as in torch; the node's own name if the exporter has renamed them."""
+    """As in torch: that of its weights without ".weight", or of the bias behind it; else the node's own name."""
     node: str
     inputs: str
     """The tensor that it reads besides its weights."""
@@ -48,13 +49,29 @@ class Layer:
 def layers_of(model: "ModelProto") -> list[Layer]:
     """The layers that can be quantised, in the graph's order."""
     shapes = {weight.name: len(weight.dims) for weight in model.graph.initializer}
-    found = []
+    found, of_biases = [], _names_by_bias(model)
     for node in model.graph.node:
         weights = node.input[1] if len(node.input) > 1 else ""
         if (axis := _output_axis(node, shapes.get(weights))) is not None:
-            name = weights.removesuffix(".weight") if weights.endswith(".weight") else node.name
+            named = weights.endswith(".weight")
+            name = weights.removesuffix(".weight") if named else of_biases.get(node.output[0], node.name)
             found.append(Layer(name, node.name, node.input[0], weights, axis))
     return found
+
+
+def _names_by_bias(model: "ModelProto") -> dict[str, str]:
+    """Tensor -> the name of the bias that alone is added to it, without ".bias".
+
+    The exporter turns the weights of a transformer's layers and names them anew, and writes equal biases once.
+    """
+    added = [node for node in model.graph.node if node.op_type == "Add"]
+    times = Counter(name for node in model.graph.node for name in node.input)
+    return {
+        tensor: bias.removesuffix(".bias")
+        for node in added
+        for tensor, bias in (node.input, reversed(node.input))
+        if bias.endswith(".bias") and times[bias] == 1
+    }
 
 
 def _output_axis(node: "NodeProto", dimensions: int | None) -> int | None:

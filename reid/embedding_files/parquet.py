@@ -109,14 +109,13 @@ class ParquetFile:
         arrow = pyarrow()
         try:
             with self._opened() as file:
-                yield from file.iter_batches(BLOCK_ROWS, columns=columns, use_threads=False)
+                for group in range(file.num_row_groups):  # all at once would be read ahead, and fill the memory
+                    yield from file.iter_batches(BLOCK_ROWS, row_groups=[group], columns=columns, use_threads=False)
         except (arrow.ArrowException, OSError, ValueError) as error:
             raise self._damaged(error) from None
 
     def _opened(self) -> Any:
-        # buffered: a row group of another program may be as large as the file; pre_buffer would keep all that was read
-        options: dict[str, Any] = {"page_checksum_verification": True, "buffer_size": 1 << 20, "pre_buffer": False}
-        return pyarrow().parquet.ParquetFile(self.path, **options)
+        return pyarrow().parquet.ParquetFile(self.path, page_checksum_verification=True, buffer_size=1 << 20)
 
     def _damaged(self, why: object) -> ArtifactError:
         return ArtifactError(f"{self.path}: not readable as embeddings ({why})\n  {WANT}")

@@ -18,6 +18,7 @@ from reid.spec.facts import (
 )
 from reid.spec.field_types import (
     Count,
+    ExpandHome,
     Positive,
     ReadFile,
     ReadFolder,
@@ -42,7 +43,7 @@ BY_TASKS = ReadAloneBy("train", "evaluate", "inference", "export", "gen_trt_engi
 class Synthetic(Section):
     """A drawn data set in Market-1501's layout, made if `root` does not exist yet."""
 
-    root: Annotated[str, Writes("folder", moved=True)]
+    root: Annotated[str, ExpandHome, Writes("folder", moved=True)]
     """Folder of the drawn data set; the three split folders go into it."""
     train_persons: Count = 120
     """Persons in the training images; dataset.num_classes has to agree."""
@@ -67,7 +68,7 @@ class Synthetic(Section):
 class Source(Section):
     """An archive of the data set, fetched and unpacked if `root` does not exist yet."""
 
-    root: Annotated[str, Writes("folder", moved=True)]
+    root: Annotated[str, ExpandHome, Writes("folder", moved=True)]
     """Folder of the unpacked data set; the three split folders go into it."""
     url: Text | None = None
     """Address of the zip to download; a broken download is resumed."""

@@ -12,6 +12,7 @@ from reid.spec.field_types import (
     GpuId,
     Positive,
     ReadFile,
+    ReadFolder,
     ResultsFolder,
     Section,
     ServedName,
@@ -110,7 +111,7 @@ TUNED_FOR = 16
 class Calibration(Section):
     """Images, cal_batches x cal_batch_size, on which an INT8 or FP8 engine is calibrated."""
 
-    cal_image_dir: list[Text] = []
+    cal_image_dir: list[ReadFolder] = []
     """Folders of images, subfolders included; empty: the training images, persons and cameras balanced."""
     cal_cache_file: Annotated[
         Text | None, WithoutEffect("the scales stand in the ONNX that the engine is built from")
@@ -208,7 +209,7 @@ class Triton(Section):
     machine."""
     protocol: Literal["http", "grpc"] = "http"
     """Protocol by which start_client asks the server."""
-    contract: Annotated[ReadFile | None, ReadAloneBy("start_client")] = None
+    contract: ReadFile | None = None
     """File that says how start_client prepares images for a model that another program laid out: a checkpoint, an ONNX,
     an engine's build.json, or the JSON of reid.contract; null: the server says it."""
     patience_s: Positive = 60.0

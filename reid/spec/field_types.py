@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from reid.files.paths import expanded
 from reid.spec.facts import NamesGpus, NoPath, ReadBy, Reads, Replaced, Writes
@@ -13,6 +14,13 @@ def _switch(value: Any) -> Any:
     return ("on" if value else "off") if isinstance(value, bool) else value
 
 
+def _expanded(path: str) -> str:
+    try:
+        return expanded(path)
+    except ValueError as error:
+        raise PydanticCustomError("home_folder", "{wanted}", {"wanted": str(error)}) from None
+
+
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -20,10 +28,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)]
 
 Text = Annotated[str, NoPath()]
-ReadFile = Annotated[str, AfterValidator(expanded), Reads("file")]
-ReadFolder = Annotated[str, AfterValidator(expanded), Reads("folder")]
-WrittenFile = Annotated[str, AfterValidator(expanded), Writes("file")]
-WrittenFolder = Annotated[str, AfterValidator(expanded), Writes("folder")]
+ExpandHome = AfterValidator(_expanded)
+ReadFile = Annotated[str, ExpandHome, Reads("file")]
+ReadFolder = Annotated[str, ExpandHome, Reads("folder")]
+WrittenFile = Annotated[str, ExpandHome, Writes("file")]
+WrittenFolder = Annotated[str, ExpandHome, Writes("folder")]
 ResultsFolder = Annotated[WrittenFolder, ReadBy(), Replaced("the runner says where the results are")]
 """Folder of the results of a task that is a stage of the pipeline too."""
 

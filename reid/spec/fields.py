@@ -156,6 +156,12 @@ def pipeline_paths() -> Mapping[str, Reads | Writes]:
     return MappingProxyType(found)
 
 
+def paths_at(spec: Section, name: str) -> list[str]:
+    """The paths that a field of paths holds: one, several if it is a list, or none."""
+    value = value_of(spec, name)
+    return list(value) if isinstance(value, list) else [value] if value else []
+
+
 def paths_in_lists(spec: Section) -> Iterator[tuple[str, int, str, Reads | Writes]]:
     """(list, place, key, which of the two) of each path in the items of the spec's lists of sections."""
     for name in fields_of():

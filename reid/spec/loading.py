@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
 from reid.errors import SpecError
-from reid.files.paths import expanded
+from reid.files.paths import given_path
 from reid.files.yaml_input import RefusedInputError, check_yaml, check_yaml_value, read_yaml_text, shortened
 from reid.spec.fields import fields_of
 from reid.spec.idle import idle, read_as, replaced
@@ -82,11 +82,11 @@ def warn_of_replaced_paths(spec: Experiment) -> None:
 def _read(path: str | os.PathLike[str] | None, text: str | None, where: str) -> DictConfig:
     try:
         if path is not None:
-            text = read_yaml_text(Path(expanded(os.fspath(path))))
+            text = read_yaml_text(given_path(os.fspath(path)))
         check_yaml(text or "")
         loaded = OmegaConf.create(text or "")
     except FileNotFoundError:
-        raise SpecError(f"{Path(expanded(os.fspath(path or ''))).absolute()}: no such spec file") from None
+        raise SpecError(f"{given_path(os.fspath(path or '')).absolute()}: no such spec file") from None
     except OSError as error:
         raise SpecError(f"{path}: the spec cannot be read: {error}") from None
     except RefusedInputError as error:

@@ -66,6 +66,7 @@ def register(
         candidate=candidate,
         tags={
             "headline": str(figures["headline"]),
+            "data_type": parity_figures.get("data_type", "FP32"),
             "engine": _engine_tag(build),
             **({KEY: candidate.thresholds.to_json()} if candidate.thresholds else {}),
             **_choice(figures),

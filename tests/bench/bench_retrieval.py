@@ -13,6 +13,8 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +48,7 @@ def measure() -> list[Row]:
             limit=limit, limit_is=LIMIT, peak_gb=ours["peak_gb"])
     )  # fmt: skip
     rows.append(at_scale(100_000))
+    rows += [searched(queries) for queries in (1, 10, 1000)]
     for name, size in (("a quarter of Market-1501", QUARTER), ("Market-1501", MARKET)):
         more = {"limit": _case("one pass over the distances", size)["s"], "limit_is": "one pass over the distances"}
         if size is QUARTER:
@@ -64,6 +67,61 @@ def at_scale(gallery: int, **size: int) -> Row:
         limit=done["limit"], limit_is="one symmetric product, reckoned from one tile", peak_gb=done["peak_gb"],
         note=f"forecast {done['forecast_s']:.0f} s, {done['forecast_gb']:.2f} GB; own memory {done['own_gb']:.2f} GB",
     )  # fmt: skip
+
+
+def searched(queries: int, gallery: int = 1_000_000, **more: str) -> Row:
+    """A gallery read from a file and searched, beside NumPy on the same vectors in memory."""
+    size = {"queries": queries, "gallery": gallery, "width": 256}
+    done, plain = _case("search", size | more), _case("search, NumPy", size)
+    return row(
+        "retrieval", f"top 10 of {gallery:,} in a {done['file']} file, {queries:,} queries, 256-d", done["s"], "s",
+        textbook=plain["s"], textbook_is=f"NumPy: product, argpartition; in memory, {plain['peak_gb']:.1f} GB",
+        peak_gb=done["peak_gb"],
+    )  # fmt: skip
+
+
+def _search(queries: int, gallery: int, width: int, ending: str) -> dict:
+    """The search of a file, after the file is written block by block."""
+    from reid.embedding_files.reading import read_embeddings
+    from reid.embedding_files.rows import BLOCK_ROWS, About, Block, Names
+    from reid.embedding_files.writing import write_embeddings
+    from reid.retrieval.distance import l2_normalize
+    from reid.retrieval.search import search
+
+    rng = np.random.default_rng(1501)
+    asked = l2_normalize(rng.standard_normal((queries, width), dtype=np.float32))
+    names = Names.of_paths(["x"] * BLOCK_ROWS)
+    blocks = (
+        Block(names, rng.standard_normal((BLOCK_ROWS, width), dtype=np.float32))
+        for _ in range(-(-gallery // BLOCK_ROWS))
+    )
+    with TemporaryDirectory() as folder:
+        path = Path(folder, f"gallery.{ending}")
+        write_embeddings(path, blocks, rows=gallery, width=width, about=About())
+        search(asked[:2], [asked], count=1)  # compiled
+        found = seconds(lambda: search(asked, read_embeddings(path).vectors(), count=10), repeat=2, warm=0)
+    return {"s": found, "peak_gb": peak_gb(), "file": f".{ending}"}
+
+
+def _numpy_search(queries: int, gallery: int, width: int) -> Callable[[], object]:
+    """A product with vectors of length 1 in memory, and the ten best of each row."""
+    rng = np.random.default_rng(1501)
+    asked = rng.standard_normal((queries, width), dtype=np.float32)
+    vectors = np.empty((gallery, width), np.float32)
+    for first in range(0, gallery, 1 << 16):
+        rng.standard_normal(
+            vectors[first : first + (1 << 16)].shape, dtype=np.float32, out=vectors[first : first + (1 << 16)]
+        )
+
+    def best_of(some: np.ndarray) -> np.ndarray:
+        cosine = some @ vectors.T
+        best = np.argpartition(-cosine, 10, axis=1)[:, :10]
+        return np.take_along_axis(best, np.argsort(-np.take_along_axis(cosine, best, 1), axis=1, kind="stable"), 1)
+
+    def work() -> object:  # at once, 1,000 queries of a million would take 17 GB
+        return np.concatenate([best_of(asked[first : first + 100]) for first in range(0, queries, 100)])
+
+    return work
 
 
 def _beside_the_limit(size: dict[str, int]) -> tuple[float, dict]:
@@ -95,8 +153,12 @@ def draw(queries: int, gallery: int, width: int) -> tuple[np.ndarray, np.ndarray
     return vectors[:queries], vectors[queries:], known
 
 
-def _measured(what: str, *, queries: int = 3368, gallery: int = 15913, width: int = 256) -> dict:
+def _measured(what: str, *, queries: int = 3368, gallery: int = 15913, width: int = 256, ending: str = "npz") -> dict:
     """One case, in this process."""
+    if what == "search":
+        return _search(queries, gallery, width, ending)
+    if what == "search, NumPy":
+        return {"s": seconds(_numpy_search(queries, gallery, width), repeat=1, warm=0), "peak_gb": peak_gb()}
     query, images, known = draw(queries, gallery, width)
     if what == "re-ranked and scored in blocks":
         return {"width": width, **_scored(query, images, known)}

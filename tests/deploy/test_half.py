@@ -4,7 +4,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx.reference import ReferenceEvaluator
 
 from reid.deploy.half import to_half
 from reid.deploy.onnx import OnnxModel, read_onnx
@@ -104,6 +105,66 @@ def test_a_mean_over_many_large_values_does_not_overflow():
     half = to_half(graph_model(nodes, {"axes": np.array([1])}, ["batch", 1]))
     assert run(half, [[60000.0, 60000.0]]).tolist() == [[60000]]
     assert [node.op_type for node in half.graph.node] == ["Cast", "Concat", "Cast", "ReduceMean"]
+
+
+def residual_graph(norm: str) -> onnx.ModelProto:
+    """x -> 1.5 x + 2 x, turned over and back, then normalised; neither branch leaves half precision at x = 30,000."""
+    nodes = [
+        helper.make_node("Mul", ["input", "one and a half"], ["branch"], name="one"),
+        helper.make_node("Mul", ["input", "two"], ["other"], name="other"),
+        helper.make_node("Add", ["branch", "other"], ["sum"], name="sum"),
+        helper.make_node("Transpose", ["sum"], ["turned"], name="turned"),
+        helper.make_node("Transpose", ["turned"], ["back"], name="back"),
+        helper.make_node("Add", ["branch", "two"], ["shifted"], name="shifted"),
+        helper.make_node("Mul", ["shifted", "zero"], ["nothing"], name="nothing"),
+        helper.make_node("Add", ["back", "nothing"], ["after"], name="after"),
+        helper.make_node(norm, ["after", *(["one", "zero"] if norm != "Abs" else [])], ["fc_pred"], name="norm"),
+    ]
+    weights = {"one and a half": [1.5, 1.5], "two": [2.0, 2.0], "one": [1.0, 1.0], "zero": [0.0, 0.0]}
+    return graph_model(nodes, {name: np.array(value, np.float32) for name, value in weights.items()}, ["batch", 2])
+
+
+def types_of(model: onnx.ModelProto) -> dict[str, int]:
+    tensors = shape_inference.infer_shapes(model).graph.value_info
+    return {tensor.name: tensor.type.tensor_type.elem_type for tensor in tensors}
+
+
+def test_a_transformers_residual_sums_stay_in_float32():
+    # 45,000 + 60,000 is beyond 65,504: the mean of 105,000 and 0 is taken away, and the rest divided by its deviation
+    half = to_half(residual_graph("LayerNormalization"))
+    found = ReferenceEvaluator(half).run(None, {"input": np.array([[30000.0, 0.0]], np.float32)})[0]
+    assert found.tolist() == [[1, -1]]
+    types = types_of(half)
+    assert {name for name, found in types.items() if found == TensorProto.FLOAT and "__" not in name} == {
+        *("sum", "turned", "back", "after"),
+    }
+
+
+def test_sums_without_layer_normalization_are_half():
+    half = to_half(residual_graph("Abs"))
+    types = types_of(half)
+    assert {types[name] for name in ("sum", "turned", "back", "after")} == {TensorProto.FLOAT16}
+
+
+@pytest.mark.slow
+def test_residual_sums_beyond_half_precision_keep_a_vits_embeddings(tmp_path):
+    # ONNX Runtime's CPU kernels do not round between the nodes, and overflow nowhere; onnx's own do as the file says.
+    settings = network_settings(backbone="timm/test_vit", pooling="class", feat_dim=None)
+    torch.manual_seed(0)
+    network = build_embedder(**settings).eval()
+    with torch.no_grad():
+        for name, weights in network.named_parameters():
+            if name.endswith("mlp.fc2.weight"):
+                weights.mul_(600_000)  # a block gives up to 56,000, and all together up to 129,000
+    contract = contract_of(settings | {"feat_dim": network.embedding_size})
+    export_onnx(network, tmp_path / "vit.onnx", contract=contract, settings=settings, opset=18, overwrite=False)
+    half = to_half(read_onnx(tmp_path / "vit.onnx")[0])
+    with torch.no_grad():
+        expected = network(images(4)).numpy()
+    found = ReferenceEvaluator(half).run(None, {"input": images(4).numpy()})[0]
+    assert parity(expected, found).worst_cosine > 0.99999
+    products = {name for node in half.graph.node if node.op_type == "MatMul" for name in node.input}
+    assert not any(name.endswith("__float") for name in products)
 
 
 def test_a_graph_with_branches_is_refused():

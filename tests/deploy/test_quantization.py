@@ -46,6 +46,23 @@ def test_a_layer_by_hand():
     assert found == pytest.approx(np.array([[64 / 127, 0]]), abs=1e-6)
 
 
+def test_a_layer_whose_weights_the_exporter_renamed_is_named_by_its_bias():
+    # The second and the third layer have equal biases, which the exporter writes once.
+    make = helper.make_node
+    nodes = [
+        make("MatMul", ["input", "val_1"], ["a"], name="first"),
+        make("Add", ["a", "block.qkv.bias"], ["b"], name="bias"),
+        make("MatMul", ["b", "val_2"], ["c"], name="second"),
+        make("Add", ["block.fc.bias", "c"], ["d"], name="bias 2"),
+        make("MatMul", ["d", "val_3"], ["e"], name="third"),
+        make("Add", ["e", "block.fc.bias"], ["fc_pred"], name="bias 3"),
+    ]
+    weights = [numpy_helper.from_array(np.eye(2, dtype=np.float32) * at, f"val_{at}") for at in (1, 2, 3)]
+    biases = [numpy_helper.from_array(np.ones(2, np.float32), f"block.{name}.bias") for name in ("qkv", "fc")]
+    model = helper.make_model(helper.make_graph(nodes, "three", [], [], weights + biases))
+    assert [layer.name for layer in layers_of(model)] == ["block.qkv", "second", "third"]
+
+
 def test_pairs_are_symmetric_with_a_scale_for_each_channel_and_the_embeddings_stay(network, plain):
     made = quantize(network, [noise(4), noise(4, seed=1)])
     values = {weight.name: numpy_helper.to_array(weight) for weight in made.graph.initializer}

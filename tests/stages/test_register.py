@@ -130,7 +130,7 @@ def test_a_version_has_all_that_a_user_of_it_needs_and_where_it_comes_from(regis
     import mlflow
 
     run = registry.run()
-    registry.add("model.feat_dim=16", run=run)
+    registry.add("model.feat_dim=16", run=run, parity={"data_type": "INT8"})
     run.close()
     assert registry.client.get_run(run.run_id).data.params[KEY] == KNOWN.to_json()
     tags = registry.client.get_run(run.run_id).data.tags
@@ -141,6 +141,8 @@ def test_a_version_has_all_that_a_user_of_it_needs_and_where_it_comes_from(regis
     version = registry.client.get_model_version("m", "1")
     assert version.tags["fingerprint"] == "these images"
     assert version.tags[KEY] == KNOWN.to_json()
+    assert version.tags["data_type"] == "INT8"
+    assert "- Worst cosine between the ONNX (INT8) and torch: 0.999990 over 9 images." in version.description
     assert version.tags["checkpoint"] == f"{tmp_path / 'model'}/reid_model_best.pth"
     assert {len(version.tags[name]) for name in ("code_sha256", "spec_sha256", "onnx_sha256", "checkpoint_sha256")} == {
         64

@@ -16,7 +16,8 @@ def test_a_path_is_put_on_the_volume_unless_no_stage_reads_it_or_the_pipeline_re
     staying = {*fields_with(Replaced), *(name for name in paths if not fields_of()[name].stages)}
     assert set(pipeline_paths()) == paths - staying
     not_replaced = staying - set(fields_with(Replaced))
-    assert not_replaced == {"results_dir", "triton.model_file", "triton.model_repository", "triton.results_dir"}
+    in_triton = {"contract", "model_file", "model_repository", "results_dir"}
+    assert not_replaced == {"results_dir", *(f"triton.{name}" for name in in_triton)}
 
 
 def test_a_parameter_that_counts_gpus_is_one_of_the_pipeline() -> None:
@@ -34,7 +35,8 @@ def test_relative_paths_are_put_on_the_volume_and_absolute_ones_stay(made: str) 
         "train: {resume_training_checkpoint_path: /somewhere/else.pth}\n"
         "evaluate: {output_cmc_curve_plot: plots/cmc.png, output_sampled_matches_plot: plots/matches.png}\n"
         "inference: {output_file: rows.json}\nexport: {onnx_file: data/model.onnx}\n"
-        "gen_trt_engine: {trt_engine: model.engine, timing_cache: timings}\n"
+        "gen_trt_engine: {trt_engine: model.engine, timing_cache: timings,"
+        " tensorrt: {calibration: {cal_image_dir: [data/crops, /mine]}}}\n"
     )
     sent = load_spec(text=spec_on_cluster(load_spec(text=text), "/mnt/sets")).model_dump()
     found = {}
@@ -61,6 +63,7 @@ def test_relative_paths_are_put_on_the_volume_and_absolute_ones_stay(made: str) 
         "export.onnx_file": "/mnt/sets/model.onnx",
         "gen_trt_engine.trt_engine": "/mnt/sets/model.engine",
         "gen_trt_engine.timing_cache": "/mnt/sets/timings",
+        "gen_trt_engine.tensorrt.calibration.cal_image_dir": ["/mnt/sets/crops", "/mine"],
     }
     assert sent["results_dir"] == RESULTS
 

@@ -7,7 +7,7 @@ import pytest
 from pipelines.local.mounts import cache_folders, mounts
 from reid.errors import PipelineError
 from reid.spec import Experiment, load_spec
-from reid.spec.fields import pipeline_paths
+from reid.spec.fields import pipeline_paths, value_of
 
 
 def spec(text: str) -> Experiment:
@@ -109,10 +109,12 @@ def test_every_path_that_a_pipeline_reads_or_writes_is_mounted(tmp_path: Path) -
     for name in pipeline_paths():
         if name.startswith(("dataset.synthetic.", "dataset.source.")):
             continue
-        there = tmp_path / name / "file.png"  # the ending of a plot; others take any
+        ending = "json" if name == "inference.output_file" else "png"  # rows or a plot; others take any
+        there = tmp_path / name / f"file.{ending}"
         there.mkdir(parents=True)
         section, field = name.split(".", 1)
-        nested = f"{{{field.replace('.', ': {')}: {there}" + "}" * (field.count(".") + 1)
+        value = [str(there)] if isinstance(value_of(spec(""), name), list) else there
+        nested = f"{{{field.replace('.', ': {')}: {value}" + "}" * (field.count(".") + 1)
         found = mounts(
             spec(f"results_dir: {tmp_path}/r\n{section}: {nested}\n"), stage="train", tracking_uri="", caches=[]
         )
