@@ -117,19 +117,6 @@ def test_memory_does_not_grow_with_the_vectors(tmp_path, ending):
     assert peak < 4 * BLOCK_ROWS * width * 4 < rows * width * 4  # a few blocks, and the names
 
 
-def test_a_parquet_file_is_read_in_the_memory_of_a_few_blocks(tmp_path):
-    rows, width, used = 6 * BLOCK_ROWS, 64, []
-    names = Names.of_paths(["/d/x.jpg"] * BLOCK_ROWS)
-    blocks = (Block(names, np.full((BLOCK_ROWS, width), part, np.float32)) for part in range(6))
-    write_embeddings(tmp_path / "r.parquet", blocks, rows=rows, width=width, about=ABOUT)
-    before = pa.total_allocated_bytes()
-    for block in read_embeddings(tmp_path / "r.parquet").vectors():
-        used.append(pa.total_allocated_bytes() - before)
-        del block
-    assert len(used) == 6
-    assert max(used) < 4 * BLOCK_ROWS * width * 4
-
-
 @pytest.mark.parametrize("shard_rows", [None, 2])
 def test_a_number_that_float16_cannot_hold_leaves_everything_as_it_was(tmp_path, shard_rows):
     write(tmp_path / "rows.npz", 7, shard_rows=shard_rows)
