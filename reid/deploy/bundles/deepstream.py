@@ -105,7 +105,7 @@ def _readme(facts: Facts) -> str:
     trtexec --onnx={facts.model} --minShapes={INPUT}:1x{size} --optShapes={INPUT}:{facts.batch_size}x{size} \\
             --maxShapes={INPUT}:{facts.batch_size}x{size}{typed} --saveEngine={_engine(facts)}
 
-{_first_start(facts)} Run it where DeepStream runs. In the application:
+{_first_start(facts)} Run trtexec where DeepStream runs. In the application:
 
     [tracker]
     enable=1
