@@ -19,12 +19,13 @@ from pipelines.cluster.cluster_file import read_cluster
 from pipelines.cluster.resources import Resources
 from pipelines.summary import FIGURES, RANKINGS, retrieval_table
 from reid.contract import Contract
+from reid.deploy.pixel_port import PixelPort
 from reid.errors import SpecError
 from reid.model.checkpoint import save_model
 from reid.spec import Experiment, load_spec
 from tests.documents import CONTRIBUTING, FILES, PAGES, README, ROOT, anchors, blocks, commands, inline, prose
 from tests.drawn_persons import write_persons
-from tests.exporting import some_network
+from tests.exporting import prepared_inside, some_network
 from tests.named_things import (
     COMMANDS,
     MAKEFILE,
@@ -40,6 +41,7 @@ from tests.named_things import (
     sources,
     stands_in_the_code,
 )
+from tests.small_market import write_image
 
 each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
 WITH_CLUSTER_TOOLS = ROOT / "docs" / "kubernetes.md"
@@ -157,6 +159,8 @@ def test_the_readmes_six_lines_of_python_run_as_printed(capsys: pytest.CaptureFi
 
 @pytest.mark.usefixtures("after_the_demo")
 def test_the_python_of_a_page_runs_from_top_to_bottom(capsys: pytest.CaptureFixture[str]) -> None:
+    prepared_inside(Path("reid_model.onnx"), PixelPort())
+    write_image(Path("person.jpg"))
     for file in PAGES:
         known: dict[str, object] = {}
         for lines in blocks(file, "python"):
