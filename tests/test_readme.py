@@ -19,7 +19,7 @@ from pipelines.cluster.cluster_file import read_cluster
 from pipelines.cluster.resources import Resources
 from pipelines.summary import FIGURES, RANKINGS, retrieval_table
 from reid.contract import Contract
-from reid.deploy.onnx_ends import PixelPort
+from reid.deploy.pixel_port import PixelPort
 from reid.errors import SpecError
 from reid.model.checkpoint import save_model
 from reid.spec import Experiment, load_spec

@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reid.cli.match import rate_of_errors
 from reid.cli.model_option import add_model, chosen_model
 from reid.console.tables import Closing
 from reid.errors import DatasetError
@@ -42,8 +43,11 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--oversize", type=int, choices=OVERSIZES, default=2, help=oversize_help)
     batch_help = "largest batch of DeepStream's engine and of Triton; default: 32"
     parser.add_argument("--batch-size", type=_positive, default=32, metavar="N", help=batch_help)
-    rate_help = "the tracker's threshold accepts this share of the pairs of different persons; default: 0.001"
-    parser.add_argument("--false-match-rate", type=float, default=1e-3, metavar="RATE", help=rate_help)
+    rate_help = (
+        "the tracker's threshold accepts this share of the pairs of different persons; default: 0.001, or the lowest "
+        "rate that the model knows"
+    )
+    parser.add_argument("--false-match-rate", type=rate_of_errors, metavar="RATE", help=rate_help)
     parser.set_defaults(action=_bundle)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from reid.deploy.pixel_port import PIXELS_KEY
 from reid.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -36,10 +37,13 @@ MOVE_NUMBERS = {
 def to_half(model: "ModelProto") -> "ModelProto":
     """An FP16 copy of an onnx.ModelProto: same names, shapes and metadata, float32 in and out.
 
-    Raises ArtifactError if the graph has branches or loops, which no network of this project exports.
+    Raises ArtifactError if the graph has branches or loops, which no network of this project exports, and if it
+    prepares images: half precision does not hold the sums of a resize.
     """
     import onnx
 
+    if any(entry.key == PIXELS_KEY for entry in model.metadata_props):
+        raise ArtifactError("FP16: the file prepares images itself\n  want: one of export.preprocessing=outside")
     half: ModelProto = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     _HalfGraph(half.graph).convert()
     return half

@@ -15,6 +15,7 @@ from reid.deploy.onnx_ports import rename_tensor
 from reid.deploy.onnx_resize import Axis, resized
 from reid.deploy.pixel_port import PIXELS_KEY, PixelPort
 from reid.errors import ArtifactError
+from reid.thresholds import KEY as THRESHOLDS_KEY
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -36,9 +37,9 @@ def with_preprocessing(
     It resizes if the port's size is not the contract's, normalises, adds the embedding of the mirrored image if
     `mirror` is set and the network does not do so itself, and divides by the Euclidean length if `unit_length` is set.
     The embedding is called `output`. Pixels of data type float32 are rounded to whole numbers of 0..255 only if they
-    are resized. The metadata holds the port, and a contract whose flip and normalized describe the new output. Raises
-    ArtifactError if the contract asks for another resize, or the file prepares images already, or its opset is below
-    13.
+    are resized. The metadata holds the port, and a contract whose flip and normalized describe the new output; if the
+    mirrored image is added, the thresholds are cut, which were measured without it. Raises ArtifactError if the
+    contract asks for another resize, or the file prepares images already, or its opset is below 13.
     """
     onnx = import_onnx()
     contract.check()
@@ -61,9 +62,13 @@ def with_preprocessing(
     graph.input.append(describe(INPUT, pixels, port.shape(contract.channels)))
     graph.output.append(describe(output, onnx.TensorProto.FLOAT, [port.batch or "batch", contract.embedding]))
     outside = replace(contract, flip=contract.flip or mirror, normalized=contract.normalized or unit_length)
-    for key, value in ((CONTRACT_KEY, outside.to_json()), (PIXELS_KEY, port.to_json())):
-        known = [entry for entry in ours.metadata_props if entry.key == key]
-        (known[0] if known else ours.metadata_props.add(key=key)).value = value
+    texts = {entry.key: entry.value for entry in ours.metadata_props}
+    texts |= {CONTRACT_KEY: outside.to_json(), PIXELS_KEY: port.to_json()}
+    if twice:
+        texts.pop(THRESHOLDS_KEY, None)
+    ours.ClearField("metadata_props")
+    for key, value in texts.items():
+        ours.metadata_props.add(key=key, value=value)
     return ours
 
 

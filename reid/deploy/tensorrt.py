@@ -63,8 +63,10 @@ def build_engine(
         "thresholds": json.loads(thresholds.to_json()) if thresholds else None,
     }
     if pixels := pixels_of_model(model):
-        line = trtexec_line(onnx, contract, data_type=data_type_of(model), pixels=pixels)
-        reason = f"{onnx} prepares images itself; want an ONNX of export.preprocessing=outside, or by hand: {line}"
+        reason = f"{onnx} prepares images itself; want an ONNX of export.preprocessing=outside"
+        if not encrypted:
+            line = trtexec_line(onnx, contract, data_type=data_type_of(model), pixels=pixels)
+            reason += f", or by hand: {line}"
         return BuildRecord(built=False, reason=reason, measured="not run: not built", **record)
     try:
         package = find_package(use_gpu(gpu_id, field="gen_trt_engine.gpu_id"))

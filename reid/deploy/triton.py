@@ -66,7 +66,7 @@ def write_repository(repository: Path, model: Path, *, backend: str, name: str, 
         contract, thresholds = record.preprocessing, record.known_thresholds
     else:
         network, contract = read_onnx(model)
-        _refuse_fp8(network, model)
+        refuse_fp8(network, model)
         pixels, thresholds = pixels_of_model(network), thresholds_in(network, model)
     if pixels and pixels.batch:
         raise ArtifactError(
@@ -77,6 +77,7 @@ def write_repository(repository: Path, model: Path, *, backend: str, name: str, 
         contract, backend=backend, name=name, max_batch_size=max_batch_size, thresholds=thresholds, pixels=pixels
     )
     _refuse_foreign(repository / name)
+    repository = repository.absolute()  # "." has no name to make others of
     # Beside the repository: Triton takes every folder inside it for a model.
     with made_in_turn(repository.with_name(f"{repository.name}.{name}")):
         _write_model_folder(repository, model, config=config, backend=backend, name=name)
@@ -165,7 +166,7 @@ def _refuse_foreign(folder: Path) -> None:
         )
 
 
-def _refuse_fp8(network: Any, model: Path) -> None:
+def refuse_fp8(network: Any, model: Path) -> None:
     """Raises ArtifactError for FP8, which Triton's ONNX Runtime computes wrongly."""
     if data_type_of(network) == "FP8":
         raise ArtifactError(

@@ -73,12 +73,14 @@ def made_in_turn(path: Path) -> Iterator[None]:
     The block has to look again whether `path` exists. The lock is a file beside `path`, which is removed at the end. If
     it cannot be made, the block runs without it: its own writes beside `path` then fail too, with the reason.
     """
-    descriptor = _open_removable(path.with_name(f"{path.name}.lock"), path)
+    whole = path.absolute()  # "." has no name
+    lock = whole.with_name(f"{whole.name}.lock")
+    descriptor = _open_removable(lock, path)
     try:
         yield
     finally:
         if descriptor is not None:
-            path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
             os.close(descriptor)
 
 

@@ -15,22 +15,24 @@ from PIL import Image
 from reid import __version__
 from reid.contract import Contract
 from reid.data.market1501 import Split
-from reid.deploy.bundles.checking import Cost, cost, embed_crops, table
+from reid.deploy.bundles.checking import Cost, cost, embed_crops, smaller_is_closer, table
 from reid.deploy.bundles.graph import bundled_graph
 from reid.deploy.bundles.program import Facts, Program
 from reid.deploy.bundles.programs import PROGRAMS, TRITON
 from reid.deploy.bundles.resampling import Crop
 from reid.deploy.bundles.triton import PORT, README, write_self_contained
 from reid.deploy.comparison import Embedded
-from reid.deploy.onnx import data_type_of, read_onnx
+from reid.deploy.onnx import data_type_of, read_onnx, thresholds_in
 from reid.deploy.pixel_port import PIXELS_KEY
 from reid.deploy.sample import choose_rows
+from reid.deploy.triton import refuse_fp8
 from reid.errors import ArtifactError
 from reid.files.encryption import is_encrypted
 from reid.files.hashes import file_sha256
 from reid.files.locks import made_in_turn
+from reid.stages.match import choose_threshold
 from reid.stages.outcome import Outcome
-from reid.thresholds import Threshold, Thresholds
+from reid.thresholds import Threshold
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -49,7 +51,8 @@ class Wanted:
     oversize: int
     """The input's size is that of the network times this."""
     batch_size: int
-    false_match_rate: float
+    false_match_rate: float | None
+    """None: see `choose_threshold`."""
     images: int
     """The most images that the check embeds."""
 
@@ -59,25 +62,28 @@ def bundle(model: Path, output: Path, *, wanted: Wanted, crops: Sequence[Split] 
 
     `model` is a checkpoint or an ONNX file of `reid export`; `crops` are query and gallery. A folder that holds a
     bundle is replaced. Raises ArtifactError if another folder is there, and if the model is encrypted, an engine, grey
-    for a tracker, or prepares images itself.
+    for a tracker, in FP8 for Triton, or prepares images itself.
     """
+    _refuse_foreign(output)
     plain, contract = _plain_export(model)
     _refuse(plain, contract, model, wanted)
-    _refuse_foreign(output)
-    threshold = _threshold(plain, model, wanted)
-    with made_in_turn(output):
-        partial = output.with_name(f"{output.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
+    threshold = choose_threshold(thresholds_in(plain, model), wanted.false_match_rate)
+    folder = output.resolve()  # a link stays, and what it points to is replaced
+    with made_in_turn(folder):
+        partial, old = (folder.with_name(f"{folder.name}.{state}") for state in ("partial", "old"))
         try:
+            for leftover in (partial, old):
+                shutil.rmtree(leftover, ignore_errors=True)
             partial.mkdir(parents=True)
             costs, record = _write(partial, plain, contract, threshold, wanted=wanted, crops=crops)
             record = {"program": wanted.program, "reid": __version__, **record, **_origin(model, contract, threshold)}
             record["check"] = [asdict(entry) for entry in costs]
             record["files"] = _hashes(partial)
             (partial / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            if output.exists():
-                shutil.rmtree(output)
-            partial.rename(output)
+            if folder.exists():
+                folder.rename(old)
+            partial.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
             raise ArtifactError(f"{output}: cannot be written\n  found: {error.strerror or error}") from error
         finally:
@@ -103,14 +109,17 @@ def _plain_export(model: Path) -> "tuple[ModelProto, Contract]":
     from reid.model.checkpoint import load_model
 
     loaded = load_model(model)
-    content = onnx_bytes(loaded.network, where=model, contract=loaded.contract, settings=loaded.settings, opset=OPSET)
+    form: dict[str, Any] = {"contract": loaded.contract, "settings": loaded.settings, "thresholds": loaded.thresholds}
+    content = onnx_bytes(loaded.network, where=model, opset=OPSET, **form)
     return onnx.load_model_from_string(content), loaded.contract
 
 
 def _refuse(plain: "ModelProto", contract: Contract, model: Path, wanted: Wanted) -> None:
     if any(entry.key == PIXELS_KEY for entry in plain.metadata_props):
         raise ArtifactError(f"{model}: prepares images itself\n  want: one of export.preprocessing=outside")
-    if contract.channels != 3 and wanted.program != TRITON:
+    if wanted.program == TRITON:
+        refuse_fp8(plain, model)
+    elif contract.channels != 3:
         raise ArtifactError(
             f"{model}: takes grey images; {PROGRAMS[wanted.program].title} feeds three colours\n"
             "  want: a model of model.input_channels=3"
@@ -118,15 +127,12 @@ def _refuse(plain: "ModelProto", contract: Contract, model: Path, wanted: Wanted
 
 
 def _refuse_foreign(folder: Path) -> None:
+    if folder.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise ArtifactError(
+            f"{folder.resolve()}: you are in it, and a bundle's folder is replaced\n  want: another --output"
+        )
     if folder.exists() and not (folder / RECORD).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ArtifactError(f"{folder}: is there, and is no bundle\n  want: another --output, or the folder removed")
-
-
-def _threshold(plain: "ModelProto", model: Path, wanted: Wanted) -> Threshold | None:
-    """The threshold at the wanted rate of false matches; None if the model's file states none."""
-    metadata = {entry.key: entry.value for entry in plain.metadata_props}
-    known = Thresholds.from_metadata(metadata, where=str(model))
-    return known.at_false_match_rate(wanted.false_match_rate) if known else None
 
 
 def _write(
@@ -227,7 +233,8 @@ def _write_repository(
     crops: tuple[Split, Split] | None,
 ) -> tuple[list[Cost], dict[str, Any]]:
     """Writes a model repository whose model takes pixels of any size; see `_write`."""
-    content = write_self_contained(folder, plain, contract, max_batch_size=wanted.batch_size)
+    known = thresholds_in(plain, folder)
+    content = write_self_contained(folder, plain, contract, max_batch_size=wanted.batch_size, thresholds=known)
     (folder / RECIPE).write_text(README, encoding="utf-8")
     record: dict[str, Any] = {"read": [], "input": asdict(PORT)}
     if not crops:
@@ -257,7 +264,11 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 def _outcome(output: Path, costs: Sequence[Cost], threshold: Threshold | None, wanted: Wanted) -> Outcome:
     lines = table(costs) if costs else ["not checked: --check QUERY GALLERY, or -e SPEC, measures it on crops"]
-    if threshold is None and wanted.program != TRITON:
+    if wanted.oversize > 1:
+        lines += smaller_is_closer(costs)
+    if threshold:
+        lines.append(f"threshold: cosine {threshold.cosine:.4f} ({threshold.name})")
+    elif wanted.program != TRITON:
         lines.append("the model's file states no thresholds: the tracker keeps its own value")
     metrics = {"worst_cosine": costs[0].worst_cosine, "mean_cosine": costs[0].mean_cosine} if costs else {}
     if costs and (change := costs[0].mAP_change) is not None:

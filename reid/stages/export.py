@@ -26,7 +26,8 @@ from reid.spec import Experiment
 from reid.spec.deploy_sections import Export
 from reid.stages.agreement import require_agreement
 from reid.stages.export_inside import Inside, inside_line, inside_metrics, prepare_inside
-from reid.stages.export_network import limits_of, limits_section, write_network
+from reid.stages.export_limits import limits_of, limits_section
+from reid.stages.export_network import write_network
 from reid.stages.export_report import (
     TIMED,
     Kind,

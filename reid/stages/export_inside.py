@@ -3,6 +3,7 @@
 The network itself has passed the comparison with torch before.
 """
 
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from reid.data.image_file import read_picture
 from reid.data.market1501 import Split
 from reid.data.store import MODE
 from reid.deploy.comparison import BATCH_SIZE, Comparison, compare_embedded, embed_sample
-from reid.deploy.onnx import OnnxModel, check, check_ports, ports_of, read_onnx
+from reid.deploy.onnx import OnnxModel, check, check_ports, ports_of, read_onnx, thresholds_in
 from reid.deploy.onnx_ends import with_preprocessing
 from reid.deploy.pixel_port import PixelPort
 from reid.deploy.sample import Sample
@@ -26,6 +27,9 @@ from reid.spec.deploy_sections import Export
 
 if TYPE_CHECKING:
     from reid.model.checkpoint import LoadedModel
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +64,8 @@ def prepare_inside(section: Export, onnx: Path, loaded: "LoadedModel", sample: S
     core, contract = read_onnx(onnx)
     mirror, unit_length = section.flip_test, section.unit_length
     model = with_preprocessing(core, contract, port, mirror=mirror, unit_length=unit_length)
+    if mirror and thresholds_in(core, onnx):
+        logger.warning("export.flip_test: the file states no thresholds; they were measured without the flip test")
     where = f"{onnx}: the network with preprocessing inside"
     check(model, where)
     check_ports(ports_of(model), contract, where, pixels=port)

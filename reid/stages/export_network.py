@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from reid.data.market1501 import Manifest
 from reid.deploy.calibration import in_batches, training_images
-from reid.deploy.comparison import Limits
 from reid.deploy.float_layers import Quantized, quantize_with_search
 from reid.deploy.onnx import QUANTIZATION_KEY, check, import_onnx
 from reid.deploy.onnx_export import export_onnx, onnx_bytes
@@ -23,17 +22,6 @@ SHARE_HELD_ASIDE = 0.25
 """So many further images, as a share of export.quantization.images, are embedded to choose the layers in FP32."""
 SHARE_OF_LOSS = 0.5
 """The loss of cosine that is sought on them, as a share of what is allowed: more images will be compared later."""
-
-
-def limits_of(section: Export) -> Limits:
-    """How much a file of the section's data type may differ from the checkpoint."""
-    limits = section.quantization if section.data_type in LARGEST else section
-    return Limits(limits.min_cosine, limits.max_mAP_drop, limits.max_rank1_drop)
-
-
-def limits_section(section: Export) -> str:
-    """The section of the spec that holds them."""
-    return "export.quantization" if section.data_type in LARGEST else "export"
 
 
 def write_network(

@@ -16,7 +16,7 @@ from reid.files.lineage import code_sha256
 from reid.spec import Experiment
 from reid.spec.deploy_sections import Export
 from reid.spec.slices import stage_slice
-from reid.stages.export_network import limits_of, limits_section
+from reid.stages.export_limits import limits_of, limits_section
 from reid.stages.outcome import Outcome
 from reid.thresholds import KEY, Thresholds
 from reid.tracking.stage_run import StageRun

@@ -288,7 +288,7 @@ def test_an_output_that_cannot_be_written_is_reported_before_the_work(
     spec: Callable[..., Experiment], tmp_path: Path, task: str, field: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    target = tmp_path / "file" / "out.png"
+    target = tmp_path / "file" / ("out.json" if task == "inference" else "out.png")
     with caplog.at_level(logging.INFO):
         text = refusal(ArtifactError, task, spec(f"{field}={target}"))
     assert text == f"{target}: cannot be written\n  found: File exists"

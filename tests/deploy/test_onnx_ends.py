@@ -111,6 +111,23 @@ def test_flip_test_and_unit_length_by_hand():
     assert contract == replace(SMALL, flip=True, normalized=True)
 
 
+def test_half_precision_does_not_reach_what_prepares_images():
+    port = PixelPort(height=6, width=4)  # nothing is resized, so there is no branch that would be refused anyway
+    inside = with_preprocessing(as_it_is(SMALL), SMALL, port, mirror=False, unit_length=False)
+    with pytest.raises(ArtifactError, match="FP16: the file prepares images itself"):
+        to_half(inside)
+
+
+@pytest.mark.parametrize("flipped", [False, True], ids=["plain", "flip test in the network"])
+def test_thresholds_are_cut_if_the_embedding_becomes_another(flipped):
+    model, contract = as_it_is(SMALL), replace(SMALL, flip=flipped)
+    model.metadata_props.add(key="reid.thresholds", value="measured on embeddings of the network")
+    for mirror in (False, True):
+        inside = with_preprocessing(model, contract, PixelPort(), mirror=mirror, unit_length=True)
+        kept = "reid.thresholds" in {entry.key for entry in inside.metadata_props}
+        assert kept == (flipped or not mirror)
+
+
 def test_a_network_that_mirrors_and_normalises_already_is_left_as_it_is():
     done = replace(SMALL, flip=True, normalized=True)
     model = with_preprocessing(as_it_is(done), done, PixelPort(), mirror=True, unit_length=True)

@@ -104,6 +104,14 @@ def test_a_model_that_prepares_images_itself_is_described_by_its_pixels(plain, t
     assert Contract.from_json(config.parameters["reid.contract"].string_value).normalized
 
 
+def test_the_repository_may_be_the_folder_that_one_is_in(plain, tmp_path, monkeypatch):
+    (tmp_path / "repository").mkdir()
+    monkeypatch.chdir(tmp_path / "repository")
+    write_repository(Path(), plain[0], backend="onnxruntime", name="reid", max_batch_size=4)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["repository"]
+    assert (tmp_path / "repository" / "reid" / "1" / "model.onnx").is_file()
+
+
 def test_a_model_of_a_fixed_batch_is_refused(plain, tmp_path):
     core, contract = read_onnx(plain[0])
     model = with_preprocessing(core, contract, PixelPort(batch=4), mirror=False, unit_length=False)

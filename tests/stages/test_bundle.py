@@ -56,6 +56,13 @@ def small_onnx(
     return path
 
 
+def thresholds(*, name: str) -> dict[str, str]:
+    """The metadata of a file with a threshold of this name, at a cosine of 0.6."""
+    row = {"name": name, "cosine": 0.6, "true_match_rate": 0.9, "false_match_rate": 0.001, "precision": 0.8}
+    counts = {"same_person_pairs": 9, "different_person_pairs": 9999}
+    return {"reid.thresholds": json.dumps({"measured_on": "a test", **counts, "thresholds": [row]})}
+
+
 def made(tmp_path: Path, program: str, *more: str) -> Path:
     tmp_path.mkdir(exist_ok=True)
     model = small_onnx(tmp_path / "reid_model.onnx")
@@ -127,10 +134,7 @@ def test_tritons_model_takes_pixels_of_any_size(tmp_path: Path) -> None:
 
 
 def test_the_threshold_becomes_each_programs_own(tmp_path: Path) -> None:
-    row = {"cosine": 0.6, "true_match_rate": 0.9, "false_match_rate": 0.001, "precision": 0.8}
-    known = {"measured_on": "a test", "same_person_pairs": 9, "different_person_pairs": 9999}
-    known["thresholds"] = [{"name": "0.1 % let in", **row}]
-    model = small_onnx(tmp_path / "reid_model.onnx", **{"reid.thresholds": json.dumps(known)})
+    model = small_onnx(tmp_path / "reid_model.onnx", **thresholds(name="0.1 % let in"))
     settings = {}
     for program in TRACKERS:
         assert main(["bundle", "--for", program, "--model", str(model), "--output", str(tmp_path / program)]) == 0
@@ -141,6 +145,29 @@ def test_the_threshold_becomes_each_programs_own(tmp_path: Path) -> None:
     assert settings == {"deepstream": 0.6, "boxmot": 0.4, "ultralytics": 0.8}
     line = ["bundle", "--for", "boxmot", "--model", str(model), "--output", str(tmp_path / "x")]
     assert main([*line, "--false-match-rate", "0.5"]) == 2
+
+
+def test_a_model_that_knows_only_a_higher_rate_gets_the_threshold_of_that(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = small_onnx(tmp_path / "m.onnx", **thresholds(name="1 % let in"))
+    line = ["bundle", "--model", str(model), "--output", str(tmp_path / "b"), "--for"]
+    assert main([*line, "deepstream"]) == 0
+    assert "threshold: cosine 0.6000 (1 % let in)\n" in capsys.readouterr().out
+    assert (
+        "minMatchingScore4ReidSimilarity: 0.6\n" in (tmp_path / "b" / "config_tracker_NvDeepSORT_reid.yml").read_text()
+    )
+    assert main([*line, "triton"]) == 0  # a bundle for another program replaces it
+    assert "reid.thresholds" in (tmp_path / "b" / "model_repository" / "reid" / "config.pbtxt").read_text()
+
+
+@pytest.mark.parametrize("program", TRACKERS)
+def test_that_crops_are_too_small_for_the_larger_input_is_said(
+    tmp_path: Path, program: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    market = write_market(tmp_path / "market")  # noise of the network's own size, blurred by the way to twice that
+    made(tmp_path, program, "--check", *(str(market / FOLDERS[split]) for split in ("query", "gallery")))
+    assert "on these crops --oversize 1 is closer: mean cosine 1.0000, as bundled 0." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("program", TRACKERS)
@@ -168,10 +195,31 @@ def test_a_bundle_is_replaced_by_an_equal_one(tmp_path: Path) -> None:
     line = ["bundle", "--for", "boxmot", "--model", str(tmp_path / "reid_model.onnx"), "--output", str(output)]
     assert main(line) == 0
     assert json.loads((output / "bundle.json").read_text()) == before  # the same bytes again
+    (tmp_path / "link").symlink_to(output)
+    assert main([*line[:-1], str(tmp_path / "link")]) == 0
+    assert (tmp_path / "link").is_symlink() and not output.is_symlink()
+
+
+def test_ctrl_c_leaves_the_bundle_that_was_there_and_nothing_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = made(tmp_path, "boxmot")
+    before, names = (output / "bundle.json").read_bytes(), sorted(path.name for path in tmp_path.iterdir())
+
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("reid.stages.bundle._hashes", pressed)  # all files are written, the record is not
+    line = ["bundle", "--for", "deepstream", "--model", str(tmp_path / "reid_model.onnx"), "--output", str(output)]
+    assert main(line) == 130
+    assert (output / "bundle.json").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 @pytest.mark.slow
 def test_a_checkpoint_is_exported_on_the_way(tmp_path: Path) -> None:
+    import torch
+
     from reid.model.checkpoint import save_model
     from reid.model.embedder import build_embedder
     from tests.networks import network_settings
@@ -179,9 +227,13 @@ def test_a_checkpoint_is_exported_on_the_way(tmp_path: Path) -> None:
     contract = Contract(height=64, width=32, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, embedding=16)
     checkpoint = tmp_path / "model.pth"
     save_model(checkpoint, build_embedder(**network_settings()), contract=contract, persons=[1, 2, 3, 4, 5])
+    content = torch.load(checkpoint, weights_only=False)
+    content["reid"]["thresholds"] = thresholds(name="0.1 % let in")["reid.thresholds"]  # as a training stores them
+    torch.save(content, checkpoint)
     assert main(["bundle", "--for", "boxmot", "--model", str(checkpoint), "--output", str(tmp_path / "b")]) == 0
     session = onnxruntime.InferenceSession(str(tmp_path / "b" / "osnet_x0_25_reid.onnx"))
     assert session.get_inputs()[0].shape == ["batch", 3, 128, 64]
+    assert json.loads((tmp_path / "b" / "bundle.json").read_text())["threshold"]["cosine"] == 0.6
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -236,3 +288,28 @@ def test_a_folder_of_other_things_stays(tmp_path: Path, capsys: pytest.CaptureFi
     error = refused(capsys, "--for", "boxmot", "--model", str(model), "--output", str(tmp_path / "b"))
     assert error.startswith(f"error: {tmp_path / 'b'}: is there, and is no bundle\n")
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["holiday.jpg"]
+
+
+def test_the_folder_that_one_is_in_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = small_onnx(tmp_path / "m.onnx")
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path / "b")
+    error = refused(capsys, "--for", "boxmot", "--model", str(model), "--output", ".")
+    assert (
+        error
+        == f"error: {tmp_path / 'b'}: you are in it, and a bundle's folder is replaced\n  want: another --output\n"
+    )
+
+
+def test_tritons_onnx_runtime_gets_no_fp8_and_deepstream_is_told_to_build_int8_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fp8 = small_onnx(tmp_path / "fp8.onnx", **{"reid.data_type": "FP8"})
+    error = refused(capsys, "--for", "triton", "--model", str(fp8), "--output", str(tmp_path / "b"))
+    assert error.startswith(f"error: {fp8}: in FP8; ONNX Runtime drops a ReLU")
+    int8 = small_onnx(tmp_path / "int8.onnx", **{"reid.data_type": "INT8"})
+    assert main(["bundle", "--for", "deepstream", "--model", str(int8), "--output", str(tmp_path / "b")]) == 0
+    readme = (tmp_path / "b" / "README.md").read_text()
+    assert "--stronglyTyped" in readme and "Do this before the first start: the file is in INT8" in readme

@@ -143,17 +143,17 @@ def test_the_ranking_that_the_onnx_gives_is_torchs(persons, checkpoint, data_typ
     assert OnnxModel(persons.parent / "out" / "onnx", threads=1).data_type == data_type
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
         ([], "uint8 (batch, height, width, 3), RGB, 0 to 255"),
-        pytest.param(
+        (
             [
                 *("pixels.layout=NCHW", "pixels.channel_order=BGR", "pixels.data_type=float32", "pixels.largest=1"),
                 *("pixels.batch=3", "pixels.height=64", "pixels.width=32", "flip_test=true", "unit_length=true"),
             ],
             "float32 (3, 3, 64, 32), BGR, 0 to 1, flip test, length 1",
-            marks=pytest.mark.slow,
         ),
     ],
 )

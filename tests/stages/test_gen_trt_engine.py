@@ -11,14 +11,17 @@ import pytest
 import reid
 from reid.deploy.engine import EngineModel
 from reid.deploy.gpu import use_gpu
+from reid.deploy.onnx import read_onnx
+from reid.deploy.onnx_ends import with_preprocessing
 from reid.deploy.onnx_export import export_onnx
 from reid.deploy.pixel_port import PixelPort
 from reid.errors import ArtifactError, SpecError
+from reid.files.encryption import write_model
 from reid.spec import load_spec
 from reid.stages.gen_trt_engine import gen_trt_engine
 from reid.tracking.stage_run import StageRun
 from tests.drawn_persons import write_persons
-from tests.exporting import contract_of, exported, prepared_inside, some_network
+from tests.exporting import contract_of, exported, some_network
 
 ROOT = Path(reid.__file__).parents[1]
 
@@ -138,15 +141,30 @@ def test_without_query_images_the_engine_is_timed_and_that_it_is_not_compared_is
     assert "no query images: the engine's embeddings are not compared with the ONNX's" in caplog.messages
 
 
-def test_a_file_that_prepares_images_itself_is_not_built_and_the_record_says_what_to_do(tmp_path):
-    path = prepared_inside(tmp_path / "inside.onnx", PixelPort(layout="NCHW"))
+def prepared(onnx: Path, path: Path, *, key: str | None = None) -> Path:
+    """The network of `onnx` as a file that takes pixels (B, C, H, W)."""
+    model = with_preprocessing(*read_onnx(onnx), PixelPort(layout="NCHW"), mirror=False, unit_length=False)
+    write_model(path, model.SerializeToString(), key=key)
+    return path
+
+
+def test_a_file_that_prepares_images_itself_is_not_built_and_the_record_says_what_to_do(onnx, tmp_path):
+    path = prepared(onnx, tmp_path / "inside.onnx")
     outcome = run_stage(path, tmp_path)
     assert outcome.lines == [
         f"TensorRT engine not built: {path} prepares images itself; want an ONNX of export.preprocessing=outside, or "
-        f"by hand: trtexec --onnx={path} --minShapes=input:1x3x64x32 --optShapes=input:4x3x64x32 "
-        "--maxShapes=input:16x3x64x32 --saveEngine=model.engine"
+        f"by hand: trtexec --onnx={path} --minShapes=input:1x3x64x32 --optShapes=input:16x3x64x32 "
+        "--maxShapes=input:64x3x64x32 --saveEngine=model.engine"
     ]
     assert json.loads((tmp_path / "build.json").read_text())["built"] is False
+
+
+def test_trtexec_is_not_named_for_an_encrypted_file_that_prepares_images_itself(onnx, tmp_path, monkeypatch):
+    monkeypatch.setenv("REID_ENCRYPTION_KEY", "secret")
+    path = prepared(onnx, tmp_path / "inside.onnx", key="secret")
+    assert run_stage(path, tmp_path).lines == [
+        f"TensorRT engine not built: {path} prepares images itself; want an ONNX of export.preprocessing=outside"
+    ]
 
 
 def test_an_fp16_onnx_makes_an_fp16_engine_and_no_other(rtx, tmp_path):

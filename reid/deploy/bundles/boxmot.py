@@ -69,7 +69,8 @@ or from Python, where boxes are rows x1, y1, x2, y2 and the frame is BGR, as Ope
 - BoxMOT 25 wants onnxruntime==1.24.3 and installs it over yours, without asking: give it an environment of its own.
 - It warns that the graph's input size overrides its own, or reads the size from {facts.model}.metadata.json: both are
   right. Keep the two files together. Versions before 25 feed 256 x 128 whatever the file says.
-- The file's name names no network of BoxMOT's: the vectors come from the ONNX alone.
+- The vectors come from the ONNX alone. Its name begins with osnet_x0_25 because versions before 25 look for the name of
+  a network there.
 - Keep the preprocessing resize, the default: resize_pad puts grey bars beside the crop.
 - {parameter.name} is a distance here: {parameter.formula}.
 """

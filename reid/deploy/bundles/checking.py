@@ -20,6 +20,8 @@ from reid.deploy.onnx import open_session
 from reid.embeddings import Embeddings
 
 BATCH_SIZE = 16
+OWN_SIZE = "--oversize 1"
+"""In the name of the case that runs the model at the network's own size."""
 Prepare = Callable[[Crop], NDArray[Any]]
 """A crop (h, w, 3), RGB -> what the program feeds: (C, H, W), or (h, w, C) if the model resizes."""
 
@@ -70,6 +72,22 @@ def cost(name: str, reference: Embedded, found: Embedded) -> Cost:
     comparison = compare_embedded(reference, found)
     changes = (0.0 - comparison.drops.mAP, 0.0 - comparison.drops.rank1) if comparison.reference else (None, None)
     return Cost(name, comparison.parity.worst_cosine, comparison.parity.mean_cosine, *changes)
+
+
+def smaller_is_closer(costs: Sequence[Cost]) -> list[str]:
+    """The line that says so if the model at the network's own size comes closer than the bundle's, on these crops.
+
+    The costs before it are those of the bundle's file, on the same images.
+    """
+    place = next((place for place, entry in enumerate(costs) if OWN_SIZE in entry.name), None)
+    if not place:
+        return []
+    bundled, own = costs[place - 1], costs[place]
+    if own.mean_cosine <= bundled.mean_cosine:
+        return []
+    return [
+        f"on these crops {OWN_SIZE} is closer: mean cosine {own.mean_cosine:.4f}, as bundled {bundled.mean_cosine:.4f}"
+    ]
 
 
 def table(costs: Sequence[Cost]) -> list[str]:

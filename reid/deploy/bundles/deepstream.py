@@ -105,7 +105,7 @@ def _readme(facts: Facts) -> str:
     trtexec --onnx={facts.model} --minShapes={INPUT}:1x{size} --optShapes={INPUT}:{facts.batch_size}x{size} \\
             --maxShapes={INPUT}:{facts.batch_size}x{size}{typed} --saveEngine={_engine(facts)}
 
-Without this, nvtracker builds the engine at its first start. Run it where DeepStream runs. In the application:
+{_first_start(facts)} Run trtexec where DeepStream runs. In the application:
 
     [tracker]
     enable=1
@@ -120,6 +120,15 @@ Without this, nvtracker builds the engine at its first start. Run it where DeepS
   the threshold is TrajectoryManagement.minMatchingScore4ReidSimilarity.
 - The other numbers of the tracker file are starting values: tune them on your films.
 """
+
+
+def _first_start(facts: Facts) -> str:
+    if facts.data_type in ("FP32", "FP16"):
+        return "Without this, nvtracker builds the engine at its first start."
+    return (
+        f"Do this before the first start: the file is in {facts.data_type} with its scales inside, and what nvtracker "
+        "builds\nby itself in INT8 (networkMode: 2) wants a calibration table."
+    )
 
 
 def _cases(contract: Contract) -> tuple[Case, ...]:

@@ -8,6 +8,7 @@ from reid.deploy.onnx import CONTRACT_KEY, check
 from reid.deploy.onnx_ends import with_preprocessing
 from reid.deploy.pixel_port import PixelPort
 from reid.deploy.triton import config_text
+from reid.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -25,7 +26,9 @@ vectors of length 1: resizing, mean, deviation and length are inside. The cosine
 """
 
 
-def write_self_contained(folder: Path, model: "ModelProto", contract: Contract, *, max_batch_size: int) -> bytes:
+def write_self_contained(
+    folder: Path, model: "ModelProto", contract: Contract, *, max_batch_size: int, thresholds: Thresholds | None
+) -> bytes:
     """Writes the repository into `folder`; returns the content of the ONNX file, which takes pixels by PORT."""
     ours = with_preprocessing(model, contract, PORT, mirror=False, unit_length=True)
     check(ours, "model.onnx")
@@ -35,7 +38,12 @@ def write_self_contained(folder: Path, model: "ModelProto", contract: Contract, 
     (served / "1" / "model.onnx").write_bytes(content)
     outside = next(entry.value for entry in ours.metadata_props if entry.key == CONTRACT_KEY)
     config = config_text(
-        Contract.from_json(outside), backend="onnxruntime", name=SERVED, max_batch_size=max_batch_size, pixels=PORT
+        Contract.from_json(outside),
+        backend="onnxruntime",
+        name=SERVED,
+        max_batch_size=max_batch_size,
+        thresholds=thresholds,
+        pixels=PORT,
     )
     (served / "config.pbtxt").write_text(config, encoding="utf-8")
     return content
