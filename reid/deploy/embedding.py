@@ -55,8 +55,8 @@ def embed_on_devices(
         "all_test_sets": all_test_sets,
     }
 
-    def opened(contract: str, settings: dict[str, str], network_settings: dict[str, Any]) -> None:
-        cards.append(ModelCard(file, Contract.from_json(contract), settings, network_settings))
+    def opened(contract: str, settings: dict[str, str], network_settings: dict[str, Any], thresholds: str) -> None:
+        cards.append(ModelCard(file, Contract.from_json(contract), settings, network_settings, thresholds))
         check(cards[0])
 
     with TemporaryDirectory(prefix="reid-") as folder:
@@ -100,6 +100,7 @@ def embed_as_rank(
         contract=model.contract.to_json(),
         settings=model.settings,
         network_settings=model.network_settings,
+        thresholds=model.thresholds.to_json() if model.thresholds else "",
     )
     parts, images_per_second = embed_splits(
         model,

@@ -8,6 +8,7 @@ small again. The sum can leave the range of half precision although no block doe
 GELU do not: with logits of up to 200, and inputs of GELU of up to 5, float32 made no embedding of a ViT closer.
 """
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,18 +35,19 @@ MOVE_NUMBERS = {
 """Operators that compute nothing."""
 
 
-def to_half(model: "ModelProto") -> "ModelProto":
+def to_half(model: "ModelProto", *, large: Collection[str] = ()) -> "ModelProto":
     """An FP16 copy of an onnx.ModelProto: same names, shapes and metadata, float32 in and out.
 
-    Raises ArtifactError if the graph has branches or loops, which no network of this project exports, and if it
-    prepares images: half precision does not hold the sums of a resize.
+    The nodes that read or give a tensor of `large` compute in float32 too (see half_range.py). Raises ArtifactError if
+    the graph has branches or loops, which no network of this project exports, and if it prepares images: half precision
+    does not hold the sums of a resize.
     """
     import onnx
 
     if any(entry.key == PIXELS_KEY for entry in model.metadata_props):
         raise ArtifactError("FP16: the file prepares images itself\n  want: one of export.preprocessing=outside")
     half: ModelProto = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    _HalfGraph(half.graph).convert()
+    _HalfGraph(half.graph, large=large).convert()
     return half
 
 
@@ -55,11 +57,11 @@ class _HalfGraph:
     Each tensor stays in the type that its producer gives, and is cast once if a consumer wants the other one.
     """
 
-    def __init__(self, graph: Any) -> None:
+    def __init__(self, graph: Any, *, large: Collection[str]) -> None:
         from onnx import TensorProto
 
         self.float, self.half = TensorProto.FLOAT, TensorProto.FLOAT16
-        self.graph = graph
+        self.graph, self.large = graph, set(large)
         tensors = (*graph.input, *graph.value_info, *graph.output)
         self.type_of = {tensor.name: tensor.type.tensor_type.elem_type for tensor in tensors}
         self.weights = {weight.name: weight for weight in graph.initializer}
@@ -95,7 +97,7 @@ class _HalfGraph:
         read = [name in self.of_images for name in node.input]
         if any(read):
             self.of_images.update(node.output)
-        if node.op_type in KEPT_IN_FLOAT32:
+        if node.op_type in KEPT_IN_FLOAT32 or not self.large.isdisjoint((*node.input, *node.output)):
             return True
         residual = self.has_layer_norm and node.op_type == "Add" and all(read)
         moved = node.op_type in MOVE_NUMBERS and any(name in self.sums for name in node.input)

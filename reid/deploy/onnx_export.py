@@ -7,14 +7,18 @@ Shapes: B images in a batch, C channels, H height, W width, D embedding width. I
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from reid import __version__
 from reid.contract import Contract
 from reid.deploy.half import to_half
+from reid.deploy.half_range import beyond_half
 from reid.deploy.onnx import (
     CONTRACT_KEY,
     DATA_TYPE_KEY,
@@ -35,6 +39,8 @@ from reid.thresholds import Thresholds
 if TYPE_CHECKING:
     from torch import nn
 
+logger = logging.getLogger(__name__)
+
 ONE_FILE_LIMIT_BYTES = 2**31 - 1
 """The largest size of a protobuf message."""
 
@@ -50,6 +56,7 @@ def export_onnx(
     data_type: str = "FP32",
     key: str | None = None,
     thresholds: Thresholds | None = None,
+    images: Iterable[NDArray[np.float32]] | None = None,
 ) -> None:
     """Writes `onnx_bytes` to `path`, whole or not at all. With a `key` they are encrypted, and no two files are equal.
 
@@ -67,6 +74,7 @@ def export_onnx(
         opset=opset,
         data_type=data_type,
         thresholds=thresholds,
+        images=images,
     )
     write_model(path, content, key=key)
 
@@ -80,14 +88,15 @@ def onnx_bytes(
     opset: int,
     data_type: str = "FP32",
     thresholds: Thresholds | None = None,
+    images: Iterable[NDArray[np.float32]] | None = None,
 ) -> bytes:
     """`network` (in eval mode, on the CPU) as the content of an ONNX file; equal weights give equal bytes.
 
     It holds the weights, passes onnx's full check, and carries the contract, the opset, this project's version, the
     model's settings and, if they are known, its thresholds as metadata. With data_type "FP16" the arithmetic inside is
-    half precision. Raises ArtifactError, which names `where`, if the network cannot be exported or does not turn
-    (B, C, H, W) into (B, D); raises SpecError if torch cannot write the opset; MissingDependency without onnx and
-    onnxscript.
+    half precision, but for numbers that are too large for it on `images` (B, C, H, W), preprocessed. Raises
+    ArtifactError, which names `where`, if the network cannot be exported or does not turn (B, C, H, W) into (B, D);
+    raises SpecError if torch cannot write the opset; MissingDependency without onnx and onnxscript.
     """
     model = _translate(network, contract, opset)
     _strip(model)
@@ -102,7 +111,7 @@ def onnx_bytes(
     for name, value in metadata.items():
         model.metadata_props.add(key=name, value=value)
     if data_type == "FP16":
-        model = to_half(model)
+        model = to_half(model, large=_too_large(model, images) if images is not None else ())
     size = model.ByteSize()
     if size > ONE_FILE_LIMIT_BYTES:
         raise ArtifactError(f"{where}: the network takes {size / 2**30:.1f} GiB; one ONNX file holds 2 GiB at most")
@@ -110,6 +119,16 @@ def onnx_bytes(
     check_ports(ports_of(model), contract, f"{where}: the exported network")
     content: bytes = model.SerializeToString(deterministic=True)
     return content
+
+
+def _too_large(model: Any, images: Iterable[NDArray[np.float32]]) -> Collection[str]:
+    found = beyond_half(model, images)
+    if found:
+        most = max(found.values())
+        logger.warning(
+            "FP16: %d tensors reach up to %.0f, too large for half precision; they stay in FP32", len(found), most
+        )
+    return found
 
 
 def _translate(network: "nn.Module", contract: Contract, opset: int) -> Any:

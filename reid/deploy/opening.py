@@ -56,6 +56,8 @@ class ModelCard:
     """What the report says about it: backbone, device, runner."""
     network_settings: dict[str, Any]
     """The keyword values of build_embedder that the file states; empty if it states none."""
+    thresholds: str = ""
+    """From which cosine on two images count as one person, as JSON (see reid.thresholds); "" if that is not known."""
 
     @property
     def chosen_on(self) -> str:

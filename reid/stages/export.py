@@ -77,7 +77,14 @@ def export(
     candidate = onnx.with_name(f"{onnx.name}.candidate")
     known = evaluated or loaded.thresholds
     made = write_network(
-        loaded, candidate, section, manifest=manifest, store=Path(spec.store_dir), key=key, thresholds=known
+        loaded,
+        candidate,
+        section,
+        manifest=manifest,
+        sample=sample,
+        store=Path(spec.store_dir),
+        key=key,
+        thresholds=known,
     )
     found, beside = _compare_with_checkpoint(loaded, candidate, sample, opset=section.opset, made=made)
     limits, inside = limits_of(section), None

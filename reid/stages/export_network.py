@@ -10,6 +10,7 @@ from reid.deploy.float_layers import Quantized, quantize_with_search
 from reid.deploy.onnx import QUANTIZATION_KEY, check, import_onnx
 from reid.deploy.onnx_export import export_onnx, onnx_bytes
 from reid.deploy.quantization import LARGEST, find_layers
+from reid.deploy.sample import Sample, evenly
 from reid.errors import DatasetError
 from reid.files.encryption import write_model
 from reid.spec.deploy_sections import Export
@@ -23,6 +24,9 @@ SHARE_HELD_ASIDE = 0.25
 SHARE_OF_LOSS = 0.5
 """The loss of cosine that is sought on them, as a share of what is allowed: more images will be compared later."""
 
+MEASURED = 64
+"""Number of images on which an FP16 file's numbers are measured."""
+
 
 def write_network(
     loaded: "LoadedModel",
@@ -30,20 +34,26 @@ def write_network(
     section: Export,
     *,
     manifest: Manifest,
+    sample: Sample,
     store: Path,
     key: str | None,
     thresholds: Thresholds | None,
 ) -> Quantized | None:
     """Writes the ONNX file to `path`; returns how it was quantised if the data type is INT8 or FP8.
 
-    Raises what export_onnx raises; DatasetError if there are too few training images to calibrate on.
+    In FP16, numbers that are too large for half precision on the sample's query images stay in FP32. Raises what
+    export_onnx raises; DatasetError if there are too few training images to calibrate on.
     """
     form: dict[str, Any] = {
         **{"contract": loaded.contract, "settings": loaded.settings, "opset": section.opset},
         **{"thresholds": thresholds},
     }
     if section.data_type not in LARGEST:
-        export_onnx(loaded.network, path, **form, overwrite=True, data_type=section.data_type, key=key)
+        images = None
+        if section.data_type == "FP16":
+            rows = evenly(range(len(sample.query_pixels)), MEASURED)
+            images = in_batches(sample.query_pixels, rows, contract=loaded.contract)
+        export_onnx(loaded.network, path, **form, overwrite=True, data_type=section.data_type, key=key, images=images)
         return None
     content = onnx_bytes(loaded.network, where=path, **form)
     made = _quantize(import_onnx().load_model_from_string(content), loaded, section, manifest=manifest, store=store)

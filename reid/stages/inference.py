@@ -66,7 +66,7 @@ def _write_packed(spec: Experiment, packed: Path, opened: ModelCard, parts: dict
         blocks_of(parts),
         rows=sum(len(part) for part in parts.values()),
         width=opened.contract.embedding,
-        about=About(model_sha256=file_sha256(opened.file), contract=opened.contract.to_json()),
+        about=About(file_sha256(opened.file), opened.contract.to_json(), opened.thresholds),
         data_type=spec.inference.data_type,
         shard_rows=spec.inference.shard_rows,
     )

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from reid.deploy.half import to_half
+from reid.deploy.half_range import beyond_half
 from reid.deploy.onnx import OnnxModel, read_onnx
 from reid.deploy.onnx_export import export_onnx
 from reid.deploy.parity import parity
@@ -165,6 +166,28 @@ def test_residual_sums_beyond_half_precision_keep_a_vits_embeddings(tmp_path):
     assert parity(expected, found).worst_cosine > 0.99999
     products = {name for node in half.graph.node if node.op_type == "MatMul" for name in node.input}
     assert not any(name.endswith("__float") for name in products)
+
+
+def test_numbers_that_half_precision_does_not_hold_stay_in_float32():
+    # 2 x 50,000 = 100,000 is infinite in half precision, whose largest number is 65,504; 0.001 x that is 100 again
+    model = graph_model(
+        [
+            helper.make_node("Mul", ["input", "up"], ["large"], name="up"),
+            helper.make_node("Mul", ["large", "down"], ["small"], name="down"),
+            helper.make_node("Mul", ["small", "one"], ["fc_pred"], name="last"),
+        ],
+        {"up": np.float32([50_000]), "down": np.float32([0.001]), "one": np.float32([1])},
+        ["batch", 2],
+    )
+    pixels = np.float32([[2, 1]])
+    with np.errstate(over="ignore"):
+        assert np.isinf(ReferenceEvaluator(to_half(model)).run(None, {"input": pixels})[0][0, 0])
+    found = beyond_half(model, [pixels])
+    assert found == {"large": 100_000}
+    half = to_half(model, large=found)
+    np.testing.assert_allclose(ReferenceEvaluator(half).run(None, {"input": pixels})[0], [[100, 50]], rtol=1e-3)
+    assert {types_of(half)[name] for name in ("large", "small")} == {TensorProto.FLOAT}
+    assert beyond_half(model, [pixels / 4]) == {}
 
 
 def test_a_graph_with_branches_is_refused():

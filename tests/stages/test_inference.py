@@ -19,9 +19,11 @@ from reid.model.checkpoint import load_model, save_model
 from reid.model.embedder import build_embedder
 from reid.spec import Experiment, load_spec
 from reid.stages.inference import inference
+from reid.thresholds import Threshold, Thresholds
 from reid.tracking.stage_run import StageRun
 from tests.networks import network_settings
 from tests.small_market import FOLDERS, write_market
+from tests.tiny_onnx import write_mean_colour
 from tests.written import read_json
 
 CONTRACT = Contract(height=64, width=32, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, embedding=16)
@@ -161,6 +163,14 @@ def test_an_output_file_of_another_format_has_the_same_rows_and_names_the_model(
         model_sha256=file_sha256(model / "reid_model_best.pth"), contract=CONTRACT.to_json(), normalised=False
     )
     assert found.names_of(np.array([0, 6])).split == ["query", "gallery"]
+
+
+def test_the_models_thresholds_are_in_the_file(tmp_path):
+    known = Thresholds((Threshold("best F1", 0.5, 0.9, 0.1, 0.8),), "some images", 3, 9)
+    asked = tmp_path / "rows.npz"
+    model = write_mean_colour(tmp_path / "model.onnx", thresholds=known)
+    run_inference(tmp_path, a_spec(tmp_path, f"inference.output_file={asked}"), model)
+    assert read_embeddings(asked).about.thresholds == known.to_json()
 
 
 def test_alone_only_the_file_that_was_asked_for_is_written_in_shards(tmp_path):
