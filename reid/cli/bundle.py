@@ -7,8 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reid.cli.match import rate_of_errors
-from reid.cli.model_option import add_model, chosen_model
+from reid.cli.model_option import add_model, chosen_model, rate_of_errors
 from reid.console.tables import Closing
 from reid.errors import DatasetError
 from reid.files.paths import given_path

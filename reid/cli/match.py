@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reid.cli.model_option import add_model, chosen_model, without_overrides
+from reid.cli.model_option import add_model, open_chosen, rate_of_errors, without_overrides
 from reid.errors import SpecError
 from reid.files.paths import given_path
 
@@ -40,17 +40,6 @@ def add_match(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(action=_match)
 
 
-def rate_of_errors(text: str) -> float:
-    """A share between 0 and 1, for argparse."""
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if not 0 < rate < 1:
-        raise argparse.ArgumentTypeError(f"{text}: want a share between 0 and 1, e.g. 0.001")
-    return rate
-
-
 def _match(options: argparse.Namespace) -> None:
     images, overrides = without_overrides(options.images)
     options.overrides = [*overrides, *options.overrides]
@@ -60,20 +49,14 @@ def _match(options: argparse.Namespace) -> None:
     from reid.stages.embed_files import require_files
 
     require_files([file for pair in pairs for file in pair])
-    file, spec = chosen_model(options)
-    from reid.deploy.opening import open_model
+    model = open_chosen(options, images=len(images))
     from reid.stages.match import match, require_threshold
 
-    model = open_model(file, device=device_for(file), images=len(images))
-    if spec:
-        from reid.stages.agreement import require_agreement
-
-        require_agreement(spec, model.contract, model.network_settings, file)
     verdict = match(model, pairs, false_match_rate=options.false_match_rate, cosine=options.threshold)
     if options.tell_by_status:
         require_threshold(verdict)
         options.exit_status = DIFFERENT if not all(pair.same_person for pair in verdict.pairs) else 0
-    print(_as_json(verdict, file) if options.json else _in_words(verdict))
+    print(_as_json(verdict, model.file) if options.json else _in_words(verdict))
 
 
 def _pairs(images: list[Path], *, two_by_two: bool) -> list[tuple[Path, Path]]:
@@ -84,13 +67,6 @@ def _pairs(images: list[Path], *, two_by_two: bool) -> list[tuple[Path, Path]]:
     if two_by_two:
         return list(zip(images[::2], images[1::2], strict=True))
     return [(images[0], other) for other in images[1:]]
-
-
-def device_for(file: Path) -> str:
-    """The device of a checkpoint: the first GPU if there is one; other files choose for themselves."""
-    from reid.distributed.devices import CPU, first_device
-
-    return first_device() if file.suffix.lower() in (".pth", ".tlt") else CPU
 
 
 def _as_json(verdict: "Verdict", model: Path) -> str:

@@ -1,4 +1,4 @@
-"""Which model a command runs on the images of its command line: a file, or what a spec has made."""
+"""Which model a command runs on the images of its command line, a file or what a spec has made; and at which rate."""
 
 import argparse
 import re
@@ -10,6 +10,7 @@ from reid.errors import ArtifactError, SpecError
 from reid.files.paths import given_path
 
 if TYPE_CHECKING:
+    from reid.deploy.opening import OpenModel
     from reid.spec import Experiment
 
 OVERRIDE = re.compile(r"[a-z]\w*(\.\w+)*=.*", re.DOTALL)
@@ -63,3 +64,34 @@ def chosen_model(options: argparse.Namespace) -> "tuple[Path, Experiment | None]
         return find_checkpoint(model_of(spec, "inference")), spec
     except ArtifactError as error:
         raise ArtifactError(f"{error}; or --model FILE") from None
+
+
+def open_chosen(options: argparse.Namespace, *, images: int) -> "OpenModel":
+    """The model of `chosen_model`, opened to embed about so many images; raises ArtifactError if the spec differs."""
+    file, spec = chosen_model(options)
+    from reid.deploy.opening import open_model
+
+    model = open_model(file, device=_device_for(file), images=images)
+    if spec:
+        from reid.stages.agreement import require_agreement
+
+        require_agreement(spec, model.contract, model.network_settings, file)
+    return model
+
+
+def _device_for(file: Path) -> str:
+    """The device of a checkpoint: the first GPU if there is one; other files choose for themselves."""
+    from reid.distributed.devices import CPU, first_device
+
+    return first_device() if file.suffix.lower() in (".pth", ".tlt") else CPU
+
+
+def rate_of_errors(text: str) -> float:
+    """A share between 0 and 1, for argparse."""
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < 1:
+        raise argparse.ArgumentTypeError(f"{text}: want a share between 0 and 1, e.g. 0.001")
+    return rate

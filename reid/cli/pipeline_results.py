@@ -28,7 +28,8 @@ def trained_by_pipeline(spec: Experiment) -> Path | None:
     if model is None:
         return None
     wanted = hashlib.sha256(json.dumps(stage_slice(spec, "train"), sort_keys=True).encode()).hexdigest()
-    if record.get("key_parts", {}).get("spec") != wanted:
+    parts = record.get("key_parts")
+    if not isinstance(parts, dict) or parts.get("spec") != wanted:
         raise ArtifactError(
             f"{model}: the pipeline trained it with other settings than this spec has\n"
             "  want: the spec and the overrides of that run, or a run of the pipeline with these;\n"
@@ -51,9 +52,10 @@ def built_by_pipeline(spec: Experiment, onnx: Path) -> Path | None:
     """The engine that the pipeline built of this ONNX; None if there is none, or if it is of another."""
     _, folder = _output(spec, "gen_trt_engine", "engine")
     engine = folder / "model.engine" if folder else None
-    if engine is None or not engine.is_file():
+    build = folder / "build.json" if folder else None
+    if engine is None or build is None or not (engine.is_file() and build.is_file()):
         return None
-    record = (engine.parent / "build.json").read_text(encoding="utf-8", errors="replace")
+    record = build.read_text(encoding="utf-8", errors="replace")
     return engine if f'"onnx_sha256": "{file_sha256(onnx)}"' in record else None
 
 

@@ -7,14 +7,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reid.cli.match import device_for, rate_of_errors
-from reid.cli.model_option import add_model, chosen_model, without_overrides
+from reid.cli.model_option import add_model, open_chosen, rate_of_errors, without_overrides
 from reid.errors import ArtifactError, SpecError
 from reid.files.paths import given_path
 
 if TYPE_CHECKING:
-    from reid.deploy.opening import OpenModel
-    from reid.spec import Experiment
     from reid.stages.search import Searched
 
 SHOWN = 5
@@ -67,7 +64,7 @@ def _search(options: argparse.Namespace) -> None:
     if options.sheet:
         _require_picture(options.sheet)
     searched = search_gallery(
-        Model(lambda: _opened(options), batch_size=_batch_size()),
+        Model(lambda: open_chosen(options, images=0), batch_size=_batch_size()),
         [given_path(word) for word in words],
         options.gallery,
         top_k=options.top_k,
@@ -105,20 +102,6 @@ def _batch_size() -> int:
     from reid.spec import Experiment
 
     return Experiment().dataset.val_batch_size
-
-
-def _opened(options: argparse.Namespace) -> "OpenModel":
-    """The model of the command line; it has to agree with the spec, if one is given."""
-    from reid.deploy.opening import open_model
-
-    spec: Experiment | None
-    file, spec = chosen_model(options)
-    model = open_model(file, device=device_for(file), images=0)
-    if spec:
-        from reid.stages.agreement import require_agreement
-
-        require_agreement(spec, model.contract, model.network_settings, file)
-    return model
 
 
 def _draw(path: Path, searched: "Searched") -> None:

@@ -22,6 +22,7 @@ from reid.deploy.pixel_port import PIXELS_KEY, PixelPort
 from reid.errors import ArtifactError
 from reid.files.encryption import is_encrypted
 from reid.files.locks import made_in_turn
+from reid.files.writing import replacing_folder
 from reid.thresholds import KEY as THRESHOLDS_KEY
 from reid.thresholds import Thresholds
 
@@ -86,25 +87,13 @@ def write_repository(repository: Path, model: Path, *, backend: str, name: str, 
 
 def _write_model_folder(repository: Path, model: Path, *, config: str, backend: str, name: str) -> None:
     """Writes the model's folder beside the repository, then moves it to its place."""
-    folder = repository / name
-    partial, old = (repository.with_name(f"{repository.name}.{name}.{state}") for state in ("partial", "old"))
-    try:
-        for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        (partial / VERSION).mkdir(parents=True)
+    beside = repository.with_name(f"{repository.name}.{name}")
+    with replacing_folder(repository / name, beside=beside) as partial:
+        (partial / VERSION).mkdir()
         shutil.copyfile(model, partial / VERSION / BACKENDS[backend].file)
         if backend == "python":
             shutil.copyfile(SERVED_MODEL, partial / VERSION / "model.py")
         (partial / CONFIG).write_text(config, encoding="utf-8")
-        repository.mkdir(parents=True, exist_ok=True)
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise ArtifactError(f"{folder}: cannot be written\n  found: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def config_text(

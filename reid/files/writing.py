@@ -40,6 +40,30 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def replacing_folder(folder: Path, *, beside: Path) -> Iterator[Path]:
+    """A new folder to fill, which takes the place of `folder` if the block ends well, and is removed if it does not.
+
+    The new folder and, for a moment, the old one stand beside `beside`, under its name and an ending; only one process
+    may do so at a time (locks.made_in_turn). Raises ArtifactError if the system refuses to write.
+    """
+    partial, old = (beside.with_name(f"{beside.name}.{state}") for state in ("partial", "old"))
+    try:
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise ArtifactError(f"{folder}: cannot be written\n  found: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
 def _temporary_file(path: Path) -> Iterator[Path]:
     """A new file beside `path`, locked while the block runs and removed after it unless it was renamed."""
     while True:

@@ -12,19 +12,16 @@ from typing import TYPE_CHECKING
 from reid.errors import UnreadableImage
 from reid.reports.plots import INK, MUTED
 from reid.reports.sheet import (
-    BOTTOM,
-    CHARACTER,
     IMAGE,
-    LINE,
+    LEGEND,
     QUERY,
-    QUERY_GAP,
     RIGHT,
-    RIGHT_MARGIN,
-    STEP_X,
     STEP_Y,
     draw_caption,
     draw_mark,
     draw_picture,
+    open_sheet,
+    place_of_column,
 )
 
 if TYPE_CHECKING:
@@ -60,33 +57,20 @@ def search_sheet(rows: Sequence[SheetRow], *, title: str, note: str) -> "Figure"
 
     An image that cannot be read is an empty frame with its name.
     """
-    from matplotlib.figure import Figure
-
     columns = max((len(row.hits) for row in rows), default=0)
-    width = max(LEFT + QUERY_GAP + STEP_X * (columns + 1) + RIGHT_MARGIN, 6.4)
-    lines = textwrap.wrap(note, int((width - 0.3) / CHARACTER))
     marked = any(hit.same_person is not None for row in rows for hit in row.hits)
-    top = 0.80 + LINE * len(lines) + (0.3 if marked else 0)
-    figure = Figure(figsize=(width, top + STEP_Y * len(rows) + BOTTOM))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, width), ylim=(top + STEP_Y * len(rows) + BOTTOM, 0), autoscale_on=False)
-    axes.axis("off")
-    axes.text(0.15, 0.32, title, fontsize=13, fontweight="bold", color=INK, va="center")
-    for number, line in enumerate(lines):
-        axes.text(0.15, 0.60 + LINE * number, line, fontsize=9, color=MUTED, va="center")
+    legend = LEGEND if marked else 0.0
+    figure, axes, top = open_sheet(columns, len(rows), title=title, note=note, left=LEFT, legend=legend)
     if marked:
         draw_mark(axes, x=0.25, y=top - 0.42, correct=True)
         axes.text(0.40, top - 0.42, "taken for the same person", fontsize=9, color=INK, va="center")
-    for column in range(columns + 1):
-        head = "query" if column == 0 else f"{column}"
-        axes.text(_x(column) + IMAGE[0] / 2, top - 0.12, head, fontsize=9, color=MUTED, ha="center", va="center")
     for number, row in enumerate(rows):
         _row(axes, row, y=top + STEP_Y * number)
     return figure
 
 
 def _x(column: int) -> float:
-    return LEFT + STEP_X * column + (QUERY_GAP if column else 0)
+    return place_of_column(column, left=LEFT)
 
 
 def _row(axes: "Axes", row: SheetRow, *, y: float) -> None:

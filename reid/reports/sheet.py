@@ -25,6 +25,8 @@ STEP_X, STEP_Y = 0.80, 1.66
 LEFT, BOTTOM, RIGHT_MARGIN = 1.25, 0.15, 0.15
 LINE, CHARACTER = 0.2, 0.07
 """Height of a line and width of a character of the note, in inches."""
+NOTE_END, LEGEND = 0.80, 0.3
+"""Where a note without a line would end, and the room of the legend under it."""
 QUERY_GAP = 0.22
 THUMBNAIL = (128, 256)
 
@@ -33,13 +35,27 @@ def matches_sheet(rows: Sequence[MatchRow], *, title: str, note: str) -> "Figure
     """Queries (blue frame) with their nearest images: right ones have a green frame and a tick, wrong ones a red frame
     and a cross.
     """
+    ranks = max(len(row.matches) for row in rows)
+    figure, axes, top = open_sheet(ranks, len(rows), title=title, note=note, left=LEFT, legend=LEGEND)
+    _legend(axes, y=top - 0.46)
+    for number, row in enumerate(rows):
+        _row(axes, row, y=top + STEP_Y * number)
+    return figure
+
+
+def open_sheet(
+    columns: int, rows: int, *, title: str, note: str, left: float, legend: float
+) -> "tuple[Figure, Axes, float]":
+    """A figure and its axes with title, note and the heads of the columns; and where the first row of images begins.
+
+    `left`: the room before the queries; `legend`: the room between the note and the heads.
+    """
     from matplotlib.figure import Figure
 
-    ranks = max(len(row.matches) for row in rows)
-    width = max(LEFT + QUERY_GAP + STEP_X * (ranks + 1) + RIGHT_MARGIN, 6.4)
+    width = max(left + QUERY_GAP + STEP_X * (columns + 1) + RIGHT_MARGIN, 6.4)
     lines = textwrap.wrap(note, int((width - 0.3) / CHARACTER))
-    top = 1.1 + LINE * len(lines)
-    height = top + STEP_Y * len(rows) + BOTTOM
+    top = NOTE_END + LINE * len(lines) + legend
+    height = top + STEP_Y * rows + BOTTOM
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
@@ -47,17 +63,20 @@ def matches_sheet(rows: Sequence[MatchRow], *, title: str, note: str) -> "Figure
     axes.text(0.15, 0.32, title, fontsize=13, fontweight="bold", color=INK, va="center")
     for number, line in enumerate(lines):
         axes.text(0.15, 0.60 + LINE * number, line, fontsize=9, color=MUTED, va="center")
-    _legend(axes, y=top - 0.46)
-    for column in range(ranks + 1):
+    for column in range(columns + 1):
         head = "query" if column == 0 else f"{column}"
-        axes.text(_x(column) + IMAGE[0] / 2, top - 0.12, head, fontsize=9, color=MUTED, ha="center", va="center")
-    for number, row in enumerate(rows):
-        _row(axes, row, y=top + STEP_Y * number)
-    return figure
+        middle = place_of_column(column, left=left) + IMAGE[0] / 2
+        axes.text(middle, top - 0.12, head, fontsize=9, color=MUTED, ha="center", va="center")
+    return figure, axes, top
+
+
+def place_of_column(column: int, *, left: float) -> float:
+    """Where the images of a column begin; column 0 holds the queries."""
+    return left + STEP_X * column + (QUERY_GAP if column else 0)
 
 
 def _x(column: int) -> float:
-    return LEFT + STEP_X * column + (QUERY_GAP if column else 0)
+    return place_of_column(column, left=LEFT)
 
 
 def _row(axes: "Axes", row: MatchRow, *, y: float) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from reid.errors import ArtifactError
 from reid.files.encryption import is_encrypted
 from reid.files.hashes import file_sha256
 from reid.files.locks import made_in_turn
+from reid.files.writing import replacing_folder
 from reid.stages.match import choose_threshold
 from reid.stages.outcome import Outcome
 from reid.thresholds import Threshold
@@ -69,25 +69,12 @@ def bundle(model: Path, output: Path, *, wanted: Wanted, crops: Sequence[Split] 
     _refuse(plain, contract, model, wanted)
     threshold = choose_threshold(thresholds_in(plain, model), wanted.false_match_rate)
     folder = output.resolve()  # a link stays, and what it points to is replaced
-    with made_in_turn(folder):
-        partial, old = (folder.with_name(f"{folder.name}.{state}") for state in ("partial", "old"))
-        try:
-            for leftover in (partial, old):
-                shutil.rmtree(leftover, ignore_errors=True)
-            partial.mkdir(parents=True)
-            costs, record = _write(partial, plain, contract, threshold, wanted=wanted, crops=crops)
-            record = {"program": wanted.program, "reid": __version__, **record, **_origin(model, contract, threshold)}
-            record["check"] = [asdict(entry) for entry in costs]
-            record["files"] = _hashes(partial)
-            (partial / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            if folder.exists():
-                folder.rename(old)
-            partial.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        except OSError as error:
-            raise ArtifactError(f"{output}: cannot be written\n  found: {error.strerror or error}") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    with made_in_turn(folder), replacing_folder(folder, beside=folder) as partial:
+        costs, record = _write(partial, plain, contract, threshold, wanted=wanted, crops=crops)
+        record = {"program": wanted.program, "reid": __version__, **record, **_origin(model, contract, threshold)}
+        record["check"] = [asdict(entry) for entry in costs]
+        record["files"] = _hashes(partial)
+        (partial / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return _outcome(output, costs, threshold, wanted)
 
 
