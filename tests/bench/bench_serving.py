@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ def measure(
     began = time.monotonic()
     missing: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        runners = _in_this_process(Path(name), missing, backbone=backbone, height=height, width=width)
+        runners = _in_this_process(Path(name), backbone=backbone, height=height, width=width)
         cells = [Cell(runner, batch, 1) for batch in BATCHES for runner in runners]
         cells += [Cell(runner, 1, clients) for clients in CLIENTS for runner in runners]
         models = _models_to_serve(Path(name))
@@ -113,9 +112,7 @@ def _row(cell: Cell, found: dict[Cell, Found], size: str) -> Row:
     )  # fmt: skip
 
 
-def _in_this_process(
-    folder: Path, missing: dict[str, str], *, backbone: str, height: int, width: int
-) -> dict[str, Connect]:
+def _in_this_process(folder: Path, *, backbone: str, height: int, width: int) -> dict[str, Connect]:
     """What runs without a server, by name; the ONNX files for Triton are left in the folder."""
     import torch
 
@@ -138,14 +135,9 @@ def _in_this_process(
     model, contract = read_onnx(folder / "m.onnx")
     runners[ORT.format("FP32")] = _session(model, contract.preprocess)
     runners[ORT.format("FP16")] = _session(to_half(model), contract.preprocess)
-    for what, make, prepare in (
-        ("INT8", partial(_quantized, model, contract), contract.preprocess),
-        ("FP32, prepares inside", partial(_inside, model, contract, folder / "inside.onnx"), lambda images: images),
-    ):
-        try:
-            runners[ORT.format(what)] = _session(make(), prepare)
-        except (ImportError, NotImplementedError) as error:
-            missing[ORT.format(what)] = str(error)
+    runners[ORT.format("INT8")] = _session(_quantized(model, contract), contract.preprocess)
+    inside = _inside(model, contract, folder / "inside.onnx")
+    runners[ORT.format("FP32, prepares inside")] = _session(inside, lambda images: images)
     return runners
 
 
