@@ -19,7 +19,7 @@ export TORCHINDUCTOR_CACHE_DIR ?= $(CURDIR)/.cache/compiled
 export PYTHONPATH := $(CURDIR)
 export BASE TENSORRT_BASE BUILD_ARGS DOCKER_ARGS
 
-.PHONY: help setup pipeline-run compile images push mlflow-ui test test-slow test-all check format docs bench bench-gpu gpu-check lock clean
+.PHONY: help setup pipeline-run compile images push mlflow-ui test test-slow test-all fuzz check format docs bench bench-gpu gpu-check lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ test-all: export OMP_NUM_THREADS := 1
 test-all: $(STAMP) ## run all tests, the slow ones too
 	@$(RUN) -m pytest -q -n 2 --dist loadfile tests
 
+fuzz: $(STAMP) ## put 10,000 hostile inputs through everything that reads one; ARGS="--cases 100000 --seed 7" for others
+	@$(RUN) -m tests.fuzz $(ARGS)
+
 check: $(STAMP) ## run ruff and mypy
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
@@ -89,7 +92,10 @@ bench: $(STAMP) ## measure the speed against textbook code and the machine's lim
 bench-gpu: $(STAMP) ## measure training, embedding and re-ranking at Market-1501's size on a GPU; ARGS="--rows …" for some of it
 	@$(RUN) -m tests.bench.bench_gpu $(ARGS)
 
-gpu-check: $(STAMP) ## run the checks that need a GPU, each compared with the CPU, in at most 8 minutes; ARGS="--rows …" for some of them
+gpu-fuzz: $(STAMP) ## put 10,000 hostile inputs through everything that reads one; ARGS="--cases 100000 --seed 7" for others
+	@$(RUN) -m tests.fuzz $(ARGS)
+
+check: $(STAMP) ## run the checks that need a GPU, each compared with the CPU, in at most 8 minutes; ARGS="--rows …" for some of them
 	@$(RUN) -m tests.bench.gpu_check $(ARGS)
 
 lock: requirements.in tests/tritonserver.in docs/requirements.in ## write the lock files anew from their .in files, and the images' lists of packages (needs uv)

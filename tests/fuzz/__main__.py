@@ -6,6 +6,7 @@
 
 Exit status 1 if there is a finding. The input and the traceback of each are files in build/fuzz.
 """
+# ruff: noqa: T201
 
 import argparse
 import json

@@ -7,10 +7,13 @@ that need them.
 
 import itertools
 import json
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from tests.fuzz import samples
 
@@ -66,7 +69,7 @@ def _manifest(folder: Path, data: bytes) -> None:
 
     (folder / "dataset.json").write_bytes(data)
     manifest = Manifest.load(folder / "dataset.json")
-    manifest.train.person, manifest.query.camera, manifest.gallery.without_junk()  # noqa: B018
+    manifest.train.person, manifest.query.camera, manifest.gallery.without_junk()
 
 
 def _result_record(folder: Path, data: bytes) -> None:
@@ -112,8 +115,6 @@ def _executor_input(_folder: Path, data: bytes) -> None:
 
 
 def _contract(_folder: Path, data: bytes) -> None:
-    import numpy as np
-
     from reid.contract import Contract
 
     contract = Contract.from_json(_text(data))
@@ -130,10 +131,7 @@ def _thresholds(_folder: Path, data: bytes) -> None:
 def _served_model(_folder: Path, data: bytes) -> None:
     from reid.deploy.triton_contract import served_contract
 
-    try:
-        config = json.loads(data)
-    except (ValueError, RecursionError):
-        return  # tritonclient has parsed it, or has failed
+    config = _json_of(data)  # tritonclient has parsed it, or has failed
     if isinstance(config, dict):
         served_contract(config, given=None, where="server: model", batch_size=1)
 
@@ -154,6 +152,34 @@ def _checkpoint(folder: Path, data: bytes) -> None:
     load_model(folder / "m.pth")
 
 
+def _checkpoint_entries(folder: Path, data: bytes) -> None:
+    import torch
+
+    from reid.model.checkpoint import load_model
+
+    content = _json_of(data)
+    if isinstance(content, dict) and isinstance(shapes := content.get("state_dict"), dict):
+        content["state_dict"] = {name: _zeros(shape) for name, shape in shapes.items()}
+    torch.save(content, folder / "m.pth")
+    load_model(folder / "m.pth")
+
+
+def _zeros(shape: Any) -> Any:
+    """A tensor of this shape; the shape itself if it is none."""
+    import torch
+
+    whole = isinstance(shape, list) and all(type(size) is int and 0 <= size < 10_000 for size in shape)
+    return torch.zeros(shape) if whole and math.prod(shape) < 10_000_000 else shape
+
+
+def _json_of(data: bytes) -> Any:
+    """The value of a JSON text; None if it is cut or too deep, for which there are other doors."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _safetensors(folder: Path, data: bytes) -> None:
     _weights(folder / "w.safetensors", data)
 
@@ -169,9 +195,45 @@ def _weights(path: Path, data: bytes) -> None:
     load_pretrained(samples.embedder(), path, choice="self", min_share=0.5)
 
 
-def _onnx(folder: Path, data: bytes) -> None:
-    import numpy as np
+def _onnx_metadata(folder: Path, data: bytes) -> None:
+    import onnx
+    from onnx import helper
 
+    content = _json_of(data)
+    if not isinstance(content, dict):
+        return
+    model = onnx.load_model_from_string(samples.onnx_files(folder)[0])
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in content.items()}
+    helper.set_model_props(model, {name: text.encode("utf-8", "replace").decode() for name, text in texts.items()})
+    _onnx(folder, model.SerializeToString())
+
+
+def _onnx_ports(folder: Path, data: bytes) -> None:
+    """An ONNX file whose ports have other shapes and types than its contract says, or than its nodes give."""
+    import onnx
+
+    content = _json_of(data)
+    model = onnx.load_model_from_string(samples.onnx_files(folder)[0])
+    if not isinstance(content, dict) or set(content) != {"input", "output", "kinds", "axes"}:
+        return
+    try:
+        for port, name, kind in zip(
+            (model.graph.input[0], model.graph.output[0]), ("input", "output"), content["kinds"]
+        ):
+            shape = port.type.tensor_type.shape
+            del shape.dim[:]
+            for size in content[name]:
+                dim = shape.dim.add()
+                if size:
+                    dim.dim_value = size
+            port.type.tensor_type.elem_type = kind
+        model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.array(content["axes"], np.int64), "axes"))
+    except (TypeError, ValueError, OverflowError, AttributeError):
+        return  # no ONNX file can hold that
+    _onnx(folder, model.SerializeToString())
+
+
+def _onnx(folder: Path, data: bytes) -> None:
     from reid.deploy.onnx import OnnxModel, read_onnx
 
     (folder / "m.onnx").write_bytes(data)
@@ -186,7 +248,7 @@ def _foreign_onnx(folder: Path, data: bytes) -> None:
     from reid.deploy.onnx_adopt import adopt_onnx
 
     (folder / "m.onnx").write_bytes(data)
-    adopt_onnx(folder / "m.onnx", samples.CONTRACT)
+    adopt_onnx(folder / "m.onnx", replace(samples.CONTRACT, flip=True))
 
 
 def _image(folder: Path, data: bytes) -> None:
@@ -235,7 +297,7 @@ def _name_pattern(_folder: Path, data: bytes) -> None:
     try:
         file_names(_text(data), cameras="known")
     except ValueError as error:
-        assert "want" in str(error) or "regular expression" in str(error)  # noqa: PT017
+        assert "want" in str(error) or "regular expression" in str(error)
 
 
 def _data_set(layout: str, name: str) -> Callable[[Path, bytes], None]:
@@ -284,9 +346,12 @@ DOORS: dict[str, Door] = {
     "served model": Door(_served_model, "json", samples.served_models),
     "build.json": Door(_build_record, "json", samples.build_records),
     "checkpoint": Door(_checkpoint, "bytes", samples.checkpoints, 0.5),
+    "checkpoint entries": Door(_checkpoint_entries, "json", samples.checkpoint_entries, 0.5),
     "weights .pth": Door(_foreign_weights, "bytes", samples.foreign_weights, 0.5),
     "safetensors": Door(_safetensors, "bytes", samples.safetensors, 0.5),
     "ONNX": Door(_onnx, "bytes", samples.onnx_files, 0.5),
+    "ONNX metadata": Door(_onnx_metadata, "json", samples.onnx_metadata, 0.5),
+    "ONNX ports": Door(_onnx_ports, "json", samples.onnx_ports, 0.5),
     "foreign ONNX": Door(_foreign_onnx, "bytes", samples.foreign_onnx_files, 0.5),
     "image": Door(_image, "bytes", samples.images, 2),
     "zip": Door(_archive, "bytes", samples.archives),

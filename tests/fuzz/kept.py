@@ -1,6 +1,6 @@
 """Inputs that were findings once; every run of the fuzz suite begins with them.
 
-An input is kept as the smallest text that shows the fault. A new finding of `make fuzz` is added here once it is mended.
+An input is kept as the smallest one that shows the fault. A new finding of `make fuzz` is added once it is mended.
 """
 
 YAML_TEXTS = [

@@ -36,9 +36,7 @@ def text(documents: list[bytes]) -> st.SearchStrategy[bytes]:
 
 def any_bytes(documents: list[bytes]) -> st.SearchStrategy[bytes]:
     """One of these documents with bytes changed, put in, left out, or cut; without atheris's sense for coverage."""
-    return st.builds(
-        _spliced, st.sampled_from(documents), st.floats(0, 1), st.binary(max_size=16), st.integers(0, 30)
-    )
+    return st.builds(_spliced, st.sampled_from(documents), st.floats(0, 1), st.binary(max_size=16), st.integers(0, 30))
 
 
 def _spliced(document: bytes, place: float, piece: bytes, left_out: int) -> bytes:

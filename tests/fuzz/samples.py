@@ -38,7 +38,7 @@ def overrides(_folder: Path) -> list[bytes]:
 
 
 def cluster_files(_folder: Path) -> list[bytes]:
-    return [b"service_account: runner\nshared_memory: 4Gi\nmemory: {train: 8Gi}\n"]
+    return [b"shared_memory: 4Gi\nmemory: {train: 8Gi}\ngpu_kind: nvidia.com/gpu\n"]
 
 
 def manifests(folder: Path) -> list[bytes]:
@@ -163,6 +163,15 @@ def checkpoints(folder: Path) -> list[bytes]:
     return [(folder / "m.pth").read_bytes()]
 
 
+def checkpoint_entries(_folder: Path) -> list[bytes]:
+    """A checkpoint as JSON, with the shapes of the tensors in their place."""
+    from reid.model.checkpoint import PREFIX, reid_entry
+
+    shapes = {PREFIX + name: list(tensor.shape) for name, tensor in embedder().state_dict().items()}
+    entry = reid_entry(model=embedder().settings, contract=CONTRACT, persons=[2, 3, 5, 7, 11])
+    return [_json({"reid": entry, "state_dict": shapes})]
+
+
 def foreign_weights(folder: Path) -> list[bytes]:
     import torch
 
@@ -190,6 +199,17 @@ def foreign_onnx_files(folder: Path) -> list[bytes]:
     foreign = onnx.load_model_from_string(onnx_files(folder)[0])
     del foreign.metadata_props[:]
     return [foreign.SerializeToString()]
+
+
+def onnx_metadata(_folder: Path) -> list[bytes]:
+    """The metadata of an ONNX file with everything in it that one may have."""
+    contract, settings = json.loads(CONTRACT.to_json()), {"backbone": "resnet_50"}
+    keys = {"reid.contract": contract, "reid.thresholds": THRESHOLDS, "reid.settings": settings}
+    return [_json({**keys, "reid.data_type": "FP32"})]
+
+
+def onnx_ports(_folder: Path) -> list[bytes]:
+    return [_json({"input": [3, 64, 32], "output": [16], "kinds": [1, 1], "axes": [2, 3]})]
 
 
 def images(folder: Path) -> list[bytes]:
