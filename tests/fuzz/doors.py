@@ -217,16 +217,9 @@ def _onnx_ports(folder: Path, data: bytes) -> None:
     if not isinstance(content, dict) or set(content) != {"input", "output", "kinds", "axes"}:
         return
     try:
-        for port, name, kind in zip(
-            (model.graph.input[0], model.graph.output[0]), ("input", "output"), content["kinds"]
-        ):
-            shape = port.type.tensor_type.shape
-            del shape.dim[:]
-            for size in content[name]:
-                dim = shape.dim.add()
-                if size:
-                    dim.dim_value = size
-            port.type.tensor_type.elem_type = kind
+        ports = model.graph.input[0], model.graph.output[0]
+        for port, sizes, kind in zip(ports, (content["input"], content["output"]), content["kinds"]):
+            port.CopyFrom(onnx.helper.make_tensor_value_info(port.name, kind, ["batch", *sizes]))
         model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.array(content["axes"], np.int64), "axes"))
     except (TypeError, ValueError, OverflowError, AttributeError):
         return  # no ONNX file can hold that
