@@ -92,10 +92,7 @@ bench: $(STAMP) ## measure the speed against textbook code and the machine's lim
 bench-gpu: $(STAMP) ## measure training, embedding and re-ranking at Market-1501's size on a GPU; ARGS="--rows …" for some of it
 	@$(RUN) -m tests.bench.bench_gpu $(ARGS)
 
-gpu-fuzz: $(STAMP) ## put 10,000 hostile inputs through everything that reads one; ARGS="--cases 100000 --seed 7" for others
-	@$(RUN) -m tests.fuzz $(ARGS)
-
-check: $(STAMP) ## run the checks that need a GPU, each compared with the CPU, in at most 8 minutes; ARGS="--rows …" for some of them
+gpu-check: $(STAMP) ## run the checks that need a GPU, each compared with the CPU, in at most 8 minutes; ARGS="--rows …" for some of them
 	@$(RUN) -m tests.bench.gpu_check $(ARGS)
 
 lock: requirements.in tests/tritonserver.in docs/requirements.in ## write the lock files anew from their .in files, and the images' lists of packages (needs uv)
