@@ -5,7 +5,6 @@ anybody uses it. Every fault is a DamagedRecordError, which says what was found 
 that is damaged is moved out of the way (`set_aside`), and the work goes on without it.
 """
 
-import functools
 import json
 import logging
 import math
@@ -43,41 +42,71 @@ class DamagedRecordError(ArtifactError):
         return f"{self.field + ': ' if self.field else ''}found {self.found}, want {self.wanted}"
 
 
-def read_json_record(path: Path, model: type[Model], *, largest_bytes: int = LARGEST_BYTES) -> Model:
+def read_json_record(
+    path: Path, model: type[Model], *, largest_bytes: int = LARGEST_BYTES, finite: bool = True
+) -> Model:
     """The record in a JSON file; `model` is a pydantic model, a dataclass, or a type such as dict[str, float].
 
     Raises FileNotFoundError if there is no such file, and DamagedRecordError if it is not the JSON of such a record.
     """
-    return read_json_text(read_plain_file(path, largest_bytes=largest_bytes), model, source=path)
+    content = read_plain_file(path, largest_bytes=largest_bytes)
+    return read_json_text(content, model, source=path, largest_bytes=largest_bytes, finite=finite)
 
 
 def read_json_text(
-    text: str | bytes, model: type[Model], *, source: str | Path, largest_bytes: int = LARGEST_BYTES
+    text: str | bytes,
+    model: type[Model],
+    *,
+    source: str | Path,
+    largest_bytes: int = LARGEST_BYTES,
+    finite: bool = True,
 ) -> Model:
     """The record in a JSON text. Raises DamagedRecordError, which names the source, if it is none.
 
-    Types are taken strictly: "1" is no number, and 1.0 no whole number. A key that comes twice, NaN, an infinite number
-    and an endless one are refused, for their value would depend on the reader.
+    Types are taken strictly: "1" is no number, and 1.0 no whole number. A key that comes twice, an endless number and,
+    if the numbers have to be `finite`, NaN and infinite ones are refused.
     """
     content = text.encode(errors="surrogatepass") if isinstance(text, str) else text
-    if len(content) > largest_bytes:
-        raise DamagedRecordError(source, found=f"more than {_size(largest_bytes)}", wanted="a smaller JSON")
-    _check_json(content, source)
+    parse_json(content, source=source, largest_bytes=largest_bytes, finite=finite)
     try:
-        return _adapter(model).validate_json(content, strict=True)
+        record: Model = _adapter(model).validate_json(content, strict=True)
     except ValidationError as error:
         _raise_first(error, source)
+    return record
+
+
+def parse_json(content: bytes, *, source: str | Path, largest_bytes: int = LARGEST_BYTES, finite: bool = True) -> Any:
+    """The value of a JSON text whose form its reader checks. Raises DamagedRecordError as `read_json_text` does."""
+    if len(content) > largest_bytes:
+        raise DamagedRecordError(source, found=f"more than {_size(largest_bytes)}", wanted="a smaller JSON")
+    try:
+        return json.loads(
+            content.decode("utf-8"),
+            parse_constant=_refuse if finite else None,
+            parse_float=_finite if finite else None,
+            parse_int=_short,
+            object_pairs_hook=_each_key_once,
+        )
+    except UnicodeDecodeError as error:
+        found = f"bytes that are not UTF-8, at byte {error.start}"
+    except RecursionError:
+        found = "brackets nested too deeply"
+    except _Refused as error:
+        found = str(error)
+    except json.JSONDecodeError as error:
+        found = f"no JSON: {error.msg} at line {error.lineno}, column {error.colno}" if content.strip() else "nothing"
+    raise DamagedRecordError(source, found=found, wanted="JSON")
 
 
 def read_json_lines(
-    path: Path, model: type[Model], *, start: int = 0, limit: int | None = None
+    path: Path, model: type[Model], *, start: int = 0, limit: int | None = None, finite: bool = True
 ) -> tuple[list[Model], int, int]:
     """The records of a file with one JSON in each line, from byte `start` on: at most `limit` of them, the byte after
     the last whole line that was read, and the number of lines up to there that are no such record.
 
     A last line without a line end is not read. Raises FileNotFoundError, and DamagedRecordError if it is no plain file.
     """
-    _require_plain_file(path)
+    require_plain_file(path)
     records: list[Model] = []
     damaged, end = 0, start
     with open(path, "rb", opener=_open_without_waiting) as stream:
@@ -88,7 +117,7 @@ def read_json_lines(
                 break
             end += length
             try:
-                records.append(read_json_text(line, model, source=path))
+                records.append(read_json_text(line, model, source=path, finite=finite))
             except DamagedRecordError:
                 damaged += line != b"\n"
     return records, end, damaged
@@ -106,7 +135,7 @@ def _next_line(stream: BinaryIO) -> tuple[bytes, int]:
 
 def read_plain_file(path: Path, *, largest_bytes: int = LARGEST_BYTES) -> bytes:
     """The bytes of a file. Raises FileNotFoundError, and DamagedRecordError if it is too large, or no plain file."""
-    _require_plain_file(path)
+    require_plain_file(path)
     try:
         with open(path, "rb", opener=_open_without_waiting) as stream:
             content = stream.read(largest_bytes + 1)
@@ -119,20 +148,20 @@ def read_plain_file(path: Path, *, largest_bytes: int = LARGEST_BYTES) -> bytes:
     return content
 
 
-def set_aside(path: Path) -> Path:
+def set_aside(path: Path, *, why: str = "") -> Path:
     """Renames a damaged file to NAME.damaged (.damaged-2 and so on) and warns of it; returns its new path.
 
     A file that cannot be renamed stays, and its own path is returned.
     """
-    number = 1
+    number, reason = 1, f" ({why})" if why else ""
     while os.path.lexists(target := path.with_name(f"{path.name}.damaged{f'-{number}' if number > 1 else ''}")):
         number += 1
     try:
         path.rename(target)
     except OSError as error:
-        logger.warning("%s: damaged, and cannot be renamed (%s); it is ignored", path, error.strerror)
+        logger.warning("%s: damaged%s, and cannot be renamed (%s); it is ignored", path, reason, error.strerror)
         return path
-    logger.warning("%s: damaged; it is kept as %s, and the work goes on without it", path, target.name)
+    logger.warning("%s: damaged%s; it is kept as %s, and the work goes on without it", path, reason, target.name)
     return target
 
 
@@ -143,12 +172,12 @@ def read_or_set_aside(path: Path, model: type[Model], *, largest_bytes: int = LA
     except FileNotFoundError:
         return None
     except DamagedRecordError as error:
-        logger.warning("%s", error)
-        set_aside(path)
+        set_aside(path, why=error.one_line)
         return None
 
 
-def _require_plain_file(path: Path) -> None:
+def require_plain_file(path: Path) -> None:
+    """Raises FileNotFoundError, and DamagedRecordError if it is a folder, a pipe or a device, or cannot be seen."""
     wanted = "a JSON file"
     try:
         mode = path.stat().st_mode
@@ -167,29 +196,6 @@ def _require_plain_file(path: Path) -> None:
 
 def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _check_json(content: bytes, source: str | Path) -> None:
-    """Raises DamagedRecordError for a text that is no JSON, or whose value would depend on who reads it."""
-    try:
-        json.loads(
-            content.decode("utf-8"),
-            parse_constant=_refuse,
-            parse_float=_finite,
-            parse_int=_short,
-            object_pairs_hook=_each_key_once,
-        )
-    except UnicodeDecodeError as error:
-        found = f"bytes that are not UTF-8, at byte {error.start}"
-    except RecursionError:
-        found = "brackets nested too deeply"
-    except _Refused as error:
-        found = str(error)
-    except json.JSONDecodeError as error:
-        found = f"no JSON: {error.msg} at line {error.lineno}, column {error.colno}" if content.strip() else "nothing"
-    else:
-        return
-    raise DamagedRecordError(source, found=found, wanted="JSON")
 
 
 class _Refused(ValueError):
@@ -231,6 +237,8 @@ def _raise_first(error: ValidationError, source: str | Path) -> NoReturn:
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if first["type"] == "json_invalid":
         raise DamagedRecordError(source, found=message, wanted="JSON") from None
+    if first["type"] == "extra_forbidden":
+        raise DamagedRecordError(source, field=field, found=shown(first["input"]), wanted="no such field") from None
     if first["type"] in {"missing", "missing_argument"}:
         raise DamagedRecordError(source, field=field, found="nothing", wanted="this field") from None
     raise DamagedRecordError(source, field=field, found=shown(first["input"]), wanted=message) from None
@@ -243,7 +251,7 @@ def shown(value: Any) -> str:
 
 _WORDS = {None: "null", True: "true", False: "false"}
 _SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 120
 _SHORT.maxlevel = 2
 
 
@@ -251,6 +259,10 @@ def _size(count: int) -> str:
     return f"{count >> 20} MiB" if count >= 1 << 20 else f"{count} bytes"
 
 
-@functools.cache
-def _adapter(model: type[Model]) -> TypeAdapter[Model]:
-    return TypeAdapter(model)
+_ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
+
+
+def _adapter(model: Any) -> TypeAdapter[Any]:
+    if model not in _ADAPTERS:
+        _ADAPTERS[model] = TypeAdapter(model)
+    return _ADAPTERS[model]

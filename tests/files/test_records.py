@@ -1,6 +1,7 @@
 """A record that was cut, retyped or replaced is an error that says what is wrong; it is moved out of the way."""
 
 import logging
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,9 +56,9 @@ FAULTS = {
     '{"name": "a", "count": 1.5}': ("count", "1.5", "a valid integer"),
     b'{"name": "\xff"}': ("", "bytes that are not UTF-8, at byte 10", "JSON"),
     "\ud800": ("", "bytes that are not UTF-8, at byte 0", "JSON"),
-    '{"name": "' + "a" * 200 + '", "count": "' + "b" * 100 + '"}': (
+    '{"name": "' + "a" * 200 + '", "count": "' + "b" * 200 + '"}': (
         "count",
-        f"'{'b' * 27}...{'b' * 28}'",
+        f"'{'b' * 57}...{'b' * 58}'",
         "a valid integer",
     ),
 }
@@ -87,6 +88,12 @@ def test_a_sound_record_is_read_and_unknown_fields_are_left_out() -> None:
     assert read_json_text('{"a": 1}', dict[str, float], source="s") == {"a": 1.0}
 
 
+def test_numbers_may_be_infinite_if_the_reader_says_so() -> None:
+    found = read_json_text('{"a": NaN, "b": 1e999}', dict[str, float], source="s", finite=False)
+    assert math.isnan(found["a"])
+    assert found["b"] == math.inf
+
+
 def test_only_a_plain_file_within_the_limit_is_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with (tmp_path / "large").open("wb") as stream:
@@ -114,13 +121,14 @@ def test_a_damaged_file_is_set_aside_under_a_free_name_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "a.json"
+    why = "found no JSON: Expecting property name enclosed in double quotes at line 1, column 2, want JSON"
     for name in ("a.json.damaged", "a.json.damaged-2"):
         file.write_text("{")
         with caplog.at_level(logging.WARNING):
             assert read_or_set_aside(file, Plain) is None
         assert (tmp_path / name).read_text() == "{"
         assert not file.exists()
-        assert caplog.messages[-1] == f"{file}: damaged; it is kept as {name}, and the work goes on without it"
+        assert caplog.messages[-1] == f"{file}: damaged ({why}); it is kept as {name}, and the work goes on without it"
     assert read_or_set_aside(file, Plain) is None
     file.write_text('{"name": "a"}')
     assert read_or_set_aside(file, Plain) == Plain("a")
