@@ -24,6 +24,7 @@ from typing import Any
 from reid.errors import ReidError, SpecError
 from reid.files.disk_errors import raise_disk_errors_as_artifact_errors
 from reid.files.locks import locked
+from reid.files.records import read_json_text
 from reid.files.rights import rights_refused
 from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
 from reid.files.writing import write_text
@@ -31,6 +32,7 @@ from reid.spec import Experiment, warn_of_replaced_paths
 from reid.spec.facts import STAGES
 from reid.spec.form import load_spec_of_form
 from reid.spec.secret import open_values
+from reid.stages.executor_input import ExecutorInput, ListedArtifact, ListedArtifacts
 from reid.stages.outcome import Outcome
 from reid.stages.work_folder import deliver, empty_for, require_writable_volume, work_folder
 from reid.tracking.environment import take_mlflow_settings
@@ -84,37 +86,35 @@ class Ports:
 
 def read_ports(text: str) -> Ports:
     """All ports that this JSON of the runner names, those that no stage declares included."""
-    given = json.loads(text)
-    inputs, outputs = given.get("inputs", {}), given.get("outputs", {})
+    given = read_json_text(text, ExecutorInput, source="--executor-input")
     return Ports(
-        parameters=inputs.get("parameterValues", {}),
-        inputs=_artifacts(inputs),
-        outputs=_artifacts(outputs),
-        output_parameters={name: Path(entry["outputFile"]) for name, entry in outputs.get("parameters", {}).items()},
-        executor_output=Path(outputs["outputFile"]),
+        parameters=given.inputs.parameterValues,
+        inputs=_artifacts(given.inputs.artifacts),
+        outputs=_artifacts(given.outputs.artifacts),
+        output_parameters={name: Path(entry.outputFile) for name, entry in given.outputs.parameters.items()},
+        executor_output=Path(given.outputs.outputFile),
     )
 
 
-def _artifacts(section: Mapping[str, Any]) -> dict[str, Artifact]:
+def _artifacts(section: Mapping[str, ListedArtifacts]) -> dict[str, Artifact]:
     found = {}
-    for port, listed in section.get("artifacts", {}).items():
-        if not listed.get("artifacts"):
+    for port, listed in section.items():
+        if not listed.artifacts:
             continue  # if the stage declares this port, its call fails with the port's name
-        entry = listed["artifacts"][0]
-        schema = entry.get("type", {}).get("schemaTitle", "")
-        found[port] = Artifact(entry.get("name", port), entry["uri"], schema, _local_path(entry))
+        entry = listed.artifacts[0]
+        schema = entry.type.schemaTitle if entry.type else ""
+        found[port] = Artifact(entry.name or port, entry.uri, schema, _local_path(entry))
     return found
 
 
-def _local_path(entry: Mapping[str, Any]) -> Path:
+def _local_path(entry: ListedArtifact) -> Path:
     """KFP's rule: a custom path, else the mount of the object store, else the address itself is a path."""
-    if entry.get("customPath"):
-        return Path(entry["customPath"])
-    uri: str = entry["uri"]
+    if entry.customPath:
+        return Path(entry.customPath)
     for scheme, mount in MOUNTS.items():
-        if uri.startswith(scheme):
-            return Path(mount + uri.removeprefix(scheme))
-    return Path(uri)
+        if entry.uri.startswith(scheme):
+            return Path(mount + entry.uri.removeprefix(scheme))
+    return Path(entry.uri)
 
 
 def run_stage(stage: str, ports: Ports) -> None:

@@ -42,6 +42,7 @@ PIPELINES_MAY_IMPORT = {
         "reid.files.hashes",
         "reid.files.locks",
         "reid.files.paths",
+        "reid.files.records",
         "reid.files.writing",
         "reid.files.yaml_input",
         "reid.errors",

@@ -12,11 +12,12 @@ stage are the same ones. Only node 0 writes into it, but for nodes/.
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from reid.errors import ArtifactError
+from reid.files.records import DamagedRecordError, read_json_record, read_or_set_aside
 from reid.files.writing import write_text
 from reid.stages.outcome import Outcome
 
@@ -36,8 +37,8 @@ def write_request(work: Path, *, spec: str, dataset: Path) -> Path:
 def read_request(file: Path) -> str:
     """The spec's text. Raises ArtifactError if this node does not see the file that the stage wrote."""
     try:
-        return str(json.loads(file.read_text(encoding="utf-8"))["spec"])
-    except (OSError, ValueError, KeyError) as error:
+        return read_json_record(file, _Request).spec
+    except (FileNotFoundError, DamagedRecordError) as error:
         raise ArtifactError(
             f"{file}: this node cannot read what the train stage wrote ({type(error).__name__}: {error})\n"
             "  want: a work volume that all nodes mount at once (ReadWriteMany)"
@@ -61,19 +62,28 @@ def as_end(outcome: Outcome) -> dict[str, Any]:
 
 def outcome_of(work: Path) -> Outcome | None:
     """The outcome that node 0 wrote; None if it wrote none."""
-    found = _end(work / ENDS / "0.json").get("outcome")
-    return Outcome(**found) if found else None
+    return _end(work / ENDS / "0.json").outcome
 
 
 def errors_of(work: Path) -> dict[int, tuple[int, str]]:
     """Node -> (exit status, text) of the nodes that wrote an error."""
     ends = {int(file.stem): _end(file) for file in sorted((work / ENDS).glob("*.json")) if file.stem.isdecimal()}
-    return {node: (int(end["exit_status"]), str(end["error"])) for node, end in ends.items() if "error" in end}
+    return {node: (end.exit_status, end.error) for node, end in ends.items() if end.error is not None}
 
 
-def _end(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+@dataclass
+class _Request:
+    spec: str
+
+
+@dataclass
+class _End:
+    """How a node ended: with an outcome or an error; neither if it does not say."""
+
+    outcome: Outcome | None = None
+    exit_status: int = 1
+    error: str | None = None
+
+
+def _end(file: Path) -> _End:
+    return read_or_set_aside(file, _End) or _End()

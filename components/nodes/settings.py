@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from reid.files.records import read_json_text
+
 ENVIRONMENT = "REID_NODES"
 """Set in the train stage, and in validate, which refuses a form that asks for something else."""
 
@@ -35,7 +37,7 @@ class Nodes:
     def from_environment(cls, environment: Mapping[str, str]) -> "Nodes | None":
         """The nodes for which this pipeline was compiled; None if it was compiled for a training in one pod."""
         text = environment.get(ENVIRONMENT)
-        return cls(**json.loads(text)) if text else None
+        return read_json_text(text, cls, source=ENVIRONMENT) if text else None
 
     def refusal(self, num_nodes: int, parameters: Mapping[str, Any]) -> str:
         """What a spec or the form's parameter `gpus` asks for that this pipeline was not compiled for; "" if nothing.

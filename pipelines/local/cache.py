@@ -144,7 +144,7 @@ class Store:
                     _remove(folder / path)
             else:
                 in_the_way = [path for path, made in paths.items() if not _is_whole(folder / path, made)]
-            (folder / FINISHED).unlink()
+            (folder / FINISHED).unlink(missing_ok=True)
         aside = _set_aside(folder, in_the_way)
         (folder / EXECUTOR_OUTPUT).unlink(missing_ok=True)
         _remove(folder / "parameters")

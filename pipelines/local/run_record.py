@@ -4,12 +4,26 @@ The record says which stages ran, how they ended, how long they took and which M
 run that was killed is completed by the next run.
 """
 
-import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from pipelines.local.cache import write_json
+from reid.files.records import read_or_set_aside
+
+
+class _Part(BaseModel):
+    """A run, or a stage of it; what else is known of it is kept as it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+    state: str
+
+
+class _Run(_Part):
+    stages: dict[str, _Part]
 
 
 class RunRecord:
@@ -41,16 +55,11 @@ def close_killed_runs(folder: Path) -> None:
     """Marks earlier runs that never ended as killed.
 
     Call it while holding the folder's lock, before the new run writes its record: every run that is recorded as
-    running has then been killed. A file that is no record of a run stays as it is.
+    running has then been killed. A file that is no record of a run is set aside.
     """
     for path in sorted(folder.glob("*.json")):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            runs = [content, *content["stages"].values()]
-            running = [facts for facts in runs if facts["state"] == "running"]
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            continue
-        for facts in running:
-            facts["state"] = "killed"
-        if content in running:
-            write_json(path, content)
+        run = read_or_set_aside(path, _Run)
+        if run is not None and run.state == "running":
+            for part in (run, *run.stages.values()):
+                part.state = "killed" if part.state == "running" else part.state
+            write_json(path, run.model_dump())

@@ -4,14 +4,17 @@ Before a task, its executor input is made, the JSON that replaces `{{$}}`. After
 file per output parameter are read, as strictly as the cluster's launcher reads them.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from pipelines.ir import Task, Value
+from pipelines.local.result_record import is_of_kind, objection_to_metadata
 from reid.errors import PipelineError
+from reid.files.records import DamagedRecordError, parse_json, read_json_record, read_plain_file
 
 EXECUTOR_OUTPUT = "executor_output.json"
 EXECUTOR_LOGS = "executor-logs"
@@ -89,6 +92,23 @@ def _listed(name: str, path: Path, schema: str, metadata: Mapping[str, Any]) -> 
     return {"artifacts": [{"name": name, "type": kind, "uri": str(path), "metadata": dict(metadata)}]}
 
 
+class _Entry(BaseModel):
+    metadata: dict[str, Any] = {}
+
+
+class _Listed(BaseModel):
+    artifacts: list[_Entry] = []
+
+
+class _ExecutorOutput(BaseModel):
+    """executor_output.json; the cluster's parser refuses other fields than these two."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    parameters: dict[str, Any] = Field({}, alias="parameterValues")
+    artifacts: dict[str, _Listed] = {}
+
+
 def read_outputs(task: Task, folder: Path, file_names: Mapping[str, str]) -> Outputs:
     """What a task that ended well has written. Raises PipelineError if it did not write an output that it declares."""
     written = _read_executor_output(folder / EXECUTOR_OUTPUT)
@@ -99,43 +119,50 @@ def read_outputs(task: Task, folder: Path, file_names: Mapping[str, str]) -> Out
     artifacts = {}
     for name, schema in task.output_artifacts.items():
         path = artifact_path(folder, name, schema, file_names)
-        listed = written["artifacts"].get(name, {}).get("artifacts", [])
+        listed = written.artifacts.get(name, _Listed()).artifacts
         if not listed and not path.exists():
             raise PipelineError(
                 f"{task.stage}: ended well, but its output artifact {name!r} is neither written nor listed"
             )
-        artifacts[name] = Artifact(path, schema, listed[0].get("metadata", {}) if listed else {})
+        metadata = listed[0].metadata if listed else {}
+        if objection := objection_to_metadata(metadata, schema):
+            raise PipelineError(f"{folder / EXECUTOR_OUTPUT}: artifacts.{name}.{objection}")
+        artifacts[name] = Artifact(path, schema, metadata)
     return Outputs(parameters, artifacts)
 
 
-def _read_executor_output(path: Path) -> dict[str, Any]:
-    """The parsed file; empty if a container wrote none. The cluster's parser refuses other fields than its two."""
-    if not path.exists():
-        return {"parameterValues": {}, "artifacts": {}}
+def _read_executor_output(path: Path) -> _ExecutorOutput:
+    """The parsed file; empty if a container wrote none."""
     try:
-        written = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except ValueError as error:
-        raise PipelineError(f"{path}: not the JSON that KFP reads: {error}") from None
-    unknown = sorted(set(written) - {"parameterValues", "artifacts"})
-    if unknown:
-        raise PipelineError(f"{path}: unknown field {unknown[0]!r}\n  want: parameterValues, artifacts")
-    return {"parameterValues": written.get("parameterValues", {}), "artifacts": written.get("artifacts", {})}
+        return read_json_record(path, _ExecutorOutput)
+    except FileNotFoundError:
+        return _ExecutorOutput()
+    except DamagedRecordError as error:
+        raise PipelineError(str(error)) from None
 
 
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
+def _output_parameter(task: Task, name: str, kind: str, written: _ExecutorOutput, file: Path) -> Value:
+    if name in written.parameters:
+        value: Value = written.parameters[name]
+        found = repr(value)
+    else:
+        try:
+            text = read_plain_file(file).decode("utf-8")
+        except FileNotFoundError:
+            raise PipelineError(f"{task.stage}: ended well, but did not write its output parameter {name!r}") from None
+        except (DamagedRecordError, UnicodeDecodeError) as error:
+            raise PipelineError(f"{task.stage}: output parameter {name!r} cannot be read\n{error}") from None
+        value, found = _parsed(text, kind, file), repr(text)
+    if not is_of_kind(value, kind):
+        raise PipelineError(f"{task.stage}: output parameter {name!r} is {found[:80]}\n  want: {kind}")
+    return value
 
 
-def _output_parameter(task: Task, name: str, kind: str, written: Mapping[str, Any], file: Path) -> Value:
-    values: Mapping[str, Value] = written["parameterValues"]
-    if name in values:
-        return values[name]
-    if not file.exists():
-        raise PipelineError(f"{task.stage}: ended well, but did not write its output parameter {name!r}")
-    text = file.read_text(encoding="utf-8")
+def _parsed(text: str, kind: str, file: Path) -> Any:
+    """The value in the file of an output parameter; None if it is no JSON."""
     if kind == "STRING":
         return text
     try:
-        return json.loads(text)  # type: ignore[no-any-return]
-    except ValueError:
-        raise PipelineError(f"{task.stage}: output parameter {name!r} is {text[:80]!r}\n  want: {kind}") from None
+        return parse_json(text.encode(), source=file)
+    except DamagedRecordError:
+        return None

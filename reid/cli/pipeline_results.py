@@ -7,12 +7,13 @@ has ended well, and names its outputs. Nothing is written there: a changed outpu
 import hashlib
 import json
 import logging
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from reid.deploy.opening import find_checkpoint
 from reid.errors import ArtifactError
 from reid.files.hashes import file_sha256
+from reid.files.records import DamagedRecordError, read_json_record, read_or_set_aside
 from reid.spec import Experiment
 from reid.spec.slices import stage_slice
 
@@ -28,8 +29,7 @@ def trained_by_pipeline(spec: Experiment) -> Path | None:
     if model is None:
         return None
     wanted = hashlib.sha256(json.dumps(stage_slice(spec, "train"), sort_keys=True).encode()).hexdigest()
-    parts = record.get("key_parts")
-    if not isinstance(parts, dict) or parts.get("spec") != wanted:
+    if record.key_parts.get("spec") != wanted:
         raise ArtifactError(
             f"{model}: the pipeline trained it with other settings than this spec has\n"
             "  want: the spec and the overrides of that run, or a run of the pipeline with these;\n"
@@ -44,8 +44,8 @@ def exported_by_pipeline(spec: Experiment, model: Path) -> Path | None:
     _, parity = _output(spec, "export", "parity")
     if onnx is None or parity is None:
         return None
-    recorded = parity.read_text(encoding="utf-8", errors="replace")
-    return onnx if f'"checkpoint_sha256": "{file_sha256(find_checkpoint(model))}"' in recorded else None
+    recorded = read_or_set_aside(parity, _Parity)
+    return onnx if recorded and recorded.checkpoint_sha256 == file_sha256(find_checkpoint(model)) else None
 
 
 def built_by_pipeline(spec: Experiment, onnx: Path) -> Path | None:
@@ -55,16 +55,43 @@ def built_by_pipeline(spec: Experiment, onnx: Path) -> Path | None:
     build = folder / "build.json" if folder else None
     if engine is None or build is None or not (engine.is_file() and build.is_file()):
         return None
-    record = build.read_text(encoding="utf-8", errors="replace")
-    return engine if f'"onnx_sha256": "{file_sha256(onnx)}"' in record else None
+    record = read_or_set_aside(build, _Build)
+    return engine if record and record.onnx_sha256 == file_sha256(onnx) else None
 
 
-def _output(spec: Experiment, stage: str, name: str) -> tuple[dict[str, Any], Path | None]:
+@dataclass
+class _Artifact:
+    path: str
+
+
+@dataclass
+class _Task:
+    """What is read here of task.json."""
+
+    key_parts: dict[str, str] = field(default_factory=dict)
+    artifacts: dict[str, _Artifact] = field(default_factory=dict)
+
+
+@dataclass
+class _Parity:
+    checkpoint_sha256: str
+
+
+@dataclass
+class _Build:
+    onnx_sha256: str
+
+
+def _output(spec: Experiment, stage: str, name: str) -> tuple[_Task, Path | None]:
     """The record of a stage's last result and one of its outputs; None if the stage has not ended well."""
     folder = Path(spec.results_dir) / "latest" / stage
     try:
-        record = json.loads((folder / "task.json").read_text(encoding="utf-8"))
-        path = folder.resolve() / Path(record["artifacts"][name]["path"]).name
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}, None
-    return (record, path) if path.exists() else (record, None)
+        record = read_json_record(folder / "task.json", _Task)
+    except FileNotFoundError:
+        return _Task(), None
+    except DamagedRecordError as error:
+        logger.warning("%s\n  the pipeline's result is not used", error)
+        return _Task(), None
+    artifact = record.artifacts.get(name)
+    path = folder.resolve() / Path(artifact.path).name if artifact else None
+    return (record, path) if path and path.exists() else (record, None)

@@ -11,6 +11,7 @@ from reid.data.file_names import file_names
 from reid.deploy.opening import CHECKPOINT_NAMES
 from reid.errors import ArtifactError
 from reid.files.hashes import file_sha256
+from reid.files.records import read_plain_file
 from reid.spec import Experiment
 from reid.stages.images_seen import look_at_images, missing_of
 from reid.stages.validate import ensure_made
@@ -58,7 +59,7 @@ def thresholds_of(spec: Experiment, model: Path) -> str:
     file = results_folder(spec, "evaluate") / "thresholds.json"
     if not file.is_file():
         return ""
-    text = file.read_text(encoding="utf-8", errors="replace")
+    text = read_plain_file(file).decode("utf-8", errors="replace")
     if f'"checkpoint_sha256": "{file_sha256(find_checkpoint(model))}"' not in text:
         return ""
     found = Thresholds.from_json(text, where=str(file))
@@ -97,7 +98,7 @@ def exported_onnx(spec: Experiment) -> Path:
     onnx, report = onnx_to_write(spec), results_folder(spec, "export") / PARITY
     checkpoint = Path(spec.export.checkpoint or "")
     if not spec.export.onnx_file and onnx.exists() and checkpoint.is_file() and report.exists():
-        recorded = report.read_text(encoding="utf-8", errors="replace")
+        recorded = read_plain_file(report).decode("utf-8", errors="replace")
         if f'"checkpoint_sha256": "{file_sha256(checkpoint)}"' not in recorded:
             raise ArtifactError(
                 f"{onnx}: not exported from {checkpoint}, as {report} has it\n"

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import IO
@@ -14,6 +15,7 @@ from reid.data.unpack import unpack
 from reid.errors import DatasetError
 from reid.files.hashes import file_sha256
 from reid.files.locks import made_in_turn
+from reid.files.records import read_or_set_aside
 from reid.files.room import require_room
 
 logger = logging.getLogger(__name__)
@@ -101,11 +103,19 @@ def _wrong_archive(source: str | Path, found: str, wanted: str) -> str:
     )
 
 
+@dataclass
+class _Source:
+    """Content of STAMP."""
+
+    sha256: str
+
+
 def _check_stamp(root: Path, sha256: str | None) -> None:
     stamp = root / STAMP
     if sha256 is None or not stamp.is_file():
         return
-    found = json.loads(stamp.read_text(encoding="utf-8"))["sha256"]
+    source = read_or_set_aside(stamp, _Source)
+    found = source.sha256 if source else sha256.lower()
     if found != sha256.lower():
         raise DatasetError(
             f"{root}: unpacked from another archive than dataset.source asks for\n  found: {found}\n  want:  {sha256}\n"

@@ -18,12 +18,15 @@ from pathlib import Path
 from reid.console.progress import Progress
 from reid.data.image_file import EMPTY_FILE, UPRIGHT, Unreadable, decode, read_content
 from reid.errors import ArtifactError
+from reid.files.records import DamagedRecordError, read_json_record, read_or_set_aside, set_aside
 from reid.files.writing import replacing
 
 logger = logging.getLogger(__name__)
 
 VERSION = 2
 """Version of the index file; a file of another version is read as empty."""
+LARGEST_BYTES = 1 << 30
+"""Of the index: some 4 million images."""
 BATCH = 256
 """Files handed to the thread pool between two progress lines."""
 
@@ -49,6 +52,16 @@ class ImageFacts:
 
 Stamp = tuple[int, int, int]
 Index = dict[str, tuple[Stamp, ImageFacts]]
+
+
+@dataclass
+class _Version:
+    version: int
+
+
+@dataclass
+class _IndexFile(_Version):
+    files: Index
 
 
 def read_image(path: Path) -> ImageFacts:
@@ -147,16 +160,17 @@ def _stamp(path: Path) -> Stamp | None:
 
 
 def _load(index_file: Path) -> Index:
+    """What the index holds; empty if it is of another version, or damaged and set aside: every image is read then."""
     try:
-        body = json.loads(index_file.read_text(encoding="utf-8"))
-        if body["version"] != VERSION:
-            return {}
-        return {path: (tuple(stamp), ImageFacts(**facts)) for path, (stamp, facts) in body["files"].items()}
+        found = read_json_record(index_file, _IndexFile, largest_bytes=LARGEST_BYTES)
+        return found.files if found.version == VERSION else {}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        logger.warning("%s: the index cannot be read (%s); every image is read again", index_file, error)
-        return {}
+    except DamagedRecordError:
+        version = read_or_set_aside(index_file, _Version, largest_bytes=LARGEST_BYTES)
+    if version is not None and version.version == VERSION:
+        set_aside(index_file)
+    return {}
 
 
 def _save(index_file: Path, entries: Index) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from reid.data.file_names import MARKET1501, FileNames
 from reid.errors import ArtifactError, DatasetError
+from reid.files.records import parse_json, read_plain_file, shown
 from reid.files.writing import replacing
 
 if TYPE_CHECKING:
@@ -172,6 +173,8 @@ class TestSet:
 
 
 MAIN_SET = "main"
+LARGEST_MANIFEST = 1 << 30
+"""Bytes: some 10 million images."""
 """The name of the main test set, query and gallery, beside the further ones."""
 
 
@@ -220,7 +223,7 @@ class Manifest:
     def load(cls, path: Path) -> "Manifest":
         """The manifest in a file. Raises ArtifactError if it is missing or no manifest."""
         try:
-            body = json.loads(path.read_text(encoding="ascii"))
+            body = parse_json(read_plain_file(path, largest_bytes=LARGEST_MANIFEST), source=path)
             return cls(
                 str(body["fingerprint"]),
                 *(_split_from_json(body[name]) for name in ("train", "query", "gallery")),
@@ -230,7 +233,7 @@ class Manifest:
             )
         except FileNotFoundError:
             raise ArtifactError(f"{path}: no such data set manifest; the manifest stage writes it") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ArtifactError(
                 f"{path}: not a data set manifest ({type(error).__name__}: {error})\n"
                 "  want: the file that the manifest stage writes"
@@ -255,4 +258,16 @@ def _split_from_json(entry: dict[str, object]) -> Split:
     rows = entry["images"]
     if not isinstance(rows, Iterable):
         raise TypeError("images is no list")
-    return Split(Path(str(entry["root"])), tuple(PersonImage(str(f), int(p), int(c)) for f, p, c in rows))
+    return Split(Path(_text(entry["root"])), tuple(PersonImage(_text(f), _number(p), _number(c)) for f, p, c in rows))
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise TypeError(f"found {shown(value)}, want a text")
+    return value
+
+
+def _number(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**63:
+        raise TypeError(f"found {shown(value)}, want a whole number")
+    return value

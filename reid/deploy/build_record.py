@@ -5,9 +5,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict
+
 from reid.contract import Contract
 from reid.errors import ArtifactError
 from reid.files.hashes import file_sha256
+from reid.files.records import DamagedRecordError, read_json_record
 from reid.thresholds import Thresholds
 
 RECORD = "build.json"
@@ -28,6 +31,8 @@ class Profile:
 @dataclass(frozen=True)
 class BuildRecord:
     """How an engine was built, or why none was."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     built: bool
     reason: str | None
@@ -105,8 +110,7 @@ def read_record(engine: Path) -> BuildRecord:
 def _parse(file: Path) -> BuildRecord:
     """The record in this file; raises ArtifactError if it is something else."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        return BuildRecord(**{**values, "profile": Profile(**values["profile"])})
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        return read_json_record(file, BuildRecord)
+    except DamagedRecordError as error:
         wanted = ", ".join(entry.name for entry in fields(BuildRecord))
-        raise ArtifactError(f"{file}: not a build record ({error})\n  want: {wanted}") from None
+        raise ArtifactError(f"{file}: not a build record ({error.one_line})\n  want: {wanted}") from None

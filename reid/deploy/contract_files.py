@@ -8,6 +8,7 @@ from reid.contract import Contract
 from reid.deploy.build_record import read_record
 from reid.deploy.onnx import read_onnx
 from reid.errors import ArtifactError
+from reid.files.records import parse_json, read_plain_file
 
 
 def read_contract(file: Path) -> Contract:
@@ -24,11 +25,8 @@ def read_contract(file: Path) -> Contract:
 
 
 def _of_json(file: Path) -> Contract:
-    try:
-        text = file.read_text(encoding="utf-8")
-        values = json.loads(text)
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{file}: not JSON ({error})") from None
+    content = read_plain_file(file)
+    values, text = parse_json(content, source=file), content.decode("utf-8")
     record = values.get("contract") if isinstance(values, dict) else None
     try:
         return Contract.from_json(json.dumps(record) if isinstance(record, dict) else text)

@@ -28,6 +28,7 @@ from reid.drawn.photograph import photograph
 from reid.drawn.plan import GALLERY, QUERY, TRAIN, Branch, Parameters, Subject, plan, random_numbers
 from reid.errors import DatasetError
 from reid.files.locks import made_in_turn
+from reid.files.records import DamagedRecordError, parse_json, read_plain_file
 
 __all__ = ["contact_sheet", "draw_market", "ensure_market"]
 
@@ -112,15 +113,15 @@ def ensure_market(root: Path, *, workers: int, **parameters: int) -> bool:
 def _read_stamp(root: Path) -> dict[str, int]:
     stamp = root / STAMP
     try:
-        found = json.loads(stamp.read_text(encoding="utf-8"))
+        found = parse_json(read_plain_file(stamp), source=stamp)
     except FileNotFoundError:
         raise DatasetError(
             f"{root}: exists already, but was not drawn by this project: {STAMP} is not in it\n"
             "  do: name another folder in dataset.synthetic.root; to use this one, name its three folders in\n"
             "      dataset.train_dataset_dir, test_dataset_dir and query_dataset_dir, and set dataset.synthetic to null"
         ) from None
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{stamp}: cannot be read: {error}\n  do: remove {root} to have it drawn again") from error
+    except DamagedRecordError as error:
+        raise DatasetError(f"{stamp}: {error.one_line}\n  do: remove {root} to have it drawn again") from None
     if not isinstance(found, dict):
         raise DatasetError(
             f"{stamp}: found {type(found).__name__}, wanted an object of parameters\n"

@@ -7,19 +7,33 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from reid.errors import ArtifactError, FolderInUse
 from reid.files.processes import is_alive
+from reid.files.records import DamagedRecordError, read_json_text, require_plain_file
 
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 WAIT_S = 3.0
 """How long the lock of a dead holder is waited for: its child processes keep it until they notice."""
+
+
+@dataclass
+class _Holder:
+    """What the holder of a lock writes into it."""
+
+    pid: Annotated[int, Field(gt=0, lt=2**31)]
+    user: str
+    host: str
+    since: str
 
 
 @contextmanager
@@ -110,6 +124,8 @@ def _open_removable(lock: Path, path: Path) -> int | None:
 
 def _open_lock(folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):
+        require_plain_file(folder / LOCK)
     return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
 
 
@@ -138,10 +154,9 @@ def _acquire(descriptor: int, folder: Path) -> None:
 def _read_holder(descriptor: int) -> dict[str, Any]:
     """What the holder wrote about itself; empty if it has not written yet, or if the file holds something else."""
     try:
-        found = json.loads(os.pread(descriptor, 4096, 0))
-    except (ValueError, RecursionError):
+        return asdict(read_json_text(os.pread(descriptor, 4096, 0), _Holder, source=LOCK))
+    except DamagedRecordError:
         return {}
-    return found if isinstance(found, dict) and isinstance(found.get("pid"), int) else {}
 
 
 def _is_known_to_live(holder: dict[str, Any]) -> bool:

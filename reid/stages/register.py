@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.contract import Contract
-from reid.errors import ArtifactError
 from reid.files.hashes import file_sha256
 from reid.files.lineage import code_sha256
 from reid.spec import Experiment
 from reid.spec.deploy_sections import Export
 from reid.spec.slices import stage_slice
+from reid.stages.earlier_results import Build, Figures, Parity, read_earlier
 from reid.stages.export_limits import limits_of, limits_section
 from reid.stages.outcome import Outcome
 from reid.thresholds import KEY, Thresholds
@@ -45,7 +45,8 @@ def register(
     If no MLflow server is named, nothing is registered, and the file says so.
     """
     registration.parent.mkdir(parents=True, exist_ok=True)
-    figures, parity_figures, build = _read(results / "metrics.json"), _read(parity), _read(engine / "build.json")
+    figures, parity_figures = read_earlier(results / "metrics.json", Figures), read_earlier(parity, Parity)
+    build = read_earlier(engine / "build.json", Build)
     if not run.active:
         _write(registration, {"registered": False, "reason": NO_SERVER})
         return Outcome({"registered": 0.0}, lines=[f"not registered: {NO_SERVER}"])
@@ -144,18 +145,6 @@ def _write(registration: Path, record: dict[str, Any]) -> None:
     registration.write_text(json.dumps(record, indent=2) + "\n")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: {error}; want the JSON that an earlier stage writes") from None
-    if not isinstance(found, dict):
-        raise ArtifactError(
-            f"{path}: found a {type(found).__name__}; want the JSON object that an earlier stage writes"
-        )
-    return found
-
-
 def _objection(parity: dict[str, Any], build: dict[str, Any], onnx_sha256: str, section: Export) -> str | None:
     """Why the ONNX, or the engine built from it, is not proved to be the trained network; None if it is."""
     if parity["onnx_sha256"] != onnx_sha256:
@@ -225,7 +214,8 @@ def _input(parity: dict[str, Any], contract: Contract) -> str:
     if "inside" in parity:
         from reid.deploy.pixel_port import PixelPort
 
-        return f"{PixelPort(**parity['inside']['pixels']).in_words(contract.channels)}; it prepares images itself"
+        pixels = PixelPort.from_json(json.dumps(parity["inside"]["pixels"]))
+        return f"{pixels.in_words(contract.channels)}; it prepares images itself"
     return (
         f"(batch, {contract.channels}, {contract.height}, {contract.width}), {contract.channel_order}, "
         f"{contract.resize} resize, scaled to 0..1, mean {list(contract.mean)}, std {list(contract.std)}"

@@ -19,8 +19,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from reid.files.records import DamagedRecordError, read_json_lines, read_or_set_aside, require_plain_file, set_aside
 from reid.files.secrets import without_password
 from reid.files.writing import replacing
 
@@ -29,6 +32,43 @@ BATCH = 500
 """Most records that are replayed before their arrival is noted."""
 
 Record = dict[str, Any]
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class _Dataset(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    digest: str
+    source_type: str
+    source: str
+
+
+class _Line(BaseModel):
+    """A record as it stands in the file; `replay.py` lists the kinds."""
+
+    metrics: dict[str, float] = {}
+    step: Whole = 0
+    time: Count = 0
+    dataset: _Dataset | None = None
+    params: dict[str, str] = {}
+    tags: dict[str, str] = {}
+    artifact: str = ""
+    folder: str | None = None
+    start: Count = 0
+    end: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED"
+    experiment_page: bool = True
+    killed_runs_of: str = ""
+    parent: bool = False
+
+    @model_validator(mode="after")
+    def _require_what_belongs_together(self) -> "_Line":
+        needed = {"metrics": {"step", "time"}, "end": {"time"}, "artifact": {"folder"}}
+        for name, others in needed.items():
+            if name in self.model_fields_set and not others <= self.model_fields_set:
+                raise ValueError(f"{name} with {' and '.join(sorted(others))}")
+        return self
 
 
 @dataclass
@@ -48,20 +88,19 @@ class Address:
     experiment: str = "reid"
     settled: bool = False
     """Whether the runs are known to exist."""
-    sent: dict[str, int] = field(default_factory=dict)
+    sent: dict[str, Count] = field(default_factory=dict)
     """MLflow run -> bytes of the journal that have arrived there."""
-    before: dict[str, dict[str, int]] = field(default_factory=dict)
+    before: dict[str, dict[str, Whole]] = field(default_factory=dict)
     """MLflow run -> metric -> last step that an earlier attempt, whose journal is gone, has logged there."""
 
     @classmethod
     def load(cls, folder: Path) -> "Address | None":
-        """Returns the address in this folder; None if there is none, or none that can be read.
+        """Returns the address in this folder; None if there is none, or if it was damaged and is set aside now.
 
         The password of the store, which is not in the file, comes from this process's MLFLOW_TRACKING_URI.
         """
-        try:
-            address = cls(**json.loads((folder / ADDRESS).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+        address = read_or_set_aside(folder / ADDRESS, cls)
+        if address is None:
             return None
         here = os.environ.get("MLFLOW_TRACKING_URI", "")
         if address.store == without_password(here):
@@ -81,6 +120,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / JOURNAL
         folder.mkdir(parents=True, exist_ok=True)
+        _require_journal(self.path)
         self._lock = threading.Lock()
         self._points: set[tuple[str, int]] = set()
         self._stream = self.path.open("ab", buffering=0)
@@ -107,17 +147,12 @@ class Journal:
         return any(known == name and step for known, step in self._points)
 
     def after(self, offset: int, *, limit: int | None = BATCH) -> tuple[list[Record], int]:
-        """Returns the complete records from this byte on, at most `limit`, and the byte after the last of them."""
-        records: list[Record] = []
-        with self.path.open("rb") as stream:
-            stream.seek(offset)
-            while (limit is None or len(records) < limit) and (line := stream.readline()).endswith(b"\n"):
-                offset += len(line)
-                try:
-                    records.append(json.loads(line))
-                except ValueError:
-                    continue  # a line that was cut off by a kill
-        return records, offset
+        """Returns the complete records from this byte on, at most `limit`, and the byte after the last of them.
+
+        Lines that are no records are left out: one that was cut off by a kill, for example.
+        """
+        lines, end, _ = read_json_lines(self.path, _Line, start=offset, limit=limit, finite=False)
+        return [line.model_dump(exclude_unset=True) for line in lines], end
 
     def size(self) -> int:
         """Returns the number of bytes written."""
@@ -126,6 +161,16 @@ class Journal:
     def close(self) -> None:
         """Closes the file; nothing more can be appended."""
         self._stream.close()
+
+
+def _require_journal(path: Path) -> None:
+    """Sets aside what cannot be appended to: a folder, a pipe."""
+    try:
+        require_plain_file(path)
+    except FileNotFoundError:
+        return
+    except DamagedRecordError as error:
+        set_aside(path, why=error.one_line)
 
 
 def now_ms() -> int:

@@ -95,6 +95,8 @@ class PipelineRun:
         with self._lock:
             self._outboxes = [outbox for outbox in self._outboxes if outbox.folder != folder]
         address = Address.load(folder) if resumes else None
+        if address is None and resumes:  # a damaged address: a new run gets all that the journal holds
+            address = Address(self.tracking_uri, stage)
         if address is None or address.store != self.tracking_uri:
             self._set_aside(folder)
             address = Address(self.tracking_uri, stage)

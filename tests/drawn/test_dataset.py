@@ -158,7 +158,7 @@ def test_a_folder_of_someone_else_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("{", "cannot be read: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        ("{", "found no JSON: Expecting property name enclosed in double quotes at line 1, column 2, want JSON"),
         ("[]", "found list, wanted an object of parameters"),
     ],
 )

@@ -216,8 +216,12 @@ def test_the_version_says_on_what_the_best_checkpoint_was_chosen_if_the_evaluati
 
 
 def test_without_a_server_nothing_is_registered_and_the_file_says_so(registry):
-    for name in ("metrics.json", "parity.json", "build.json"):
-        (registry.folder / name).write_text("{}")
+    parity = {"checkpoint": "m", "checkpoint_sha256": "c", "onnx_sha256": "o"}
+    parity |= {"passed": True, "worst_cosine": 1.0, "images": 9}
+    records = {"metrics.json": FIGURES | {"headline": "plain"}, "parity.json": parity}
+    records["build.json"] = {"built": False, "onnx_sha256": "o"}
+    for name, record in records.items():
+        (registry.folder / name).write_text(json.dumps(record))
     outcome = register(
         load_spec(text=""),
         fingerprint="f",
@@ -240,4 +244,4 @@ def test_a_missing_record_of_an_earlier_stage_is_named(tmp_path):
             load_spec(text=""), fingerprint="f", model=tmp_path, results=tmp_path, onnx=tmp_path,
             parity=tmp_path / "p", engine=tmp_path, registration=tmp_path / "r", run=StageRun.none(),
         )  # fmt: skip
-    assert str(caught.value).startswith(f"{tmp_path / 'metrics.json'}: [Errno 2] No such file")
+    assert str(caught.value).startswith(f"{tmp_path / 'metrics.json'}: no such file")

@@ -174,7 +174,9 @@ def test_a_recorded_file_outside_its_artifact_is_not_read(tmp_path: Path, name: 
     folder = finished(store)
     changed(folder, lambda record: record["artifacts"]["data"].update(files=[[name, 1, 1]]))
     prepared = store.prepare(folder, TRAIN, afresh=False)
-    assert prepared.objection == f"artifacts.data.files.0: found {name!r}, want the name of a file of the artifact"
+    assert (
+        prepared.objection == f"artifacts.data.files.0: found [{name!r}, 1, 1], want the name of a file of the artifact"
+    )
 
 
 def test_a_task_json_that_was_cut_anywhere_is_no_finished_result(tmp_path: Path) -> None:
@@ -187,7 +189,7 @@ def test_a_task_json_that_was_cut_anywhere_is_no_finished_result(tmp_path: Path)
         assert store.why_not_cached("train", {}) == ""
     prepared = store.prepare(folder, TRAIN, afresh=False)
     assert prepared.resumes
-    assert prepared.objection.startswith("Invalid JSON: EOF while parsing")
+    assert prepared.objection.startswith("found no JSON: Expecting ',' delimiter at line ")
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -26,7 +26,10 @@ def test_a_run_that_never_ended_is_marked_as_killed_and_one_that_ended_stays(tmp
     "text",
     ['{"state": "runn', "[]", "{}", '{"state": "running", "stages": []}', '{"state": "running", "stages": {"a": 1}}'],
 )
-def test_a_file_that_is_no_record_of_a_run_stays_as_it_is(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_no_record_of_a_run_is_set_aside(tmp_path: Path, text: str) -> None:
     (tmp_path / "2026.json").write_text(text)
     close_killed_runs(tmp_path)
-    assert (tmp_path / "2026.json").read_text() == text
+    assert (tmp_path / "2026.json.damaged").read_text() == text
+    assert not (tmp_path / "2026.json").exists()
+    close_killed_runs(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1

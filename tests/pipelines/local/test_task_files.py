@@ -84,7 +84,9 @@ def test_a_field_that_kfps_parser_does_not_know_is_refused(tmp_path: Path) -> No
     with pytest.raises(PipelineError) as caught:
         read_outputs(TASK, tmp_path, {})
     path = tmp_path / "executor_output.json"
-    assert str(caught.value) == f"{path}: unknown field 'lines'\n  want: parameterValues, artifacts"
+    assert str(caught.value) == (
+        f"{path}: damaged, or of another kind\n  field: lines\n  found: []\n  want:  no such field"
+    )
 
 
 def test_nan_is_no_json_number(tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ def test_nan_is_no_json_number(tmp_path: Path) -> None:
     with pytest.raises(PipelineError) as caught:
         read_outputs(TASK, tmp_path, {})
     path = tmp_path / "executor_output.json"
-    assert str(caught.value) == f"{path}: not the JSON that KFP reads: NaN is no JSON number"
+    assert str(caught.value) == f"{path}: damaged, or of another kind\n  found: the number NaN\n  want:  JSON"
 
 
 def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
