@@ -181,7 +181,8 @@ def test_an_engine_of_which_nobody_knows_the_preprocessing_is_refused(tmp_path: 
     )
     (tmp_path / "engine" / "build.json").write_text('{"built": false}')
     assert refusal(tmp_path / "repository", engine, "tensorrt").startswith(
-        f"{tmp_path}/engine/build.json: not a build record ('profile')\n  want: built, reason, onnx_sha256, contract, "
+        f"{tmp_path}/engine/build.json: not a build record (reason: found nothing, want this field)\n"
+        "  want: built, reason, onnx_sha256, contract, "
     )
     (tmp_path / "engine" / "build.json").unlink()
     assert refusal(tmp_path / "repository", engine, "tensorrt") == (
