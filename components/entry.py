@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from reid.console.plain import printable, show_error
 from reid.errors import ReidError, SpecError
 from reid.files.disk_errors import raise_disk_errors_as_artifact_errors
 from reid.files.locks import locked
@@ -253,8 +254,8 @@ class ProgressOrRecord(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line of the log."""
         if record.name == "reid.progress":
-            return f"progress: {record.getMessage()}"
-        return super().format(record)
+            return f"progress: {printable(record.getMessage())}"
+        return printable(super().format(record))
 
 
 def configure_logging() -> None:
@@ -280,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with raise_disk_errors_as_artifact_errors(Path.cwd()):
             run_stage(options.stage, read_ports(options.executor_input))
     except ReidError as error:
-        print(f"error: {error}{rights_refused(error)}", file=sys.stderr)
+        show_error(f"{error}{rights_refused(error)}")
         return error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

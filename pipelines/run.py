@@ -29,6 +29,7 @@ from pipelines.local.run_report import RunReport, shown
 from pipelines.local.scheduler import LocalRun, Tasks
 from pipelines.options import RUN_COMMANDS, parser, run_command_parser, spec_path
 from pipelines.summary import print_summary
+from reid.console.plain import show_error
 from reid.console.progress import duration
 from reid.data.market_folders import require_data
 from reid.errors import PipelineError, ReidError
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _require_data(spec)
         return _run(spec, path, jobs=options.jobs, in_containers=runner == "docker")
     except ReidError as error:
-        print(f"error: {error}", file=sys.stderr)
+        show_error(error)
         return error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

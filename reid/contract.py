@@ -7,7 +7,7 @@ Shapes: N images, H height, W width, C channels (3 = RGB, 1 = grey).
 """
 
 import json
-import math
+import reprlib
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -15,6 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.errors import ArtifactError
+
+LARGEST_JSON = 100_000
+LARGEST_PIXELS, LARGEST_EMBEDDING = 1 << 24, 1 << 20
+LARGEST_VALUE, SMALLEST_STD = 1e6, 1e-6
+"""Bounds of what a contract may ask for. It comes with files and from servers, so a machine's memory depends on it."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +47,29 @@ class Contract:
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> "Contract":
-        """The contract read back; raises ArtifactError if a field is missing or unknown."""
+    def from_json(cls, text: object, *, where: str = "") -> "Contract":
+        """The contract read back; raises ArtifactError, which names `where`, if it is something else."""
+        try:
+            return cls._read(text)
+        except ArtifactError as error:
+            raise ArtifactError(f"{where}: {error}" if where else str(error)) from None
+
+    @classmethod
+    def _read(cls, text: object) -> "Contract":
+        if not isinstance(text, (str, bytes)) or len(text) > LARGEST_JSON:
+            found = type(text).__name__ if not isinstance(text, (str, bytes)) else f"{len(text):,} characters"
+            raise ArtifactError(f"preprocessing contract: found {found}\n  want: at most {LARGEST_JSON:,} of JSON")
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ArtifactError(f"preprocessing contract: not JSON ({error}); found: {text[:80]!r}") from None
         wanted = {entry.name for entry in fields(cls)}
         if not isinstance(values, dict) or set(values) != wanted:
-            found = sorted(values) if isinstance(values, dict) else type(values).__name__
+            found = str(sorted(values)[:12]) if isinstance(values, dict) else type(values).__name__
             raise ArtifactError(f"preprocessing contract: found {found}\n  want: {sorted(wanted)}")
         for name in ("mean", "std"):
             if not isinstance(values[name], list):
-                raise ArtifactError(f"preprocessing contract: {name} {values[name]!r}\n  want: a list of numbers")
+                raise ArtifactError(f"preprocessing contract: {name} {_short(values[name])}\n  want: a list of numbers")
             values[name] = tuple(values[name])
         contract = cls(**values)
         contract.check()
@@ -63,13 +78,21 @@ class Contract:
     def check(self) -> None:
         """Raises ArtifactError if it asks for something that `preprocess` and the image decoder cannot do."""
         for name in ("height", "width", "channels", "embedding"):
-            if not isinstance(size := getattr(self, name), int) or size < 1:
-                raise ArtifactError(f"preprocessing contract: {name} {size!r}\n  want: a whole number from 1")
+            if type(size := getattr(self, name)) is not int or size < 1:
+                raise ArtifactError(f"preprocessing contract: {name} {_short(size)}\n  want: a whole number from 1")
+        if self.height * self.width > LARGEST_PIXELS or self.embedding > LARGEST_EMBEDDING:
+            raise ArtifactError(
+                f"preprocessing contract: height {self.height}, width {self.width}, embedding {self.embedding}\n"
+                f"  want: at most {LARGEST_PIXELS:,} pixels and an embedding of at most {LARGEST_EMBEDDING:,} numbers"
+            )
+        for name in ("flip", "normalized"):
+            if type(value := getattr(self, name)) is not bool:
+                raise ArtifactError(f"preprocessing contract: {name} {_short(value)}\n  want: true or false")
         wanted = {"resize": "bilinear", "channel_order": {1: "L", 3: "RGB"}.get(self.channels)}
         for name, value in wanted.items():
             if getattr(self, name) != value:
                 raise ArtifactError(
-                    f"preprocessing contract: {name} {getattr(self, name)!r} of {self.channels} channels\n"
+                    f"preprocessing contract: {name} {_short(getattr(self, name))} of {self.channels} channels\n"
                     f"  want: {value!r}; nothing else can be done to an image here"
                 )
         if not len(self.mean) == len(self.std) == self.channels:
@@ -77,10 +100,14 @@ class Contract:
                 f"preprocessing contract: {len(self.mean)} means and {len(self.std)} stds of {self.channels} channels\n"
                 "  want: one of each per channel"
             )
-        numbers = all(isinstance(value, (int, float)) and math.isfinite(value) for value in (*self.mean, *self.std))
-        if not numbers or min(self.std) <= 0:
+        numbers = all(
+            type(value) in (int, float) and -LARGEST_VALUE <= value <= LARGEST_VALUE
+            for value in (*self.mean, *self.std)
+        )
+        if not numbers or min(self.std) < SMALLEST_STD:
             raise ArtifactError(
-                f"preprocessing contract: mean {self.mean}, std {self.std}\n  want: finite numbers, each std above 0"
+                f"preprocessing contract: mean {_short(self.mean)}, std {_short(self.std)}\n"
+                f"  want: numbers up to {LARGEST_VALUE:g}, each std from {SMALLEST_STD:g}; pixels are scaled to 0..1"
             )
 
     def differences(self, **wanted: Any) -> list[str]:
@@ -124,3 +151,12 @@ def scale_and_offset(
     """
     deviation = np.asarray(std, np.float64)
     return (1 / (255 * deviation)).astype(np.float32), (-np.asarray(mean, np.float64) / deviation).astype(np.float32)
+
+
+def _short(value: object) -> str:
+    return SHORT.repr(value)
+
+
+SHORT = reprlib.Repr()
+SHORT.maxlong = SHORT.maxstring = SHORT.maxother = 80
+SHORT.maxlevel = 2

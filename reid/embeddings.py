@@ -113,8 +113,8 @@ class Embeddings:
         return Embeddings(paths, self.person[keep], self.camera[keep], self.vectors[keep])
 
     def save_npz(self, path: Path) -> None:
-        """Writes the arrays paths (UTF-8 bytes), person, camera and vectors; equal content gives equal bytes."""
-        encoded = np.array([name.encode() for name in self.paths], dtype=np.bytes_)
+        """Writes the arrays paths (bytes, as on the disk), person, camera, vectors; equal content gives equal bytes."""
+        encoded = np.array([name.encode(errors="surrogateescape") for name in self.paths], dtype=np.bytes_)
         with replacing(path) as partial, partial.open("wb") as file:
             np.savez(file, paths=encoded, person=self.person, camera=self.camera, vectors=self.vectors)
 
@@ -127,7 +127,7 @@ class Embeddings:
             bad = [name for name, form in ARRAYS.items() if (arrays[name].dtype.kind, arrays[name].ndim) != form]
             if bad:
                 raise ValueError(f"{bad[0]} is {arrays[bad[0]].dtype} of shape {arrays[bad[0]].shape}")
-            names = [name.decode() for name in arrays["paths"].tolist()]
+            names = [name.decode(errors="surrogateescape") for name in arrays["paths"].tolist()]
         except FileNotFoundError:
             raise ArtifactError(f"{path}: no such file\n  want: embeddings as .npz") from None
         except DAMAGE as error:

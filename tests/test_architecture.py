@@ -48,6 +48,7 @@ PIPELINES_MAY_IMPORT = {
         "reid.errors",
         "reid.console",
         "reid.console.live",
+        "reid.console.plain",
         "reid.console.progress",
         "reid.console.tables",
         "reid.tracking",

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,9 @@ def test_it_comes_back_from_json_as_it_was():
     assert Contract.from_json(CONTRACT.to_json()) == CONTRACT
 
 
+NUMBERS = "\n  want: numbers up to 1e+06, each std from 1e-06; pixels are scaled to 0..1"
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -52,10 +57,10 @@ def test_what_nobody_here_can_do_to_an_image_is_refused(change, text):
         ({"mean": 0.5}, "mean 0.5\n  want: a list of numbers"),
         (
             {"mean": (0.5, float("nan"), 0.5)},
-            "mean (0.5, nan, 0.5), std {std}\n  want: finite numbers, each std above 0",
+            "mean (0.5, nan, 0.5), std {std}" + NUMBERS,
         ),
-        ({"std": (0.2, 0, 0.2)}, "mean {mean}, std (0.2, 0, 0.2)\n  want: finite numbers, each std above 0"),
-        ({"std": ("a", 1, 1)}, "mean {mean}, std ('a', 1, 1)\n  want: finite numbers, each std above 0"),
+        ({"std": (0.2, 0, 0.2)}, "mean {mean}, std (0.2, 0, 0.2)" + NUMBERS),
+        ({"std": ("a", 1, 1)}, "mean {mean}, std ('a', 1, 1)" + NUMBERS),
         ({"height": "64"}, "height '64'\n  want: a whole number from 1"),
         ({"channels": [3]}, "channels [3]\n  want: a whole number from 1"),
     ],
@@ -80,3 +85,27 @@ def test_differences_are_told_by_field():
         "height: 64, not 256",
         "std: (0.25, 0.25, 0.25), not [0.2, 0.2, 0.2]",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (None, "found NoneType\n  want: at most 100,000 of JSON"),
+        (" " * 100_001, "found 100,001 characters\n  want: at most 100,000 of JSON"),
+        ("[" * 99_999, "not JSON ("),
+        (json.dumps(vars(CONTRACT) | {"mean": None}), "mean None\n  want: a list of numbers"),
+        (json.dumps(vars(CONTRACT) | {"flip": 1}), "flip 1\n  want: true or false"),
+        (json.dumps(vars(CONTRACT) | {"height": True}), "height True\n  want: a whole number from 1"),
+        (
+            json.dumps(vars(CONTRACT) | {"height": 100_000, "width": 100_000}),
+            "height 100000, width 100000, embedding 16\n"
+            "  want: at most 16,777,216 pixels and an embedding of at most 1,048,576 numbers",
+        ),
+        (json.dumps(vars(CONTRACT) | {"mean": [10**400, 0, 0]}), "mean (1000"),
+    ],
+    ids=["nothing", "large", "deep", "null mean", "flip", "true", "pixels", "a number beyond floats"],
+)
+def test_a_hostile_contract_is_an_error_that_names_its_file(text, found):
+    with pytest.raises(ArtifactError) as caught:
+        Contract.from_json(text, where="model.onnx")
+    assert str(caught.value).startswith(f"model.onnx: preprocessing contract: {found}")

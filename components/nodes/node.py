@@ -15,6 +15,7 @@ from pathlib import Path
 
 from components.entry import INTERRUPTED, configure_logging, finite
 from components.nodes.files import DATASET, as_end, forget_end, outcome_of, read_request, write_end
+from reid.console.plain import show_error
 from reid.distributed.launching import as_one_task
 from reid.errors import ReidError
 from reid.files.locks import in_turn
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
         return _train(request, node)
     except ReidError as error:
         text = f"{error}{rights_refused(error)}"
-        print(f"error: {text}", file=sys.stderr)
+        show_error(text)
         return _ended(request.parent, node, error.exit_status, text)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -20,6 +20,7 @@ from components import images
 from pipelines.local.code_hash import hash_files
 from pipelines.local.docker_engine import docker, engine, image_id, image_label
 from reid import __version__
+from reid.console.plain import show_error
 from reid.errors import PipelineError, ReidError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for image in IMAGES:
                 build(image)
     except ReidError as error:
-        print(f"error: {error}", file=sys.stderr)
+        show_error(error)
         return error.exit_status
     return 0
 

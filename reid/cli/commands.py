@@ -26,6 +26,7 @@ from reid.cli.dataset import add_crops
 from reid.cli.match import add_match
 from reid.cli.search import add_search
 from reid.cli.serving import add_start_server, add_triton_options
+from reid.console.plain import show_error
 from reid.console.tables import Closing, show_closing
 from reid.console.view import shown_on
 from reid.errors import ReidError, SpecError
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             show_closing(sys.stdout, closing)
         return int(getattr(options, "exit_status", 0))
     except ReidError as error:
-        print(f"error: {error}", file=sys.stderr)
+        show_error(error)
         return error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

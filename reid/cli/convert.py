@@ -3,6 +3,7 @@
 import argparse
 from typing import get_args
 
+from reid.console.plain import printable
 from reid.errors import SpecError
 from reid.files.paths import given_path
 
@@ -31,4 +32,4 @@ def _convert(options: argparse.Namespace) -> None:
     except ValueError as error:
         raise SpecError(f"--file-name {options.file_name}\n  want: {error}") from None
     converted = convert(options.layout, options.root, options.output, names=names, copy=options.copy)
-    print("\n".join([f"{options.output}:", *(f"  {line}" for line in converted.lines)]))
+    print(printable("\n".join([f"{options.output}:", *(f"  {line}" for line in converted.lines)])))

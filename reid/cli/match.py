@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reid.cli.model_option import add_model, open_chosen, rate_of_errors, without_overrides
+from reid.console.plain import printable
 from reid.errors import SpecError
 from reid.files.paths import given_path
 
@@ -56,7 +57,7 @@ def _match(options: argparse.Namespace) -> None:
     if options.tell_by_status:
         require_threshold(verdict)
         options.exit_status = DIFFERENT if not all(pair.same_person for pair in verdict.pairs) else 0
-    print(_as_json(verdict, model.file) if options.json else _in_words(verdict))
+    print(_as_json(verdict, model.file) if options.json else printable(_in_words(verdict)))
 
 
 def _pairs(images: list[Path], *, two_by_two: bool) -> list[tuple[Path, Path]]:

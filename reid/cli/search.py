@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reid.cli.model_option import add_model, open_chosen, rate_of_errors, without_overrides
+from reid.console.plain import printable
 from reid.errors import ArtifactError, SpecError
 from reid.files.paths import given_path
 
@@ -76,7 +77,7 @@ def _search(options: argparse.Namespace) -> None:
         write_results(options.output, searched)
     if options.sheet:
         _draw(options.sheet, searched)
-    print(_in_words(searched, options.output))
+    print(printable(_in_words(searched, options.output)))
 
 
 def _require_own_files(options: argparse.Namespace, queries: list[Path]) -> None:

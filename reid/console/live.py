@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
+from reid.console.plain import printable
 from reid.console.progress import duration
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class LiveLines:
 
     def write(self, text: str, *, task: str = "") -> None:
         """Writes a line that stays, with the task's name if there is a column for names."""
-        line = self._labelled(task, text)
+        line = self._labelled(task, printable(text))
         if self._live is None:
             self._stream.write(f"{line}\n")
             self._stream.flush()
@@ -79,7 +80,7 @@ class LiveLines:
         """
         now = self._clock()
         known = self._tasks.setdefault(task, _Moving(started=now, written=now - PLAIN_INTERVAL_S))
-        known.text = text
+        known.text = printable(text)
         if not self._terminal and now - known.written >= PLAIN_INTERVAL_S:
             known.written = now
             self.write(plain or text, task=task)

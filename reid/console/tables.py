@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
+from reid.console.plain import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -59,7 +61,7 @@ def show_closing(stream: TextIO, closing: Closing) -> None:
     else:
         width = max((len(name) for name, _ in rows), default=0)
         stream.write(f"{closing.title}\n" + "".join(f"  {name:<{width}}  {value:>12}\n" for name, value in rows))
-    stream.write("".join(f"{line}\n" for line in closing.lines))
+    stream.write("".join(f"{printable(line)}\n" for line in closing.lines))
     stream.flush()
 
 

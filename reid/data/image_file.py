@@ -25,8 +25,10 @@ from reid.errors import UnreadableImage
 
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL.TiffImagePlugin")
 """PIL's complaints about EXIF fields, one for each image; `orientation` says what matters."""
-LARGEST_PIXELS = 89_478_485
-"""Largest number of pixels of a file, PIL's own limit: a file of a few bytes can claim any number."""
+LARGEST_PIXELS = 50_000_000
+"""Largest number of pixels of a file: one of a few bytes can claim any number, and many threads decode at once."""
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "TGA", "PCX", "ICO")
+"""The formats that are read, whatever a name ends in. PIL has others that start a program (EPS) or have no pixels."""
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 """PIL's modes of more than 8 bits a channel."""
 MODES = (*DEEP_MODES, "1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")
@@ -123,12 +125,12 @@ def _opened(data: bytes) -> Image.Image:
     if not data:
         raise Unreadable(EMPTY_FILE)
     try:
-        image = Image.open(io.BytesIO(data))
-        pixels = image.width * image.height
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        pixels = LARGEST_PIXELS + 1
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        pixels, size = image.width * image.height, f"{image.width:,} x {image.height:,} pixels"
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # PIL's own limit, above ours
+        pixels, size = LARGEST_PIXELS + 1, "more pixels than PIL reads"
     if pixels > LARGEST_PIXELS:
-        raise Unreadable(f"too large: more than {LARGEST_PIXELS:,} pixels")
+        raise Unreadable(f"too large: {size}; want at most {LARGEST_PIXELS:,} in all")
     if image.mode not in MODES:
         raise Unreadable(f"its pixels are of PIL's mode {image.mode}; want one of {', '.join(MODES)}")
     return image

@@ -64,7 +64,7 @@ def _name(split: Split, shape: tuple[int, ...], *, key: str, rules: int) -> str:
     """The file's name; a split without its junk has another name than the whole split."""
     digest = hashlib.sha256(key.encode() if rules == 1 else f"{key} read by rules {rules}".encode())
     for image in split.images:
-        digest.update(f"\n{image.file}".encode())
+        digest.update(f"\n{image.file}".encode(errors="surrogateescape"))  # the name's own bytes
     size = "x".join(map(str, shape[1:]))
     return f"{split.root.name}-{size}-{digest.hexdigest()[:20]}.npy"
 

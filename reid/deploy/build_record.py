@@ -3,9 +3,9 @@
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import ConfigDict
+from pydantic import Field
 
 from reid.contract import Contract
 from reid.errors import ArtifactError
@@ -19,21 +19,23 @@ RUNNABLE = "not run yet"
 """The value of `measured` if this machine can run the engine and has not run it yet."""
 
 
+Count = Annotated[int, Field(ge=1, lt=1 << 31)]
+
+
 @dataclass(frozen=True)
 class Profile:
     """The batch sizes that the engine takes, and the one it is tuned for."""
 
-    min_batch_size: int
-    opt_batch_size: int
-    max_batch_size: int
+    min_batch_size: Count
+    opt_batch_size: Count
+    max_batch_size: Count
 
 
 @dataclass(frozen=True)
 class BuildRecord:
     """How an engine was built, or why none was."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
     built: bool
     reason: str | None
     """Why nothing was built."""
@@ -108,9 +110,14 @@ def read_record(engine: Path) -> BuildRecord:
 
 
 def _parse(file: Path) -> BuildRecord:
-    """The record in this file; raises ArtifactError if it is something else."""
+    """The record in this file, its contract and thresholds checked; raises ArtifactError if it is something else."""
     try:
-        return read_json_record(file, BuildRecord)
-    except DamagedRecordError as error:
+        record = read_json_record(file, BuildRecord)
+    except (DamagedRecordError, OSError) as error:
+        reason = error.one_line if isinstance(error, DamagedRecordError) else error
         wanted = ", ".join(entry.name for entry in fields(BuildRecord))
-        raise ArtifactError(f"{file}: not a build record ({error.one_line})\n  want: {wanted}") from None
+        raise ArtifactError(f"{file}: not a build record ({reason})\n  want: {wanted}") from None
+    Contract.from_json(json.dumps(record.contract), where=str(file))
+    if record.thresholds:
+        Thresholds.from_json(json.dumps(record.thresholds), where=str(file))
+    return record

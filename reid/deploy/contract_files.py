@@ -3,12 +3,13 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from reid.contract import Contract
 from reid.deploy.build_record import read_record
 from reid.deploy.onnx import read_onnx
 from reid.errors import ArtifactError
-from reid.files.records import parse_json, read_plain_file
+from reid.files.records import read_json_record
 
 
 def read_contract(file: Path) -> Contract:
@@ -25,13 +26,9 @@ def read_contract(file: Path) -> Contract:
 
 
 def _of_json(file: Path) -> Contract:
-    content = read_plain_file(file)
-    values, text = parse_json(content, source=file), content.decode("utf-8")
-    record = values.get("contract") if isinstance(values, dict) else None
-    try:
-        return Contract.from_json(json.dumps(record) if isinstance(record, dict) else text)
-    except ArtifactError as error:
-        raise ArtifactError(f"{file}: {error}") from None
+    values = read_json_record(file, dict[str, Any])
+    record = values.get("contract")
+    return Contract.from_json(json.dumps(record if isinstance(record, dict) else values), where=str(file))
 
 
 def _of_checkpoint(file: Path) -> Contract:

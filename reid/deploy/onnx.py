@@ -7,8 +7,7 @@ Shapes: B images in a batch, C channels, H height, W width, D embedding width. I
 (`onnx_ends.py`) takes pixels as its PixelPort says.
 """
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from reid.deploy.pixel_port import PIXELS_KEY, PixelPort
 from reid.embeddings import Network, OfPixels
 from reid.errors import ArtifactError, MissingDependency
 from reid.files.encryption import read_model
+from reid.files.records import read_json_text
 from reid.thresholds import Thresholds
 
 INPUT, OUTPUT = "input", "fc_pred"
@@ -29,6 +29,9 @@ QUANTIZATION_KEY = "reid.quantization"
 """The key of how an INT8 or FP8 file was quantised: images, layers kept in float32."""
 IS_FP8 = b"\n\x0e" + DATA_TYPE_KEY.encode() + b"\x12\x03FP8"
 """The metadata of an FP8 file in its bytes."""
+DATA_TYPES = ("FP32", "FP16", "INT8", "FP8")
+LARGEST_BYTES = (2 << 30) + (2 << 20)
+"""Protobuf's limit of a file; an encrypted one has a few bytes more."""
 Ports = list[tuple[str, list[int | str]]]
 """(name, shape) of each input and output; a dynamic axis stands in the shape by its name."""
 
@@ -41,13 +44,16 @@ def read_onnx(path: Path) -> tuple[Any, Contract]:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's DecodeError, whose place differs from version to version
         raise ArtifactError(f"{path}: damaged, or no ONNX file ({one_line(error)})") from error
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    metadata = _texts({entry.key: entry.value for entry in model.metadata_props}, path)
     contract = _contract_in(metadata, path)
     check(model, str(path))
-    pixels = pixels_of(metadata)
+    pixels = pixels_of(metadata, where=str(path))
     check_ports(ports_of(model), contract, str(path), pixels=pixels)
-    kind = onnx.TensorProto.DataType.Name(model.graph.input[0].type.tensor_type.elem_type).lower()
-    _check_kind(kind, pixels, str(path))
+    kinds = [
+        onnx.TensorProto.DataType.Name(port.type.tensor_type.elem_type).lower()
+        for port in (model.graph.input[0], model.graph.output[0])
+    ]
+    _check_kinds(kinds, pixels, str(path))
     return model, contract
 
 
@@ -61,26 +67,32 @@ class OnnxModel:
         MissingDependency without onnxruntime.
         """
         _import_onnxruntime()
-        where = path or Path("ONNX in memory")
+        self.where = where = path or Path("ONNX in memory")
         content = _read_bytes(where) if content is None else content
         try:
             self._session = open_session(content, threads=threads)
         except Exception as error:  # onnxruntime has a dozen classes of errors, with Exception as only parent
             raise ArtifactError(f"{where}: damaged, or no ONNX file ({one_line(error)})") from error
-        metadata = self._session.get_modelmeta().custom_metadata_map
+        try:
+            metadata = self._session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError as error:
+            raise ArtifactError(f"{where}: its metadata is not UTF-8 ({error.reason} at byte {error.start})") from None
         self.contract = _contract_in(metadata, where)
         self.data_type: str = metadata.get(DATA_TYPE_KEY, "FP32")
         """The type of the arithmetic inside: FP32, FP16, INT8 or FP8; input and output are float32."""
-        self.settings: dict[str, Any] = json.loads(metadata.get(SETTINGS_KEY, "{}"))
+        if self.data_type not in DATA_TYPES:
+            raise ArtifactError(f"{where}: {DATA_TYPE_KEY} {self.data_type!r}\n  want: one of {', '.join(DATA_TYPES)}")
+        settings = metadata.get(SETTINGS_KEY, "{}")
+        self.settings = read_json_text(settings, dict[str, Any], source=f"{where}: {SETTINGS_KEY}")
         """The keyword values of build_embedder."""
         self.thresholds = Thresholds.from_metadata(metadata, where=str(where))
         """From which cosine on two images count as one person; None if the file does not know."""
-        self.pixels = pixels_of(metadata)
+        self.pixels = pixels_of(metadata, where=str(where))
         """The pixels that the file takes; None if it takes prepared images."""
-        inputs = self._session.get_inputs()
-        ports = [(port.name, port.shape) for port in (*inputs, *self._session.get_outputs())]
-        check_ports(ports, self.contract, str(where), pixels=self.pixels)
-        _check_kind(inputs[0].type.removeprefix("tensor(").removesuffix(")"), self.pixels, str(where))
+        found = (*self._session.get_inputs(), *self._session.get_outputs())
+        check_ports([(port.name, port.shape) for port in found], self.contract, str(where), pixels=self.pixels)
+        kinds = [port.type.removeprefix("tensor(").removesuffix(")") for port in found]
+        _check_kinds(kinds, self.pixels, str(where))
 
     @property
     def network(self) -> Network | OfPixels:
@@ -114,7 +126,7 @@ class OnnxModel:
             part = port.from_decoded(pixels[start : start + step])
             missing = (port.batch or len(part)) - len(part)
             full = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
-            parts.append(self._session.run([OUTPUT], {INPUT: full})[0][: len(part)])
+            parts.append(self._run(full)[: len(part)])
         return np.concatenate(parts)
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -128,9 +140,21 @@ class OnnxModel:
             )
         if not len(images):
             return np.empty((0, self.contract.embedding), np.float32)
-        embeddings: NDArray[np.float32] = self._session.run(
-            [OUTPUT], {INPUT: np.ascontiguousarray(images, np.float32)}
-        )[0]
+        return self._run(np.ascontiguousarray(images, np.float32))
+
+    def _run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """The embeddings of a batch. Raises ArtifactError if the graph, which is checked only now, cannot be run."""
+        try:
+            output = self._session.run([OUTPUT], {INPUT: batch})[0]
+        except Exception as error:  # onnxruntime has a dozen classes of errors, with Exception as only parent
+            raise ArtifactError(f"{self.where}: cannot be run on {len(batch)} images ({one_line(error)})") from error
+        wanted = (len(batch), self.contract.embedding)
+        if output.shape != wanted:
+            raise ArtifactError(
+                f"{self.where}: output {OUTPUT} of {len(batch)} images has the shape {output.shape}\n"
+                f"  want: {wanted}, one embedding for each image"
+            )
+        embeddings: NDArray[np.float32] = output
         return embeddings
 
 
@@ -189,9 +213,9 @@ def ports_of(model: Any) -> Ports:
     ]
 
 
-def pixels_of(metadata: Mapping[str, str]) -> PixelPort | None:
+def pixels_of(metadata: Mapping[str, str], *, where: str = "") -> PixelPort | None:
     """The pixels that a file with this metadata takes; None if it takes prepared images."""
-    return PixelPort.from_json(metadata[PIXELS_KEY]) if PIXELS_KEY in metadata else None
+    return PixelPort.from_json(metadata[PIXELS_KEY], where=where) if PIXELS_KEY in metadata else None
 
 
 def pixels_of_model(model: Any) -> PixelPort | None:
@@ -199,11 +223,14 @@ def pixels_of_model(model: Any) -> PixelPort | None:
     return pixels_of({entry.key: entry.value for entry in model.metadata_props})
 
 
-def _check_kind(found: str, pixels: PixelPort | None, where: str) -> None:
-    """Raises ArtifactError if the input's data type is not the one that the file's pixels have."""
+def _check_kinds(found: Sequence[str], pixels: PixelPort | None, where: str) -> None:
+    """Raises ArtifactError unless the input is of the type that the file's pixels have, and the output float32."""
     wanted = "uint8" if pixels and pixels.data_type == "uint8" else "float"
-    if pixels and found != wanted:
-        raise ArtifactError(f"{where}: its input is {found}\n  want: {wanted}, as its {PIXELS_KEY} says")
+    if found[0] != wanted:
+        reason = f", as its {PIXELS_KEY} says" if pixels else ""
+        raise ArtifactError(f"{where}: its input is {found[0]}\n  want: {wanted}{reason}")
+    if found[1] != "float":
+        raise ArtifactError(f"{where}: its output is {found[1]}\n  want: float")
 
 
 def check_ports(ports: Ports, contract: Contract, where: str, *, pixels: PixelPort | None = None) -> None:
@@ -245,12 +272,29 @@ def _contract_in(metadata: Mapping[str, str], where: Path) -> Contract:
             f"  want: {CONTRACT_KEY!r}, which `reid export` writes\n"
             f"  an ONNX of TAO and others: reid adopt {where} -e SPEC writes one into a copy of it"
         )
-    return Contract.from_json(metadata[CONTRACT_KEY])
+    return Contract.from_json(metadata[CONTRACT_KEY], where=str(where))
+
+
+def _texts(metadata: Mapping[Any, Any], where: Path) -> dict[str, str]:
+    """The metadata; protobuf gives bytes for a text that is not UTF-8, which is an ArtifactError here."""
+    for entry in (*metadata, *metadata.values()):
+        if not isinstance(entry, str):
+            raise ArtifactError(f"{where}: its metadata is not UTF-8\n  found: {entry[:60]!r}")
+    return dict(metadata)
+
+
+def require_onnx_file(path: Path) -> None:
+    """Raises ArtifactError if there is no file, or one that is larger than an ONNX file can be."""
+    if not path.is_file():
+        raise ArtifactError(f"{path.absolute()}: no such ONNX file")
+    if (size := path.stat().st_size) > LARGEST_BYTES:
+        raise ArtifactError(
+            f"{path}: no ONNX file: {size:,} bytes\n  want: at most {LARGEST_BYTES:,}, as protobuf allows"
+        )
 
 
 def _read_bytes(path: Path) -> bytes:
-    if not path.is_file():
-        raise ArtifactError(f"{path.absolute()}: no such ONNX file")
+    require_onnx_file(path)
     return read_model(path)
 
 

@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.contract import Contract
-from reid.deploy.onnx import CONTRACT_KEY, DATA_TYPE_KEY, OnnxModel, check, import_onnx, one_line, open_session
+from reid.deploy.onnx import (
+    CONTRACT_KEY,
+    DATA_TYPE_KEY,
+    OnnxModel,
+    check,
+    import_onnx,
+    one_line,
+    open_session,
+    require_onnx_file,
+)
 from reid.deploy.onnx_ports import ForeignPorts, foreign_ports, with_our_ports
 from reid.errors import ArtifactError, ReidError
 
@@ -64,8 +73,7 @@ def adopt_onnx(
 def _read(path: Path) -> Any:
     """The file as onnx.ModelProto, with its weights; raises ArtifactError if it is no ONNX file of another project."""
     onnx = import_onnx()
-    if not path.is_file():
-        raise ArtifactError(f"{path.absolute()}: no such ONNX file")
+    require_onnx_file(path)
     try:
         model = onnx.load(path)  # also weights in files beside it
     except Exception as error:  # protobuf's own DecodeError, whose place differs from version to version

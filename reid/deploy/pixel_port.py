@@ -15,6 +15,9 @@ from reid.errors import ArtifactError
 PIXELS_KEY = "reid.pixels"
 """The key of the file's metadata that holds the port, if images are prepared inside."""
 
+LARGEST_AXIS = 1 << 16
+"""The most rows, columns or images that a file may ask for."""
+
 
 @dataclass(frozen=True)
 class PixelPort:
@@ -43,8 +46,8 @@ class PixelPort:
             raise ArtifactError("pixels: data_type uint8 with largest 1; want largest 255, or data_type float32")
         for name in ("height", "width", "batch"):
             size = getattr(self, name)
-            if size is not None and (type(size) is not int or size < 1):
-                raise ArtifactError(f"pixels: {name} {size!r}; want a whole number from 1, or null for any")
+            if size is not None and (type(size) is not int or not 1 <= size <= LARGEST_AXIS):
+                raise ArtifactError(f"pixels: {name} {size!r}; want 1 to {LARGEST_AXIS}, or null for any")
 
     def shape(self, channels: int) -> list[int | str]:
         """The shape of the input; open axes by their names batch, height and width."""
@@ -81,12 +84,19 @@ class PixelPort:
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> "PixelPort":
-        """The port read back; raises ArtifactError if it is not one."""
+    def from_json(cls, text: str, *, where: str = "") -> "PixelPort":
+        """The port read back; raises ArtifactError, which names `where`, if it is not one."""
+        try:
+            return cls._read(text)
+        except ArtifactError as error:
+            raise ArtifactError(f"{where}: {error}" if where else str(error)) from None
+
+    @classmethod
+    def _read(cls, text: str) -> "PixelPort":
         wanted = sorted(entry.name for entry in fields(cls))
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ArtifactError(f"pixels: not JSON ({error}); found: {text[:80]!r}") from None
         if not isinstance(values, dict) or sorted(values) != wanted:
             found = sorted(values) if isinstance(values, dict) else type(values).__name__

@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reid.embedding_files.rows import BLOCK_ROWS, DATA_TYPES, About, Block, Names, as_type, require_utf8
+from reid.embedding_files.rows import BLOCK_ROWS, DATA_TYPES, About, Block, Names, as_type
 from reid.embeddings import DAMAGE
 from reid.errors import ArtifactError
 
@@ -31,14 +31,13 @@ def write_npz(
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         with _part(archive, "vectors", DATA_TYPES[data_type], (rows, width)) as file:
             for block in blocks:
-                require_utf8(block.names.paths, target=target)
                 file.write(np.ascontiguousarray(as_type(block, data_type, target=target)).data)
                 names.append(block.names)
         known = Names.joined(names)
-        longest = max((len(path.encode()) for path in known.paths), default=1)
+        longest = max((len(path.encode(errors="surrogateescape")) for path in known.paths), default=1)
         with _part(archive, "paths", np.dtype(f"S{max(longest, 1)}"), (rows,)) as file:
             for first in range(0, rows, BLOCK_ROWS):
-                encoded = [path.encode() for path in known.paths[first : first + BLOCK_ROWS]]
+                encoded = [path.encode(errors="surrogateescape") for path in known.paths[first : first + BLOCK_ROWS]]
                 file.write(np.array(encoded, f"S{max(longest, 1)}").tobytes())
         arrays: dict[str, NDArray[Any]] = {"person": known.person.astype("<i8"), "camera": known.camera.astype("<i8")}
         arrays["split"] = np.array([split.encode() for split in known.split], np.bytes_)
@@ -97,7 +96,10 @@ class NpzFile:
                 raise ValueError(f"{bad[0]} is {arrays[bad[0]].dtype} of shape {arrays[bad[0]].shape}")
             first = 0
             for block in self._read("paths", self._path_dtype, 1):
-                paths = [path.decode() if isinstance(path, bytes) else path for path in block[:, 0].tolist()]
+                paths = [
+                    path.decode(errors="surrogateescape") if isinstance(path, bytes) else path
+                    for path in block[:, 0].tolist()
+                ]
                 names, rows = Names.of_paths(paths), slice(first, first + len(paths))
                 split = [text.decode() for text in arrays["split"][rows].tolist()] if "split" in arrays else names.split
                 person, camera = (arrays[name][rows] if name in arrays else names.person for name in _NUMBERS)

@@ -146,7 +146,7 @@ def require_utf8(paths: Sequence[str], *, target: Path) -> None:
         bad = [path for path in paths if any("\ud800" <= character <= "\udfff" for character in path)]
         raise ArtifactError(
             f"{target}: {len(bad)} of {len(paths)} file names are not UTF-8\n"
-            f"  first: {bad[0]!r}\n  want: files of other names, or JSON"
+            f"  first: {bad[0]!r}\n  want: files of other names, or .npz or .json"
         ) from None
 
 

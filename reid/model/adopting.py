@@ -18,7 +18,7 @@ from reid.model.embedder import Embedder, build_embedder
 from reid.model.ibn import IBN_RESNETS
 from reid.model.osnet import OSNETS
 from reid.model.safe_files import read_file
-from reid.model.sources import OURS, drops_stem_relu, in_our_names, source_kind, tensors_of
+from reid.model.sources import OURS, drops_stem_relu, in_our_names, odd_shapes_are_errors, source_kind, tensors_of
 from reid.model.vit import grid_size, is_vit, positions_in_front
 from reid.model.vit_sources import CLIP_REID, DINO, TRANSREID
 from reid.model.weights import CLIP_BACKBONE, WeightsReport, copy_weights, require_quick_gelu
@@ -101,13 +101,16 @@ def adopt_checkpoint(path: Path, *, stem_relu: bool | None, **values: Any) -> Ad
         raise ArtifactError(
             f"{path}: a checkpoint of this project already\n  want: nothing; every task takes it as it is"
         )
-    named = in_our_names(tensors)
-    classifier = named["classifier.weight"][1] if "classifier.weight" in named else None
+    with odd_shapes_are_errors(path):
+        named = in_our_names(tensors)
+        classifier = named["classifier.weight"][1] if "classifier.weight" in named else None
+        persons = len(classifier) if classifier is not None else 1
     relu = not drops_stem_relu(content, tensors) if stem_relu is None else stem_relu
-    network = build_embedder(**values, stem_relu=relu, num_classes=len(classifier) if classifier is not None else 1)
+    network = build_embedder(**values, stem_relu=relu, num_classes=persons)
     for parameter in network.classifier.parameters():
         nn.init.zeros_(parameter)
-    report = copy_weights(network, named, source=source, tensors=tensors)
+    with odd_shapes_are_errors(path):
+        report = copy_weights(network, named, source=source, tensors=tensors)
     _require_all(path, network, named, report)
     require_quick_gelu(path, network, source)
     _require_pooling(path, network, source, asked=values["pooling"])

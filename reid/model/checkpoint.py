@@ -7,9 +7,10 @@ them under `ema` and goes on with `state_dict`; everything else takes the averag
 Shapes: B images, C channels, H height, W width, D width of the embedding.
 """
 
-import inspect
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from reid.contract import Contract
 from reid.embeddings import OfPixels
-from reid.errors import ArtifactError
+from reid.errors import ArtifactError, SpecError
+from reid.files.records import shown
 from reid.files.writing import replacing
+from reid.model import backbones
 from reid.model.backbones import is_convolutional
 from reid.model.embedder import Embedder, build_embedder
+from reid.model.entry import FORMAT, network_settings, read_entry
 from reid.model.of_pixels import of_pixels
-from reid.model.safe_files import read_file, write_file
+from reid.model.safe_files import read_file, require_plain, write_file
 from reid.thresholds import Thresholds
 
-FORMAT = 1
 PREFIX = "model."
 """The beginning of the network's tensor names: the LightningModule keeps it as `model`."""
 
@@ -40,14 +43,6 @@ model is what they make."""
 THRESHOLDS = "thresholds"
 """The key in the entry `reid` of the thresholds, as one line of JSON; older checkpoints, and those of epochs after
 which none were measured, do not have it."""
-
-ADDED_SETTINGS: dict[str, Any] = {
-    "stem_pool": "padded",
-    "pooling": "mean",
-    "stride_size": None,
-    "id_loss_type": "softmax",
-}
-"""Settings that older checkpoints do not have, and their values at that time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,68 +127,92 @@ def load_model(path: Path, device: str = "cpu") -> LoadedModel:
             "  want: entries state_dict and reid, as train writes them\n"
             f"  weights of TAO and others: reid adopt {path} -e SPEC makes such a checkpoint of them"
         )
-    entry = checkpoint["reid"]
-    settings = _settings(path, entry)
-    network = build_embedder(**settings)
-    _load_strictly(path, network, checkpoint[AVERAGE if AVERAGE in checkpoint else "state_dict"])
+    entry = read_entry(path, checkpoint["reid"])
+    contract = Contract.from_json(entry.contract, where=str(path))
+    settings = network_settings(path, entry)
+    own = {"height": "height", "width": "width", "channels": "input_channels", "flip": "with_flip_feature"}
+    _require_contract_of(path, contract, **{field: settings[name] for field, name in own.items()})
+    state = _tensors_of_network(path, checkpoint[AVERAGE if AVERAGE in checkpoint else "state_dict"])
+    network = _built(path, settings, state)
+    _require_contract_of(path, contract, embedding=network.embedding_size)
+    network.load_state_dict(state)
     network.eval().requires_grad_(False)
     network = network.to(device).to(memory_format=_memory_format(network))  # type: ignore[call-overload]
-    contract = Contract.from_json(entry["contract"])
-    differing = contract.differences(
-        height=network.settings["height"],
-        width=network.settings["width"],
-        channels=network.settings["input_channels"],
-        flip=network.settings["with_flip_feature"],
-        embedding=network.embedding_size,
-    )
-    if differing:
-        raise ArtifactError(
-            f"{path}: its preprocessing contract is of another network: {differing[0]}\n"
-            "  want: the contract that train wrote with these weights"
-        )
     return LoadedModel(
         network=network,
         contract=contract,
         settings=settings,
-        persons=tuple(entry["persons"]),
-        chosen_on=str(entry.get("chosen_on", "")),
-        thresholds=Thresholds.from_json(entry[THRESHOLDS], where=str(path)) if entry.get(THRESHOLDS) else None,
+        persons=tuple(entry.persons),
+        chosen_on=entry.chosen_on,
+        thresholds=Thresholds.from_json(entry.thresholds, where=str(path)) if entry.thresholds else None,
     )
 
 
-def _settings(path: Path, entry: Any) -> dict[str, Any]:
-    """The keyword values of build_embedder in the entry `reid`, checked."""
-    if not isinstance(entry, dict) or entry.get("format") != FORMAT:
-        found = entry.get("format") if isinstance(entry, dict) else type(entry).__name__
-        raise ArtifactError(f"{path}: a checkpoint of format {found}\n  want: format {FORMAT}")
-    lacking = sorted({"contract", "model", "persons"} - set(entry))
-    if lacking:
-        raise ArtifactError(f"{path}: its entry reid is incomplete\n  want: {', '.join(lacking)} in it too")
-    settings: dict[str, Any] = ADDED_SETTINGS | entry["model"]
-    wanted = set(inspect.signature(build_embedder).parameters)
-    if set(settings) != wanted:
+def _require_contract_of(path: Path, contract: Contract, **network: Any) -> None:
+    if differing := contract.differences(**network):
         raise ArtifactError(
-            f"{path}: written by another version of this project\n"
-            f"  its model section misses {sorted(wanted - set(settings))}, has unknown {sorted(set(settings) - wanted)}"
+            f"{path}: its preprocessing contract is of another network: {differing[0]}\n"
+            "  want: the contract that train wrote with these weights"
         )
-    return settings
 
 
-def _load_strictly(path: Path, network: nn.Module, state: dict[str, Tensor]) -> None:
-    """Loads every tensor of the network from the one of its name; raises ArtifactError if names or shapes differ."""
-    plain_names = {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}  # torch.compile's prefix
+def _tensors_of_network(path: Path, state: object) -> dict[str, Tensor]:
+    """The tensors of the network by their names in it; raises ArtifactError if they are not plain tensors."""
+    if not isinstance(state, dict):
+        raise ArtifactError(f"{path}: its state_dict is {shown(state)}\n  want: names with their tensors")
+    plain_names = {str(name).replace("_orig_mod.", ""): tensor for name, tensor in state.items()}  # torch.compile's
     found = {name.removeprefix(PREFIX): tensor for name, tensor in plain_names.items() if name.startswith(PREFIX)}
-    wanted = network.state_dict()
+    require_plain(path, found)
+    return found
+
+
+def _built(path: Path, settings: dict[str, Any], found: dict[str, Tensor]) -> Embedder:
+    """The network of `settings`, with random weights, after it was compared with the tensors `found`.
+
+    It is drawn up without memory first, for a damaged file may describe a network that fills the machine.
+    """
+    try:
+        with torch.device("meta"), _without_warnings():
+            drawn: Embedder | None = build_embedder(**settings)
+    except SpecError as error:
+        raise ArtifactError(f"{path}: describes no network of this project: {error}") from None
+    except (RuntimeError, NotImplementedError):  # a network of timm that computes while it is built
+        drawn = None
+    if drawn is not None:
+        _require_same_tensors(path, drawn.state_dict(), found)
+    network = build_embedder(**settings)
+    _require_same_tensors(path, network.state_dict(), found)
+    return network
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keeps back what building the network logs, for it is built a second time."""
+    log, nothing = logging.getLogger(backbones.__name__), logging.Filter("nothing")
+    log.addFilter(nothing)
+    try:
+        yield
+    finally:
+        log.removeFilter(nothing)
+
+
+def _require_same_tensors(path: Path, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    """Raises ArtifactError if names, shapes or kinds of numbers differ."""
     wrong = [f"{name} missing" for name in wanted if name not in found]
     wrong += [f"{name} not of this network" for name in found if name not in wanted]
     wrong += [
-        f"{name} {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
+        f"{name} {_in_words(found[name], tensor)} instead of {_in_words(tensor, found[name])}"
         for name, tensor in wanted.items()
-        if name in found and found[name].shape != tensor.shape
+        if name in found and _in_words(found[name], tensor) != _in_words(tensor, found[name])
     ]
     if wrong:
         raise ArtifactError(
             f"{path}: its tensors are not those of the network it says it holds: {len(wrong)} differ\n"
             f"  first: {wrong[0]}"
         )
-    network.load_state_dict(found)
+
+
+def _in_words(tensor: Tensor, other: Tensor) -> str:
+    """The shape, and if only one of both has whole numbers, the type."""
+    same_kind = tensor.is_floating_point() == other.is_floating_point()
+    return f"{tuple(tensor.shape)}" + ("" if same_kind else f" of {str(tensor.dtype).removeprefix('torch.')}")

@@ -9,7 +9,8 @@ file is an error.
 import builtins
 import io
 import pickle
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -17,15 +18,33 @@ from typing import IO, Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from reid.errors import ArtifactError
 from reid.files.encryption import decrypt, encrypt, is_encrypted
+from reid.files.records import shown
 from reid.files.secrets import encryption_key
 
-PLAIN: dict[str, Callable[..., Any]] = {
-    f"builtins.{name}": getattr(builtins, name)
-    for name in ("bool", "dict", "float", "int", "list", "set", "str", "tuple")
+LARGEST_RATIO = 20
+"""Largest ratio of a file's content to its size: torch does not compress, weights hardly shrink, a zip bomb does."""
+LARGEST_PICKLE_BYTES = 256 << 20
+"""Largest part of a file that says how its tensors are named and arranged; it takes far more memory than bytes."""
+TYPES = {
+    *(torch.float32, torch.float64, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
 }
+"""Kinds of numbers that weights have; others (complex, of 8 and fewer bits) need more than their values to be used."""
+
+
+def _text(value: object = "") -> str:
+    """A str as it is: written out, lists that hold each other many times would fill the memory."""
+    return value if isinstance(value, str) else ""
+
+
+PLAIN: dict[str, Callable[..., Any]] = {
+    f"builtins.{name}": getattr(builtins, name) for name in ("bool", "dict", "float", "int", "list", "set", "tuple")
+}
+PLAIN["builtins.str"] = _text
 PLAIN["collections.defaultdict"] = lambda *_factory: {}  # torch fills plain dicts only
 """Types that are allowed in addition to torch's own: building them does nothing else."""
 
@@ -60,23 +79,94 @@ def read_file(path: Path) -> Any:
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, MemoryError, KeyError, ValueError, RuntimeError, AttributeError) as error:
             raise ArtifactError(f"{path}: damaged: not readable as safetensors ({error})") from None
-    source = decrypt(path, encryption_key()) if is_encrypted(path) else io.BytesIO(path.read_bytes())
-    head = source.getvalue()[:8]
+    decrypted = decrypt(path, encryption_key()) if is_encrypted(path) else None
+    head = (decrypted or _beginning(path)).getvalue()[:8]
     if not head.startswith((b"PK", b"\x80")):
         raise ArtifactError(
             f"{path}: not a checkpoint: it begins with {head!r}\n  want: a file of torch.save or .safetensors"
         )
     try:
+        source = decrypted or io.BytesIO(path.read_bytes())
+        if head.startswith(b"PK"):
+            _refuse_bomb(path, source)
         with _allowances(path, source, zipped=head.startswith(b"PK")):
-            return torch.load(source, map_location="cpu", weights_only=True)
+            content = torch.load(source, map_location="cpu", weights_only=True)
+    except ArtifactError:
+        raise
     except pickle.UnpicklingError as error:
         raise ArtifactError(
             f"{path}: needs code to be read, or is damaged ({_reason(error)})\n  want: tensors only"
         ) from None
-    except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+    except Exception as error:  # torch, zipfile and pickle raise anything on damaged bytes, MemoryError too
         raise ArtifactError(f"{path}: damaged or cut short ({_reason(error)})\n  want: a whole checkpoint") from None
+    _refuse_tensors_larger_than_the_file(path, content, LARGEST_RATIO * len(source.getbuffer()))
+    return content
+
+
+def _beginning(path: Path) -> io.BytesIO:
+    with path.open("rb") as stream:
+        return io.BytesIO(stream.read(8))
+
+
+def require_plain(path: Path, tensors: Mapping[str, object]) -> None:
+    """Raises ArtifactError unless all are tensors whose values are all there: dense, not quantised, of TYPES."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            found = shown(tensor)
+        elif tensor.layout is not torch.strided:
+            found = f"a sparse tensor ({tensor.layout})"
+        elif tensor.is_quantized:
+            found = f"a quantised tensor ({tensor.dtype})"
+        elif tensor.is_meta:
+            found = "a tensor without values (on the device meta)"
+        elif tensor.dtype not in TYPES:
+            found = f"a tensor of {tensor.dtype}"
+        else:
+            continue
+        raise ArtifactError(
+            f"{path}: {name} is no weight\n  found: {found}\n"
+            "  want:  a dense tensor of float32, float64, float16, bfloat16 or whole numbers"
+        )
+
+
+def _refuse_bomb(path: Path, source: io.BytesIO) -> None:
+    """Raises ArtifactError if the zip file grows beyond what weights do."""
+    with zipfile.ZipFile(source) as file:
+        members = file.infolist()
+    source.seek(0)
+    packed, whole = len(source.getbuffer()), sum(member.file_size for member in members)
+    if whole > LARGEST_RATIO * packed:
+        raise ArtifactError(
+            f"{path}: not safe to read: it grows from {packed:,} to {whole:,} bytes\n"
+            f"  want: at most {LARGEST_RATIO} times its size; torch.save does not compress"
+        )
+    pickled = sum(member.file_size for member in members if member.filename.endswith("data.pkl"))
+    if pickled > LARGEST_PICKLE_BYTES:
+        raise ArtifactError(
+            f"{path}: not safe to read: {pickled:,} bytes without its tensors\n  want: at most {LARGEST_PICKLE_BYTES:,}"
+        )
+
+
+def _refuse_tensors_larger_than_the_file(path: Path, content: object, most: int) -> None:
+    """Raises ArtifactError if a tensor claims more values than the file can hold; one value may stand for many.
+
+    Also an entry that comes many times is looked at once.
+    """
+    waiting, seen = [content], set()
+    while waiting:
+        entry = waiting.pop()
+        if isinstance(entry, Tensor):
+            size = entry.numel() * entry.element_size()
+            if size > most and not entry.is_meta and entry.layout is torch.strided:
+                raise ArtifactError(
+                    f"{path}: not safe to read: a tensor of shape {tuple(entry.shape)} claims {size:,} bytes\n"
+                    f"  want: at most {LARGEST_RATIO} times the file's size"
+                )
+        elif isinstance(entry, (dict, list, tuple, set)) and id(entry) not in seen:
+            seen.add(id(entry))
+            waiting.extend(entry.values() if isinstance(entry, dict) else entry)
 
 
 def write_file(content: Any, stream: IO[bytes]) -> None:

@@ -6,15 +6,20 @@ Vision Transformers.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from reid.errors import ArtifactError
+from reid.model.entry import read_entry
+from reid.model.safe_files import require_plain
 from reid.model.vit_sources import CLIP_REID, clip_reid_names, is_vit_file, vit_kind, vit_names
 
+DEEPEST_WRAPPER = 10
+"""How many entries may wrap a state dict; a file can hold an entry that holds itself."""
 OURS, FAST_REID = "this project", "fast-reid"
 WRAPPERS = ("teacher", "state_dict", "model")
 """The entries in which SOLIDER, Lightning, torchreid, Microsoft and fast-reid keep their tensors."""
@@ -59,9 +64,12 @@ def tensors_of(path: Path, content: Any) -> dict[str, Tensor]:
     Of a training of this project they are the averaged ones, if it has them. Raises ArtifactError if TAO encrypted
     them, or if there are none.
     """
-    if isinstance(content, dict) and "reid" in content and "ema" in content:
-        content = content["ema"]
-    while isinstance(content, dict):
+    if isinstance(content, dict) and "reid" in content:
+        read_entry(path, content["reid"])
+        content = content.get("ema", content)
+    for _ in range(DEEPEST_WRAPPER):
+        if not isinstance(content, dict):
+            break
         if "state_dict_encrypted" in content:
             raise ArtifactError(f"{path}: encrypted by TAO\n  want: weights that were saved without an encryption_key")
         wrapped = [content[key] for key in WRAPPERS if isinstance(content.get(key), dict)]
@@ -76,7 +84,20 @@ def tensors_of(path: Path, content: Any) -> dict[str, Tensor]:
     }
     if not tensors:
         raise ArtifactError(f"{path}: no tensors in it\n  want: a state dict, bare or under {' or '.join(WRAPPERS)}")
+    require_plain(path, tensors)
     return tensors
+
+
+@contextmanager
+def odd_shapes_are_errors(path: Path) -> Iterator[None]:
+    """Raises ArtifactError if tensors cannot be arranged as this project has them, for they have other axes."""
+    try:
+        yield
+    except (RuntimeError, LookupError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise ArtifactError(
+            f"{path}: its tensors have shapes that no such network has ({reason})\n  want: the weights of a network"
+        ) from None
 
 
 def source_kind(content: Any, tensors: Mapping[str, Tensor]) -> str:
@@ -101,7 +122,7 @@ def source_kind(content: Any, tensors: Mapping[str, Tensor]) -> str:
 def drops_stem_relu(content: Any, tensors: Mapping[str, Tensor]) -> bool:
     """Whether the weights were trained in a ResNet without a ReLU after the stem's batch normalisation."""
     if source_kind(content, tensors) == OURS:
-        return not content["reid"]["model"]["stem_relu"]
+        return not content["reid"]["model"].get("stem_relu", True)
     if any(".bn1.IN." in name for name in tensors):  # the strong baseline's ResNet IBN-a has it
         return False
     return any(name.removeprefix("model.") == "base.conv1.weight" for name in tensors)

@@ -16,7 +16,14 @@ from reid.model.embedder import Embedder
 from reid.model.hub import imagenet_weights
 from reid.model.osnet import OSNet
 from reid.model.safe_files import read_file
-from reid.model.sources import NOT_WEIGHTS, drops_stem_relu, in_our_names, source_kind, tensors_of
+from reid.model.sources import (
+    NOT_WEIGHTS,
+    drops_stem_relu,
+    in_our_names,
+    odd_shapes_are_errors,
+    source_kind,
+    tensors_of,
+)
 from reid.model.vit import grid_size, is_vit, resized_positions
 from reid.model.vit_sources import CLIP_REID
 
@@ -90,7 +97,8 @@ def load_pretrained(embedder: Embedder, path: Path | None, *, choice: str, min_s
         path = imagenet_weights(backbone)
     content = read_file(path)
     tensors = tensors_of(path, content)
-    named = in_our_names(tensors)
+    with odd_shapes_are_errors(path):
+        named = in_our_names(tensors)
     if choice == "imagenet":
         # an OSNet's layer behind the pooling was trained on ImageNet too
         of_imagenet = ("base.", "reduction.") if isinstance(embedder.base, OSNet) else ("base.",)
@@ -98,8 +106,9 @@ def load_pretrained(embedder: Embedder, path: Path | None, *, choice: str, min_s
     _refuse_bottlenecks(path, backbone, named, embedder.state_dict())
     _refuse_other_tokens(path, named)
     require_quick_gelu(path, embedder, source_kind(content, tensors))
-    source, grid = source_kind(content, tensors), _own_grid(content, named)
-    report = copy_weights(embedder, named, source=source, tensors=tensors, grid=grid)
+    with odd_shapes_are_errors(path):
+        source, grid = source_kind(content, tensors), _own_grid(content, named)
+        report = copy_weights(embedder, named, source=source, tensors=tensors, grid=grid)
     lost = [name for name in report.missing if name.startswith("base.pos_embed (")]
     if lost and is_vit(embedder.base):
         raise ArtifactError(f"{path}: its positions fit no grid of patches: {lost[0]}\n  want: weights of a plain ViT")
@@ -153,7 +162,7 @@ def _own_grid(content: Any, named: Mapping[str, tuple[str, Tensor]]) -> tuple[in
     """Rows and columns of a ViT's patches, if the file is this project's and so says how its images are cut."""
     settings = content.get("reid", {}).get("model", {}) if isinstance(content, dict) else {}
     patches = named.get("base.patch_embed.proj.weight")
-    if not settings.get("stride_size") or patches is None:
+    if not settings.get("stride_size") or patches is None or not {"height", "width"} <= set(settings):
         return None
     patch = patches[1].shape[2:]
     stride = [min(step, side) for step, side in zip(settings["stride_size"], patch, strict=True)]

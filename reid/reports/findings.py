@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from reid.console.plain import markdown_text
 from reid.data.findings import Examination, SplitSummary, counted
 from reid.reports.page import printable
 
@@ -109,7 +110,7 @@ def to_markdown(examination: Examination) -> str:
 
 def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
     heads = list(columns)
-    body = ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows]
+    body = ["| " + " | ".join(markdown_text(cell) for cell in row) + " |" for row in rows]
     return ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads), *body]
 
 

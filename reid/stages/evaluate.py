@@ -201,4 +201,4 @@ def _lines(metrics: dict[str, float], headline: str) -> list[str]:
 
 def _write(path: Path, text: str) -> None:
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="surrogateescape")  # names may be of any bytes

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.console.plain import code_text, markdown_text
 from reid.contract import Contract
 from reid.files.hashes import file_sha256
 from reid.files.lineage import code_sha256
@@ -180,10 +181,9 @@ def _card(
     table = "\n".join(f"| {label} | {100 * float(figures[name]):.2f} |" for label, name in rows)
     mirror = "; the mirrored image is in it" if contract.flip else ""
     unit = "of length 1" if contract.normalized else "of any length: normalise before comparing"
-    origin = "\n".join(f"- {name.replace('_', ' ')}: `{value}`" for name, value in lineage.items())
-    choice = "".join(
-        f"- The best checkpoint of the training was chosen on {text}.\n" for text in _choice(figures).values()
-    )
+    origin = "\n".join(f"- {name.replace('_', ' ')}: {code_text(value)}" for name, value in lineage.items())
+    chosen_on = (markdown_text(text) for text in _choice(figures).values())
+    choice = "".join(f"- The best checkpoint of the training was chosen on {text}.\n" for text in chosen_on)
     return (
         "Person re-identification: an image of a person -> an embedding; near embeddings, same person.\n\n"
         f"| figure | % |\n|---|---|\n{table}\n\n{choice}"
@@ -191,7 +191,7 @@ def _card(
         f"- Output `fc_pred` (batch, {contract.embedding}), {unit}{mirror}.\n"
         f"- Worst cosine between the ONNX ({parity.get('data_type', 'FP32')}) and torch: "
         f"{float(parity['worst_cosine']):.6f} over {parity['images']} images.\n"
-        f"- TensorRT engine: {_engine(build)}.\n"
+        f"- TensorRT engine: {markdown_text(_engine(build))}.\n"
         f"{_same_person(thresholds)}\n"
         f"The model comes from these; the spec is a file beside it:\n\n{origin}\n"
     )
@@ -205,7 +205,7 @@ def _same_person(thresholds: Thresholds | None) -> str:
     return (
         f"- Same person: cosine of {row.cosine:.4f} or more, which {100 * row.true_match_rate:.1f} % of the pairs of "
         f"one person reach and at most {100 * thresholds.rates[-1]:g} % of the others; measured on "
-        f"{thresholds.measured_on}.\n"
+        f"{markdown_text(thresholds.measured_on)}.\n"
     )
 
 

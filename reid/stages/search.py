@@ -233,7 +233,8 @@ def _require_saving(path: Path, files: list[Path], gallery: Path) -> None:
     if not files:
         raise ArtifactError(f"{gallery}: embedded already\n  want: a folder of images with --save-gallery")
     require_place(path, rows=len(files), shard_rows=None)
-    require_utf8([str(file) for file in files], target=path)
+    if path.suffix.lower() == ".parquet":  # an .npz file holds the bytes of the names
+        require_utf8([str(file) for file in files], target=path)
 
 
 def _save(path: Path, found: Rows) -> None:

@@ -161,7 +161,7 @@ class StepMonitor(Callback):
             return
         names = [self._files[row] for row in step.indices.tolist()]
         with replacing(self._folder / BAD_BATCH) as partial:
-            partial.write_text("\n".join(names) + "\n", encoding="utf-8")
+            partial.write_text("\n".join(names) + "\n", encoding="utf-8", errors="surrogateescape")
         raise TrainingError(
             f"training: {bad[0]} in epoch {step.epoch + 1} of {self._epochs}, "
             f"step {step.step + 1} of {self.in_an_epoch}\n"

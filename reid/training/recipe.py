@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from reid.model.checkpoint import ADDED_SETTINGS
 from reid.model.embedder import Embedder, build_embedder
+from reid.model.entry import ADDED_SETTINGS
 from reid.model.vit import is_vit
 from reid.model.weights import load_pretrained, resolve_stem_relu
 from reid.spec import Experiment

@@ -6,8 +6,8 @@ import torch
 
 from reid.contract import Contract
 from reid.errors import ArtifactError, SpecError
-from reid.model.checkpoint import ADDED_SETTINGS
 from reid.model.embedder import Embedder
+from reid.model.entry import ADDED_SETTINGS
 from reid.spec import Experiment, names
 from reid.spec.network import network_values
 from reid.training.resume import Start

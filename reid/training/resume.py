@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from reid.errors import ArtifactError, KeyRefused
+from reid.files.records import shown
 from reid.files.writing import copy_file, replacing
+from reid.model.entry import read_entry
 from reid.model.safe_files import read_file, write_file
 from reid.training.host_copies import HostCopies
 
@@ -152,7 +154,26 @@ def read_training_checkpoint(path: Path) -> Start:
         raise ArtifactError(
             f"{path}: holds no training to continue\n  want: a checkpoint of this project's train stage"
         )
+    read_entry(path, checkpoint["reid"])
+    _require_plain_training(path, checkpoint)
     return Start(path, checkpoint)
+
+
+def _require_plain_training(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Raises ArtifactError if an entry that says where the training stands has another type than train writes."""
+    types = {"epoch": int, "global_step": int, "state_dict": dict, "optimizer_states": list, "training": dict}
+    for name, kind in types.items():
+        if type(checkpoint[name]) is not kind and not (kind is dict and isinstance(checkpoint[name], dict)):
+            raise ArtifactError(
+                f"{path}: holds no training to continue\n  found: {name} {shown(checkpoint[name])}\n"
+                f"  want:  {kind.__name__}, as this project's train stage writes it"
+            )
+    position = checkpoint["training"].get("position", (0, 0))
+    if not isinstance(position, (list, tuple)) or [type(part) for part in position] != [int, int]:
+        raise ArtifactError(
+            f"{path}: holds no training to continue\n  found: position {shown(position)}\n"
+            "  want:  the numbers of whole epochs and of steps after them"
+        )
 
 
 def bring_checkpoints(start: Start, folder: Path, *, best_epoch: int | None, latest_too: bool) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from reid.cli.commands import main
 from reid.data.image_file import read_picture
 from reid.deploy.onnx import OnnxModel
+from reid.embedding_files.npz import NpzFile
 from reid.embedding_files.reading import read_embeddings
 from reid.embedding_files.rows import About, blocks_of
 from reid.embedding_files.writing import write_embeddings
@@ -305,7 +306,10 @@ def test_file_names_that_are_not_utf8_are_found_and_written_or_refused_clearly(f
     assert b"/odd/\xff.png," in (tmp_path / "hits.csv").read_bytes()
     said(capsys, *asked, "--output", str(tmp_path / "hits.json"))
     assert json.loads((tmp_path / "hits.json").read_text())["queries"][0]["hits"][0]["img_path"].endswith("\udcff.png")
-    for option, name in (("--output", "hits.parquet"), ("--save-gallery", "kept.npz"), ("--save-gallery", "k.parquet")):
+    said(capsys, *asked, "--save-gallery", str(tmp_path / "kept.npz"))
+    assert np.load(tmp_path / "kept.npz")["paths"].tolist() == [os.fsencode(odd) + b"/\xff.png"]
+    assert next(NpzFile(tmp_path / "kept.npz").names()).paths == [f"{odd}/\udcff.png"]
+    for option, name in (("--output", "hits.parquet"), ("--save-gallery", "k.parquet")):
         text = said(capsys, *asked, option, str(tmp_path / name), status=2)
         assert text.startswith(f"error: {tmp_path}/{name}: 1 of ") and "file names are not UTF-8\n  first: " in text
         assert not (tmp_path / name).exists()

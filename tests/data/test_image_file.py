@@ -218,15 +218,31 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
         read_picture(tmp_path / "pipe.jpg")
 
 
-@pytest.mark.parametrize("side", [9460, 20_000])  # PIL warns of the first and refuses the second
-@pytest.mark.parametrize("strict", [False, True])
-def test_a_file_that_claims_too_many_pixels_is_refused_before_they_are_decoded(side: int, strict: bool) -> None:
+MORE = "more pixels than PIL reads"
+
+
+@pytest.mark.parametrize(  # PIL warns of the second and refuses the third
+    ("side", "strict", "found"),
+    [
+        (7072, True, "7,072 x 7,072 pixels"),
+        (9460, False, "9,460 x 9,460 pixels"),
+        (9460, True, MORE),
+        (20_000, False, MORE),
+    ],
+)
+def test_a_file_that_claims_too_many_pixels_is_refused_before_they_are_decoded(
+    side: int, strict: bool, found: str
+) -> None:
     data = bytearray(written(Image.new("1", (8, 8)), "PNG"))
     data[16:24] = struct.pack(">II", side, side)
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
     with warnings.catch_warnings():
         warnings.simplefilter("error" if strict else "ignore")
-        assert unreadable(bytes(data)) == f"too large: more than {LARGEST_PIXELS:,} pixels"
+        assert unreadable(bytes(data)) == f"too large: {found}; want at most {LARGEST_PIXELS:,} in all"
+
+
+def test_postscript_is_no_image_for_reading_it_starts_a_program() -> None:
+    assert unreadable(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n") == "not an image"
 
 
 def test_all_readers_give_the_same_pixels(tmp_path: Path) -> None:

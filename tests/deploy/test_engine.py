@@ -124,7 +124,7 @@ def test_a_record_that_is_not_the_engines_is_an_error(engine):
     wider = {"min_batch_size": 1, "opt_batch_size": 3, "max_batch_size": 4}
     assert error(profile=wider).endswith("batch sizes (1, 3, 4)")
     assert error(contract=written["contract"] | {"resize": "bicubic"}) == (
-        "preprocessing contract: resize 'bicubic' of 3 channels\n"
+        f"{place}: preprocessing contract: resize 'bicubic' of 3 channels\n"
         "  want: 'bilinear'; nothing else can be done to an image here"
     )
     assert error(engine_sha256="0").startswith(f"{place}: the record of another engine\n  found: engine_sha256 0\n")

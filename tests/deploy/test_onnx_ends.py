@@ -200,7 +200,7 @@ def test_what_contradicts_is_refused(plain, tmp_path):
     assert str(caught.value) == "pixels: data_type uint8 with largest 1; want largest 255, or data_type float32"
     with pytest.raises(ArtifactError, match=r"pixels: layout 'HWC'; want NHWC or NCHW"):
         PixelPort(layout="HWC")  # type: ignore[arg-type]
-    with pytest.raises(ArtifactError, match=r"pixels: batch 0; want a whole number from 1, or null for any"):
+    with pytest.raises(ArtifactError, match=r"pixels: batch 0; want 1 to 65536, or null for any"):
         PixelPort(batch=0)
     with pytest.raises(ArtifactError, match="pixels: not JSON"):
         PixelPort.from_json("{")

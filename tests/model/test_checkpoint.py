@@ -3,9 +3,11 @@
 import argparse
 import collections
 import dataclasses
+import inspect
 import os
 import pathlib
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from reid.contract import Contract
 from reid.errors import ArtifactError, SpecError
 from reid.model.checkpoint import load_model, reid_entry, save_model
 from reid.model.embedder import build_embedder
+from reid.model.entry import SETTINGS
 from reid.model.of_pixels import of_pixels
 from reid.model.safe_files import Inert, read_file
+from reid.model.weights import load_pretrained
 from tests.networks import network_settings
 
 CONTRACT = Contract(height=64, width=32, channels=3, mean=(0.5,) * 3, std=(0.25,) * 3, embedding=16)
@@ -272,3 +276,145 @@ def test_safetensors_are_read_and_damaged_ones_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError) as error:
         read_file(path)
     assert str(error.value).startswith(f"{path}: damaged: not readable as safetensors (")
+
+
+def test_every_setting_of_a_network_has_its_type() -> None:
+    assert set(SETTINGS) == set(inspect.signature(build_embedder).parameters)
+
+
+ENTRIES = [
+    ({"persons": 5}, "persons is wrong", "5", "a valid list"),
+    ({"persons": [2, "3"]}, "persons[1] is wrong", "'3'", "a valid integer"),
+    ({"model": [1]}, "model is wrong", "[1]", "a valid dictionary"),
+    ({"contract": None}, "contract is wrong", "null", "a valid string"),
+    ({"thresholds": 5}, "thresholds is wrong", "5", "a valid string"),
+    ({"chosen_on": [1]}, "chosen_on is wrong", "[1]", "a valid string"),
+    ({"model": network_settings(num_classes="5")}, "model.num_classes is wrong", "'5'", "a valid integer"),
+    ({"model": network_settings(pooling=[1])}, "model.pooling is wrong", "[1]", "a valid string"),
+    ({"model": network_settings(stride_size=[1, "a"])}, "model.stride_size[1] is wrong", "'a'", "a valid integer"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "field", "found", "want"), ENTRIES, ids=[field for _, field, *_ in ENTRIES])
+def test_an_entry_of_other_types_is_an_error(checkpoint: Path, change, field: str, found: str, want: str) -> None:
+    change_entry(checkpoint, **change)
+    with pytest.raises(ArtifactError) as error:
+        load_model(checkpoint)
+    assert str(error.value) == f"{checkpoint}: its entry reid.{field}\n  found: {found}\n  want:  {want}"
+    with pytest.raises(ArtifactError, match="its entry reid"):  # the way of pretrain_choice=self
+        load_pretrained(build_embedder(**network_settings()), checkpoint, choice="self", min_share=0.5)
+
+
+def change_entry(path: Path, **values: Any) -> None:
+    change(path, reid=torch.load(path, weights_only=True)["reid"] | values)
+
+
+FIRST = "base.conv1.0.weight"
+PLAIN = "a dense tensor of float32, float64, float16, bfloat16 or whole numbers"
+STEM = torch.ones(16, 3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "found"),
+    [
+        (5, "5"),
+        (STEM.to_sparse(), "a sparse tensor (torch.sparse_coo)"),
+        (STEM.to("meta"), "a tensor without values (on the device meta)"),
+        (STEM.to(torch.complex64), "a tensor of torch.complex64"),
+    ],
+    ids=["a number", "sparse", "meta", "complex"],
+)
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse")
+def test_what_is_no_plain_tensor_is_an_error(checkpoint: Path, tensor: Any, found: str) -> None:
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    change(checkpoint, state_dict=state | {f"model.{FIRST}": tensor})
+    with pytest.raises(ArtifactError) as error:
+        load_model(checkpoint)
+    assert str(error.value) == f"{checkpoint}: {FIRST} is no weight\n  found: {found}\n  want:  {PLAIN}"
+
+
+@pytest.mark.parametrize(
+    ("tensor", "found"),
+    [
+        (STEM.to(torch.int8), f"{FIRST} (16, 3, 3, 3) of int8 instead of (16, 3, 3, 3) of float32"),
+        (torch.zeros(()), f"{FIRST} () instead of (16, 3, 3, 3)"),
+    ],
+)
+def test_a_tensor_of_another_kind_or_shape_is_an_error(checkpoint: Path, tensor: torch.Tensor, found: str) -> None:
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    change(checkpoint, state_dict=state | {f"model.{FIRST}": tensor})
+    with pytest.raises(ArtifactError) as error:
+        load_model(checkpoint)
+    assert str(error.value) == (
+        f"{checkpoint}: its tensors are not those of the network it says it holds: 1 differ\n  first: {found}"
+    )
+
+
+def test_a_state_that_is_no_dict_is_an_error(checkpoint: Path) -> None:
+    change(checkpoint, state_dict=[1])
+    with pytest.raises(ArtifactError) as error:
+        load_model(checkpoint)
+    assert str(error.value) == f"{checkpoint}: its state_dict is [1]\n  want: names with their tensors"
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_classes", 2_000_000_000), ("feat_dim", 2_000_000_000)])
+def test_a_network_that_fills_the_memory_is_compared_before_it_is_built(
+    checkpoint: Path, name: str, value: int
+) -> None:
+    """2e9 rows of 16 numbers take 128 GB: building them would fail, or kill the machine."""
+    change_entry(checkpoint, model=network_settings(**{name: value}))
+    with pytest.raises(ArtifactError, match="its tensors are not those of the network it says it holds"):
+        load_model(checkpoint)
+
+
+def test_an_unknown_network_names_the_file(checkpoint: Path) -> None:
+    change_entry(checkpoint, model=network_settings(last_stride=3))
+    with pytest.raises(ArtifactError) as error:
+        load_model(checkpoint)
+    assert str(error.value) == (
+        f"{checkpoint}: describes no network of this project: model.last_stride: found 3\n  want: 1 or 2"
+    )
+
+
+def test_a_zip_bomb_is_refused_before_it_is_read(checkpoint: Path) -> None:
+    with zipfile.ZipFile(checkpoint, "a", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data/99", bytes(100 << 20))
+    size, whole = checkpoint.stat().st_size, sum(info.file_size for info in zipfile.ZipFile(checkpoint).infolist())
+    with pytest.raises(ArtifactError) as error:
+        load_model(checkpoint)
+    assert str(error.value) == (
+        f"{checkpoint}: not safe to read: it grows from {size:,} to {whole:,} bytes\n"
+        "  want: at most 20 times its size; torch.save does not compress"
+    )
+
+
+def test_one_value_that_stands_for_a_million_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    torch.save({"model": {"base.conv1.weight": torch.zeros(1).expand(10**6, 10**6)}}, path)
+    with pytest.raises(ArtifactError) as error:
+        read_file(path)
+    assert str(error.value) == (
+        f"{path}: not safe to read: a tensor of shape (1000000, 1000000) claims 4,000,000,000,000 bytes\n"
+        "  want: at most 20 times the file's size"
+    )
+
+
+def test_an_entry_that_holds_itself_ends(tmp_path: Path) -> None:
+    path, content = tmp_path / "model.pth", dict[str, Any]()
+    content["model"] = content
+    torch.save(content, path)
+    with pytest.raises(ArtifactError) as error:
+        load_pretrained(build_embedder(**network_settings()), path, choice="self", min_share=0.5)
+    assert str(error.value).startswith(f"{path}: no tensors in it\n  want: a state dict, bare or under ")
+
+
+def test_lists_that_hold_each_other_are_not_written_out(tmp_path: Path) -> None:
+    """str(list) of 40 lists, each with the one before twice, would have 10^12 characters."""
+    lists = b"".join(b"]q%c(h%ch%ce" % (n, n - 1, n - 1) for n in range(1, 40))
+    called = b"cbuiltins\nstr\n" + b"h\x27\x85R."
+    path = tmp_path / "model.pth"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", b"\x80\x02]q\x00" + lists + called)
+        file.writestr("archive/version", "3\n")
+        file.writestr("archive/byteorder", "little")
+    assert read_file(path) == ""

@@ -291,7 +291,10 @@ def test_the_stem_relu_follows_the_weights(tmp_path: Path) -> None:
         "torchvision": dict(source.base.state_dict()),
         "tao": {"state_dict": taos(source)},
         "baseline": {name: tensor for name, tensor in source.state_dict().items() if "reduction" not in name},
-        "ours": {"state_dict": {}, "reid": {"format": 1, "model": network_settings(stem_relu=False)}},
+        "ours": {
+            "state_dict": {},
+            "reid": {"format": 1, "model": network_settings(stem_relu=False), "contract": "", "persons": []},
+        },
     }
     contents["ours"]["state_dict"] = {f"model.{name}": tensor for name, tensor in source.state_dict().items()}
     found = {}

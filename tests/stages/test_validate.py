@@ -194,6 +194,15 @@ def test_a_file_name_that_is_no_text_does_not_break_the_reports(market: Path, tm
     assert "query/caf\\udce9.jpg" in (tmp_path / "out" / "summary.md").read_text()
 
 
+def test_html_and_markup_in_a_file_name_are_text_in_the_reports(market: Path, tmp_path: Path) -> None:
+    write_image(market / "query" / "a.jpg").rename(market / "query" / "<img src=x onerror=alert(1)>|`.jpg")
+    with pytest.raises(DatasetError):
+        _validate(_spec(market), tmp_path / "out")
+    summary, page = ((tmp_path / "out" / name).read_text() for name in ("summary.md", "report.html"))
+    assert r"query/&lt;img src=x onerror=alert(1)&gt;\|\`.jpg" in summary
+    assert "<img src=x" not in summary + page
+
+
 def _synthetic(root: Path, *overrides: str) -> Experiment:
     figures = [f"dataset.synthetic.{name}={value}" for name, value in SYNTHETIC.items()]
     return _spec(root, f"dataset.synthetic.root={root}", *figures, *overrides)

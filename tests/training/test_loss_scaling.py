@@ -140,7 +140,10 @@ class SavesWithin(Callback):
         self.file = file
 
     def on_save_checkpoint(self, _trainer: Any, _module: Any, checkpoint: dict[str, Any]) -> None:
-        checkpoint |= {"reid": {}, "training": {"position": [1, 1]}}
+        checkpoint |= {
+            "reid": {"format": 1, "model": {}, "contract": "", "persons": []},
+            "training": {"position": [1, 1]},
+        }
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.global_step == STEPS + 1:

@@ -16,10 +16,11 @@ from reid.training.resume import (
 )
 
 
-def write(path: Path, epoch: int = 0) -> Path:
+def write(path: Path, epoch: int = 0, **changes: object) -> Path:
     """A checkpoint with all that a training goes on from, and nothing in it."""
-    parts = {name: {} for name in ("state_dict", "global_step", "optimizer_states", "reid", "training")}
-    write_checkpoint({"epoch": epoch, **parts}, path)
+    entry = {"format": 1, "model": {}, "contract": "", "persons": []}
+    parts = {"state_dict": {}, "global_step": 0, "optimizer_states": [], "reid": entry, "training": {}}
+    write_checkpoint({"epoch": epoch, **parts} | changes, path)
     return path
 
 
@@ -95,6 +96,24 @@ def test_a_model_without_its_training_cannot_be_continued(tmp_path):
     assert str(error.value) == (
         f"{tmp_path / 'model.pth'}: holds no training to continue\n  want: a checkpoint of this project's train stage"
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"epoch": "5"}, "  found: epoch '5'\n  want:  int, as this project's train stage writes it"),
+        ({"training": [1]}, "  found: training [1]\n  want:  dict, as this project's train stage writes it"),
+        (
+            {"training": {"position": "12"}},
+            "  found: position '12'\n  want:  the numbers of whole epochs and of steps after them",
+        ),
+    ],
+)
+def test_a_training_of_other_types_cannot_be_continued(tmp_path, changes, found):
+    path = write(tmp_path / "model.pth", **changes)
+    with pytest.raises(ArtifactError) as error:
+        read_training_checkpoint(path)
+    assert str(error.value) == f"{path}: holds no training to continue\n{found}"
 
 
 def test_a_locked_folder_is_not_started_over(tmp_path, monkeypatch):
