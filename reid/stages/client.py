@@ -87,11 +87,14 @@ def _without_junk(gallery: Split) -> Split:
 
 
 def ask(model: TritonModel, splits: Mapping[str, Split]) -> dict[str, Embeddings]:
-    """The embeddings of each split's images, prepared as the server's contract says."""
+    """The embeddings of each split's images, prepared as the server's contract says.
+
+    Raises ServerError if the server's model was another one in between: nothing of two models is mixed.
+    """
     contract = model.contract
     height, width = (model.pixels.height, model.pixels.width) if model.pixels else (None, None)
     size = {"height": height or contract.height, "width": width or contract.width, "channels": contract.channels}
-    return {
+    parts = {
         name: embed(
             split,
             ImagesOnDisk(split, **size),
@@ -102,3 +105,5 @@ def ask(model: TritonModel, splits: Mapping[str, Split]) -> dict[str, Embeddings
         )
         for name, split in splits.items()
     }
+    model.check_unchanged()
+    return parts
