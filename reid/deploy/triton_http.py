@@ -5,24 +5,18 @@ piece, and a server that sends a byte a second has no end.
 Shapes: B images of a request, C channels, H height, W width, D embedding width.
 """
 
-import contextlib
-import errno
 import http.client
-import io
 import json
-import os
-import queue
-import select
 import socket
 import ssl
 import threading
-import time
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reid.deploy.onnx import INPUT, OUTPUT
+from reid.deploy.timed_socket import Link
 from reid.deploy.triton_answers import (
     BYTES_A_NUMBER,
     LARGEST_ANSWER,
@@ -39,50 +33,6 @@ HEAD_LENGTH = "Inference-Header-Content-Length"
 """Header that says how many bytes of a body are JSON; the rest are numbers."""
 AWAY = {502, 503, 504}
 """Statuses of a server, or of a proxy in front of it, that may pass in a moment."""
-LOOK_S = 0.25
-"""How soon a connection that is being made notices that it was closed."""
-
-
-class _Link:
-    """A socket whose every operation ends by `deadline`; http.client takes it for a socket."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock, self.deadline = sock, 0.0
-
-    def hurry(self) -> None:
-        """Gives the next operation the time that is left; raises TimeoutError if none is."""
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("no whole answer in time")
-        self.sock.settimeout(left)
-
-    def send(self, data: bytes | memoryview) -> None:
-        """Sends all of the data."""
-        self.hurry()
-        self.sock.sendall(data)  # the timeout of sendall is for all of the data
-
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        """The bytes that the server sends, as http.client reads an answer; closing it leaves the socket open."""
-        return io.BufferedReader(_Bytes(self))
-
-    def shut(self) -> None:
-        """Ends the connection; a thread that waits for it wakes."""
-        with contextlib.suppress(OSError):  # it was not connected any more
-            self.sock.shutdown(socket.SHUT_RDWR)
-        self.sock.close()
-
-
-class _Bytes(io.RawIOBase):
-    def __init__(self, link: _Link) -> None:
-        super().__init__()
-        self._link = link
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self._link.hurry()
-        return self._link.sock.recv_into(buffer)
 
 
 class HttpConnection:
@@ -90,7 +40,7 @@ class HttpConnection:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._closed = threading.Event()
         self._host, self._port = server.host_and_port
         self._tls = ssl.create_default_context() if server.tls else None
@@ -150,8 +100,9 @@ class HttpConnection:
     ) -> tuple[bytes, str | None]:
         """One request and its answer: the body, of at most `most` bytes, and the header HEAD_LENGTH."""
         try:
-            link = self._link or self._connected(deadline)
+            link = self._link = self._link or Link(self._closed)
             link.deadline = deadline
+            link.connect(self._host, self._port, self._tls)
             link.send(self._lines(method, path, len(head), memoryview(numbers).nbytes) + head)
             if numbers:
                 link.send(numbers)
@@ -169,38 +120,6 @@ class HttpConnection:
             raise _explained(self._server.url, error) from error
         self._check_status(answer.status, body)
         return body, answer.getheader(HEAD_LENGTH)
-
-    def _connected(self, deadline: float) -> _Link:
-        """A new connection, to the first address of the host that takes one."""
-        problem: OSError = OSError(f"no address of {self._host}")
-        for family, kind, protocol, _, address in _addresses(self._host, self._port, deadline):
-            link = self._link = _Link(socket.socket(family, kind, protocol))
-            link.deadline = deadline
-            try:
-                self._knock(link, address)
-            except OSError as error:
-                problem = error
-                link.shut()
-                continue
-            link.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._tls:
-                link.sock = self._tls.wrap_socket(link.sock, server_hostname=self._host, do_handshake_on_connect=False)
-                link.hurry()
-                link.sock.do_handshake()
-            return link
-        raise problem
-
-    def _knock(self, link: _Link, address: Any) -> None:
-        """Connects the link's socket; ends soon after `close`."""
-        link.sock.setblocking(False)
-        status = link.sock.connect_ex(address)
-        while status in (errno.EINPROGRESS, errno.EALREADY) and not self._closed.is_set():
-            _, writable, _ = select.select([], [link.sock], [], LOOK_S)
-            status = link.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if writable else status
-            link.hurry()
-            link.sock.setblocking(False)
-        if status:
-            raise OSError(status, os.strerror(status))
 
     def _lines(self, method: str, path: str, head: int, numbers: int) -> bytes:
         host = f"[{self._host}]" if ":" in self._host else self._host
@@ -229,28 +148,6 @@ class HttpConnection:
         if status == 404:
             raise UnknownModel(said)
         raise refused(self._server, said)
-
-
-def _addresses(host: str, port: int, deadline: float) -> list[Any]:
-    """The host's addresses; the system's resolver knows no deadline, so it is asked in a thread of its own."""
-    answers: queue.SimpleQueue[list[Any] | Exception] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answers.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as error:
-            answers.put(error)
-
-    threading.Thread(target=ask, daemon=True, name="resolver").start()
-    try:
-        answer = answers.get(timeout=max(deadline - time.monotonic(), 0.0))
-    except queue.Empty:
-        raise TimeoutError(f"the name {host} is not resolved in time") from None
-    if isinstance(answer, UnicodeError):
-        raise OSError(f"{host}: not the name of a machine") from answer
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
 
 
 def _explained(url: str, error: Exception) -> Exception:
