@@ -56,6 +56,11 @@ class HttpConnection:
         body, _ = self._ask("POST", path, b"{}", deadline=deadline, most=LARGEST_ANSWER)
         return parsed(body, self._server.url)
 
+    def about(self, *, deadline: float) -> Any:
+        """What the server says of itself, as JSON, not checked further."""
+        body, _ = self._ask("GET", self._server.path("").rstrip("/"), deadline=deadline, most=LARGEST_HEAD)
+        return parsed(body, self._server.url)
+
     def infer(self, images: NDArray[Any], *, width: int, deadline: float) -> NDArray[np.float32]:
         """See Connection."""
         kind = "UINT8" if images.dtype == np.uint8 else "FP32"
@@ -99,6 +104,7 @@ class HttpConnection:
         most: int,
     ) -> tuple[bytes, str | None]:
         """One request and its answer: the body, of at most `most` bytes, and the header HEAD_LENGTH."""
+        answer = None
         try:
             link = self._link = self._link or Link(self._closed)
             link.deadline = deadline
@@ -113,6 +119,8 @@ class HttpConnection:
                 self._drop()
         except BaseException as error:
             self._drop()
+            if answer is not None:
+                answer.close()
             if not isinstance(error, Exception):
                 raise
             if self._closed.is_set():

@@ -48,7 +48,10 @@ def client(model: TritonModel, *, query: Path, gallery: Path | None, output: Pat
             "images_per_second": rows / max(seconds, 1e-9),
         },
         {},
-        [f"{rows:,} embeddings of width {model.contract.embedding}: {output / RESULTS}"],
+        [
+            f"model file: SHA-256 {model.digest or 'not said by the server'}",
+            f"{rows:,} embeddings of width {model.contract.embedding}: {output / RESULTS}",
+        ],
     )
 
 
