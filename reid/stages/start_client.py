@@ -75,10 +75,8 @@ def start_client(spec: Experiment, *, dataset: Path, results: Path, run: StageRu
     }
     headline = "reranked" if ranking.re_ranking else "plain"
     with replacing(results / "metrics.json") as partial:
-        partial.write_text(
-            json.dumps({"headline": headline, "model_sha256": model.digest, **metrics}, indent=2) + "\n",
-            encoding="utf-8",
-        )
+        about = {"headline": headline, "model_sha256": model.digest}
+        partial.write_text(json.dumps({**about, **metrics}, indent=2) + "\n", encoding="utf-8")
     _draw(scored, results, headline=headline, ranks=ranking.max_rank, rows=ranking.num_query, rng=rng)
     for name in ("cmc_curve.png", "sampled_matches.png", "metrics.json"):
         run.log_artifact(results / name, "start_client")

@@ -314,7 +314,11 @@ def test_a_list_of_models_that_is_none_is_said() -> None:
 
 def test_an_interrupt_ends_requests_that_are_under_way() -> None:
     stop, errors = threading.Event(), []
-    with triton(inferred=dripping(b"", stop)) as server:
+
+    def answer(_: str, path: str) -> Answer:
+        return dripping(b"", stop) if path.endswith("/infer") else as_json(config())
+
+    with HostileServer(answer) as server:
         model = model_of(server, in_flight=4, patience_s=60.0)
 
         def ask() -> None:

@@ -50,7 +50,8 @@ def test_docker_runs_the_image_with_the_ports_outside_and_the_repository_inside(
     monkeypatch.setattr(ctypes, "CDLL", no_driver)
     assert command(tmp_path / "models") == [
         docker, "run", "--rm", "--shm-size=1g", "-p", "127.0.0.1:9000:8000", "-p", "127.0.0.1:9001:8001",
-        "-p", "127.0.0.1:9002:8002", "-v", f"{tmp_path}/models:/models:ro", "triton:1", "tritonserver", "--model-repository=/models",
+        "-p", "127.0.0.1:9002:8002", "-v", f"{tmp_path}/models:/models:ro", "triton:1",
+        "tritonserver", "--model-repository=/models",
     ]  # fmt: skip
 
 
@@ -131,7 +132,8 @@ def test_what_was_started_does_not_outlive_an_interruption(tmp_path: Path) -> No
     script = f"echo $$ > {tmp_path}/pid; exec sleep 600"
     code = (
         "import _thread, threading, sys; from reid.deploy.triton_server import serve; "
-        "threading.Timer(1, _thread.interrupt_main).start(); serve(['sh', '-c', sys.argv[1]], address='127.0.0.1', http_port=1)"
+        "threading.Timer(1, _thread.interrupt_main).start(); "
+        "serve(['sh', '-c', sys.argv[1]], address='127.0.0.1', http_port=1)"
     )
     root = Path(__file__).resolve().parents[2]
     environment = os.environ | {"PYTHONPATH": str(root)}
