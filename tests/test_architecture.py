@@ -60,7 +60,7 @@ OWNERS = {
     "jinja2": "reid/reports/page.py",
     "pyarrow": "reid/embedding_files/parquet.py",
     "onnxruntime": "reid/deploy/onnx.py",
-    "tritonclient": "reid/deploy/triton_connection.py",
+    "tritonclient": "reid/deploy/triton_grpc.py",
     **dict.fromkeys(("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"), "reid/deploy/tensorrt_packages.py"),
 }
 """Module -> the one file that imports it, by a statement or by name."""

@@ -136,6 +136,11 @@ class TritonServer:
         self._process.wait(60)
         self.kill()
 
+    def send(self, which: signal.Signals) -> None:
+        """Sends the signal to it, not to the processes of its backend."""
+        assert self._process
+        os.kill(self._process.pid, which)
+
     def kill(self) -> None:
         """SIGKILL, for it and the processes of its backend."""
         if self._process:

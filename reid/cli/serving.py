@@ -49,16 +49,20 @@ def _start_server(options: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     from reid.cli.task_files import model_repository
     from reid.cli.tasks import make_servable
-    from reid.deploy.triton_server import serve, server_command
+    from reid.deploy.triton_server import refuse_taken_ports, serve, server_command
     from reid.spec import load_spec
 
     spec = load_spec(options.spec, overrides=options.overrides)
     section = spec.triton
+    ports = {"http": section.http_port, "grpc": section.grpc_port, "metrics": section.metrics_port}
     command = server_command(
         model_repository(spec),
         image=section.server_image,
         gpu_id=section.gpu_id,
-        ports={"http": section.http_port, "grpc": section.grpc_port, "metrics": section.metrics_port},
+        address=section.address,
+        ports=ports,
     )
+    refuse_taken_ports(section.address, ports)
     make_servable(spec)
-    serve(command, http_port=section.http_port)
+    refuse_taken_ports(section.address, ports)  # it may have taken hours
+    serve(command, address=section.address, http_port=section.http_port)

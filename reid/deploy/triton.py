@@ -5,7 +5,8 @@
     <repository>/<model name>/1/model.onnx       backend onnxruntime; backend python, with model.py beside it
 
 The preprocessing contract is a parameter of config.pbtxt, so that a client can ask the server for it; so are the
-thresholds of the model, if its file knows them.
+thresholds of the model, if its file knows them. The SHA-256 of the model's file is another, by which a client notices
+that it is served by other weights than before.
 Shapes: C channels, H height, W width, D embedding width.
 """
 
@@ -19,8 +20,10 @@ from reid.contract import Contract
 from reid.deploy.build_record import BuildRecord, read_record
 from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT, data_type_of, pixels_of_model, read_onnx, thresholds_in
 from reid.deploy.pixel_port import PIXELS_KEY, PixelPort
+from reid.deploy.triton_contract import MODEL_KEY
 from reid.errors import ArtifactError
 from reid.files.encryption import is_encrypted
+from reid.files.hashes import file_sha256
 from reid.files.locks import made_in_turn
 from reid.files.writing import replacing_folder
 from reid.thresholds import KEY as THRESHOLDS_KEY
@@ -75,7 +78,13 @@ def write_repository(repository: Path, model: Path, *, backend: str, name: str, 
             "  want: one of export.pixels.batch=null"
         )
     config = config_text(
-        contract, backend=backend, name=name, max_batch_size=max_batch_size, thresholds=thresholds, pixels=pixels
+        contract,
+        backend=backend,
+        name=name,
+        max_batch_size=max_batch_size,
+        thresholds=thresholds,
+        pixels=pixels,
+        digest=file_sha256(model),
     )
     _refuse_foreign(repository / name)
     repository = repository.absolute()  # "." has no name to make others of
@@ -104,15 +113,17 @@ def config_text(
     max_batch_size: int,
     thresholds: Thresholds | None = None,
     pixels: PixelPort | None = None,
+    digest: str | None = None,
 ) -> str:
     """The content of config.pbtxt: inference.ModelConfig of Triton's model_config.proto in protobuf's text format.
 
-    With `pixels`, the model prepares images itself.
+    With `pixels`, the model prepares images itself. `digest` is the SHA-256 of the model's file.
     """
     port = pixels or PREPARED.of_size(contract.height, contract.width)
     kind, dims = port.in_triton(contract.channels)
     more = _parameter(THRESHOLDS_KEY, thresholds.to_json()) if thresholds else ""
     more += _parameter(PIXELS_KEY, pixels.to_json()) if pixels else ""
+    more += _parameter(MODEL_KEY, digest) if digest else ""
     return f"""\
 name: {json.dumps(name)}
 {BACKENDS[backend].setting}

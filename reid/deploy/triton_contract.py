@@ -5,6 +5,7 @@ sample, has none; then the client has to be told it, and the size of the images 
 Shapes: C channels, H height, W width, D embedding width.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,31 @@ from typing import Any
 from reid.contract import Contract
 from reid.deploy.onnx import CONTRACT_KEY, INPUT, OUTPUT, pixels_of
 from reid.deploy.pixel_port import PixelPort
+from reid.deploy.triton_answers import LARGEST_EMBEDDING, LARGEST_IMAGE, ServedConfig, shown
 from reid.errors import ArtifactError, ServerError
+
+MODEL_KEY = "reid.model"
+"""The parameter of config.pbtxt that holds the SHA-256 of the model's file."""
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """What a server says of its model."""
+
+    contract: Contract
+    pixels: PixelPort | None
+    """The pixels that the model takes; None if it takes prepared images."""
+    digest: str | None
+    """The SHA-256 of the model's file; None if the server does not say it."""
+
+    def first_difference(self, other: "ServedModel") -> tuple[str, str, str]:
+        """What differs, in words, as it is here, and as the other has it."""
+        if self.contract != other.contract:
+            return "contract", self.contract.to_json(), other.contract.to_json()
+        if self.pixels != other.pixels:
+            return "input", str(self.pixels), str(other.pixels)
+        return "model file", f"SHA-256 {self.digest}", f"SHA-256 {other.digest}; nothing of the two is mixed"
 
 
 @dataclass(frozen=True)
@@ -33,42 +58,58 @@ def contract_of_file(file: Path, *, source: str) -> GivenContract:
     return GivenContract(asdict(read_contract(file)), source)
 
 
-def served_contract(
-    config: Mapping[str, Any], *, given: GivenContract | None, where: str, batch_size: int
-) -> tuple[Contract, PixelPort | None]:
-    """The contract of a model with this configuration, which Triton gives as JSON, and the pixels that it takes.
+def served_model(config: ServedConfig, *, given: GivenContract | None, where: str, batch_size: int) -> ServedModel:
+    """The model with this configuration: its contract, the pixels that it takes, and its digest.
 
-    The pixels are None if the model takes prepared images.
-
-    Raises ServerError if neither the configuration nor `given` has one, if they contradict each other, if the model's
-    input or output contradicts it, and if the model takes smaller batches only.
+    Raises ServerError if neither the configuration nor `given` has a contract, if they contradict each other, if the
+    model's input or output contradicts it, if it asks for larger images or embeddings than any person re-identification
+    has, and if the model takes smaller batches only.
     """
     contract, pixels = _contract(config, given=given, where=where), _pixels(config, where)
+    _check_size(contract, pixels, where)
     found, wanted = _ports(config), _ports_wanted(contract, pixels)
     if found != wanted:
-        by_hand = given is not None and CONTRACT_KEY not in config.get("parameters", {})
+        by_hand = given is not None and config.text(CONTRACT_KEY) is None
         whose = given.source if given and by_hand else "its contract"
-        raise ServerError(f"{where}: inputs and outputs are {found}\n  want: {wanted}, as {whose} says")
-    most = int(config.get("max_batch_size", 0))
+        raise ServerError(f"{where}: inputs and outputs are {shown(found, 500)}\n  want: {wanted}, as {whose} says")
+    most = config.max_batch_size
     if batch_size > most:
         raise ServerError(
             f"{where} takes batches of at most {most} images\n  found: {batch_size} (-b, triton.max_batch_size)\n"
             f"  want:  {most} or less"
         )
-    return contract, pixels
+    digest = config.text(MODEL_KEY)
+    if digest is not None and not DIGEST.fullmatch(digest):
+        raise ServerError(f"{where}: the parameter {MODEL_KEY} is {shown(digest)!r}\n  want: a SHA-256, 64 digits")
+    return ServedModel(contract, pixels, digest)
 
 
-def _pixels(config: Mapping[str, Any], where: str) -> PixelPort | None:
-    parameters = config.get("parameters", {})
+def _check_size(contract: Contract, pixels: PixelPort | None, where: str) -> None:
+    """Raises ServerError for images or embeddings that would fill the memory."""
+    height, width = (pixels and pixels.height) or contract.height, (pixels and pixels.width) or contract.width
+    most = max(height * width, contract.height * contract.width) * contract.channels
+    if most > LARGEST_IMAGE or contract.embedding > LARGEST_EMBEDDING:
+        raise ServerError(
+            f"{where}: images of {contract.channels} x {height} x {width} and embeddings of {contract.embedding} "
+            f"values\n  want: images of at most {LARGEST_IMAGE:,} values, embeddings of at most {LARGEST_EMBEDDING:,}"
+        )
+
+
+def _pixels(config: ServedConfig, where: str) -> PixelPort | None:
     try:
-        return pixels_of({name: entry["string_value"] for name, entry in parameters.items()})
-    except ArtifactError as error:
-        raise ServerError(f"{where}: {error}") from None
+        return pixels_of({name: entry.string_value for name, entry in config.parameters.items()})
+    except (ArtifactError, RecursionError) as error:
+        raise _unreadable(where, error) from None
 
 
-def _contract(config: Mapping[str, Any], *, given: GivenContract | None, where: str) -> Contract:
-    parameter = config.get("parameters", {}).get(CONTRACT_KEY)
-    if parameter is None and given is None:
+def _unreadable(where: str, error: Exception) -> ServerError:
+    """The error for a contract or a port that cannot be read, of whatever length."""
+    return ServerError(f"{where}: {'nested too deeply' if isinstance(error, RecursionError) else str(error)[:1000]}")
+
+
+def _contract(config: ServedConfig, *, given: GivenContract | None, where: str) -> Contract:
+    text = config.text(CONTRACT_KEY)
+    if text is None and given is None:
         raise ServerError(
             f"{where} has no preprocessing contract, which says how to prepare an image for it\n"
             f"  want: the parameter {CONTRACT_KEY!r} in its configuration, which reid triton writes;\n"
@@ -76,13 +117,13 @@ def _contract(config: Mapping[str, Any], *, given: GivenContract | None, where: 
             "build.json\n        or the JSON of reid.contract), or --mean and --std,\n"
             "        e.g. --mean 0.485 0.456 0.406 --std 0.226 0.226 0.226; for start_client triton.contract=FILE"
         )
+    if text is None:
+        assert given is not None
+        return _given_contract(config, given, where)
     try:
-        if parameter is None:
-            assert given is not None
-            return _given_contract(config, given, where)
-        contract = Contract.from_json(parameter["string_value"])
-    except ArtifactError as error:
-        raise ServerError(f"{where}: {error}") from None
+        contract = Contract.from_json(text)
+    except (ArtifactError, RecursionError) as error:
+        raise _unreadable(where, error) from None
     if given and (differences := contract.differences(**given.values)):
         raise ServerError(
             f"{where}: {given.source} contradicts the contract that the server has\n"
@@ -91,12 +132,12 @@ def _contract(config: Mapping[str, Any], *, given: GivenContract | None, where: 
     return contract
 
 
-def _given_contract(config: Mapping[str, Any], given: GivenContract, where: str) -> Contract:
+def _given_contract(config: ServedConfig, given: GivenContract, where: str) -> Contract:
     """The given entries, with the sizes of the server's input and output where they are not given."""
-    dims = [[int(size) for size in port["dims"]] for port in (*config["input"], *config["output"])]
+    dims = [port.dims for port in (*config.input, *config.output)]
     if [len(each) for each in dims] != [3, 1]:
         raise ServerError(
-            f"{where}: inputs and outputs are {_ports(config)}\n"
+            f"{where}: inputs and outputs are {shown(_ports(config), 500)}\n"
             f"  want: one input (channels, height, width) and one output (embedding)"
         )
     (channels, height, width), (embedding,) = dims
@@ -110,9 +151,9 @@ def _given_contract(config: Mapping[str, Any], given: GivenContract, where: str)
     return contract
 
 
-def _ports(config: Mapping[str, Any]) -> str:
-    ports = [*config["input"], *config["output"]]
-    return ", ".join(f"{port['name']} {port['data_type']} ({', '.join(map(str, port['dims']))})" for port in ports)
+def _ports(config: ServedConfig) -> str:
+    ports = [*config.input, *config.output]
+    return ", ".join(f"{port.name} {port.data_type} ({', '.join(map(str, port.dims))})" for port in ports)
 
 
 def _ports_wanted(contract: Contract, pixels: PixelPort | None) -> str:

@@ -10,6 +10,7 @@ from reid.spec.field_types import (
     ComputeCapability,
     Count,
     GpuId,
+    IPv4,
     Positive,
     ReadFile,
     ReadFolder,
@@ -198,6 +199,9 @@ class Triton(Section):
     version that built it."""
     gpu_id: GpuId = 0
     """GPU of the server, from 0; a machine without a GPU uses the CPU."""
+    address: IPv4 = "127.0.0.1"
+    """Address on which the server of start_server listens: 127.0.0.1 is reached from this machine only, 0.0.0.0 from
+    every machine that reaches this one; Triton asks nobody who he is."""
     http_port: Port = 8000
     """Port of this machine on which the server of start_server answers HTTP, and which start_client asks by http."""
     grpc_port: Port = 8001

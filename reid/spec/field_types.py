@@ -40,12 +40,16 @@ Device = Annotated[Text, Field(pattern=r"^(auto|cpu|cuda:\d+)$")]
 Sha256 = Annotated[Text, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 ServedName = Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 RegisteredName = Annotated[Text, Field(pattern=r"^[^/:]*[^/:\s][^/:]*$")]
+OCTET = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+IPV4 = rf"^{OCTET}(\.{OCTET}){{3}}$"
+IPv4 = Annotated[Text, Field(pattern=IPV4)]
 ComputeCapability = Annotated[Text, Field(pattern=r"^\d+\.\d$")]
 PATTERNS = {
     r"^(auto|cpu|cuda:\d+)$": "either auto, cpu or cuda:<number>",
     r"^[0-9a-fA-F]{64}$": "64 hexadecimal digits",
     r"^[A-Za-z0-9][A-Za-z0-9_.-]*$": "only letters, digits, _, . and -, beginning with a letter or a digit",
     r"^[^/:]*[^/:\s][^/:]*$": "a name without / and :",
+    IPV4: "an IPv4 address, e.g. 127.0.0.1",
     r"^\d+\.\d$": "two numbers around a dot, e.g. 8.6",
     r"^.+:[fF][pP]32$": "a layer and :fp32, e.g. base.conv1:fp32",
 }

@@ -48,7 +48,10 @@ def client(model: TritonModel, *, query: Path, gallery: Path | None, output: Pat
             "images_per_second": rows / max(seconds, 1e-9),
         },
         {},
-        [f"{rows:,} embeddings of width {model.contract.embedding}: {output / RESULTS}"],
+        [
+            f"model file: SHA-256 {model.digest or 'not said by the server'}",
+            f"{rows:,} embeddings of width {model.contract.embedding}: {output / RESULTS}",
+        ],
     )
 
 
@@ -87,11 +90,14 @@ def _without_junk(gallery: Split) -> Split:
 
 
 def ask(model: TritonModel, splits: Mapping[str, Split]) -> dict[str, Embeddings]:
-    """The embeddings of each split's images, prepared as the server's contract says."""
+    """The embeddings of each split's images, prepared as the server's contract says.
+
+    Raises ServerError if the server's model was another one in between: nothing of two models is mixed.
+    """
     contract = model.contract
     height, width = (model.pixels.height, model.pixels.width) if model.pixels else (None, None)
     size = {"height": height or contract.height, "width": width or contract.width, "channels": contract.channels}
-    return {
+    parts = {
         name: embed(
             split,
             ImagesOnDisk(split, **size),
@@ -102,3 +108,5 @@ def ask(model: TritonModel, splits: Mapping[str, Split]) -> dict[str, Embeddings
         )
         for name, split in splits.items()
     }
+    model.check_unchanged()
+    return parts

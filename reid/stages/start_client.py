@@ -13,6 +13,7 @@ from reid.data.market1501 import Manifest, Split
 from reid.deploy.triton_client import TritonModel
 from reid.deploy.triton_connection import Server
 from reid.deploy.triton_contract import contract_of_file
+from reid.deploy.triton_server import asked_at
 from reid.embeddings import write_json
 from reid.errors import DatasetError
 from reid.files.writing import replacing
@@ -74,7 +75,8 @@ def start_client(spec: Experiment, *, dataset: Path, results: Path, run: StageRu
     }
     headline = "reranked" if ranking.re_ranking else "plain"
     with replacing(results / "metrics.json") as partial:
-        partial.write_text(json.dumps({"headline": headline, **metrics}, indent=2) + "\n", encoding="utf-8")
+        about = {"headline": headline, "model_sha256": model.digest}
+        partial.write_text(json.dumps({**about, **metrics}, indent=2) + "\n", encoding="utf-8")
     _draw(scored, results, headline=headline, ranks=ranking.max_rank, rows=ranking.num_query, rng=rng)
     for name in ("cmc_curve.png", "sampled_matches.png", "metrics.json"):
         run.log_artifact(results / name, "start_client")
@@ -91,7 +93,7 @@ def server_of(spec: Experiment) -> Server:
     """The server of the spec: triton.url, else the one that start_server starts on this machine."""
     section = spec.triton
     port = section.grpc_port if section.protocol == "grpc" else section.http_port
-    return Server(section.url or f"localhost:{port}", section.protocol, section.model_name, "")
+    return Server(section.url or f"{asked_at(section.address)}:{port}", section.protocol, section.model_name, "")
 
 
 def sampled(query: Split, gallery: Split, *, persons: int | None, rng: np.random.Generator) -> tuple[Split, Split]:

@@ -78,7 +78,8 @@ def test_the_onnx_is_served_under_the_names_of_taos_sample(
     assert port.format == model_config_pb2.ModelInput.FORMAT_NCHW
     assert (output.name, output.data_type, list(output.dims)) == ("fc_pred", model_config_pb2.TYPE_FP32, [16])
     assert Contract.from_json(config.parameters["reid.contract"].string_value) == contract
-    assert set(config.parameters) == {"reid.contract"}  # the file knows no thresholds
+    assert set(config.parameters) == {"reid.contract", "reid.model"}  # the file knows no thresholds
+    assert config.parameters["reid.model"].string_value == hashlib.sha256(onnx.read_bytes()).hexdigest()
     version = tmp_path / "repository" / NAME / "1"
     assert (version / file).read_bytes() == onnx.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["repository"], "nothing is left beside it"

@@ -20,8 +20,9 @@ from reid.deploy.onnx import OnnxModel, read_onnx
 from reid.deploy.onnx_ends import PixelPort, with_preprocessing
 from reid.deploy.triton import write_repository
 from reid.deploy.triton_client import TritonModel
-from reid.deploy.triton_connection import Server, is_away
+from reid.deploy.triton_connection import Server, ServerAway
 from reid.deploy.triton_contract import GivenContract, contract_of_file
+from reid.deploy.triton_grpc import _explained
 from reid.embeddings import OfPixels
 from reid.errors import MissingDependency, ServerError, SpecError
 from reid.model.embedder import Embedder
@@ -312,8 +313,8 @@ def test_an_output_of_another_shape_is_an_error_and_no_embedding(own_server: Tri
     with model_of(own_server, "http") as model, pytest.raises(ServerError) as caught:
         model(noise(3))
     assert str(caught.value) == (
-        f"{own_server.http}: {NAME} answers with an output of shape (0, 16)\n"
-        "  want: (3, 16) (images, embedding), as its contract says"
+        f"{own_server.http}: {NAME} answers with an output of type FP32 and shape (0, 16)\n"
+        "  want: fc_pred, FP32, (3, 16) (images, embedding), as its contract says"
     )
 
 
@@ -371,12 +372,13 @@ def test_a_stream_that_was_lost_between_two_requests_is_a_server_that_is_away() 
     stream._active = False  # as its reading thread leaves it when the connection ends
     with pytest.raises(InferenceServerException) as caught:
         stream._enqueue_request(None)
-    assert is_away(caught.value)
+    assert isinstance(_explained(Server("localhost:1", "grpc", NAME, ""), caught.value), ServerAway)
 
 
 def test_a_missing_tritonclient_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tritonclient", None)
-    for name in ("tritonclient.http", "tritonclient.grpc"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    with pytest.raises(MissingDependency, match=r"comes with pip install -e '\.\[triton\]' in the repository's root$"):
-        TritonModel(Server("localhost:1", "http", NAME, ""), batch_size=1, in_flight=1, patience_s=1.0)
+    monkeypatch.delitem(sys.modules, "tritonclient.grpc", raising=False)
+    with pytest.raises(
+        MissingDependency, match=r"which gRPC needs, comes with pip install -e '\.\[triton\]' in the repository's root$"
+    ):
+        TritonModel(Server("localhost:1", "grpc", NAME, ""), batch_size=1, in_flight=1, patience_s=1.0)

@@ -9,7 +9,8 @@ import pytest
 
 from reid.contract import Contract
 from reid.deploy.contract_files import read_contract
-from reid.deploy.triton_contract import GivenContract, contract_of_file, served_contract
+from reid.deploy.triton_answers import config_of
+from reid.deploy.triton_contract import GivenContract, contract_of_file, served_model
 from reid.errors import ArtifactError, ServerError
 
 CONTRACT = Contract(256, 128, 3, (0.485, 0.456, 0.406), (0.226, 0.226, 0.226), 256)
@@ -27,7 +28,8 @@ def config(**parameters: str) -> dict[str, Any]:
 
 
 def contract_of(found: dict[str, Any], given: GivenContract | None) -> Contract:
-    return served_contract(found, given=given, where="here: model", batch_size=16)[0]
+    checked = config_of(found, "here: model")
+    return served_model(checked, given=given, where="here: model", batch_size=16).contract
 
 
 def refusal(found: dict[str, Any], given: GivenContract | None) -> str:

@@ -83,9 +83,14 @@ def server_image(lab: Lab) -> None:
 
 def _port(name: str, inside: int) -> Callable[[Lab], None]:
     def check(lab: Lab) -> None:
-        assert f"4321:{inside}" in _started(lab, f"triton.{name}_port=4321")
+        assert f"127.0.0.1:4321:{inside}" in _started(lab, f"triton.{name}_port=4321")
 
     return check
+
+
+def address(lab: Lab) -> None:
+    assert "127.0.0.2:8000:8000" in _started(lab, "triton.address=127.0.0.2")
+    assert _nobody(lab, "triton.address=127.0.0.2").startswith("127.0.0.2:1: no answer ")
 
 
 def gpu_id(lab: Lab) -> None:
@@ -195,6 +200,7 @@ SERVING: dict[str, Callable[[Lab], None]] = {
     "triton.max_batch_size": max_batch_size,
     "triton.server_image": server_image,
     "triton.gpu_id": gpu_id,
+    "triton.address": address,
     "triton.http_port": _port("http", 8000),
     "triton.grpc_port": _port("grpc", 8001),
     "triton.metrics_port": _port("metrics", 8002),

@@ -99,6 +99,23 @@ def test_a_sample_goes_through_the_server_to_map_curve_and_sheet(
 
 
 @pytest.mark.slow
+def test_a_second_server_at_the_ports_of_the_first_is_refused(
+    started: "subprocess.Popen[bytes]",
+    spec_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PATH", f"{tritonserver()}:{os.environ['PATH']}")
+    assert main(["start_server", "-e", str(spec_file)]) == 2
+    assert capsys.readouterr().err.splitlines()[-3:] == [
+        f"error: triton.http_port: port {port_of(spec_file, 'http')} of 127.0.0.1 is taken",
+        "  found: the server triton 2.51.0",
+        "  want:  another port, or the other program stopped",
+    ]
+    assert started.poll() is None
+
+
+@pytest.mark.slow
 def test_all_persons_through_the_server_score_as_the_evaluation_of_the_checkpoint(
     started: "subprocess.Popen[bytes]", spec_file: Path, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """A model repository of Triton whose model prepares images itself: uint8 pixels of any size, vectors of length 1."""
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ PORT = PixelPort()
 README = f"""\
 # A model repository for Triton
 
-    docker run --rm -p 8000:8000 -p 8001:8001 -v $PWD/{REPOSITORY}:/models \\
+    docker run --rm -p 127.0.0.1:8000:8000 -p 127.0.0.1:8001:8001 -v $PWD/{REPOSITORY}:/models \\
         nvcr.io/nvidia/tritonserver:25.08-py3 tritonserver --model-repository=/models
 
 The model {SERVED} takes uint8 pixels (batch, height, width, 3), RGB, of any size, one size in a batch, and gives
@@ -44,6 +45,7 @@ def write_self_contained(
         max_batch_size=max_batch_size,
         thresholds=thresholds,
         pixels=PORT,
+        digest=hashlib.sha256(content).hexdigest(),
     )
     (served / "config.pbtxt").write_text(config, encoding="utf-8")
     return content
