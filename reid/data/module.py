@@ -19,12 +19,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from reid.contract import Contract
 from reid.data.augment import Plan, augment, draw, step_rng
+from reid.data.batch_parts import Indices, SetShares, rank_columns
 from reid.data.colours import Colours
 from reid.data.device_augment import PackedPlan, augment_batch, packed
 from reid.data.picked import DecodedImages
 from reid.data.planning import PlannedEpochs
-from reid.data.sampler import EpochSteps, Indices, Step, rank_columns
-from reid.data.set_shares import SetShares, SharedSteps
+from reid.data.sampler import EpochSteps, Step
+from reid.data.set_shares import SharedSteps
 
 logger = logging.getLogger(__name__)
 

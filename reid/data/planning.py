@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from reid.data.sampler import Indices
+from reid.data.batch_parts import Indices
 
 
 class _Ahead(NamedTuple):

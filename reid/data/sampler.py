@@ -12,12 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from reid.errors import DatasetError, SpecError
-
-Indices = NDArray[np.int64]
+from reid.data.batch_parts import Indices, persons_per_batch
 
 STREAM = 1  # keeps these draws apart from the augmentation's, which share the seed
 
@@ -35,15 +32,15 @@ def identity_batches(person: Indices, *, batch_size: int, num_instances: int, se
     """
     rng = np.random.default_rng([seed, epoch, STREAM])
     names, owner = np.unique(person, return_inverse=True)
-    persons_per_batch = _persons_per_batch(batch_size, num_instances, len(names))
+    persons = persons_per_batch(batch_size, num_instances, len(names))
     images = np.split(np.argsort(owner, kind="stable"), np.cumsum(np.bincount(owner))[:-1])
     needed = -(-np.bincount(owner) // num_instances)  # groups of K that a person's images fill, rounded up
-    steps = _steps(needed, persons_per_batch)
-    spare = steps * persons_per_batch - int(needed.sum())
+    steps = _steps(needed, persons)
+    spare = steps * persons - int(needed.sum())
     needed += rng.multivariate_hypergeometric(steps - needed, spare, method="marginals")  # fill the last batches
 
     groups = [_groups(own, int(count), num_instances, rng) for own, count in zip(images, needed)]
-    batches = np.empty((steps, persons_per_batch, num_instances), np.int64)
+    batches = np.empty((steps, persons, num_instances), np.int64)
     left = needed.copy()
     for step in range(steps):
         for slot, chosen in enumerate(_systematic_sample(left, steps - step, rng)):
@@ -55,7 +52,7 @@ def identity_batches(person: Indices, *, batch_size: int, num_instances: int, se
 def identity_steps(person: Indices, *, batch_size: int, num_instances: int) -> int:
     """Exact number of batches of an epoch of `identity_batches`, without making them."""
     counts = np.unique(person, return_counts=True)[1]
-    return _steps(-(-counts // num_instances), _persons_per_batch(batch_size, num_instances, len(counts)))
+    return _steps(-(-counts // num_instances), persons_per_batch(batch_size, num_instances, len(counts)))
 
 
 def shuffled_batches(count: int, *, batch_size: int, seed: int, epoch: int) -> Indices:
@@ -63,24 +60,6 @@ def shuffled_batches(count: int, *, batch_size: int, seed: int, epoch: int) -> I
     rng = np.random.default_rng([seed, epoch, STREAM])
     steps = -(-count // batch_size)
     return np.resize(rng.permutation(count), (steps, batch_size)).astype(np.int64)
-
-
-def rank_columns(*, batch_size: int, num_instances: int, world_size: int, rank: int) -> slice:
-    """The columns of the (S, B) batches that belong to a rank: consecutive, whole persons, equally many on each rank.
-
-    Raises SpecError, with the nearest possible sizes, if the persons of a batch do not divide among the ranks.
-    """
-    unit = world_size * num_instances
-    if batch_size % unit:
-        below = batch_size // unit * unit
-        nearest = f"{below} or {below + unit}" if below else f"{unit}"
-        raise SpecError(
-            f"dataset.batch_size: {batch_size} does not divide among {world_size} GPUs"
-            f" x {num_instances} images of a person\n"
-            f"  want: a multiple of {unit}; the nearest: {nearest}"
-        )
-    own = batch_size // world_size
-    return slice(rank * own, (rank + 1) * own)
 
 
 class Step(NamedTuple):
@@ -126,18 +105,6 @@ class EpochSteps(Sampler[Step]):
         epoch, batches = self.epoch, self.batches_of(self.epoch)
         for step in range(self.first, len(batches)):
             yield Step(epoch, step, batches[step])
-
-
-def _persons_per_batch(batch_size: int, num_instances: int, persons: int) -> int:
-    rank_columns(batch_size=batch_size, num_instances=num_instances, world_size=1, rank=0)
-    wanted = batch_size // num_instances
-    if persons < wanted:
-        raise DatasetError(
-            f"dataset.batch_size: a batch of {batch_size} images, {num_instances} of a person, needs {wanted} persons\n"
-            f"  found: {persons} persons in the training split\n"
-            f"  want: dataset.batch_size={persons * num_instances} or less"
-        )
-    return wanted
 
 
 def _steps(groups: Indices, persons_per_batch: int) -> int:

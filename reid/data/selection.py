@@ -36,7 +36,7 @@ class Roles(NamedTuple):
         return len({image.file for split in (self.query, self.gallery) for image in split.images})
 
 
-def held_out(train: Split, *, persons: int | float, seed: int) -> Roles:
+def held_out(train: Split, *, persons: int | float, seed: int, left: int = 0) -> Roles:
     """Some persons of a training split (persons above 0) as query and gallery, and the images of all others.
 
     persons: how many, or which share of all persons, rounded, FEWEST at least. They are drawn by the seed among those
@@ -45,7 +45,8 @@ def held_out(train: Split, *, persons: int | float, seed: int) -> Roles:
     camera only (cameras are unknown), persons of at least two images are drawn, the one query of a person counts as
     camera 1 and the others as camera 2.
 
-    Raises DatasetError if there are too few such persons.
+    Raises DatasetError if there are too few such persons; `left` is the number of others that a training needs, so that
+    the error does not advise more persons than can be held out.
     """
     person, camera = train.person, train.camera
     everyone = np.unique(person)
@@ -54,10 +55,12 @@ def held_out(train: Split, *, persons: int | float, seed: int) -> Roles:
     eligible = _eligible(train, known=known)
     if len(eligible) < wanted:
         needs = "seen by at least two cameras" if known else "of at least two images"
+        most = min(len(eligible), len(everyone) - left)
         raise DatasetError(
             f"{FIELD}: {persons}: {wanted} persons cannot be held out\n"
             f"  found: {len(eligible)} of {len(everyone)} training persons are {needs}\n"
-            f"  want:  {FIELD}={len(eligible)} or fewer, or null to choose the best checkpoint on the test images"
+            f"  want:  {f'{FIELD}={most} or fewer, or null' if most >= FEWEST else f'{FIELD}=null'}"
+            " to choose the best checkpoint on the test images"
         )
     rng = np.random.default_rng([seed, 0, STREAM])
     chosen = set(rng.choice(eligible, wanted, replace=False).tolist())

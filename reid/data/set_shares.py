@@ -8,27 +8,13 @@ Shapes: N images, S steps, B global batch, P persons a batch, K images a person,
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
-from reid.data.places import places
-from reid.data.sampler import EpochSteps, Indices, identity_batches, identity_steps, rank_columns, shuffled_batches
-from reid.errors import DatasetError, SpecError
+from reid.data.batch_parts import Indices, SetShares, parts_of_batch
+from reid.data.sampler import EpochSteps, identity_batches, identity_steps, shuffled_batches
 
 STREAM = 17  # keeps the seeds of sets apart from all others
-FIELD = "dataset.train_sets"
-
-
-class SetShares(NamedTuple):
-    """Which set each image is of, and the share of each set."""
-
-    names: tuple[str, ...]
-    """(M,)"""
-    set_of: Indices
-    """(N,): the set of each image, from 0."""
-    share: tuple[float, ...]
-    """(M,): relative to each other."""
 
 
 def shared_batches(
@@ -40,7 +26,7 @@ def shared_batches(
     """
     steps = shared_steps(person, sets, batch_size=batch_size, num_instances=num_instances)
     columns = []
-    for number, (rows, size) in enumerate(_parts(person, sets, batch_size, num_instances)):
+    for number, (rows, size) in enumerate(parts_of_batch(person, sets, batch_size, num_instances)):
         batches: list[Indices] = []
         while sum(map(len, batches)) < steps:
             again = [seed, epoch, STREAM, number, len(batches)]
@@ -56,7 +42,7 @@ def shared_steps(person: Indices, sets: SetShares, *, batch_size: int, num_insta
         -(-len(rows) // size)
         if num_instances is None
         else identity_steps(person[rows], batch_size=size, num_instances=num_instances)
-        for rows, size in _parts(person, sets, batch_size, num_instances)
+        for rows, size in parts_of_batch(person, sets, batch_size, num_instances)
     )
 
 
@@ -90,27 +76,3 @@ def _batches(person: Indices, size: int, num_instances: int | None) -> Callable[
     if num_instances is None:
         return lambda seed: shuffled_batches(len(person), batch_size=size, seed=seed, epoch=0)
     return lambda seed: identity_batches(person, batch_size=size, num_instances=num_instances, seed=seed, epoch=0)
-
-
-def _parts(person: Indices, sets: SetShares, batch_size: int, num_instances: int | None) -> list[tuple[Indices, int]]:
-    """The rows of each set, and its number of images in a batch."""
-    unit = num_instances or 1
-    rank_columns(batch_size=batch_size, num_instances=unit, world_size=1, rank=0)
-    count, what = batch_size // unit, "images" if num_instances is None else "persons"
-    parts = []
-    for number, (name, own) in enumerate(zip(sets.names, places(count, sets.share))):
-        rows = np.flatnonzero(sets.set_of == number)
-        if not own:
-            raise SpecError(
-                f"{FIELD}: {name}: share {sets.share[number]:g} of {sum(sets.share):g} is not one of the {count} {what}"
-                " of a batch\n  want: a larger share, or a larger dataset.batch_size"
-            )
-        persons = len(np.unique(person[rows]))
-        if not len(rows) or (num_instances and persons < own):
-            raise DatasetError(
-                f"{FIELD}: {name}: its share of a batch of {count} {what} is {own}\n"
-                f"  found: {len(rows)} images of {persons} persons to train on\n"
-                "  want:  a smaller share, or a smaller dataset.batch_size"
-            )
-        parts.append((rows, own * unit))
-    return parts

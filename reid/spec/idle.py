@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from reid.spec.facts import Replaced, WithoutEffect
 from reid.spec.fields import fields_with, value_of
-from reid.spec.names import is_vit
+from reid.spec.names import is_swin, is_vit
 from reid.spec.rules import Finding
 from reid.spec.sections import Experiment
 
@@ -56,7 +56,7 @@ def idle(spec: Experiment) -> Iterator[Finding]:
 
 def _model(spec: Experiment) -> Iterator[SwitchedOff]:
     model, sampler = spec.model, spec.dataset.sampler
-    swin = model.backbone.removeprefix("timm/").startswith("swin_")
+    swin = is_swin(model.backbone)
     vit = is_vit(model.backbone)
     yield (
         not swin and not vit,

@@ -24,12 +24,12 @@ class Model(Section):
     """Backbone: resnet_18/34/50/101/152, resnet_18/34/50/101_ibn_a (Pan et al., ECCV 2018),
     osnet[_ain]_x1_0/x0_75/x0_5/x0_25 and osnet_ibn_x1_0 (Zhou et al., ICCV 2019), vit_{tiny,small,base}_patch16,
     swin_{tiny,small,base}_patch4_window7_224, or timm/<name of timm's model>."""
-    last_stride: Annotated[Literal[1, 2], PartOfNetwork("last_stride")] = 1
+    last_stride: Annotated[Literal[1, 2], PartOfNetwork("last_stride"), SaidByModel(contract=None)] = 1
     """Stride of the last ResNet stage; 1 doubles the feature map's height and width."""
-    stem_relu: Annotated[Switch, PartOfNetwork("stem_relu")] = "auto"
+    stem_relu: Annotated[Switch, PartOfNetwork("stem_relu"), SaidByModel(contract=None)] = "auto"
     """Whether a ResNet's stem has a ReLU after its first BatchNorm; TAO's has none. auto: off for TAO's weights, else
     on."""
-    stem_pool: Annotated[Literal["padded", "ceil"], PartOfNetwork("stem_pool")] = "padded"
+    stem_pool: Annotated[Literal["padded", "ceil"], PartOfNetwork("stem_pool"), SaidByModel(contract=None)] = "padded"
     """Max pooling of a ResNet's stem. padded: by a pixel on all sides (torchvision, TAO); ceil: without (fast-reid)."""
     pooling: Annotated[
         Literal["auto", "class", "mean", "gem"], PartOfNetwork("pooling"), SaidByModel(contract=None)
@@ -49,15 +49,19 @@ class Model(Section):
     """Width of the input in pixels."""
     input_height: Annotated[Count, PartOfNetwork("height"), SaidByModel("height"), InForm("image_height")] = 256
     """Height of the input in pixels."""
-    neck: Annotated[Literal["bnneck", ""], PartOfNetwork("neck")] = "bnneck"
+    neck: Annotated[Literal["bnneck", ""], PartOfNetwork("neck"), SaidByModel(contract=None)] = "bnneck"
     """Layer between the features of the metric loss and the classifier. bnneck: a BatchNorm; "": none."""
-    feat_dim: Annotated[Count | None, PartOfNetwork("feat_dim"), InForm("embedding_width")] = 256
+    feat_dim: Annotated[
+        Count | None, PartOfNetwork("feat_dim"), SaidByModel("embedding"), InForm("embedding_width")
+    ] = 256
     """Width of the embedding; null: the backbone's own width. A Swin keeps its own unless reduce_feat_dim is true.
     An OSNet with a width has torchreid's layer (linear, BatchNorm, ReLU) of it; torchreid's weights have 512."""
-    neck_feat: Annotated[Literal["before", "after"], PartOfNetwork("neck_feat")] = "after"
+    neck_feat: Annotated[Literal["before", "after"], PartOfNetwork("neck_feat"), SaidByModel(contract=None)] = "after"
     """Side of the neck from which the embedding is taken at test time."""
     id_loss_type: Annotated[
-        Literal["softmax", "arcface", "cosface", "amsoftmax", "circle"], PartOfNetwork("id_loss_type")
+        Literal["softmax", "arcface", "cosface", "amsoftmax", "circle"],
+        PartOfNetwork("id_loss_type"),
+        SaidByModel(contract=None),
     ] = "softmax"
     """Identity loss. softmax: cross-entropy; the others compare cosines, with a margin and a scale (train.optim.
     cosine_margin, cosine_scale): arcface (Deng 2019), cosface = amsoftmax (Wang 2018), circle (Sun 2020)."""
@@ -81,9 +85,9 @@ class Model(Section):
     """Dropout probability in a Swin's or ViT's attention."""
     dropout_rate: Annotated[Share, PartOfNetwork("dropout_rate")] = 0.0
     """Dropout probability before the classifier."""
-    reduce_feat_dim: Annotated[bool, PartOfNetwork("reduce_feat_dim")] = False
+    reduce_feat_dim: Annotated[bool, PartOfNetwork("reduce_feat_dim"), SaidByModel(contract=None)] = False
     """Whether a Swin's embedding is reduced to feat_dim."""
-    semantic_weight: Annotated[float, PartOfNetwork("semantic_weight")] = 1.0
+    semantic_weight: Annotated[float, PartOfNetwork("semantic_weight"), SaidByModel(contract=None)] = 1.0
     """Weight of the semantic controller that SOLIDER adds to a Swin; a negative one switches it off."""
     stride_size: Annotated[
         list[Count],

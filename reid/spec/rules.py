@@ -116,6 +116,22 @@ def _batch_that_does_not_divide(spec: Any) -> Iterator[Finding]:
         return
 
 
+def _batch_without_pairs(spec: Any) -> Iterator[Finding]:
+    """The triplet loss compares images of one person with those of another; without either of them it is 0."""
+    dataset, size = spec.dataset, spec.dataset.batch_size
+    instances = dataset.num_instances
+    if dataset.sampler == "softmax" or "triplet" not in spec.model.metric_loss_type or size % instances:
+        return
+    without = (
+        "no image has {} in its batch, so the triplet loss would be 0; want {} or more, or dataset.sampler = softmax"
+    )
+    if instances == 1:
+        yield "dataset.num_instances", f"1: {without.format('another of its person', 2)}"
+    elif size == instances:
+        found = f"{size}, and dataset.num_instances = {instances}"
+        yield "dataset.batch_size", f"{found}: {without.format('one of another person', 2 * instances)}"
+
+
 def _batch_of_one(spec: Any) -> Iterator[Finding]:
     """The BNNeck normalises by the batch; several GPUs or processes share its statistics."""
     if spec.dataset.batch_size == 1 and spec.model.neck == "bnneck":
@@ -207,6 +223,7 @@ RULES: tuple[Callable[[Any], Iterator[Finding]], ...] = (
     partial(_per_channel, name="pixel_mean"),
     partial(_per_channel, name="pixel_std"),
     _batch_that_does_not_divide,
+    _batch_without_pairs,
     _batch_of_one,
     _metric_loss,
     _class_token,

@@ -32,7 +32,7 @@ from reid.training.fitting import train_on_devices
 from reid.training.history import Row, best_row, write_history
 from reid.training.images import roles_of
 from reid.training.record import ignore_row
-from reid.training.refusals import refuse_other_network
+from reid.training.refusals import refuse_other_network, way_on
 from reid.training.resume import (
     BEST,
     Start,
@@ -142,14 +142,13 @@ def _compare_settings(spec: Experiment, manifest: Manifest, settings: dict[str, 
     first = (
         f"{differing[0]}: then {before.get(differing[0])!r}, now {settings.get(differing[0])!r}" if differing else ""
     )
+    roles = roles_of(spec, manifest)
+    persons = np.unique((roles.train if roles else manifest.train.of_persons()).person).tolist()
     if differing and not named:
         raise TrainingError(
             f"{start.path}: a training with other settings: {len(differing)} differ\n  first: {first}\n"
-            "  want: the earlier settings; or another folder for the new ones; or, to resume from there with\n"
-            f"  the new ones, train.resume_training_checkpoint_path={start.path}"
+            f"  want: the earlier settings; or another train.results_dir for the new ones{way_on(spec, persons, start)}"
         )
-    roles = roles_of(spec, manifest)
-    persons = np.unique((roles.train if roles else manifest.train.of_persons()).person).tolist()
     refuse_other_network(spec, persons, start)
     if differing and start.epochs_done >= spec.train.num_epochs:
         raise TrainingError(

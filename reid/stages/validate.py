@@ -6,13 +6,14 @@ later stage out of the cache. The manifest is made by the stage of that name.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reid.data.doctor_sets import examine_sets, summarize_sets
 from reid.data.file_index import read_images
 from reid.data.file_names import MARKET1501, file_names
-from reid.data.findings import Examination, counted
+from reid.data.findings import Examination, Finding, counted
 from reid.data.market_folders import HOW_TO_GET
 from reid.errors import DatasetError
 from reid.files.writing import replacing
@@ -22,8 +23,9 @@ from reid.spec import Experiment
 from reid.spec.dataset_sections import Synthetic
 from reid.spec.facts import STAGES
 from reid.spec.slices import stage_slice
-from reid.stages.images_seen import look_at_images, missing_of
+from reid.stages.images_seen import ImagesSeen, look_at_images, missing_of
 from reid.stages.outcome import Outcome
+from reid.training.choosing import require_enough_persons
 
 if TYPE_CHECKING:
     from reid.tracking.stage_run import StageRun
@@ -49,11 +51,10 @@ def validate(
     ensure_made(spec)
     missing = missing_of(spec)
     seen = look_at_images(spec, missing=missing, read=read_images, with_test_sets=with_test_sets)
-    examination = Examination(
-        seen.fingerprint,
-        tuple(summarize_sets(seen.sets)),
-        tuple(examine_sets(seen.sets, num_classes=spec.dataset.num_classes, found_before=seen.left_out)),
-    )
+    found = examine_sets(seen.sets, num_classes=spec.dataset.num_classes, found_before=seen.left_out)
+    if not missing and all(finding.severity != "error" for finding in found):
+        found = [*_too_few_to_train(spec, seen), *found]
+    examination = Examination(seen.fingerprint, tuple(summarize_sets(seen.sets)), tuple(found))
     _write_findings(examination, report=report, summary=summary, findings=findings, run=run)
     if examination.count("error"):
         run.log_metrics(_metrics(examination))
@@ -95,6 +96,23 @@ def _write_findings(examination: Examination, *, report: Path, summary: Path, fi
         with replacing(path) as partial:
             partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # file names may be of any bytes
         run.log_artifact(path)
+
+
+def _too_few_to_train(spec: Experiment, seen: ImagesSeen) -> Iterator[Finding]:
+    """An error if the training persons do not suffice for the batches, as the train stage would raise it."""
+    dataset = spec.dataset
+    try:
+        require_enough_persons(
+            seen.sets.manifest(seen.fingerprint),
+            validation_persons=dataset.validation_persons,
+            seed=spec.train.seed,
+            batch_size=dataset.batch_size,
+            num_instances=None if dataset.sampler == "softmax" else dataset.num_instances,
+        )
+    except DatasetError as error:
+        yield Finding(
+            "error", "too few to train", "; ".join(" ".join(line.split()) for line in str(error).split("\n")), 1
+        )
 
 
 def _advice(spec: Experiment) -> str:

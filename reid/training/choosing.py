@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.data.batch_parts import SetShares, require_persons
 from reid.data.market1501 import Manifest, Split
 from reid.data.picked import DecodedImages, PickedImages
 from reid.data.selection import FIELD, Roles, held_out
-from reid.data.set_shares import SetShares
 from reid.errors import DatasetError
 
 logger = logging.getLogger(__name__)
@@ -45,8 +45,9 @@ def choose_roles(train: Split, *, persons: int | float, seed: int, persons_in_a_
     persons_in_a_batch: P, 1 if batches are shuffled plainly. Raises DatasetError if too few persons are left to train
     on, or for a batch.
     """
-    roles = held_out(train, persons=persons, seed=seed)
-    rest, wanted = len(np.unique(roles.train.person)), max(2, persons_in_a_batch)
+    wanted = max(2, persons_in_a_batch)
+    roles = held_out(train, persons=persons, seed=seed, left=wanted)
+    rest = len(np.unique(roles.train.person))
     if rest < wanted:
         what = f"a batch has {persons_in_a_batch} persons (dataset.batch_size / dataset.num_instances)"
         most = roles.persons + rest - wanted
@@ -57,6 +58,26 @@ def choose_roles(train: Split, *, persons: int | float, seed: int, persons_in_a_
             f"{', or a smaller dataset.batch_size' if persons_in_a_batch > 2 else ''}"
         )
     return roles
+
+
+def require_enough_persons(
+    manifest: Manifest,
+    *,
+    validation_persons: int | float | None,
+    seed: int,
+    batch_size: int,
+    num_instances: int | None,
+) -> None:
+    """Raises what a training would raise if the persons of the manifest do not suffice for its batches.
+
+    validation_persons: None if no person is held out; num_instances: None if batches are shuffled plainly. Raises
+    DatasetError if there are too few persons, SpecError if the batch does not divide.
+    """
+    train = manifest.train.of_persons()
+    if validation_persons is not None:
+        in_a_batch = batch_size // num_instances if num_instances else 1
+        train = choose_roles(train, persons=validation_persons, seed=seed, persons_in_a_batch=in_a_batch).train
+    require_persons(train.person, shares_of(manifest, train), batch_size=batch_size, num_instances=num_instances)
 
 
 def chosen_on(roles: Roles | None) -> str:

@@ -16,9 +16,9 @@ import pytorch_lightning as pl
 import torch
 
 from reid.contract import Contract
+from reid.data.batch_parts import rank_columns
 from reid.data.market1501 import Manifest
 from reid.data.module import TrainingData
-from reid.data.sampler import rank_columns
 from reid.distributed.devices import ComputePlan, plan_training, share_the_cpu
 from reid.distributed.group import StoppedTogether, Tell
 from reid.distributed.launching import devices_here, run_on_ranks

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.contract import Contract
+from reid.data.batch_parts import SetShares
 from reid.data.colours import Colours
 from reid.data.file_index import read_image
 from reid.data.market1501 import Manifest, Split
 from reid.data.module import TrainingData
 from reid.data.picked import DecodedImages
 from reid.data.selection import Roles
-from reid.data.set_shares import SetShares
 from reid.data.store import open_store
 from reid.errors import UnreadableImage
 from reid.spec import Experiment

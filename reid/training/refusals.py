@@ -29,8 +29,10 @@ def refuse_other_network(spec: Experiment, persons: list[int], start: Start) -> 
     if start.checkpoint["reid"]["persons"] != persons:
         other.append("other persons")
     if other:
+        same_backbone = before.get("backbone") == wanted["backbone"]
         raise ArtifactError(
             f"{start.path}: a checkpoint of another network: {other[0]}\n  want: one of the spec's network and persons"
+            + (f"; or {weights_alone(spec, start)}" if same_backbone else "")
         )
     settings = start.checkpoint["training"]["settings"]
     layered = [decay != 1 for decay in (settings.get("train.optim.layer_decay", 1.0), spec.train.optim.layer_decay)]
@@ -53,9 +55,31 @@ def refuse_other_network(spec: Experiment, persons: list[int], start: Start) -> 
         ]
         raise ArtifactError(
             f"{start.path}: a checkpoint of another kind of training: {described[0]}; not {described[1]}\n"
-            "  want: the same optimizer and losses; or its weights alone, for a new training:\n"
-            f"  model.pretrain_choice=self model.pretrained_model_path={start.path}"
+            f"  want: the same optimizer and losses; or {weights_alone(spec, start)}"
         )
+
+
+def weights_alone(spec: Experiment, start: Start) -> str:
+    """What to set so that a new training begins with the weights of a checkpoint that it cannot resume from."""
+    nothing_to_resume = "train.resume_training_checkpoint_path=null "
+    return (
+        "its weights alone, for a new training in another train.results_dir:\n"
+        f"  {nothing_to_resume if spec.train.resume_training_checkpoint_path else ''}"
+        f"model.pretrain_choice=self model.pretrained_model_path={start.path}"
+    )
+
+
+def way_on(spec: Experiment, persons: list[int], start: Start) -> str:
+    """What to set so that a training with the spec's settings begins with a checkpoint of a training with others."""
+    try:
+        refuse_other_network(spec, persons, start)
+    except ArtifactError:
+        same_backbone = start.checkpoint["reid"]["model"]["backbone"] == spec.model.backbone
+        return f"; or {weights_alone(spec, start)}" if same_backbone else ""
+    finished = start.epochs_done >= spec.train.num_epochs
+    return f"; or, to resume from there with\n  the new ones, train.resume_training_checkpoint_path={start.path}" + (
+        f" train.num_epochs={start.epochs_done + 1}" if finished else ""
+    )
 
 
 def refuse_batch_of_one(network: Embedder, *, batch_size: int, contract: Contract) -> None:

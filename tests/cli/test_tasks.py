@@ -244,12 +244,23 @@ def test_a_checkpoint_of_another_backbone_than_the_spec_names_is_refused(
     )
 
 
-def test_a_checkpoint_of_another_pooling_than_the_spec_gives_is_refused(
-    spec: Callable[..., Experiment], trained: Path
+@pytest.mark.parametrize(
+    ("field", "found", "made_for"),
+    [
+        ("model.pooling=gem", "gem", "a checkpoint of model.pooling mean"),
+        ("model.feat_dim=32", "32", "made for model.feat_dim 16"),
+        ("model.neck=", "''", "a checkpoint of model.neck bnneck"),
+        ("model.neck_feat=before", "before", "a checkpoint of model.neck_feat after"),
+        ("model.id_loss_type=circle", "circle", "a checkpoint of model.id_loss_type softmax"),
+        ("model.stem_relu=off", "off", "a checkpoint of model.stem_relu on"),
+    ],
+)
+def test_a_checkpoint_of_another_network_than_the_spec_gives_is_refused(
+    spec: Callable[..., Experiment], trained: Path, field: str, found: str, made_for: str
 ) -> None:
-    assert refusal(ArtifactError, "inference", spec("model.pooling=gem")) == (
-        f"{trained}/train/reid_model_best.pth: a checkpoint of model.pooling mean\n"
-        "  found: gem in the spec\n"
+    assert refusal(ArtifactError, "inference", spec(field)) == (
+        f"{trained}/train/reid_model_best.pth: {made_for}\n"
+        f"  found: {found} in the spec\n"
         "  want:  the model's own, or the field left out: the model knows its network"
     )
 
@@ -314,7 +325,9 @@ def test_a_training_does_not_go_on_from_a_checkpoint_of_other_persons(
     )
     assert refusal(ArtifactError, "train", other) == (
         f"{checkpoint}: a checkpoint of another network: num_classes 16, not 15\n"
-        "  want: one of the spec's network and persons"
+        "  want: one of the spec's network and persons; or its weights alone, for a new training in another "
+        "train.results_dir:\n  train.resume_training_checkpoint_path=null model.pretrain_choice=self "
+        f"model.pretrained_model_path={checkpoint}"
     )
 
 

@@ -145,7 +145,8 @@ def test_the_command_of_the_images_runs_the_real_validate_stage_and_loads_neithe
     slices = [f"{stage}_spec" for stage in STAGES[1:]]
     spec = (
         f"results_dir: {tmp_path}\nmodel: {{pretrain_choice: ''}}\n"
-        f"dataset: {{num_classes: null, synthetic: {{root: {tmp_path}/drawn, train_persons: 4, test_persons: 2,"
+        f"dataset: {{num_classes: null, batch_size: 8, synthetic: {{root: {tmp_path}/drawn, train_persons: 4,"
+        " test_persons: 2,"
         " images_per_camera: 1, distractors: 1, junk: 1, cameras: 2, width: 16, height: 32}}"
     )
     ports = {

@@ -46,7 +46,7 @@ def refusal(folders: dict[str, Folder], tmp_path: Path, *needed: str) -> str:
 def test_it_is_the_pipelines_manifest_if_all_folders_are_there(market: Path, tmp_path: Path) -> None:
     names = {"train_dataset_dir": "train", "query_dataset_dir": "query", "test_dataset_dir": "gallery"}
     spec = load_spec(
-        text=f"results_dir: {tmp_path}/r\ndataset: {{num_classes: null}}",
+        text=f"results_dir: {tmp_path}/r\ndataset: {{num_classes: null, batch_size: 8}}",
         overrides=[f"dataset.{field}={market}/{FOLDERS[name]}" for field, name in names.items()],
     )
     outputs = {name: tmp_path / name for name in ("report", "summary", "findings")}

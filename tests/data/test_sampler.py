@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reid.data.sampler import EpochSteps, identity_batches, identity_steps, rank_columns, shuffled_batches
+from reid.data.batch_parts import rank_columns
+from reid.data.sampler import EpochSteps, identity_batches, identity_steps, shuffled_batches
 from reid.errors import DatasetError, SpecError
 
 sizes = st.lists(st.integers(1, 23), min_size=4, max_size=14)

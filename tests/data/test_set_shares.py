@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reid.data.batch_parts import SetShares, rank_columns
 from reid.data.places import places
-from reid.data.sampler import rank_columns
-from reid.data.set_shares import SetShares, SharedSteps, shared_batches, shared_steps
+from reid.data.set_shares import SharedSteps, shared_batches, shared_steps
 from reid.errors import DatasetError, SpecError
 
 

@@ -152,7 +152,7 @@ def test_the_network_is_what_build_embedder_takes() -> None:
 def test_what_a_model_says_is_in_its_contract() -> None:
     said = {fact.contract for fact in fields_with(SaidByModel).values()} - {None}
     assert said == {field.name for field in dataclasses.fields(Contract)} - {
-        *("embedding", "resize", "channel_order", "normalized"),
+        *("resize", "channel_order", "normalized"),
     }
     assert fields_said_by_model("export") == fields_said_by_model("start_server") == tuple(fields_with(SaidByModel))
     assert fields_said_by_model("train") == fields_said_by_model("triton") == ()

@@ -47,6 +47,16 @@ def no_effect(name: str, why: str) -> str:
             "spec: dataset.batch_size: 2 is not divisible by dataset.num_instances = 4; nearest: 4",
         ),
         (
+            "dataset: {batch_size: 16, num_instances: 16}",
+            "spec: dataset.batch_size: 16, and dataset.num_instances = 16: no image has one of another person in its "
+            "batch, so the triplet loss would be 0; want 32 or more, or dataset.sampler = softmax",
+        ),
+        (
+            "dataset: {num_instances: 1, sampler: triplet}",
+            "spec: dataset.num_instances: 1: no image has another of its person in its batch, so the triplet loss "
+            "would be 0; want 2 or more, or dataset.sampler = softmax",
+        ),
+        (
             "dataset: {batch_size: 1, sampler: softmax}",
             "spec: dataset.batch_size: 1: the BNNeck cannot normalise a single image; "
             "want 2 or more, or model.neck = ''",
@@ -219,6 +229,12 @@ def test_a_backbone_that_is_frozen_in_all_epochs_never_learns(caplog: pytest.Log
     assert said("train: {freeze_epochs: 3, num_epochs: 3}", caplog) == [notice]
     caplog.clear()
     assert said("train: {freeze_epochs: 2, num_epochs: 3}", caplog) == []
+
+
+def test_a_batch_without_pairs_is_fine_if_no_triplet_loss_reads_it() -> None:
+    load_spec(text="dataset: {num_instances: 1, sampler: softmax}")
+    load_spec(text="dataset: {num_instances: 64}\nmodel: {with_center_loss: true, metric_loss_type: center}")
+    load_spec(text="dataset: {num_instances: 32}")
 
 
 def test_each_training_set_with_a_share_has_a_place_in_a_batch() -> None:

@@ -26,7 +26,8 @@ def market(tmp_path: Path) -> Path:
 def spec_of(market: Path, *test_sets: str) -> Experiment:
     sets = ", ".join(f"{{name: {name}, root: {market.parent}/{name}}}" for name in test_sets)
     return load_spec(
-        text=f"results_dir: {market.parent}/r\ndataset: {{root: {market}, num_classes: null, test_sets: [{sets}]}}"
+        text=f"results_dir: {market.parent}/r\n"
+        f"dataset: {{root: {market}, num_classes: null, batch_size: 8, test_sets: [{sets}]}}"
     )
 
 

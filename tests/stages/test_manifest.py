@@ -25,7 +25,9 @@ def spec_of(root: Path, results: Path, *overrides: str) -> Experiment:
     folders = {"train_dataset_dir": "bounding_box_train", "query_dataset_dir": "query"}
     folders["test_dataset_dir"] = "bounding_box_test"
     places = [f"dataset.{field}={root}/{name}" for field, name in folders.items()]
-    return load_spec(text=f"results_dir: {results}\ndataset: {{num_classes: null}}", overrides=[*places, *overrides])
+    return load_spec(
+        text=f"results_dir: {results}\ndataset: {{num_classes: null, batch_size: 8}}", overrides=[*places, *overrides]
+    )
 
 
 def fingerprint_of(spec: Experiment, folder: Path) -> str:

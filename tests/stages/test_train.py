@@ -236,7 +236,7 @@ def test_a_folder_with_a_training_of_other_settings_is_refused(trained, folder):
     assert str(error.value) == (
         f"{latest}: a training with other settings: 1 differ\n"
         "  first: train.optim.base_lr: then 0.003, now 0.1\n"
-        "  want: the earlier settings; or another folder for the new ones; or, to resume from there with\n"
+        "  want: the earlier settings; or another train.results_dir for the new ones; or, to resume from there with\n"
         f"  the new ones, train.resume_training_checkpoint_path={latest}"
     )
 
@@ -246,7 +246,10 @@ def test_a_checkpoint_of_another_network_is_refused(trained, folder, tmp_path):
     with pytest.raises(ArtifactError) as error:
         run(folder, tmp_path, f"train.resume_training_checkpoint_path={named}", "model.feat_dim=16")
     assert str(error.value) == (
-        f"{named}: a checkpoint of another network: feat_dim 32, not 16\n  want: one of the spec's network and persons"
+        f"{named}: a checkpoint of another network: feat_dim 32, not 16\n"
+        "  want: one of the spec's network and persons; or its weights alone, for a new training in another "
+        "train.results_dir:\n  train.resume_training_checkpoint_path=null model.pretrain_choice=self "
+        f"model.pretrained_model_path={named}"
     )
 
 

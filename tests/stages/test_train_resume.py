@@ -162,8 +162,53 @@ def refusal(kind: type[Exception], folder: Path, model: Path, named: Path, *over
     return str(caught.value)
 
 
+def weights_alone(checkpoint: Path, *, named: bool = True) -> str:
+    no_resume = "train.resume_training_checkpoint_path=null " if named else ""
+    return (
+        "its weights alone, for a new training in another train.results_dir:\n"
+        f"  {no_resume}model.pretrain_choice=self model.pretrained_model_path={checkpoint}"
+    )
+
+
+def test_a_finished_one_of_another_backbone_is_refused_without_advice_that_would_fail(
+    folder: Path, finished: Path, tmp_path: Path
+) -> None:
+    assert refusal(ArtifactError, folder, tmp_path, finished, "model.backbone=timm/test_vit") == (
+        f"{finished}: a checkpoint of another network: backbone 'timm/test_resnet', not 'timm/test_vit'\n"
+        "  want: one of the spec's network and persons"
+    )
+
+
+@pytest.mark.parametrize("override", ["model.feat_dim=16", "dataset.validation_persons=2", "train.optim.name=SGD"])
+def test_the_advice_about_a_folder_with_another_training_can_be_followed(
+    folder: Path, finished: Path, tmp_path: Path, override: str
+) -> None:
+    with pytest.raises(TrainingError) as caught:
+        run(folder, finished.parent, override)
+    want, advice = str(caught.value).split("\n")[2:]
+    assert [want, advice] == (
+        "  want: the earlier settings; or another train.results_dir for the new ones; or "
+        + weights_alone(finished, named=False)
+    ).split("\n")
+    assert run(folder, tmp_path, override, *advice.split()).metrics["epochs"] == 2
+
+
+def test_the_advice_to_resume_a_finished_training_names_an_epoch_more(
+    folder: Path, finished: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError) as caught:
+        run(folder, finished.parent, "train.optim.base_lr=0.1")
+    resume = f"train.resume_training_checkpoint_path={finished} train.num_epochs=3"
+    assert str(caught.value) == (
+        f"{finished}: a training with other settings: 1 differ\n  first: train.optim.base_lr: then 0.003, now 0.1\n"
+        "  want: the earlier settings; or another train.results_dir for the new ones; or, to resume from there with\n"
+        f"  the new ones, {resume}"
+    )
+    assert run(folder, tmp_path, "train.optim.base_lr=0.1", *resume.split()).metrics["epochs"] == 3
+
+
 def test_a_finished_one_of_another_network_is_refused(folder: Path, finished: Path, tmp_path: Path) -> None:
-    want = "\n  want: one of the spec's network and persons"
+    want = f"\n  want: one of the spec's network and persons; or {weights_alone(finished)}"
     for override, what in (
         ("model.feat_dim=16", "feat_dim 32, not 16"),
         ("model.stem_relu=off", "stem_relu True, not False"),
@@ -204,8 +249,7 @@ def test_another_optimizer_or_loss_has_no_use_for_its_state(
 ) -> None:
     assert refusal(ArtifactError, folder, tmp_path, finished, override, "train.num_epochs=3") == (
         f"{finished}: a checkpoint of another kind of training: {then_and_now}\n"
-        "  want: the same optimizer and losses; or its weights alone, for a new training:\n"
-        f"  model.pretrain_choice=self model.pretrained_model_path={finished}"
+        f"  want: the same optimizer and losses; or {weights_alone(finished)}"
     )
 
 

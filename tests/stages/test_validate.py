@@ -44,6 +44,7 @@ def _spec(market: Path, *overrides: str) -> Experiment:
             f"dataset.query_dataset_dir={market}/query",
             f"dataset.test_dataset_dir={market}/bounding_box_test",
             "dataset.num_classes=null",
+            "dataset.batch_size=8",
             *overrides,
         ],
     )
@@ -87,6 +88,38 @@ def test_a_good_data_set_gives_three_reports_figures_and_slices(market: Path, tm
     assert set(outcome.parameters) == {"fingerprint", "evaluation_fingerprint", *slices}
     assert outcome.parameters["evaluate_spec"] == stage_slice(spec, "evaluate")
     assert (tmp_path / "results" / "store" / "index.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        (
+            ["dataset.batch_size=16"],
+            "dataset.batch_size: a batch of 16 images, 4 of a person, needs 4 persons; "
+            "found: 3 persons in the training split; want: dataset.batch_size=12 or less",
+        ),
+        (
+            ["dataset.validation_persons=2"],
+            "dataset.validation_persons: 2: 2 persons held out leave 1 to train on; found: a batch has 2 persons "
+            "(dataset.batch_size / dataset.num_instances); want: dataset.validation_persons=null",
+        ),
+        (
+            ["dataset.validation_persons=4", "dataset.sampler=softmax"],
+            "dataset.validation_persons: 4: 4 persons cannot be held out; found: 3 of 3 training persons are seen by "
+            "at least two cameras; want: dataset.validation_persons=null to choose the best checkpoint on the test "
+            "images",
+        ),
+    ],
+)
+def test_persons_that_do_not_suffice_for_the_training_are_an_error_of_its_check(
+    market: Path, tmp_path: Path, fields: list[str], what: str
+) -> None:
+    with pytest.raises(DatasetError) as error:
+        _validate(_spec(market, *fields), tmp_path / "out")
+    assert str(error.value) == (
+        f"the data set has 1 error\n  too few to train: {what}\n  all findings: {tmp_path}/out/report.html"
+    )
+    assert json.loads((tmp_path / "out" / "findings.json").read_text())["findings"][0]["check"] == "too few to train"
 
 
 def test_a_second_run_gives_the_same_bytes(market: Path, tmp_path: Path) -> None:
@@ -284,7 +317,7 @@ def _csv_set(root: Path) -> Path:
 
 def test_a_data_set_of_another_layout_is_checked_alike(tmp_path: Path) -> None:
     file = _csv_set(tmp_path / "mine")
-    fields = ["dataset.layout=csv", f"dataset.root={file}", "dataset.num_classes=null"]
+    fields = ["dataset.layout=csv", f"dataset.root={file}", "dataset.num_classes=null", "dataset.batch_size=8"]
     spec = load_spec(text=f"results_dir: {tmp_path}/results", overrides=fields)
     outcome = _validate(spec, tmp_path / "out")
     figures = {name: outcome.metrics[name] for name in ("train_images", "train_persons", "train_cameras", "errors")}
@@ -318,6 +351,7 @@ def test_several_sets_are_all_in_the_reports_and_in_the_figures(market: Path, tm
         overrides=[
             f"dataset.root={market}",
             "dataset.num_classes=null",
+            "dataset.batch_size=8",
             f"dataset.train_sets=[{{name: market, root: {market}}}, {{name: mine, root: {file}, layout: csv}}]",
             f"dataset.test_sets=[{{name: doors, root: {file}, layout: csv}}]",
         ],
