@@ -135,7 +135,7 @@ def _optim(spec: Experiment) -> Iterator[SwitchedOff]:
         (cosine, ["warmup_iters", "warmup_factor", "lr_steps"], "the cosine schedule does not read it"),
         (cosine and not plateau, ["gamma"], "the cosine schedule does not read it"),
         (not plateau and not optim.lr_steps, ["gamma"], "train.optim.lr_steps is empty"),
-        (not cosine, ["warmup_epochs"], "only train.optim.warmup_method = cosine reads it"),
+        (not cosine, ["warmup_epochs", "cosine_first_epoch"], "only train.optim.warmup_method = cosine reads it"),
         (
             not cosine and optim.warmup_iters <= 1,
             ["warmup_factor", "warmup_method"],
