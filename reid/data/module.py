@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from reid.contract import Contract
-from reid.data.augment import Plan, augment, draw, step_rng
+from reid.data.augment import Erasing, Plan, augment, draw, step_rng
 from reid.data.colours import Colours
 from reid.data.device_augment import PackedPlan, augment_batch, packed
 from reid.data.picked import DecodedImages
@@ -120,15 +120,16 @@ class TrainingData(pl.LightningDataModule):
         padding: int,
         flip_probability: float,
         erasing_probability: float,
+        erasing: Erasing = "mean",
         colours: Colours | None = None,
         shares: SetShares | None = None,
         on_device: bool = False,
         channels_last: bool = True,
     ) -> None:
         """pixels (N, H, W, C) uint8; label (N,) int64 classifier rows; num_instances: K, None for plain shuffling;
-        colours: how their colours are changed, None: not at all; shares: those of several training sets in a batch,
-        None if images are drawn as from one set; on_device: whether the training's device augments; channels_last: the
-        memory layout of the batches.
+        erasing: what erased boxes hold; colours: how their colours are changed, None: not at all; shares: those of
+        several training sets in a batch, None if images are drawn as from one set; on_device: whether the training's
+        device augments; channels_last: the memory layout of the batches.
         """
         super().__init__()
         self._begin, self._gave_back = (0, 0), False
@@ -143,6 +144,7 @@ class TrainingData(pl.LightningDataModule):
             padding=padding,
             flip_probability=flip_probability,
             erasing_probability=erasing_probability,
+            erasing=erasing,
             colours=colours,
         )
         self._shares = shares

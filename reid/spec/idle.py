@@ -96,6 +96,7 @@ def _colours(spec: Experiment) -> Iterator[SwitchedOff]:
 def _dataset(spec: Experiment) -> Iterator[SwitchedOff]:
     layout = spec.dataset.layout
     listed = layout in {"msmt17", "cuhk03", "csv"}
+    yield not spec.dataset.re_prob, ["dataset.erasing"], "dataset.re_prob is 0"
     yield listed, ["dataset.file_name"], f"dataset.layout = {layout} does not read persons from file names"
 
 

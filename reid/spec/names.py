@@ -59,6 +59,11 @@ def is_vit(backbone: str) -> bool:
     return model.startswith(("vit_", "deit", "flexivit_", "test_vit")) and not _OTHER_VITS.search(model)
 
 
+def trains_as_taos_swin(backbone: str) -> bool:
+    """Whether TAO trains it on bicubically resized images, and erases with noise: by its name, as there."""
+    return "swin" in backbone
+
+
 def require_persons(value: object) -> object:
     """The value, if it is a whole number of persons from 2 on, or a share of them between 0 and 1."""
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 2

@@ -25,6 +25,7 @@ from reid.reports.training import training_page
 from reid.spec import Experiment
 from reid.spec.facts import DecidesTraining
 from reid.spec.fields import fields_with, value_of
+from reid.spec.names import trains_as_taos_swin
 from reid.stages.outcome import Outcome
 from reid.tracking.stage_run import StageRun
 from reid.training.choosing import chosen_on
@@ -42,8 +43,6 @@ from reid.training.resume import (
 )
 
 logger = logging.getLogger(__name__)
-
-COSINE = "train.optim.warmup_method"
 
 
 def train(
@@ -110,7 +109,11 @@ def _settings_of(start: Start) -> dict[str, Any]:
     For nearly all that is today's default.
     """
     settings: dict[str, Any] = start.checkpoint["training"]["settings"]
-    formerly = {"train.optim.cosine_first_epoch": 1} if settings.get(COSINE) == "cosine" else {}
+    formerly: dict[str, Any] = {}
+    if settings.get("train.optim.warmup_method") == "cosine":
+        formerly["train.optim.cosine_first_epoch"] = 1
+    if trains_as_taos_swin(settings["model.backbone"]):
+        formerly |= {"dataset.erasing": "mean", "dataset.train_resize": "bilinear"}
     return _deciding_fields(Experiment()) | formerly | settings
 
 
