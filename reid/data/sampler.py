@@ -35,15 +35,15 @@ def identity_batches(person: Indices, *, batch_size: int, num_instances: int, se
     """
     rng = np.random.default_rng([seed, epoch, STREAM])
     names, owner = np.unique(person, return_inverse=True)
-    persons_per_batch = _persons_per_batch(batch_size, num_instances, len(names))
+    in_a_batch = persons_per_batch(batch_size, num_instances, len(names))
     images = np.split(np.argsort(owner, kind="stable"), np.cumsum(np.bincount(owner))[:-1])
     needed = -(-np.bincount(owner) // num_instances)  # groups of K that a person's images fill, rounded up
-    steps = _steps(needed, persons_per_batch)
-    spare = steps * persons_per_batch - int(needed.sum())
+    steps = _steps(needed, in_a_batch)
+    spare = steps * in_a_batch - int(needed.sum())
     needed += rng.multivariate_hypergeometric(steps - needed, spare, method="marginals")  # fill the last batches
 
     groups = [_groups(own, int(count), num_instances, rng) for own, count in zip(images, needed)]
-    batches = np.empty((steps, persons_per_batch, num_instances), np.int64)
+    batches = np.empty((steps, in_a_batch, num_instances), np.int64)
     left = needed.copy()
     for step in range(steps):
         for slot, chosen in enumerate(_systematic_sample(left, steps - step, rng)):
@@ -55,7 +55,7 @@ def identity_batches(person: Indices, *, batch_size: int, num_instances: int, se
 def identity_steps(person: Indices, *, batch_size: int, num_instances: int) -> int:
     """Exact number of batches of an epoch of `identity_batches`, without making them."""
     counts = np.unique(person, return_counts=True)[1]
-    return _steps(-(-counts // num_instances), _persons_per_batch(batch_size, num_instances, len(counts)))
+    return _steps(-(-counts // num_instances), persons_per_batch(batch_size, num_instances, len(counts)))
 
 
 def shuffled_batches(count: int, *, batch_size: int, seed: int, epoch: int) -> Indices:
@@ -122,13 +122,17 @@ class EpochSteps(Sampler[Step]):
             return shuffled_batches(len(self.person), batch_size=size, seed=seed, epoch=epoch)
         return identity_batches(self.person, batch_size=size, num_instances=self.num_instances, seed=seed, epoch=epoch)
 
+    def _batches(self) -> Indices:
+        return self.batches_of(self.epoch)
+
     def __iter__(self) -> Iterator[Step]:
-        epoch, batches = self.epoch, self.batches_of(self.epoch)
+        epoch, batches = self.epoch, self._batches()
         for step in range(self.first, len(batches)):
             yield Step(epoch, step, batches[step])
 
 
-def _persons_per_batch(batch_size: int, num_instances: int, persons: int) -> int:
+def persons_per_batch(batch_size: int, num_instances: int, persons: int) -> int:
+    """P; raises SpecError if K does not divide B, DatasetError if there are fewer than P persons."""
     rank_columns(batch_size=batch_size, num_instances=num_instances, world_size=1, rank=0)
     wanted = batch_size // num_instances
     if persons < wanted:

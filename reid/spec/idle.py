@@ -78,7 +78,11 @@ def _model(spec: Experiment) -> Iterator[SwitchedOff]:
         ["model.metric_loss_type", "model.with_center_loss"],
         "dataset.sampler = softmax uses no metric loss",
     )
-    yield sampler == "softmax", ["dataset.num_instances"], "dataset.sampler = softmax shuffles plainly"
+    yield (
+        sampler == "softmax",
+        ["dataset.num_instances", "train.epoch_length"],
+        "dataset.sampler = softmax shuffles plainly",
+    )
     identity = ["model.label_smooth", "model.id_loss_type", "model.id_loss_weight"]
     yield sampler == "triplet", identity, "dataset.sampler = triplet uses no cross-entropy"
     no_triplet = sampler == "softmax" or model.metric_loss_type == "center"

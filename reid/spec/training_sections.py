@@ -99,6 +99,10 @@ class Train(Section):
     """Seed of all random choices; on one machine, the same seed gives the same results (on a GPU up to rounding)."""
     num_epochs: Annotated[Count, InForm("epochs")] = 10
     """Number of epochs (passes over the training images)."""
+    epoch_length: Annotated[Literal["images", "peers"], DecidesTraining()] = "images"
+    """Length of an epoch in batches of P persons. images: every image is seen; peers: as in TAO, TransReID and the
+    strong baseline, no image twice, and the epoch ends if fewer than P persons have K unseen images: shorter, much
+    shorter if persons have unequal numbers of images."""
     checkpoint_interval: Count = 1
     """Number of epochs between checkpoints."""
     checkpoint_minutes: NotNegative = 2.0

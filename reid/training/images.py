@@ -119,6 +119,7 @@ def build_data(
             autoaugment=section.autoaugment_prob,
         ),
         shares=shares,
+        epoch_length=spec.train.epoch_length,
         on_device=on_device,
         channels_last=channels_last,
     )
