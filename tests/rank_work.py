@@ -150,7 +150,7 @@ def train_some_steps(
         network,
         losses,
         optimizer=optimizer,
-        epoch_factor=lambda _epoch: 1.0,
+        epoch_factor=lambda _epoch, _share: 1.0,
         plateau=None,
         plateau_watches="val_loss",
         clip_grad_norm=5.0,

@@ -8,8 +8,10 @@ Shapes: B images, H height, W width, C channels.
 """
 
 import functools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,6 +26,13 @@ STREAM = 2  # keeps these draws apart from the sampler's, which share the seed
 ERASED_AREA = (0.02, 0.4)
 ERASED_ASPECT = (0.3, 1 / 0.3)
 ERASING_TRIES = 100
+NOISE_AREA = (0.02, 1 / 3)
+NOISE_TRIES = 10
+NOISE_STARTS = 1 << 20
+"""Number of places at which the noise of an erased box may begin in the sequence of noise values."""
+
+Erasing = Literal["mean", "noise"]
+"""What an erased box is filled with."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +49,14 @@ class Plan:
     """AutoAugment; None: nothing."""
     after: Operations | None = None
     """Colour jitter and grey; None: nothing."""
+    noise: NDArray[np.int64] | None = None
+    """(B,) at which of NOISE_STARTS the noise in the image's erased box begins; None: boxes hold the mean."""
 
     def rows(self, rows: slice) -> "Plan":
         """The part of the plan that belongs to some of the images."""
-        operations = (part and part.rows(rows) for part in (self.before, self.after))
-        return Plan(self.shift[rows], self.mirror[rows], self.erased[rows], *operations)
+        before, after = (part and part.rows(rows) for part in (self.before, self.after))
+        noise = None if self.noise is None else self.noise[rows]
+        return Plan(self.shift[rows], self.mirror[rows], self.erased[rows], before, after, noise)
 
 
 def step_rng(*, seed: int, epoch: int, step: int) -> np.random.Generator:
@@ -61,6 +73,7 @@ def draw(
     padding: int,
     flip_probability: float,
     erasing_probability: float,
+    erasing: Erasing = "mean",
     colours: Colours | None = None,
 ) -> Plan:
     """A plan for `count` images: a crop at random after padding, a flip by chance, a random erased box by chance.
@@ -68,14 +81,19 @@ def draw(
     Colours have random streams of their own: None gives the same plan without them.
 
     The box follows Zhong et al., AAAI 2020, arXiv:1708.04896, algorithm 1: area 0.02-0.4 of the image, aspect
-    0.3-3.33, drawn again until it fits (if all hundred tries fail, nothing is erased). Shifting before mirroring has
-    the same distribution as after.
+    0.3-3.33, drawn again until it fits (if all hundred tries fail, nothing is erased). A box of noise follows timm's
+    RandomErasing, mode pixel: area 0.02-0.333, the logarithm of the aspect uniform, ten tries. Shifting before
+    mirroring has the same distribution as after.
     """
     shift = rng.integers(-padding, padding, (count, 2), endpoint=True)
     mirror = rng.random(count) < flip_probability
     erase = rng.random(count) < erasing_probability
-    area = rng.uniform(*ERASED_AREA, (count, ERASING_TRIES)) * (height * width)
-    aspect = rng.uniform(*ERASED_ASPECT, (count, ERASING_TRIES))
+    if erasing == "noise":
+        area = rng.uniform(*NOISE_AREA, (count, NOISE_TRIES)) * (height * width)
+        aspect = np.exp(rng.uniform(math.log(ERASED_ASPECT[0]), math.log(ERASED_ASPECT[1]), (count, NOISE_TRIES)))
+    else:
+        area = rng.uniform(*ERASED_AREA, (count, ERASING_TRIES)) * (height * width)
+        aspect = rng.uniform(*ERASED_ASPECT, (count, ERASING_TRIES))
     box_height = np.rint(np.sqrt(area * aspect)).astype(np.int64)
     box_width = np.rint(np.sqrt(area / aspect)).astype(np.int64)
     fits = (box_height < height) & (box_width < width)
@@ -84,14 +102,16 @@ def draw(
     box_width = np.take_along_axis(box_width, first, 1)[:, 0] * (box_height > 0)
     top = rng.integers(0, height - box_height, endpoint=True)
     left = rng.integers(0, width - box_width, endpoint=True)
+    noise = rng.integers(0, NOISE_STARTS, count) if erasing == "noise" else None
     before, after = draw_colours(rng, count, colours) if colours else (None, None)
-    return Plan(shift, mirror, np.stack([top, left, box_height, box_width], axis=1), before, after)
+    return Plan(shift, mirror, np.stack([top, left, box_height, box_width], axis=1), before, after, noise)
 
 
 def augment(pixels: NDArray[np.uint8], plan: Plan, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """pixels (B, H, W, C) uint8, plan of B images -> (B, C, H, W) float32, normalised, in channels-last memory.
 
-    Erased boxes hold `mean` AFTER normalisation, as in the strong baseline and TAO (Zhong et al. fill before it).
+    Erased boxes hold `mean` AFTER normalisation, as in the strong baseline and TAO (Zhong et al. fill before it); or
+    noise of mean 0 and deviation 1 in each pixel and channel, after normalisation too, as in TAO's Swin.
     """
     before = dict(_changed(pixels, plan.before))
     moved = _mirror(_shift(pixels, before, plan.shift), plan.mirror)
@@ -99,9 +119,15 @@ def augment(pixels: NDArray[np.uint8], plan: Plan, *, mean: tuple[float, ...], s
         moved[row] = changed
     images = normalize(moved, mean=mean, std=std)
     fill = erased_value(mean, images.device)
-    for image, (top, left, height, width) in zip(images, plan.erased.tolist()):
+    if plan.noise is not None:
+        values, shape = noise_values(pixels[:1].size, images.device), pixels.shape[1:]
+    for row, (top, left, height, width) in enumerate(plan.erased.tolist()):
         if height:
-            image[:, top : top + height, left : left + width] = fill
+            if plan.noise is not None:
+                start = int(plan.noise[row])
+                fill = values[start : start + images[row].numel()].view(shape).permute(2, 0, 1)
+                fill = fill[:, top : top + height, left : left + width]
+            images[row, :, top : top + height, left : left + width] = fill
     return images
 
 
@@ -129,6 +155,18 @@ def erased_value(mean: tuple[float, ...], device: torch.device) -> Tensor:
     """(C, 1, 1): the value of erased boxes."""
     with torch.inference_mode(mode=False):
         return torch.tensor(mean, device=device)[:, None, None]
+
+
+@functools.lru_cache(maxsize=4)
+def noise_values(image_values: int, device: torch.device) -> Tensor:
+    """(NOISE_STARTS + image_values,) of a normal distribution, always the same, kept on the device.
+
+    An image's noise is as many of them as it has values (H x W x C), from its start on: so it costs no random numbers,
+    and a CPU and a GPU erase with the same.
+    """
+    values = np.random.default_rng(STREAM).standard_normal(NOISE_STARTS + image_values, np.float32)
+    with torch.inference_mode(mode=False):
+        return torch.from_numpy(values).to(device)
 
 
 def _changed(pixels: NDArray[np.uint8], operations: Operations | None) -> Iterator[tuple[int, Tensor]]:

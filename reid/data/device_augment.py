@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reid.data.augment import Plan, erased_value, normalize
+from reid.data.augment import Plan, erased_value, noise_values, normalize
 from reid.data.operations import Operations, carry_out, grouped
 
 
@@ -31,13 +31,16 @@ class PackedPlan(NamedTuple):
     """(B, 7) int64: down, right, mirror, and the erased box's top, left, height, width."""
     before: PackedOperations | None
     after: PackedOperations | None
+    noise: Tensor | None
+    """(B,) int64: where the noise of each image's erased box begins; None: boxes hold the mean."""
 
 
 def packed(plan: Plan, *, height: int, width: int) -> PackedPlan:
     """A plan for images of this size, in the form that `augment_batch` takes."""
     moves = np.concatenate([plan.shift, plan.mirror[:, None], plan.erased], axis=1).astype(np.int64)
     before, after = (_packed(part, height, width) if part else None for part in (plan.before, plan.after))
-    return PackedPlan(torch.from_numpy(moves), before, after)
+    noise = None if plan.noise is None else torch.from_numpy(plan.noise)
+    return PackedPlan(torch.from_numpy(moves), before, after, noise)
 
 
 def _packed(operations: Operations, height: int, width: int) -> PackedOperations | None:
@@ -67,7 +70,16 @@ def augment_batch(pixels: Tensor, plan: PackedPlan, *, mean: tuple[float, ...], 
     in_rows = _within(rows, top[:, None], (top + box_height)[:, None])  # (B, H)
     in_columns = _within(columns, left[:, None], (left + box_width)[:, None])
     erased = in_rows[:, None, :, None] & in_columns[:, None, None, :]  # (B, 1, H, W)
-    return torch.where(erased, erased_value(mean, pixels.device), images).contiguous(memory_format=torch.channels_last)
+    fill = erased_value(mean, pixels.device) if plan.noise is None else _noise(images, plan.noise)
+    return torch.where(erased, fill, images).contiguous(memory_format=torch.channels_last)
+
+
+def _noise(images: Tensor, start: Tensor) -> Tensor:
+    """(B, C, H, W): the noise of each image, from its start in `noise_values` on."""
+    count, channels, height, width = images.shape
+    values = noise_values(images[:1].numel(), images.device)
+    index = start[:, None] + torch.arange(images[:1].numel(), device=images.device)
+    return values[index].view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _changed(images: Tensor, operations: PackedOperations | None) -> Tensor:

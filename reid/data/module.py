@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from reid.contract import Contract
-from reid.data.augment import Plan, augment, draw, step_rng
+from reid.data.augment import Erasing, Plan, augment, draw, step_rng
 from reid.data.batch_parts import Indices, SetShares, rank_columns
 from reid.data.colours import Colours
 from reid.data.device_augment import PackedPlan, augment_batch, packed
+from reid.data.peer_epochs import PeerSteps
 from reid.data.picked import DecodedImages
 from reid.data.planning import PlannedEpochs
 from reid.data.sampler import EpochSteps, Step
@@ -121,15 +122,18 @@ class TrainingData(pl.LightningDataModule):
         padding: int,
         flip_probability: float,
         erasing_probability: float,
+        erasing: Erasing = "mean",
         colours: Colours | None = None,
         shares: SetShares | None = None,
+        epoch_length: Literal["images", "peers"] = "images",
         on_device: bool = False,
         channels_last: bool = True,
     ) -> None:
         """pixels (N, H, W, C) uint8; label (N,) int64 classifier rows; num_instances: K, None for plain shuffling;
-        colours: how their colours are changed, None: not at all; shares: those of several training sets in a batch,
-        None if images are drawn as from one set; on_device: whether the training's device augments; channels_last: the
-        memory layout of the batches.
+        erasing: what erased boxes hold; colours: how their colours are changed, None: not at all; shares: those of
+        several training sets in a batch, None if images are drawn as from one set; epoch_length: peers for epochs as
+        reid.data.peer_epochs makes them, of which batches that are shuffled plainly and sets with shares have none;
+        on_device: whether the training's device augments; channels_last: the memory layout of the batches.
         """
         super().__init__()
         self._begin, self._gave_back = (0, 0), False
@@ -144,19 +148,29 @@ class TrainingData(pl.LightningDataModule):
             padding=padding,
             flip_probability=flip_probability,
             erasing_probability=erasing_probability,
+            erasing=erasing,
             colours=colours,
         )
         self._shares = shares
+        self._as_peers = epoch_length == "peers" and num_instances is not None and shares is None
         self._planned = PlannedEpochs(self.steps().plan)
 
     def steps(self) -> EpochSteps:
-        """The steps of every epoch in their order; `len` is their number."""
+        """The steps of every epoch in their order; `len` is the number of those of the epoch that is set."""
         given: dict[str, Any] = {
             "batch_size": self.batch_size,
             "num_instances": self.num_instances,
             "seed": self.seed,
         }
-        return SharedSteps(self.label, self._shares, **given) if self._shares else EpochSteps(self.label, **given)
+        if self._shares:
+            return SharedSteps(self.label, self._shares, **given)
+        return PeerSteps(self.label, **given) if self._as_peers else EpochSteps(self.label, **given)
+
+    def steps_in(self, epoch: int) -> int:
+        """The number of steps of an epoch (from 0); with the peers' length each epoch may have another."""
+        steps = self.steps()
+        steps.set_epoch(epoch)
+        return len(steps)
 
     def begin_at(self, epoch: int, step: int) -> None:
         """The first epoch to be trained, and the step of it to begin with (both from 0)."""
@@ -179,11 +193,12 @@ class TrainingData(pl.LightningDataModule):
             images.with_pixels = not self._holds_all_images(self.trainer.strategy.root_device)
         steps = self.steps()
         first = self._begin[1] if epoch == self._begin[0] else 0
+        # Lightning makes a loader for each epoch; what is planned ahead is kept here
+        steps.batches_of = partial(self._planned.batches, last=epoch + 1 == epochs)
+        steps.begin_at(epoch, 0)
         # if only the end of an epoch is missing, its last batch is given again and not trained on: an empty loader
         # would end fit
         steps.begin_at(epoch, min(first, len(steps) - 1))
-        # Lightning makes a loader for each epoch; what is planned ahead is kept here
-        steps.batches_of = partial(self._planned.batches, last=epoch + 1 == epochs)
         return DataLoader(
             images,
             sampler=steps,

@@ -101,8 +101,11 @@ class EpochSteps(Sampler[Step]):
             return shuffled_batches(len(self.person), batch_size=size, seed=seed, epoch=epoch)
         return identity_batches(self.person, batch_size=size, num_instances=self.num_instances, seed=seed, epoch=epoch)
 
+    def _batches(self) -> Indices:
+        return self.batches_of(self.epoch)
+
     def __iter__(self) -> Iterator[Step]:
-        epoch, batches = self.epoch, self.batches_of(self.epoch)
+        epoch, batches = self.epoch, self._batches()
         for step in range(self.first, len(batches)):
             yield Step(epoch, step, batches[step])
 

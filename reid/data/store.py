@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,39 +31,49 @@ logger = logging.getLogger(__name__)
 BLOCK_BYTES = 1 << 25
 """Bytes of images that are decoded together before they are written."""
 MODE = {3: "RGB", 1: "L"}
+Resize = Literal["bilinear", "bicubic"]
+RESAMPLING: dict[Resize, Image.Resampling] = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
 READING_RULES = 2
 """Version of the rules by which images become pixels. Stores of version 1, plain PIL, had no version in their names."""
 
 
-def open_store(split: Split, *, height: int, width: int, channels: int, folder: Path, key: str) -> NDArray[np.uint8]:
-    """A read-only memory map (N, H, W, C) uint8; row i is the split's image i, resized bilinearly (PIL's, antialiased).
+def open_store(
+    split: Split, resize: Resize = "bilinear", /, *, height: int, width: int, channels: int, folder: Path, key: str
+) -> NDArray[np.uint8]:
+    """A read-only memory map (N, H, W, C) uint8; row i is the split's image i, resized as PIL does (antialiased).
 
-    key: the data set's fingerprint. If several processes ask at once, one decodes and the others wait.
+    key: the data set's fingerprint. If several processes ask at once, one decodes and the others wait. resize: bilinear
+    is how each image is resized that a trained model gets.
     Raises UnreadableImage if an image cannot be decoded, ArtifactError if the store cannot be written; no part of a
     store is left behind then.
     """
     shape = (len(split), height, width, channels)
     if not len(split):
         return np.empty(shape, np.uint8)
-    names = [_name(split, shape, key=key, rules=rules) for rules in (READING_RULES, 1)]
+    names = [_name(split, shape, key=key, rules=rules, resize=resize) for rules in (READING_RULES, 1)]
     path, older = (folder / name for name in names)
     store = _open_existing(path, shape)
-    if store is None and older.is_file():
+    if store is None and resize == "bilinear" and older.is_file():
         store = _take_over(older, path, split, shape)
     if store is None:
         with _only_one_builder(folder):
             store = _open_existing(path, shape)  # the process that held the lock may have built it
             if store is None:
-                _build(path, split, shape)
+                _build(path, split, shape, resize)
                 store = _open_existing(path, shape)
     if store is None:
         raise ArtifactError(f"{path}: the store of decoded images was removed while it was opened")
     return store
 
 
-def _name(split: Split, shape: tuple[int, ...], *, key: str, rules: int) -> str:
+def _name(split: Split, shape: tuple[int, ...], *, key: str, rules: int, resize: Resize) -> str:
     """The file's name; a split without its junk has another name than the whole split."""
     digest = hashlib.sha256(key.encode() if rules == 1 else f"{key} read by rules {rules}".encode())
+    if resize != "bilinear":
+        digest.update(f", resized by {resize}".encode())
     for image in split.images:
         digest.update(f"\n{image.file}".encode(errors="surrogateescape"))  # the name's own bytes
     size = "x".join(map(str, shape[1:]))
@@ -121,7 +132,7 @@ def _only_one_builder(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def _build(path: Path, split: Split, shape: tuple[int, int, int, int]) -> None:
+def _build(path: Path, split: Split, shape: tuple[int, int, int, int], resize: Resize) -> None:
     """Writes the .npy block by block as a plain file.
 
     A full disk makes a write fail, but it kills a process that writes to a memory map.
@@ -135,7 +146,7 @@ def _build(path: Path, split: Split, shape: tuple[int, int, int, int]) -> None:
     paths = split.paths
 
     def fill(row: int, file: Path) -> None:
-        block[row] = decode(file, height=height, width=width, channels=channels)
+        block[row] = decode(file, height=height, width=width, channels=channels, resize=resize)
 
     with (
         replacing(path) as partial,
@@ -156,17 +167,19 @@ def _build(path: Path, split: Split, shape: tuple[int, int, int, int]) -> None:
     logger.info("%s: %d images of %d x %d, %.0f MiB", path, images, width, height, path.stat().st_size / 2**20)
 
 
-def decode(path: Path, *, height: int, width: int, channels: int) -> NDArray[np.uint8]:
-    """One image (H, W, C) of a validated data set, resized bilinearly. Raises UnreadableImage if it cannot be read."""
+def decode(path: Path, *, height: int, width: int, channels: int, resize: Resize) -> NDArray[np.uint8]:
+    """One image (H, W, C) of a validated data set, resized. Raises UnreadableImage if it cannot be read."""
     try:
-        return read_resized(path, height=height, width=width, channels=channels)
+        return read_resized(path, resize, height=height, width=width, channels=channels)
     except UnreadableImage as error:
         raise UnreadableImage(f"{error}; has it changed since the validate stage?") from error
 
 
-def read_resized(path: Path, *, height: int, width: int, channels: int) -> NDArray[np.uint8]:
-    """One image (H, W, C), resized bilinearly. Raises UnreadableImage if it cannot be read."""
+def read_resized(
+    path: Path, resize: Resize = "bilinear", /, *, height: int, width: int, channels: int
+) -> NDArray[np.uint8]:
+    """One image (H, W, C), resized. Raises UnreadableImage if it cannot be read."""
     converted = read_picture(path, mode=MODE[channels])
     if converted.size != (width, height):
-        converted = converted.resize((width, height), Image.Resampling.BILINEAR)
+        converted = converted.resize((width, height), RESAMPLING[resize])
     return np.asarray(converted, np.uint8).reshape(height, width, channels)

@@ -29,6 +29,8 @@ class ForeignPorts:
     """Whether the input is (B, H, W, C)."""
     batch: int
     """The number of images that the graph was made for; 0 if it is open."""
+    further: tuple[str, ...] = ()
+    """The outputs beside the embedding, which are left out."""
 
     def in_words(self) -> str:
         """What the file has, for the log."""
@@ -36,6 +38,17 @@ class ForeignPorts:
         batch = f"a batch of {self.batch}, opened" if self.batch else "an open batch"
         kind = "float16" if self.half else "float32"
         return f"input {self.input} ({layout}) in {kind}, output {self.output}, {batch}"
+
+    def renamed_in_words(self) -> str:
+        """What is called otherwise from now on, and what is gone, for the log; empty if nothing."""
+        renamed = [
+            f"{port} {theirs} is {ours}"
+            for port, theirs, ours in (("input", self.input, INPUT), ("output", self.output, OUTPUT))
+            if theirs != ours
+        ]
+        left_out = [f"left out: {', '.join(self.further)}"] if self.further else []
+        parts = [f"renamed, as TAO's Triton clients ask for them: {', '.join(renamed)}"] if renamed else []
+        return "; ".join(parts + left_out)
 
 
 def foreign_ports(model: Any, contract: Contract, path: Path, *, output: str | None) -> ForeignPorts:
@@ -76,6 +89,7 @@ def foreign_ports(model: Any, contract: Contract, path: Path, *, output: str | N
         half=kind == onnx.TensorProto.FLOAT16,
         channels_last=fitting[0],
         batch=axes[0],
+        further=tuple(name for name in outputs if name != (output or outputs[0])),
     )
 
 

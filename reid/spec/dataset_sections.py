@@ -185,6 +185,13 @@ class Dataset(Section):
     """Probability of a horizontal flip."""
     re_prob: Annotated[Share, DecidesTraining()] = 0.5
     """Probability of random erasing: Zhong et al., AAAI 2020, arXiv:1708.04896."""
+    erasing: Annotated[Literal["auto", "mean", "noise"], DecidesTraining()] = "auto"
+    """What random erasing fills its box with. mean: pixel_mean, after the normalisation; noise: a normal distribution
+    in each pixel and channel, as timm's RandomErasing in mode pixel, whose boxes are a little smaller. auto: noise for
+    a Swin, else mean, as in TAO."""
+    train_resize: Annotated[Literal["auto", "bilinear", "bicubic"], DecidesTraining()] = "auto"
+    """How training images are resized. auto: bicubic for a Swin, else bilinear, as in TAO. Query and gallery images,
+    and those that a trained model gets, are always resized bilinearly, there too."""
     color_jitter: Annotated[ColorJitter, DecidesTraining()] = Field(default_factory=ColorJitter)
     """Random brightness, contrast, saturation and hue."""
     grey_prob: Annotated[Share, DecidesTraining()] = 0.0

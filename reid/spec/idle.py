@@ -78,7 +78,11 @@ def _model(spec: Experiment) -> Iterator[SwitchedOff]:
         ["model.metric_loss_type", "model.with_center_loss"],
         "dataset.sampler = softmax uses no metric loss",
     )
-    yield sampler == "softmax", ["dataset.num_instances"], "dataset.sampler = softmax shuffles plainly"
+    yield (
+        sampler == "softmax",
+        ["dataset.num_instances", "train.epoch_length"],
+        "dataset.sampler = softmax shuffles plainly",
+    )
     identity = ["model.label_smooth", "model.id_loss_type", "model.id_loss_weight"]
     yield sampler == "triplet", identity, "dataset.sampler = triplet uses no cross-entropy"
     no_triplet = sampler == "softmax" or model.metric_loss_type == "center"
@@ -96,6 +100,7 @@ def _colours(spec: Experiment) -> Iterator[SwitchedOff]:
 def _dataset(spec: Experiment) -> Iterator[SwitchedOff]:
     layout = spec.dataset.layout
     listed = layout in {"msmt17", "cuhk03", "csv"}
+    yield not spec.dataset.re_prob, ["dataset.erasing"], "dataset.re_prob is 0"
     yield listed, ["dataset.file_name"], f"dataset.layout = {layout} does not read persons from file names"
 
 
@@ -135,7 +140,7 @@ def _optim(spec: Experiment) -> Iterator[SwitchedOff]:
         (cosine, ["warmup_iters", "warmup_factor", "lr_steps"], "the cosine schedule does not read it"),
         (cosine and not plateau, ["gamma"], "the cosine schedule does not read it"),
         (not plateau and not optim.lr_steps, ["gamma"], "train.optim.lr_steps is empty"),
-        (not cosine, ["warmup_epochs"], "only train.optim.warmup_method = cosine reads it"),
+        (not cosine, ["warmup_epochs", "cosine_first_epoch"], "only train.optim.warmup_method = cosine reads it"),
         (
             not cosine and optim.warmup_iters <= 1,
             ["warmup_factor", "warmup_method"],

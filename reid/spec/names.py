@@ -64,6 +64,11 @@ def is_swin(backbone: str) -> bool:
     return backbone.removeprefix(ANY_TIMM).startswith("swin_")
 
 
+def trains_as_taos_swin(backbone: str) -> bool:
+    """Whether TAO trains it on bicubically resized images, and erases with noise: by its name, as there."""
+    return "swin" in backbone
+
+
 def require_persons(value: object) -> object:
     """The value, if it is a whole number of persons from 2 on, or a share of them between 0 and 1."""
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 2

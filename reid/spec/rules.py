@@ -71,6 +71,11 @@ def _two_cosines(spec: Any) -> Iterator[Finding]:
         )
 
 
+def _shares_in_the_peers_epochs(spec: Any) -> Iterator[Finding]:
+    if spec.train.epoch_length == "peers" and any(part.share for part in spec.dataset.train_sets):
+        yield "train.epoch_length", "'peers', but sets of dataset.train_sets have shares; want images, or no shares"
+
+
 def _picture(spec: Any, *, name: str) -> Iterator[Finding]:
     plot = getattr(spec.evaluate, name)
     if plot is not None and not plot.lower().endswith(PICTURES):
@@ -229,6 +234,7 @@ RULES: tuple[Callable[[Any], Iterator[Finding]], ...] = (
     _class_token,
     _fused,
     _two_cosines,
+    _shares_in_the_peers_epochs,
     _source_or_drawing,
     _url_or_zip,
     _checksum,

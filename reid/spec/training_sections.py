@@ -30,7 +30,7 @@ class Optim(Section):
     gamma: Positive = 0.1
     """Factor on the learning rate at each step of lr_steps or of AutoReduce."""
     bias_lr_factor: Positive = 1.0
-    """Factor on the learning rate of biases."""
+    """Factor on the learning rate of biases: of each parameter with "bias" in its name, as in TAO."""
     weight_decay: NotNegative = 5e-4
     """L2 penalty of the weights, as the optimizer takes it."""
     weight_decay_bias: NotNegative = 5e-4
@@ -47,6 +47,9 @@ class Optim(Section):
     """How the learning rate rises, in shares of base_lr. constant: warmup_factor until warmup_iters; linear: from
     warmup_factor to 1 at warmup_iters; cosine: from 0.01 to 1 until warmup_epochs, then down to 0.002 at the end;
     lr_steps and gamma then have no effect."""
+    cosine_first_epoch: Literal[0, 1] = 0
+    """Number that the cosine of warmup_method gives the first epoch. 0: it trains at 0.01 of base_lr, as in TAO and
+    SOLIDER; 1: the learning rate is one epoch ahead, as in TransReID and PersonViT."""
     base_lr: Annotated[Positive, InForm("learning_rate")] = 3.5e-4
     """Learning rate of the weights after the warm-up."""
     momentum: Share = 0.9
@@ -96,6 +99,10 @@ class Train(Section):
     """Seed of all random choices; on one machine, the same seed gives the same results (on a GPU up to rounding)."""
     num_epochs: Annotated[Count, InForm("epochs")] = 10
     """Number of epochs (passes over the training images)."""
+    epoch_length: Annotated[Literal["images", "peers"], DecidesTraining()] = "images"
+    """Length of an epoch in batches of P persons. images: every image is seen; peers: as in TAO, TransReID and the
+    strong baseline, no image twice, and the epoch ends if fewer than P persons have K unseen images: shorter, much
+    shorter if persons have unequal numbers of images."""
     checkpoint_interval: Count = 1
     """Number of epochs between checkpoints."""
     checkpoint_minutes: NotNegative = 2.0

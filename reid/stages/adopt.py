@@ -115,6 +115,8 @@ def _adopt_onnx(spec: Experiment, file: Path, output: Path, embedding: str | Non
         file, contract_of(spec, width or 1), output=embedding, any_width=width is None
     )
     logger.info("%s: %s", file.name, ports.in_words())
+    if renamed := ports.renamed_in_words():
+        logger.info("%s: %s", file.name, renamed)
     _log_unchecked(file, "ONNX", contract, "its input and output fit, and it ran on noise")
     write_model(output, content, key=encryption_key() if spec.export.encrypted else None)
     return Outcome(

@@ -25,6 +25,7 @@ from reid.reports.training import training_page
 from reid.spec import Experiment
 from reid.spec.facts import DecidesTraining
 from reid.spec.fields import fields_with, value_of
+from reid.spec.names import trains_as_taos_swin
 from reid.stages.outcome import Outcome
 from reid.tracking.stage_run import StageRun
 from reid.training.choosing import chosen_on
@@ -102,6 +103,20 @@ def _deciding_fields(spec: Experiment) -> dict[str, Any]:
     return {name: value_of(spec, name) for name, fact in fields_with(DecidesTraining).items() if fact.decides}
 
 
+def _settings_of(start: Start) -> dict[str, Any]:
+    """The settings of the training of a checkpoint. Those that are newer than it have the value that was the rule then.
+
+    For nearly all that is today's default.
+    """
+    settings: dict[str, Any] = start.checkpoint["training"]["settings"]
+    formerly: dict[str, Any] = {}
+    if settings.get("train.optim.warmup_method") == "cosine":
+        formerly["train.optim.cosine_first_epoch"] = 1
+    if trains_as_taos_swin(settings["model.backbone"]):
+        formerly |= {"dataset.erasing": "mean", "dataset.train_resize": "bilinear"}
+    return _deciding_fields(Experiment()) | formerly | settings
+
+
 def _starting_point(spec: Experiment, manifest: Manifest, model: Path, settings: dict[str, Any]) -> Start | None:
     """The checkpoint to resume from, which is logged; None to begin.
 
@@ -136,8 +151,7 @@ def _compare_settings(spec: Experiment, manifest: Manifest, settings: dict[str, 
     network, the persons and the optimizer are the same and there is an epoch left to train.
     """
     named = spec.train.resume_training_checkpoint_path
-    # a field that is newer than the checkpoint has a default that changes nothing
-    before = _deciding_fields(Experiment()) | start.checkpoint["training"]["settings"]
+    before = _settings_of(start)
     differing = sorted(name for name in before | settings if before.get(name) != settings.get(name))
     first = (
         f"{differing[0]}: then {before.get(differing[0])!r}, now {settings.get(differing[0])!r}" if differing else ""

@@ -1,7 +1,8 @@
 """The images that a training learns from, and those on which its best checkpoint is chosen.
 
 If the spec holds persons out (`dataset.validation_persons`), both are rows of one store, for the training images are
-decoded together. Else the best checkpoint is chosen on the query and gallery images.
+decoded together; if training images are resized otherwise than a trained model's, each has a store. Else the best
+checkpoint is chosen on the query and gallery images.
 """
 
 import logging
@@ -15,10 +16,13 @@ from reid.data.batch_parts import SetShares, require_persons
 from reid.data.market1501 import Manifest, Split
 from reid.data.picked import DecodedImages, PickedImages
 from reid.data.selection import FIELD, Roles, held_out
+from reid.data.store import Resize
 from reid.errors import DatasetError
 
 logger = logging.getLogger(__name__)
 
+VALIDATED: Resize = "bilinear"
+"""How the images are resized on which a checkpoint is chosen: as those that the trained model gets."""
 ON_THE_TEST_IMAGES = "the query and gallery images of the data set, whose figures are therefore optimistic"
 
 
@@ -91,27 +95,30 @@ def images_by_role(
     manifest: Manifest,
     roles: Roles | None,
     *,
-    decoded: Callable[[Split], NDArray[np.uint8]],
+    decoded: Callable[[Split, Resize], NDArray[np.uint8]],
     readable: Callable[[Split], Split],
+    resize: Resize,
 ) -> ImagesByRole:
-    """All images of a training; roles: None if no person is held out.
+    """All images of a training; roles: None if no person is held out. resize: how those to learn from are resized.
 
     `decoded` opens the store of a split, `readable` gives a split without damaged images. Those of held-out persons are
     left out as those of the others are.
     """
     listed = manifest.train.of_persons()
     everyone = readable(listed)
-    pixels = decoded(everyone)
+    pixels = decoded(everyone, resize)
     persons, skipped = len(np.unique(everyone.person)), len(listed) - len(everyone)
     if roles is None:
         pairs: list[WithPixels] = [
             (everyone, pixels),
-            *((split, decoded(split)) for split in (manifest.query, manifest.gallery)),
+            *((split, decoded(split, VALIDATED)) for split in (manifest.query, manifest.gallery)),
         ]
         return _by_role(*pairs, persons=persons, skipped=skipped)
     logger.info("the best checkpoint is chosen on %s", chosen_on(roles))
     row_of = {image.file: row for row, image in enumerate(everyone.images)}
     picked = [_picked(split, pixels, row_of) for split in roles]
+    if resize != VALIDATED:
+        picked[1:] = [(split, decoded(split, VALIDATED)) for split, _ in picked[1:]]
     return _by_role(*picked, persons=persons, skipped=skipped)
 
 

@@ -295,7 +295,7 @@ def _step_monitor(
     steps = StepMonitor(
         model,
         epochs=spec.train.num_epochs,
-        steps=len(parts.data.steps()),
+        steps=parts.data.steps_in,
         batch_size=spec.dataset.batch_size,
         files=[image.file for image in parts.images.train.images],
         ranks=ranks,

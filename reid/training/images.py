@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.contract import Contract
+from reid.data.augment import Erasing
 from reid.data.batch_parts import SetShares
 from reid.data.colours import Colours
 from reid.data.file_index import read_image
@@ -17,19 +18,37 @@ from reid.data.market1501 import Manifest, Split
 from reid.data.module import TrainingData
 from reid.data.picked import DecodedImages
 from reid.data.selection import Roles
-from reid.data.store import open_store
+from reid.data.store import Resize, open_store
 from reid.errors import UnreadableImage
 from reid.spec import Experiment
+from reid.spec.names import trains_as_taos_swin
 from reid.training.choosing import ImagesByRole, choose_roles, images_by_role
 from reid.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
 
-def decoded(spec: Experiment, split: Split, fingerprint: str) -> NDArray[np.uint8]:
+def training_resize(spec: Experiment) -> Resize:
+    """How training images are resized; query and gallery images always are bilinearly, as in TAO."""
+    chosen = spec.dataset.train_resize
+    if chosen == "auto":
+        return "bicubic" if trains_as_taos_swin(spec.model.backbone) else "bilinear"
+    return chosen
+
+
+def erasing(spec: Experiment) -> Erasing:
+    """What random erasing fills its boxes with."""
+    chosen = spec.dataset.erasing
+    if chosen == "auto":
+        return "noise" if trains_as_taos_swin(spec.model.backbone) else "mean"
+    return chosen
+
+
+def decoded(spec: Experiment, split: Split, fingerprint: str, *, resize: Resize = "bilinear") -> NDArray[np.uint8]:
     """The images of a split (N, H, W, C), from the store of decoded images."""
     return open_store(
         split,
+        resize,
         height=spec.model.input_height,
         width=spec.model.input_width,
         channels=spec.model.input_channels,
@@ -41,7 +60,7 @@ def decoded(spec: Experiment, split: Split, fingerprint: str) -> NDArray[np.uint
 def readable_images(spec: Experiment, split: Split, fingerprint: str) -> Split:
     """The training images, all decoded; if the spec says so, without those that became unreadable since validate."""
     try:
-        decoded(spec, split, fingerprint)
+        decoded(spec, split, fingerprint, resize=training_resize(spec))
     except UnreadableImage:
         if spec.dataset.corrupt_images != "skip":
             raise
@@ -79,7 +98,7 @@ def build_data(
     """
     section, jitter = spec.dataset, spec.dataset.color_jitter
     return TrainingData(
-        decoded(spec, images, fingerprint) if pixels is None else pixels,
+        decoded(spec, images, fingerprint, resize=training_resize(spec)) if pixels is None else pixels,
         label,
         contract=contract,
         batch_size=section.batch_size,
@@ -89,6 +108,7 @@ def build_data(
         padding=section.padding,
         flip_probability=section.prob,
         erasing_probability=section.re_prob,
+        erasing=erasing(spec),
         colours=Colours(
             jitter=jitter.prob,
             brightness=jitter.brightness,
@@ -99,6 +119,7 @@ def build_data(
             autoaugment=section.autoaugment_prob,
         ),
         shares=shares,
+        epoch_length=spec.train.epoch_length,
         on_device=on_device,
         channels_last=channels_last,
     )
@@ -122,7 +143,8 @@ def images_of(spec: Experiment, manifest: Manifest, roles: Roles | None) -> Imag
     return images_by_role(
         manifest,
         roles,
-        decoded=lambda split: decoded(spec, split, manifest.fingerprint),
+        decoded=lambda split, resize: decoded(spec, split, manifest.fingerprint, resize=resize),
+        resize=training_resize(spec),
         readable=lambda split: readable_images(spec, split, manifest.fingerprint),
     )
 

@@ -24,9 +24,11 @@ from reid.model.checkpoint import AVERAGE
 from reid.model.embedder import Embedder
 from reid.training.averaging import AVERAGED_STEPS, AveragedNetwork
 from reid.training.chosen_losses import OF_THE_WHOLE_BATCH
+from reid.training.former_groups import in_todays_groups
 from reid.training.freezing import Freezing
 from reid.training.loss_scaling import scaling_of
 from reid.training.plateau import Plateau
+from reid.training.schedule import GroupFactor
 
 STEPS_OF_FULL_MEMORY = 3
 """After so many steps the optimizer's state exists and a compiled network has its memory: no later step needs more."""
@@ -49,7 +51,7 @@ class Training(pl.LightningModule):
         losses: nn.ModuleDict,
         *,
         optimizer: Callable[[nn.Module], torch.optim.Optimizer],
-        epoch_factor: Callable[[int], float],
+        epoch_factor: GroupFactor,
         plateau: Plateau | None,
         plateau_watches: str,
         clip_grad_norm: float,
@@ -60,7 +62,7 @@ class Training(pl.LightningModule):
         freeze_epochs: int,
         seed: int,
     ) -> None:
-        """epoch_factor: epoch (from 0) -> factor on the base learning rate; plateau: another factor, or None.
+        """epoch_factor: see GroupFactor; plateau: another factor on all learning rates, or None.
 
         loss_weights: of each loss in their sum. unit_triplet: whether the triplet loss sees features of length 1.
         ema_decay: of the moving average of the weights; 0: none is kept. freeze_epochs: in how many the
@@ -90,6 +92,7 @@ class Training(pl.LightningModule):
         self._freezing.let_learn(learns)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
+            group.setdefault("share", 1.0)
         return optimizer
 
     def on_fit_start(self) -> None:
@@ -108,15 +111,16 @@ class Training(pl.LightningModule):
         """The network that is validated and kept: the averaged one, if there is one."""
         return self._average.network if self._average else self.model
 
-    def learning_rate_at(self, epoch: int) -> float:
-        """The factor on every group's base learning rate in this epoch (from 0)."""
-        return self._epoch_factor(epoch) * (self.plateau.factor if self.plateau else 1.0)
+    def learning_rate_at(self, epoch: int, share: float = 1.0) -> float:
+        """The factor on the base learning rate of a group of this share, in this epoch (from 0)."""
+        return self._epoch_factor(epoch, share) * (self.plateau.factor if self.plateau else 1.0)
 
     def on_train_start(self) -> None:
         """Loads the optimizer's state of a resumed training, but with the learning rates and decays of today's spec."""
         if self._optimizer_state is None:
             return
-        optimizer, state = self._optimizer(), self._optimizer_state
+        optimizer = self._optimizer()
+        state = in_todays_groups(self._optimizer_state, optimizer.param_groups, self.model)
         # set before loading, because torch places the counts of steps by a group's `fused`
         groups = [
             old | {name: value for name, value in wanted.items() if name != "params"}
@@ -129,9 +133,8 @@ class Training(pl.LightningModule):
         """Sets the epoch's learning rate, and whether the backbone learns."""
         if self._freezing.begin_epoch(self.current_epoch, self.trainer):
             self._steps_taken = 0  # these steps need more memory
-        factor = self.learning_rate_at(self.current_epoch)
         for group in self._optimizer().param_groups:
-            group["lr"] = group["initial_lr"] * factor
+            group["lr"] = group["initial_lr"] * self.learning_rate_at(self.current_epoch, group["share"])
 
     @property
     def learning_rate(self) -> float:

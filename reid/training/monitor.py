@@ -6,7 +6,7 @@ and read together, about twice a second: no step waits, and a bad loss is notice
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,14 +51,19 @@ class StepMonitor(Callback):
         folder: Path,
         *,
         epochs: int,
-        steps: int,
+        steps: Callable[[int], int],
         batch_size: int,
         files: Sequence[str],
         ranks: Ranks,
         run: LogsMetrics,
     ) -> None:
-        """steps: in an epoch; batch_size: over all ranks; files: names of the training images, in their order."""
-        self._folder, self._epochs, self.in_an_epoch, self._batch_size = folder, epochs, steps, batch_size
+        """steps: epoch (from 0) -> its number of steps; batch_size: over all ranks; files: names of the training
+        images, in their order.
+        """
+        self._folder, self._epochs, self._steps_in, self._batch_size = folder, epochs, steps, batch_size
+        self.in_an_epoch = steps(0)
+        """The number of steps of the epoch that runs."""
+        self._images = self.in_an_epoch * batch_size
         self._files, self._ranks, self._run = files, ranks, run
         self._progress: Progress | None = None
         self._waiting: list[tuple[Step, dict[str, Tensor]]] = []
@@ -86,10 +91,10 @@ class StepMonitor(Callback):
         before = self._restored or {"names": [], "rows": [], "seconds": 0.0}
         self._names, self._read, self._seconds = before["names"], list(before["rows"]), before["seconds"]
         self._waiting, self._restored = [], None
+        self.in_an_epoch = self._steps_in(trainer.current_epoch)
         if self._progress is None:
-            images = self.in_an_epoch * self._batch_size
-            done = trainer.current_epoch * images + len(self._read) * self._batch_size
-            self._progress = Progress("training", self._epochs * images, already_done=done)
+            done = self._done(trainer.current_epoch, len(self._read))
+            self._progress = Progress("training", self._epochs * self._images, already_done=done)
         self._started = self._read_at = time.monotonic()
 
     def on_train_batch_end(
@@ -108,7 +113,7 @@ class StepMonitor(Callback):
         self.figures = {"train_loss": means.pop("loss"), **means, "images_per_second": rate, "seconds": self._seconds}
         if module.device.type == "cuda":
             self.figures["gpu_memory_gb"] = torch.cuda.max_memory_allocated(module.device) / 1e9
-        first = trainer.current_epoch * self.in_an_epoch + 1
+        first = trainer.global_step - len(self._read) + 1
         for step, row in enumerate(self._read, start=first):
             if step % LOGGED_EVERY_STEPS == 0:
                 self._run.log_metrics({"step_loss": row[self._names.index("loss")]}, step)
@@ -142,13 +147,16 @@ class StepMonitor(Callback):
 
     def _show(self, step: Step) -> None:
         if self._progress:
-            done = step.epoch * self.in_an_epoch + step.step + 1
             self._progress.update(
-                done * self._batch_size,
+                self._done(step.epoch, step.step + 1),
                 epoch=f"{step.epoch + 1}/{self._epochs}",
                 step=f"{step.step + 1}/{self.in_an_epoch}",
                 loss=self._read[-1][self._names.index("loss")],
             )
+
+    def _done(self, epoch: int, steps: int) -> int:
+        """The number of images that are done, if every epoch had as many as the first: then they are exact."""
+        return round((epoch + steps / self.in_an_epoch) * self._images)
 
     def _check(self, figures: Mapping[str, float], step: Step) -> None:
         skipped = bool(figures.get("skipped_steps"))

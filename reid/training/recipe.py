@@ -1,6 +1,5 @@
 """Builds the network with its first weights, and the LightningModule, from the spec."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from reid.training.lightning import Training
 from reid.training.plateau import Plateau
 from reid.training.refusals import refuse_head_that_cannot_learn
 from reid.training.resume import Start
-from reid.training.schedule import build_optimizer, epoch_factor, flat_then_cosine, parameter_groups
+from reid.training.schedule import GroupFactor, build_optimizer, epoch_factor, flat_then_cosine, parameter_groups
 
 
 def build_network(spec: Experiment, persons: list[int], start: Start | None) -> tuple[Embedder, list[str]]:
@@ -91,8 +90,8 @@ def build_module(spec: Experiment, network: Embedder) -> Training:
     )
 
 
-def _epoch_factor(spec: Experiment) -> Callable[[int], float]:
-    """epoch (from 0) -> the factor on the base learning rate that the spec's schedule gives."""
+def _epoch_factor(spec: Experiment) -> GroupFactor:
+    """(epoch from 0, share of a group) -> the factor on the group's base rate that the spec's schedule gives."""
     optim, epochs = spec.train.optim, spec.train.num_epochs
     if optim.lr_scheduler == "Cosine":
         return partial(
@@ -109,6 +108,7 @@ def _epoch_factor(spec: Experiment) -> Callable[[int], float]:
         warmup_factor=optim.warmup_factor,
         warmup_iters=optim.warmup_iters,
         warmup_epochs=optim.warmup_epochs,
+        first_epoch=optim.cosine_first_epoch,
         lr_steps=[] if optim.lr_scheduler == "AutoReduce" else optim.lr_steps,
         gamma=optim.gamma,
         num_epochs=epochs,

@@ -82,8 +82,8 @@ def train(
         return build_optimizer(optimizer, groups, 0.9)
 
     module = Training(
-        network, losses, optimizer=build, epoch_factor=lambda _epoch: 1.0, plateau=None, plateau_watches="val_loss",
-        clip_grad_norm=5.0, center_lr=0.5,
+        network, losses, optimizer=build, epoch_factor=lambda _epoch, _share: 1.0, plateau=None,
+        plateau_watches="val_loss", clip_grad_norm=5.0, center_lr=0.5,
         loss_weights={"cross_entropy": 1.0, "triplet": 1.0, "center": 0.01}, unit_triplet=False, ema_decay=0.0,
         freeze_epochs=0, seed=0,
     )  # fmt: skip

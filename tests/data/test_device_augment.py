@@ -7,7 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reid.contract import Contract
-from reid.data.augment import Plan, _row_of_factors, augment, draw, erased_value, normalize
+from reid.data.augment import Plan, _row_of_factors, augment, draw, erased_value, noise_values, normalize
 from reid.data.colours import Colours
 from reid.data.device_augment import PackedOperations, PackedPlan, augment_batch, packed
 from reid.data.operations import NAMES, Operations
@@ -26,13 +26,14 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.226, 0.225, 0.224)
     channels=st.sampled_from([1, 3]),
     padding=st.integers(0, 12),
     colours=st.sampled_from([None, SOME, MANY]),
+    erasing=st.sampled_from(["mean", "noise"]),
 )
-def test_a_batch_is_to_the_bit_what_it_is_image_by_image(*, seed, height, width, channels, padding, colours):
+def test_a_batch_is_to_the_bit_what_it_is_image_by_image(*, seed, height, width, channels, padding, colours, erasing):
     rng = np.random.default_rng(seed)
     count = int(rng.integers(1, 7))
     pixels = rng.integers(0, 256, (count, height, width, channels), np.uint8)
     chances = {"padding": padding, "flip_probability": 0.5, "erasing_probability": 0.7, "colours": colours}
-    plan = draw(rng, count, height=height, width=width, **chances)
+    plan = draw(rng, count, height=height, width=width, erasing=erasing, **chances)
     before = pixels.copy()
     scales = {"mean": MEAN[:channels], "std": STD[:channels]}
     made = augment_batch(torch.from_numpy(pixels), packed(plan, height=height, width=width), **scales)
@@ -65,7 +66,8 @@ def every_operation(count: int) -> Operations:
     return Operations(kind, np.where(kind == NAMES.index("posterize"), 4, 0.3))
 
 
-def test_no_step_after_the_first_sends_or_reads_a_value():
+@pytest.mark.parametrize("noise", [False, True])
+def test_no_step_after_the_first_sends_or_reads_a_value(noise):
     nothing = np.zeros((4, 2), np.int64), np.zeros(4, bool), np.zeros((4, 4), np.int64)
     plan = packed(Plan(*nothing, every_operation(4), every_operation(4)), height=16, width=8)
     sizes = [part.sizes for part in (plan.before, plan.after)]
@@ -74,12 +76,13 @@ def test_no_step_after_the_first_sends_or_reads_a_value():
         moves = torch.zeros(4, 7, dtype=torch.int64, device="cuda")
         length = len(plan.before.numbers)
         operations = [PackedOperations(torch.zeros(length, dtype=torch.int64, device="cuda"), size) for size in sizes]
-        plan = PackedPlan(moves, *operations)
+        start = torch.zeros(4, dtype=torch.int64, device="cuda") if noise else None
+        plan = PackedPlan(moves, *operations, start)
         with Transfers() as first:
             augment_batch(pixels, plan, mean=MEAN, std=STD)
         with Transfers() as second:
             augment_batch(pixels, plan, mean=MEAN, std=STD)
-    for kept in (_row_of_factors, erased_value, _hue_tables, _weights):
+    for kept in (_row_of_factors, erased_value, noise_values, _hue_tables, _weights):
         kept.cache_clear()  # of a GPU that is not there
     assert first.found
     assert second.found == []

@@ -39,6 +39,17 @@ def test_images_are_resized_as_pil_does_bilinearly(gallery: Split, tmp_path: Pat
     np.testing.assert_array_equal(store[2], np.asarray(wanted))
 
 
+def test_training_images_may_be_resized_as_pil_does_bicubically_in_a_store_of_their_own(
+    gallery: Split, tmp_path: Path
+) -> None:
+    size = {"height": 40, "width": 24, "channels": 3, "folder": tmp_path / "store", "key": "f00d"}
+    bilinear, bicubic = open_store(gallery, **size), open_store(gallery, "bicubic", **size)
+    wanted = Image.open(gallery.paths[2]).resize((24, 40), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(bicubic[2], np.asarray(wanted))
+    assert not np.array_equal(bicubic, bilinear)
+    np.testing.assert_array_equal(open_store(gallery, **size), bilinear)
+
+
 def test_one_channel_is_grey(gallery: Split, tmp_path: Path) -> None:
     store = _open(gallery, tmp_path / "store", channels=1)
     assert store.shape == (5, 64, 32, 1)

@@ -13,10 +13,12 @@ from PIL import Image
 
 from reid.cli.task_files import images_of
 from reid.data.market1501 import Manifest, Split, TrainSet, list_folder
+from reid.data.store import read_resized
 from reid.errors import DatasetError, SpecError
 from reid.stages.train import train
 from reid.stages.validate import ensure_made
 from reid.tracking.stage_run import StageRun
+from reid.training import images as training_images
 from tests.drawn_persons import GALLERY, QUERY, TRAIN, write_persons
 from tests.spec.lab import FOLDERS, Lab
 
@@ -292,6 +294,45 @@ def re_prob(lab: Lab) -> None:
         assert int(erased.any(dim=(1, 2)).sum()) == wanted
 
 
+def erasing(lab: Lab) -> None:
+    fill = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+    for value, share in (("mean", 1.0), ("auto", 1.0), ("noise", 0.0)):
+        batch, untouched = (lab.batch(f"dataset.re_prob={chance}", f"dataset.erasing={value}") for chance in (1.0, 0.0))
+        changed = (batch.images != untouched.images).any(dim=1)
+        assert int(changed.any(dim=(1, 2)).sum()) == 8
+        assert ((batch.images == fill).all(dim=1)[changed]).float().mean() == share
+    assert training_images.erasing(lab.spec(SWIN)) == "noise"
+    assert training_images.erasing(lab.spec(SWIN, "dataset.erasing=mean")) == "mean"
+    assert lab.warnings("dataset.re_prob=0", "dataset.erasing=noise") == [
+        "spec: dataset.erasing has no effect: dataset.re_prob is 0"
+    ]
+
+
+SWIN = "model.backbone=swin_tiny_patch4_window7_224"
+
+
+def train_resize(lab: Lab) -> None:
+    smaller = ["model.input_height=24", "model.input_width=12"]
+    auto, bilinear, bicubic = (
+        lab.batch(*smaller, f"dataset.train_resize={value}").images for value in ("auto", "bilinear", "bicubic")
+    )
+    assert torch.equal(auto, bilinear)
+    assert not torch.equal(bicubic, bilinear)
+    assert training_images.training_resize(lab.spec(SWIN)) == "bicubic"
+    assert training_images.training_resize(lab.spec(SWIN, "dataset.train_resize=bilinear")) == "bilinear"
+    # what the best checkpoint is chosen on is resized as for a trained model
+    held_out = lab.spec(
+        *smaller, "dataset.train_resize=bicubic", "dataset.validation_persons=2", "dataset.batch_size=4"
+    )
+    manifest = Manifest.load(lab.manifest)
+    roles = training_images.roles_of(held_out, manifest)
+    images = training_images.images_of(held_out, manifest, roles)
+    query = np.stack([read_resized(path, height=24, width=12, channels=3) for path in images.query.paths])
+    assert np.array_equal(images.query_pixels[:], query)
+    learnt = read_resized(images.train.paths[0], "bicubic", height=24, width=12, channels=3)
+    assert np.array_equal(images.train_pixels[np.array([0])][0], learnt)
+
+
 def _raw(lab: Lab, *overrides: str) -> torch.Tensor:
     """The first batch, 0..255, (B, 3, H, W)."""
     mean, std = torch.tensor([0.485, 0.456, 0.406]), 0.226
@@ -412,6 +453,8 @@ DATASET: dict[str, Callable[[Lab], None]] = {
     "dataset.padding": padding,
     "dataset.prob": prob,
     "dataset.re_prob": re_prob,
+    "dataset.erasing": erasing,
+    "dataset.train_resize": train_resize,
     "dataset.color_jitter.prob": color_jitter_prob,
     **{f"dataset.color_jitter.{name}": _strength(name) for name in COLOURS},
     "dataset.grey_prob": grey_prob,

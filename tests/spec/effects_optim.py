@@ -162,16 +162,25 @@ def warmup_iters(lab: Lab) -> None:
 def warmup_epochs(lab: Lab) -> None:
     # cosine over 4 epochs: 0.002 + 0.998 (1 + cos(pi e / 4)) / 2; below warmup_epochs 0.01 + 0.99 e / warmup_epochs
     cosine = ["train.optim.warmup_method=cosine", "train.optim.warmup_iters=10"]
-    tail = [0.501, 0.148154, 0.002]
-    assert _rates(lab, *cosine, "train.optim.warmup_epochs=1")[1:] == pytest.approx(tail, abs=1e-6)
-    assert _rates(lab, *cosine, "train.optim.warmup_epochs=3") == pytest.approx([0.34, 0.67, *tail[1:]], abs=1e-6)
+    wanted = [0.01, 0.853846, 0.501, 0.148154]
+    assert _rates(lab, *cosine, "train.optim.warmup_epochs=1") == pytest.approx(wanted, abs=1e-6)
+    assert _rates(lab, *cosine, "train.optim.warmup_epochs=3") == pytest.approx([0.01, 0.34, 0.67, 0.148154], abs=1e-6)
     assert lab.warnings("train.optim.warmup_epochs=3") == [
         "spec: train.optim.warmup_epochs has no effect: only train.optim.warmup_method = cosine reads it"
     ]
 
 
+def cosine_first_epoch(lab: Lab) -> None:
+    cosine = ["train.optim.warmup_method=cosine", "train.optim.warmup_epochs=1"]
+    ahead = _rates(lab, *cosine, "train.optim.cosine_first_epoch=1")
+    assert ahead == pytest.approx([0.853846, 0.501, 0.148154, 0.002], abs=1e-6)
+    assert lab.warnings("train.optim.cosine_first_epoch=1") == [
+        "spec: train.optim.cosine_first_epoch has no effect: only train.optim.warmup_method = cosine reads it"
+    ]
+
+
 def warmup_method(lab: Lab) -> None:
-    wanted = {"linear": 0.505, "constant": 0.01, "cosine": 0.01 + 0.99 / 20}
+    wanted = {"linear": 0.505, "constant": 0.01, "cosine": 0.01}
     for method, first in wanted.items():
         warmup = [] if method == "cosine" else ["train.optim.warmup_iters=2"]
         assert _rates(lab, f"train.optim.warmup_method={method}", *warmup)[0] == pytest.approx(first)
@@ -280,6 +289,7 @@ OPTIM: dict[str, Callable[[Lab], None]] = {
         "warmup_iters": warmup_iters,
         "warmup_epochs": warmup_epochs,
         "warmup_method": warmup_method,
+        "cosine_first_epoch": cosine_first_epoch,
         "base_lr": _groups("initial_lr", [0.002, 0.006]),
         "momentum": momentum,
         "center_loss_weight": center_loss_weight,

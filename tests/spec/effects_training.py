@@ -98,6 +98,16 @@ def num_epochs(lab: Lab) -> None:
     assert [len(lab.train(f"train.num_epochs={count}").epochs) for count in (1, 4)] == [1, 4]
 
 
+def epoch_length(lab: Lab) -> None:
+    # 4 persons of 6 images: 2 groups of 4 each, the second filled up; or 1 whole group each, 2 persons in a batch
+    for value, steps in (("images", 4), ("peers", 2)):
+        chosen = ["dataset.num_instances=4", f"train.epoch_length={value}"]
+        assert len(lab.data(*chosen).steps()) == len(lab.fit(*chosen).steps) == steps
+    assert lab.warnings("dataset.sampler=softmax", "train.epoch_length=peers") == [
+        "spec: train.epoch_length has no effect: dataset.sampler = softmax shuffles plainly"
+    ]
+
+
 def checkpoint_interval(lab: Lab) -> None:
     for trained, epochs in (
         (lab.train("train.num_epochs=4"), [0, 1, 2, 3]),
@@ -278,6 +288,7 @@ TRAIN: dict[str, Callable[[Lab], None]] = {
     "train.num_nodes": num_nodes,
     "train.seed": seed,
     "train.num_epochs": num_epochs,
+    "train.epoch_length": epoch_length,
     "train.checkpoint_interval": checkpoint_interval,
     "train.validation_interval": validation_interval,
     "train.resume_training_checkpoint_path": resume_training_checkpoint_path,

@@ -127,6 +127,10 @@ def no_effect(name: str, why: str) -> str:
             "spec: export.pixels.largest: 1 with whole numbers; want 255, or export.pixels.data_type = float32",
         ),
         (
+            "train: {epoch_length: peers}\ndataset: {train_sets: [{name: a, root: a, share: 1}]}",
+            "spec: train.epoch_length: 'peers', but sets of dataset.train_sets have shares; want images, or no shares",
+        ),
+        (
             "export: {data_type: FP8, opset: 18}",
             "spec: export.opset: 18 has no FP8; want 19 or above",
         ),

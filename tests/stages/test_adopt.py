@@ -201,6 +201,10 @@ def test_an_onnx_from_the_wild_is_evaluated_and_served(
     assert caplog.messages[0] == (
         "osnet.onnx: input images (batch, channels, height, width) in float32, output features, a batch of 1, opened"
     )
+    assert caplog.messages[1] == (
+        "osnet.onnx: renamed, as TAO's Triton clients ask for them: input images is input, output features is fc_pred; "
+        "left out: logits"
+    )
     contract = OnnxModel(ours).contract
     assert (contract.embedding, contract.mean, contract.std) == (16, (0.5,) * 3, (0.5,) * 3)
     asked = [f"evaluate.checkpoint={ours}", f"inference.checkpoint={ours}", f"gen_trt_engine.onnx_file={ours}"]

@@ -328,3 +328,23 @@ def test_a_vit_with_layer_decay_and_gem_resumes_to_the_same_bits(folder: Path, t
         f"{latest}: a checkpoint of a training with train.optim.layer_decay\n"
         "  want: a value below 1, so that its optimizer's groups are the same"
     )
+
+
+def test_an_older_training_by_the_cosine_has_its_learning_rates_one_epoch_ahead(folder: Path, tmp_path: Path) -> None:
+    cosine = ["train.optim.warmup_method=cosine", "train.optim.warmup_epochs=1"]
+    latest, ahead = tmp_path / "reid_model_latest.pth", "train.optim.cosine_first_epoch"
+    run(folder, tmp_path, *cosine, f"{ahead}=1")
+    content = read(latest)
+    del content["training"]["settings"][ahead]  # as written before the field was there
+    torch.save(content, latest)
+    with pytest.raises(TrainingError) as error:
+        run(folder, tmp_path, *cosine, "train.num_epochs=3")
+    assert str(error.value) == (
+        f"{latest}: a training with other settings: 1 differ\n  first: {ahead}: then 1, now 0\n"
+        "  want: the earlier settings; or another folder for the new ones; or, to resume from there with\n"
+        f"  the new ones, train.resume_training_checkpoint_path={latest}"
+    )
+    run(folder, tmp_path, *cosine, "train.num_epochs=3", f"{ahead}=1")
+    rates = [row["learning_rate"] for row in json.loads((tmp_path / "history.json").read_text())[1:]]
+    # of 2 epochs the cosine is at 0.501 and at its end, of 3 epochs the third is at its end
+    assert rates == pytest.approx([0.003 * 0.501, 0.003 * 0.002, 0.003 * 0.002])

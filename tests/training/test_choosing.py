@@ -33,21 +33,24 @@ def test_one_person_is_too_few_to_train_on_and_the_advice_can_be_followed():
     assert choose_roles(EVERYONE, persons=4, seed=0, persons_in_a_batch=4).persons == 4
 
 
-def test_held_out_images_are_rows_of_the_training_store_and_damaged_ones_are_left_out():
+@pytest.mark.parametrize("resize", ["bilinear", "bicubic"])
+def test_held_out_images_are_rows_of_the_training_store_and_damaged_ones_are_left_out(resize):
     roles = choose_roles(EVERYONE, persons=3, seed=1, persons_in_a_batch=2)
     assert chosen_on(roles) == "3 held-out training persons, 6 images"
     damaged, opened = {roles.gallery.images[1].file, roles.train.images[0].file}, []
 
-    def decoded(split: Split) -> np.ndarray:
-        opened.append(split)
+    def decoded(split: Split, resize: str) -> np.ndarray:
+        opened.append((split, resize))
         return np.array([int(image.file[:2]) for image in split.images], np.uint8)[:, None, None, None]
 
     def readable(split: Split) -> Split:
         return Split(split.root, tuple(image for image in split.images if image.file not in damaged))
 
     test = Split(Path("test"), ())
-    images = images_by_role(Manifest("f", EVERYONE, test, test), roles, decoded=decoded, readable=readable)
-    assert opened == [readable(EVERYONE)]  # one store
+    manifest = Manifest("f", EVERYONE, test, test)
+    images = images_by_role(manifest, roles, decoded=decoded, readable=readable, resize=resize)
+    held_out = [(images.query, "bilinear"), (images.gallery, "bilinear")] if resize == "bicubic" else []
+    assert opened == [(readable(EVERYONE), resize), *held_out]  # one store, unless they are resized in two ways
     assert (images.all_persons, images.skipped) == (8, 2)
     for split, pixels in (
         (images.train, images.train_pixels),

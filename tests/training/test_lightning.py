@@ -55,7 +55,7 @@ def training(parts: torch.nn.ModuleDict | None = None, **changes: object) -> Tra
 
     values: dict = {
         "optimizer": optimizer,
-        "epoch_factor": lambda epoch: 1 / (epoch + 1),
+        "epoch_factor": lambda epoch, _share: 1 / (epoch + 1),
         "plateau": None,
         "plateau_watches": "val_loss",
         "clip_grad_norm": 0.0,

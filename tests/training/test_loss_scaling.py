@@ -57,7 +57,13 @@ def run(
 def monitor_of(folder: Path) -> StepMonitor:
     files = [f"{number}.jpg" for number in range(20)]
     return StepMonitor(
-        folder, epochs=2, steps=STEPS, batch_size=8, files=files, ranks=SINGLE_PROCESS, run=StageRun.none()
+        folder,
+        epochs=2,
+        steps=lambda _epoch: STEPS,
+        batch_size=8,
+        files=files,
+        ranks=SINGLE_PROCESS,
+        run=StageRun.none(),
     )
 
 

@@ -1,10 +1,12 @@
 """Learning rates, parameter groups and optimisers."""
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from reid.errors import SpecError
+from reid.training.former_groups import in_todays_groups
 from reid.training.schedule import (
     build_optimizer,
     epoch_factor,
@@ -44,29 +46,57 @@ def test_the_published_recipe_is_luos() -> None:
     assert warmup_multistep(39, **RECIPE) == pytest.approx(0.1)  # type: ignore[arg-type]
 
 
-def test_the_cosine_is_taos() -> None:
+# Learning rates of weights and biases in the epochs of a training, read in the optimizer while TAO's own
+# CosineLRScheduler ran under Lightning: base_lr 0.0008, bias_lr_factor 2.
+SWIN_SAMPLE = [[8e-6, 4.76e-5, 8.72e-5, 1.268e-4, 1.664e-4], [8e-6, 8.76e-5, 1.672e-4, 2.468e-4, 3.264e-4]]
+TWELVE_EPOCHS = [
+    [8e-6, 2.72e-4, 5.36e-4, 6.8307703e-4, 6.004e-4, 5.0412056e-4, 4.008e-4, 2.9747944e-4, 2.012e-4, 1.1852297e-4,
+     5.5082659e-5, 1.5202410e-5],
+    [8e-6, 5.3866667e-4, 1.0693333e-3, 1.3659197e-3, 1.2004e-3, 1.0076482e-3, 8.008e-4, 5.9395182e-4, 4.012e-4,
+     2.3568026e-4, 1.0867250e-4, 2.8832080e-5],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rates", "warmup_epochs"), [(SWIN_SAMPLE, 20), (TWELVE_EPOCHS, 3)])
+def test_the_cosine_is_taos_in_every_epoch_for_weights_and_biases(rates: list[list[float]], warmup_epochs: int) -> None:
+    for share, wanted in zip((1.0, 2.0), rates, strict=True):
+        factors = [
+            warmup_cosine(epoch, share, num_epochs=len(wanted), warmup_epochs=warmup_epochs)
+            for epoch in range(len(wanted))
+        ]
+        assert [8e-4 * share * factor for factor in factors] == pytest.approx(wanted, rel=1e-7)
+
+
+@pytest.mark.parametrize("first_epoch", [0, 1])
+def test_the_cosine_counts_the_first_epoch_as_told(first_epoch: int) -> None:
     for epoch in range(120):
-        ours = warmup_cosine(epoch, num_epochs=120, warmup_epochs=20)
-        assert ours == pytest.approx(reference.cosine_with_warmup(epoch + 1, 120, 20)), epoch
-    assert warmup_cosine(0, num_epochs=120, warmup_epochs=20) == pytest.approx(0.01 + 0.99 / 20)
-    assert warmup_cosine(119, num_epochs=120, warmup_epochs=20) == pytest.approx(0.002)
+        ours = warmup_cosine(epoch, num_epochs=120, warmup_epochs=20, first_epoch=first_epoch)
+        assert ours == pytest.approx(reference.cosine_with_warmup(epoch + first_epoch, 120, 20)), epoch
+    assert warmup_cosine(0, num_epochs=120, warmup_epochs=20, first_epoch=1) == pytest.approx(0.01 + 0.99 / 20)
+    assert warmup_cosine(0, num_epochs=120, warmup_epochs=0) == 1
 
 
-@pytest.mark.parametrize(("method", "first"), [("linear", 0.109), ("constant", 0.01), ("cosine", 0.01 + 0.99 / 20)])
+def test_the_multi_step_is_taos_in_every_epoch() -> None:
+    # TAO's WarmupMultiStepLR, run as above: base_lr 0.00035, steps 5 and 9, ten epochs of warm-up from 0.01
+    wanted = [3.815e-5, 7.28e-5, 1.0745e-4, 1.421e-4, 1.7675e-5, 2.114e-5, 2.4605e-5, 2.807e-5, 3.1535e-6, 3.5e-6]
+    factors = [warmup_multistep(epoch, **RECIPE | {"lr_steps": [5, 9]}) for epoch in range(10)]  # type: ignore[arg-type]
+    assert [3.5e-4 * factor for factor in factors] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(("method", "first"), [("linear", 0.109), ("constant", 0.01), ("cosine", 0.01)])
 def test_the_warm_up_method_chooses_the_schedule(method: str, first: float) -> None:
     factor = epoch_factor(
         warmup_method=method,
         warmup_factor=0.01,
         warmup_iters=10,
         warmup_epochs=20,
+        first_epoch=0,
         lr_steps=[40],
         gamma=0.1,
         num_epochs=50,
     )
-    assert factor(0) == pytest.approx(first)
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
-    torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(2 * first)
+    assert factor(0, 1.0) == pytest.approx(first)
+    assert factor(0, 2.0) == pytest.approx(first / 2 if method == "cosine" else first)  # the cosine begins at one rate
 
 
 def test_an_unknown_warm_up_is_an_error() -> None:
@@ -86,6 +116,59 @@ def test_weights_and_biases_make_two_groups_and_frozen_parameters_none() -> None
     assert [id(tensor) for tensor in by_name["biases"]["params"]] == [id(module[0].bias)]
     assert (by_name["weights"]["lr"], by_name["weights"]["weight_decay"]) == (0.1, 5e-4)
     assert (by_name["biases"]["lr"], by_name["biases"]["weight_decay"]) == (0.2, 1e-4)
+
+
+def test_a_name_with_bias_anywhere_in_it_is_a_bias_as_in_tao() -> None:
+    """Swin-T has 81 biases and 12 relative_position_bias_table; BNNeck's shift is frozen."""
+    with torch.device("meta"):
+        names = dict(timm.create_model("swin_tiny_patch4_window7_224").named_parameters())
+    module = nn.ParameterDict({name.replace(".", "/"): tensor for name, tensor in names.items()})
+    groups = parameter_groups(
+        module, base_lr=8e-4, weight_decay=1e-4, bias_lr_factor=2, weight_decay_bias=3e-4, large_fc_lr=False
+    )
+    tables = {id(tensor) for name, tensor in names.items() if name.endswith("relative_position_bias_table")}
+    assert len(tables) == 12
+    weights, biases = groups
+    assert tables <= {id(tensor) for tensor in biases["params"]}
+    assert (biases["lr"], biases["share"], biases["weight_decay"]) == (1.6e-3, 2, 3e-4)
+    assert len(biases["params"]) == sum("bias" in name for name in names)
+    assert len(weights["params"]) + len(biases["params"]) == len(names)
+
+
+class WithTable(nn.Module):
+    """Two layers and a table, as in Swin's blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.relative_position_bias_table = nn.Parameter(torch.ones(2))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.two(self.one(values)) + self.relative_position_bias_table
+
+
+def test_the_state_of_an_older_training_finds_its_tensors_in_todays_groups(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    module = WithTable()
+    today = parameter_groups(
+        module, base_lr=0.1, weight_decay=0, bias_lr_factor=2, weight_decay_bias=0, large_fc_lr=False
+    )
+    named = dict(module.named_parameters())
+    then = [
+        {"name": "weights", "params": [tensor for name, tensor in named.items() if not name.endswith("bias")]},
+        {"name": "biases", "params": [tensor for name, tensor in named.items() if name.endswith("bias")]},
+    ]
+    older, newer = build_optimizer("Adam", then, 0.9), build_optimizer("Adam", today, 0.9)
+    module(torch.ones(1, 3)).square().sum().backward()
+    older.step()
+    newer.load_state_dict(in_todays_groups(older.state_dict(), newer.param_groups, module))
+    for name, tensor in named.items():
+        assert torch.equal(newer.state[tensor]["exp_avg"], older.state[tensor]["exp_avg"]), name
+    assert caplog.messages == [
+        "the checkpoint is of a version in which only a name that ends in bias was a bias: "
+        "relative_position_bias_table counts as one now"
+    ]
+    assert in_todays_groups(newer.state_dict(), newer.param_groups, module) == newer.state_dict()
 
 
 def test_a_module_without_biases_makes_one_group() -> None:
@@ -172,6 +255,12 @@ def test_the_flat_cosine_is_fast_reids_in_every_epoch_after_the_warm_up(delay: i
     start = max(warmup_iters - 1, 0)
     assert found[start:] == pytest.approx(wanted[start:], rel=1e-9)  # theirs is a recursion
     assert min(found[start:]) == found[-1] > 7e-7  # the floor is met at the end of the last epoch
+
+
+def test_the_flat_cosine_ends_at_one_rate_in_all_groups_as_torchs() -> None:
+    wanted = fast_reids_rates(base_lr=7e-4, floor=7e-7, delay=30, warmup=10, epochs=60)  # twice base_lr
+    found = [7e-4 * flat_then_cosine(epoch, 2.0, lr_floor=0.002, **SBS) for epoch in range(60)]
+    assert found[9:] == pytest.approx(wanted[9:], rel=1e-9)
 
 
 def test_the_flat_cosine_warms_up_as_the_other_schedules_do_and_stays_flat_in_short_trainings() -> None:
