@@ -14,7 +14,7 @@ Shapes: Q queries, P persons, B draws.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -77,7 +77,7 @@ def mean_interval(value: NDArray[np.float64], person: NDArray[np.int64], *, seed
     if not known.any():
         raise DatasetError(f"confidence: none of {len(value)} queries has a value\n  want: at least one with a match")
     _, place = np.unique(person[known], return_inverse=True)
-    total = np.bincount(place, weights=value[known])  # (P,)
+    total = np.bincount(place, weights=value[known]).astype(np.float64)  # (P,)
     queries = np.bincount(place).astype(np.float64)  # (P,)
     mean, persons = float(value[known].mean()), len(total)
     if persons < 2:
@@ -86,6 +86,20 @@ def mean_interval(value: NDArray[np.float64], person: NDArray[np.int64], *, seed
     shares = _shares(float(total.sum() / queries.sum()), drawn, total, queries)
     low, high = np.quantile(drawn, shares)
     return Interval(mean, float(min(low, mean)), float(max(high, mean)), persons)
+
+
+def share_interval(value: NDArray[np.float64], person: NDArray[np.int64], *, seed: int, draws: int = DRAWS) -> Interval:
+    """`mean_interval` of values from 0 to 1, such as average precision, that says something of equal values too.
+
+    All persons of a small test set may be right at rank 1 though others would not be. If a share s of all persons were
+    others, none of them would be among P persons with probability (1 - s)^P: 2.5 % at the s that is taken here, and
+    they might all be wrong, or right (Clopper & Pearson, Biometrika 1934).
+    """
+    found = mean_interval(value, person, seed=seed, draws=draws)
+    if found.low < found.high or not found.known:
+        return found
+    alike = ((1 - LEVEL) / 2) ** (1 / found.persons)
+    return replace(found, low=found.value * alike, high=1 - (1 - found.value) * alike)
 
 
 def difference_interval(
@@ -145,4 +159,4 @@ def _student(freedom: int) -> float:
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
-    return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
+    return z + math.fsum(term / freedom**power for power, term in enumerate(terms, start=1))

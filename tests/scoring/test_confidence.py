@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from reid.errors import DatasetError
-from reid.scoring.confidence import difference_interval, mean_interval
+from reid.scoring.confidence import difference_interval, mean_interval, share_interval
 
 
 def test_all_equal_values_leave_no_doubt() -> None:
@@ -64,6 +64,15 @@ def test_of_one_person_nothing_can_be_said() -> None:
     assert (found.value, found.persons, found.known, found.few) == (pytest.approx(0.3), 1, False, True)
     assert math.isnan(found.low) and math.isnan(found.high)
     assert (found.in_percent, found.metrics("mAP")) == ("30.0", {})
+
+
+def test_a_share_of_persons_who_are_all_right_is_still_in_doubt() -> None:
+    # if 0.265 of all persons were wrong, none of them would be among 12 with probability 0.735^12 = 0.025
+    found = share_interval(np.ones(24), np.arange(24) // 2, seed=0)
+    assert (found.low, found.high) == (pytest.approx(0.735, abs=0.001), 1.0)
+    value, person = np.array([0.2, 0.4, 0.9]), np.array([1, 2, 3])
+    assert share_interval(value, person, seed=0) == mean_interval(value, person, seed=0)
+    assert not share_interval(np.ones(2), np.array([7, 7]), seed=0).known
 
 
 def test_an_interval_in_the_words_of_a_report() -> None:
