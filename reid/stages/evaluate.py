@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from reid.choice import answer, in_a_sentence
 from reid.data.market1501 import MAIN_SET, Manifest, Split
 from reid.distributed.launching import devices_here
 from reid.embeddings import UNTRAINED_EMBEDDINGS, Embeddings
@@ -102,7 +103,9 @@ def evaluate(
         sets=sets,
         images_per_second=images_per_second,
     )
+    chosen = answer(opened.choice, manifest.fingerprint)
     said = {"headline": headline, **({"chosen_on": opened.chosen_on} if opened.chosen_on else {})}
+    said |= {"chosen_on_test": chosen}
     _write(results / "metrics.json", json.dumps({**said, **metrics}, indent=2) + "\n")
     _write(results / "per_query.csv", per_query_csv(scored))
     _write(results / "camera_pairs.csv", camera_pairs_csv(scored.pairs_of_cameras))
@@ -112,8 +115,11 @@ def evaluate(
     _log(run, scored, results, report)
     if opened.chosen_on:
         run.log_params({"chosen_on": opened.chosen_on})
+    run.set_tags({"chosen_on_test": chosen}, parent_too=True)
     given: dict[str, str | int | float] = {"mAP": metrics["mAP"], "thresholds": threshold_text(found, manifest)}
     lines = _lines(scored, sets, headline=headline, untrained=untrained)
+    if opened.choice and chosen != "no":
+        lines.append(in_a_sentence(opened.choice, manifest.fingerprint))
     return Outcome(metrics, given, lines, {"verification": roc_record(page)})
 
 

@@ -97,9 +97,11 @@ class StageRun:
         self._append({"tags": dict(tags), "parent": True})
         self._append({"experiment_page": True})
 
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Sets tags of the stage's run."""
+    def set_tags(self, tags: Mapping[str, str], *, parent_too: bool = False) -> None:
+        """Sets tags of the stage's run, and perhaps of the parent, where runs are compared."""
         self._append({"tags": dict(tags)})
+        if parent_too:
+            self._append({"tags": dict(tags), "parent": True})
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Copies a file into the run's artifacts; the file must stay where it is until then."""

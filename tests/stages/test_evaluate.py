@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from reid.choice import ON_THE_TEST_IMAGES
 from reid.cli.tasks import run_task
 from reid.contract import Contract
 from reid.data.market1501 import JUNK, Manifest, PersonImage, Split, TestSet, TrainSet, list_folder
@@ -99,7 +100,11 @@ def test_one_pass_gives_plain_and_reranked_figures_and_every_file(finished):
     }
     assert (outcome.metrics["queries"], outcome.metrics["gallery"]) == (2, 4)  # junk is dropped, the distractor stays
     assert all(np.isfinite(value) for value in outcome.metrics.values())
-    assert json.loads((results / "metrics.json").read_text()) == {"headline": "reranked", **outcome.metrics}
+    assert json.loads((results / "metrics.json").read_text()) == {
+        "headline": "reranked",
+        "chosen_on_test": "unknown",
+        **outcome.metrics,
+    }
     assert len(outcome.lines) == 2
     shown = {name: f"{100 * value:.1f}" for name, value in outcome.metrics.items()}
     mAP, rank1 = (
@@ -246,11 +251,53 @@ def test_the_report_says_on_what_the_best_checkpoint_was_chosen_if_the_model_say
     checkpoint = torch.load(file, weights_only=True)
     checkpoint["reid"]["chosen_on"] = "12 held-out training persons, 143 images"
     torch.save(checkpoint, file)
-    run_evaluate(workplace)
-    said = "best checkpoint chosen on 12 held-out training persons, 143 images"
-    assert f"; {said}</p>" in (workplace / "out/report.html").read_text()
+    outcome = run_evaluate(workplace)
+    said = "The best checkpoint was chosen on other persons than these: 12 held-out training persons, 143 images."
+    assert f'<p class="choice note"><span class="tone">{said}</span></p>' in (workplace / "out/report.html").read_text()
     metrics = json.loads((workplace / "out/results/metrics.json").read_text())
     assert metrics["chosen_on"] == "12 held-out training persons, 143 images"
+    assert metrics["chosen_on_test"] == "no"
+    assert len(outcome.lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "answer", "said"),
+    [
+        ("f" * 64, "yes", "The best checkpoint was chosen on these images, so the figures are too good."),
+        (
+            "e" * 64,
+            "unknown",
+            "The best checkpoint was chosen on the query and gallery images of the data set that it was trained on; if "
+            "these are among them, the figures are too good.",
+        ),
+    ],
+)
+def test_figures_on_the_images_of_the_choice_are_said_to_be_too_good(workplace, fingerprint, answer, said):
+    file = workplace / "model" / "reid_model_best.pth"
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["reid"] |= {"chosen_on": ON_THE_TEST_IMAGES, "chosen_fingerprint": fingerprint}
+    torch.save(checkpoint, file)
+    outcome = run_evaluate(workplace)
+    assert (
+        f'<p class="choice warning"><span class="tone">{said}</span></p>' in (workplace / "out/report.html").read_text()
+    )
+    assert json.loads((workplace / "out/results/metrics.json").read_text())["chosen_on_test"] == answer
+    assert outcome.lines[-1] == said
+
+
+def test_the_onnx_and_the_engine_of_a_checkpoint_say_what_it_was_chosen_on_too(on_cpu, workplace):
+    file, onnx = workplace / "model" / "reid_model_best.pth", workplace / "m.onnx"
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["reid"] |= {"chosen_on": ON_THE_TEST_IMAGES, "chosen_fingerprint": "f" * 64}
+    torch.save(checkpoint, file)
+    loaded = load_model(file)
+    form = {"contract": CONTRACT, "settings": loaded.settings, "opset": 18, "overwrite": False}
+    export_onnx(loaded.network, onnx, **form, choice=loaded.choice)
+    gen_trt_engine(a_spec(workplace), onnx=onnx, engine=workplace / "engine", run=StageRun.none())
+    for model in (onnx, workplace / "engine" / "model.engine"):
+        run_evaluate(workplace, model=model)
+        metrics = json.loads((workplace / "out/results/metrics.json").read_text())
+        assert (metrics["chosen_on"], metrics["chosen_on_test"]) == (ON_THE_TEST_IMAGES, "yes"), model
 
 
 @pytest.fixture(scope="module")

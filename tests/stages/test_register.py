@@ -207,6 +207,13 @@ def test_the_version_says_on_what_the_best_checkpoint_was_chosen_if_the_evaluati
     card = _card(figures, parity, contract, build, {})
     assert "- The best checkpoint of the training was chosen on 12 held-out training persons, 143 images.\n" in card
     assert _choice(figures) == {"chosen_on": "12 held-out training persons, 143 images"}
+    on_test = {"chosen_on": "the test images", "chosen_on_test": "yes", "mAP_low": 0.41, "mAP_high": 0.586}
+    assert _choice(FIGURES | on_test) == {"chosen_on": "the test images", "chosen_on_test": "yes"}
+    told = _card(FIGURES | on_test, parity, contract, build, {})
+    assert (
+        "- The best checkpoint was chosen on the images that it was tested on, so the figures are too good.\n" in told
+    )
+    assert "| mAP | 50.00 | 41.00\u201358.60 |\n| rank-1 |" in told
     assert "chosen on" not in _card(FIGURES, parity, contract, build, {})
     assert "Same person" not in _card(FIGURES, parity, contract, build, {})
     assert (
