@@ -19,7 +19,7 @@ from reid.spec.slices import stage_slice
 from reid.stages.export_limits import limits_of, limits_section
 from reid.stages.outcome import Outcome
 from reid.thresholds import KEY, Thresholds
-from reid.tracking.stage_run import StageRun
+from reid.tracking.stage_run import StageRun, described_dataset
 
 if TYPE_CHECKING:
     from reid.deploy.pixel_port import PixelPort
@@ -86,6 +86,8 @@ def register(
             "parity.json": json.dumps(parity_figures, indent=2),
             "build.json": json.dumps(build, indent=2),
         },
+        metrics={name: float(value) for name, value in figures.items() if isinstance(value, int | float)},
+        datasets=_datasets(figures, fingerprint),
     )
     if candidate.thresholds:
         run.log_params({KEY: candidate.thresholds.to_json()})
@@ -94,6 +96,12 @@ def register(
         {"registered": 1.0, "model_version": float(done.version)},
         lines=[f"{done.name} version {done.version} is {done.alias}: {done.reason}"],
     )
+
+
+def _datasets(figures: dict[str, Any], fingerprint: str) -> list[dict[str, str]]:
+    """The data sets of the figures, as MLflow describes them; older evaluations do not name them."""
+    sets = figures.get("data_sets", [["dataset", fingerprint]])
+    return [described_dataset(str(name), fingerprint=str(print_), source=str(name)) for name, print_ in sets]
 
 
 def _candidate(onnx: Path, *, fingerprint: str, figures: dict[str, Any], objection: str | None) -> "Candidate":

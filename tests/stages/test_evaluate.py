@@ -103,6 +103,7 @@ def test_one_pass_gives_plain_and_reranked_figures_and_every_file(finished):
     assert json.loads((results / "metrics.json").read_text()) == {
         "headline": "reranked",
         "chosen_on_test": "unknown",
+        "data_sets": [["market", "f" * 64]],
         **outcome.metrics,
     }
     assert len(outcome.lines) == 2
@@ -407,12 +408,18 @@ def test_mlflow_gets_both_cmc_curves_and_the_report(workplace, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", pipeline.tracking_uri)
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     with stage_run("evaluate", workplace / "evaluate") as run:
-        run_evaluate(workplace, run=run)
+        metrics = run_evaluate(workplace, run=run).metrics
+        run.log_outcome(metrics)
     client = connect(pipeline.tracking_uri)
+    assert client.get_run(run_id).data.tags["chosen_on_test"] == "unknown"
     for name in ("cmc", "reranked_cmc"):
         history = client.get_metric_history(run_id, name)
         assert [row.step for row in history] == list(range(1, 11))
         assert history[-1].value == 1.0
+    (model,) = client.search_logged_models([client.get_run(run_id).info.experiment_id])
+    assert (model.name, model.source_run_id) == ("reid_model_best", run_id)
+    shown = {row.key: (row.value, row.dataset_name, row.dataset_digest) for row in model.metrics}
+    assert shown == {name: (value, "market", "f" * 8) for name, value in metrics.items()}
     assert [entry.path for entry in client.list_artifacts(run_id, "evaluate")] == [
         "evaluate/camera_pairs.csv",
         "evaluate/cmc_curve.png",

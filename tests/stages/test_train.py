@@ -355,7 +355,7 @@ def test_the_report_and_the_figures_say_on_what_the_best_checkpoint_was_chosen(c
     assert words in (chosen_apart[0] / "report.html").read_text()
     optimistic = "the query and gallery images of the data set, whose figures are therefore optimistic"
     assert f"reid_model_best.pth, chosen on {optimistic}" in (trained[0] / "report.html").read_text()
-    fingerprint = Manifest.load(folder / "dataset.json").fingerprint
+    fingerprint = Manifest.load(folder / "data/dataset.json").fingerprint
     assert load_model(trained[0] / "reid_model_best.pth").choice == Choice(optimistic, fingerprint)
     assert "validation_persons" not in history(trained[0])[1]
 
