@@ -48,6 +48,7 @@ class Entry(BaseModel):
     contract: str
     persons: Annotated[list[Person], Field(max_length=10_000_000)]
     chosen_on: str = ""
+    chosen_fingerprint: str = ""
     thresholds: str | None = None
 
 

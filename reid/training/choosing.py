@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.choice import ON_THE_TEST_IMAGES
 from reid.data.batch_parts import SetShares, require_persons
 from reid.data.market1501 import Manifest, Split
 from reid.data.picked import DecodedImages, PickedImages
@@ -23,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 VALIDATED: Resize = "bilinear"
 """How the images are resized on which a checkpoint is chosen: as those that the trained model gets."""
-ON_THE_TEST_IMAGES = "the query and gallery images of the data set, whose figures are therefore optimistic"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from reid.choice import ON_THE_TEST_IMAGES
 from reid.cli.tasks import run_task
 from reid.contract import Contract
 from reid.data.market1501 import JUNK, Manifest, PersonImage, Split, TestSet, TrainSet, list_folder
@@ -82,6 +83,7 @@ def test_one_pass_gives_plain_and_reranked_figures_and_every_file(finished):
     workplace, outcome = finished
     results = workplace / "out" / "results"
     assert sorted(entry.name for entry in results.iterdir()) == [
+        "camera_pairs.csv",
         "cmc_curve.png",
         "cmc_curve.svg",
         "embeddings.npz",
@@ -90,7 +92,7 @@ def test_one_pass_gives_plain_and_reranked_figures_and_every_file(finished):
         "sampled_matches.png",
         "thresholds.json",
     ]
-    ranking = ["mAP", "rank1", "rank5", "rank10", "mINP"]
+    ranking = ["mAP", "rank1", "rank5", "rank10", "mINP", "mAP_low", "mAP_high", "rank1_low", "rank1_high"]
     assert set(outcome.metrics) == {
         *ranking,
         *(f"reranked_{name}" for name in ranking),
@@ -98,9 +100,19 @@ def test_one_pass_gives_plain_and_reranked_figures_and_every_file(finished):
     }
     assert (outcome.metrics["queries"], outcome.metrics["gallery"]) == (2, 4)  # junk is dropped, the distractor stays
     assert all(np.isfinite(value) for value in outcome.metrics.values())
-    assert json.loads((results / "metrics.json").read_text()) == {"headline": "reranked", **outcome.metrics}
+    assert json.loads((results / "metrics.json").read_text()) == {
+        "headline": "reranked",
+        "chosen_on_test": "unknown",
+        "data_sets": [["market", "f" * 64]],
+        **outcome.metrics,
+    }
     assert len(outcome.lines) == 2
-    assert outcome.lines[0].startswith("re-ranked: mAP ")
+    shown = {name: f"{100 * value:.1f}" for name, value in outcome.metrics.items()}
+    mAP, rank1 = (
+        "{} ({}\u2013{})".format(*(shown[f"reranked_{name}{end}"] for end in ("", "_low", "_high")))
+        for name in ("mAP", "rank1")
+    )
+    assert outcome.lines[0] == f"re-ranked: mAP {mAP}, rank-1 {rank1}"
     assert (workplace / "out" / "report.html").read_text().startswith("<!doctype html>")
 
 
@@ -144,7 +156,9 @@ def test_the_untrained_network_is_scored_where_its_embeddings_lie_beside_the_mod
     outcome = run_evaluate(workplace)
     assert outcome.metrics["untrained_mAP"] == 1.0
     assert outcome.metrics["untrained_reranked_rank1"] == 1.0
-    assert outcome.lines[2] == "untrained: mAP 100.0, rank-1 100.0; re-ranked mAP 100.0, rank-1 100.0"
+    sure = "100.0 (15.8\u2013100.0)"  # two persons: 0.025 ** 0.5 = 0.158
+    assert outcome.lines[2] == f"untrained: mAP {sure}, rank-1 {sure}; re-ranked mAP {sure}, rank-1 {sure}"
+    assert outcome.metrics["untrained_mAP_low"] == pytest.approx(0.158, abs=0.001)
     assert "by training" in (workplace / "out" / "report.html").read_text()
 
 
@@ -238,11 +252,53 @@ def test_the_report_says_on_what_the_best_checkpoint_was_chosen_if_the_model_say
     checkpoint = torch.load(file, weights_only=True)
     checkpoint["reid"]["chosen_on"] = "12 held-out training persons, 143 images"
     torch.save(checkpoint, file)
-    run_evaluate(workplace)
-    said = "best checkpoint chosen on 12 held-out training persons, 143 images"
-    assert f"; {said}</p>" in (workplace / "out/report.html").read_text()
+    outcome = run_evaluate(workplace)
+    said = "The best checkpoint was chosen on other persons than these: 12 held-out training persons, 143 images."
+    assert f'<p class="choice note"><span class="tone">{said}</span></p>' in (workplace / "out/report.html").read_text()
     metrics = json.loads((workplace / "out/results/metrics.json").read_text())
     assert metrics["chosen_on"] == "12 held-out training persons, 143 images"
+    assert metrics["chosen_on_test"] == "no"
+    assert len(outcome.lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "answer", "said"),
+    [
+        ("f" * 64, "yes", "The best checkpoint was chosen on these images, so the figures are too good."),
+        (
+            "e" * 64,
+            "unknown",
+            "The best checkpoint was chosen on the query and gallery images of the data set that it was trained on; if "
+            "these are among them, the figures are too good.",
+        ),
+    ],
+)
+def test_figures_on_the_images_of_the_choice_are_said_to_be_too_good(workplace, fingerprint, answer, said):
+    file = workplace / "model" / "reid_model_best.pth"
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["reid"] |= {"chosen_on": ON_THE_TEST_IMAGES, "chosen_fingerprint": fingerprint}
+    torch.save(checkpoint, file)
+    outcome = run_evaluate(workplace)
+    assert (
+        f'<p class="choice warning"><span class="tone">{said}</span></p>' in (workplace / "out/report.html").read_text()
+    )
+    assert json.loads((workplace / "out/results/metrics.json").read_text())["chosen_on_test"] == answer
+    assert outcome.lines[-1] == said
+
+
+def test_the_onnx_and_the_engine_of_a_checkpoint_say_what_it_was_chosen_on_too(on_cpu, workplace):
+    file, onnx = workplace / "model" / "reid_model_best.pth", workplace / "m.onnx"
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["reid"] |= {"chosen_on": ON_THE_TEST_IMAGES, "chosen_fingerprint": "f" * 64}
+    torch.save(checkpoint, file)
+    loaded = load_model(file)
+    form = {"contract": CONTRACT, "settings": loaded.settings, "opset": 18, "overwrite": False}
+    export_onnx(loaded.network, onnx, **form, choice=loaded.choice)
+    gen_trt_engine(a_spec(workplace), onnx=onnx, engine=workplace / "engine", run=StageRun.none())
+    for model in (onnx, workplace / "engine" / "model.engine"):
+        run_evaluate(workplace, model=model)
+        metrics = json.loads((workplace / "out/results/metrics.json").read_text())
+        assert (metrics["chosen_on"], metrics["chosen_on_test"]) == (ON_THE_TEST_IMAGES, "yes"), model
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +332,7 @@ def test_a_further_test_set_is_scored_as_if_it_were_the_only_one(of_two_sets, fi
     assert len(Embeddings.load_npz(folder / "out/results/embeddings.npz")) == len(main.query) + len(main.gallery) - 1
     assert json.loads((folder / "out/results/metrics.json").read_text())["mAP_shop"] == outcome.metrics["mAP_shop"]
     assert outcome.lines[-1].startswith("test set shop: mAP ")
+    assert "mAP_low_shop" not in outcome.metrics  # of one person nothing can be said
 
 
 def test_the_report_has_a_table_of_training_sets_by_test_sets_only_if_there_are_several(of_two_sets, finished):
@@ -285,7 +342,7 @@ def test_the_report_has_a_table_of_training_sets_by_test_sets_only_if_there_are_
     assert '<tr class="main"><td>main</td><td>no</td>' in page
     assert "<tr><td>shop</td><td>yes</td>" in page
     assert "Training sets by test sets" not in (finished[0] / "out/report.html").read_text()
-    assert not [name for name in finished[1].metrics if name.startswith("mAP_")]
+    assert [name for name in finished[1].metrics if name.startswith("mAP_")] == ["mAP_low", "mAP_high"]
 
 
 def test_a_further_test_set_without_any_match_is_an_error_that_names_its_folder(workplace):
@@ -351,13 +408,20 @@ def test_mlflow_gets_both_cmc_curves_and_the_report(workplace, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", pipeline.tracking_uri)
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     with stage_run("evaluate", workplace / "evaluate") as run:
-        run_evaluate(workplace, run=run)
+        metrics = run_evaluate(workplace, run=run).metrics
+        run.log_outcome(metrics)
     client = connect(pipeline.tracking_uri)
+    assert client.get_run(run_id).data.tags["chosen_on_test"] == "unknown"
     for name in ("cmc", "reranked_cmc"):
         history = client.get_metric_history(run_id, name)
         assert [row.step for row in history] == list(range(1, 11))
         assert history[-1].value == 1.0
+    (model,) = client.search_logged_models([client.get_run(run_id).info.experiment_id])
+    assert (model.name, model.source_run_id) == ("reid_model_best", run_id)
+    shown = {row.key: (row.value, row.dataset_name, row.dataset_digest) for row in model.metrics}
+    assert shown == {name: (value, "market", "f" * 8) for name, value in metrics.items()}
     assert [entry.path for entry in client.list_artifacts(run_id, "evaluate")] == [
+        "evaluate/camera_pairs.csv",
         "evaluate/cmc_curve.png",
         "evaluate/per_query.csv",
         "evaluate/report.html",
