@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from reid.data.evaluated import evaluated_images
 from reid.data.market1501 import MAIN_SET, Manifest, Split
 from reid.distributed.launching import devices_here
 from reid.embeddings import UNTRAINED_EMBEDDINGS, Embeddings
@@ -99,13 +100,15 @@ def evaluate(
         sets=sets,
         images_per_second=images_per_second,
     )
-    said = {"headline": headline, **({"chosen_on": opened.chosen_on} if opened.chosen_on else {})}
+    evaluated = {"evaluated_images": evaluated_images(manifest)}
+    said = {"headline": headline, **evaluated, **({"chosen_on": opened.chosen_on} if opened.chosen_on else {})}
     _write(results / "metrics.json", json.dumps({**said, **metrics}, indent=2) + "\n")
     _write(results / "per_query.csv", per_query_csv(scored))
     _write(results / "thresholds.json", threshold_record(page, manifest, opened))
     _write(report, evaluation_page(page))
     save_figures(spec, page, results)
     _log(run, scored, results, report)
+    run.log_params(evaluated)
     if opened.chosen_on:
         run.log_params({"chosen_on": opened.chosen_on})
     given: dict[str, str | int | float] = {"mAP": metrics["mAP"], "thresholds": threshold_text(found, manifest)}

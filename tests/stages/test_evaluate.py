@@ -11,6 +11,7 @@ from PIL import Image
 
 from reid.cli.tasks import run_task
 from reid.contract import Contract
+from reid.data.evaluated import evaluated_images
 from reid.data.market1501 import JUNK, Manifest, PersonImage, Split, TestSet, TrainSet, list_folder
 from reid.deploy.onnx_export import export_onnx
 from reid.embeddings import Embeddings
@@ -98,7 +99,8 @@ def test_one_pass_gives_plain_and_reranked_figures_and_every_file(finished):
     }
     assert (outcome.metrics["queries"], outcome.metrics["gallery"]) == (2, 4)  # junk is dropped, the distractor stays
     assert all(np.isfinite(value) for value in outcome.metrics.values())
-    assert json.loads((results / "metrics.json").read_text()) == {"headline": "reranked", **outcome.metrics}
+    said = {"headline": "reranked", "evaluated_images": evaluated_images(Manifest.load(workplace / "dataset.json"))}
+    assert json.loads((results / "metrics.json").read_text()) == {**said, **outcome.metrics}
     assert len(outcome.lines) == 2
     assert outcome.lines[0].startswith("re-ranked: mAP ")
     assert (workplace / "out" / "report.html").read_text().startswith("<!doctype html>")
