@@ -14,7 +14,7 @@ from rich.text import Text
 
 from pipelines.local.run_report import CACHED, CONTINUED, FAILED, NOT_RUN, RAN, RunReport, TaskReport, shown
 from reid.console.progress import duration
-from reid.console.tables import rich_console, table
+from reid.console.tables import range_of, rich_console, table, without_ends
 
 COLOURS = {RAN: "green", CONTINUED: "green", CACHED: "cyan", FAILED: "bold red", NOT_RUN: "dim"}
 RANKINGS = {
@@ -75,17 +75,28 @@ def _key_figures(task: TaskReport) -> str:
 
 
 def retrieval_table(metrics: Mapping[str, float]) -> Table:
-    """Percentages before and after training, plain and re-ranked, and those of further test sets by their names."""
+    """Percentages before and after training, plain and re-ranked, and those of further test sets by their names.
+
+    Behind mAP and rank-1 stand their 95 % intervals.
+    """
     rows = table("retrieval, %", *FIGURES)
     for name, prefix in RANKINGS.items():
         if f"{prefix}mAP" in metrics:
-            row = [metrics.get(prefix + metric) for metric in FIGURES.values()]
-            rows.add_row(name, *("" if value is None else f"{100 * value:.1f}" for value in row))
-    for name in (key.removeprefix("mAP_") for key in metrics if key.startswith("mAP_")):
+            rows.add_row(name, *(_percent(metrics, prefix + metric) for metric in FIGURES.values()))
+    for name in (key.removeprefix("mAP_") for key in without_ends(metrics) if key.startswith("mAP_")):
         for kind, prefix in (("", ""), (", re-ranked", "reranked_")):
-            figures = [metrics.get(f"{prefix}{metric}_{name}") for metric in FIGURES.values()]
-            rows.add_row(f"{name}{kind}", *("" if value is None else f"{100 * value:.1f}" for value in figures))
+            rows.add_row(
+                f"{name}{kind}", *(_percent(metrics, f"{prefix}{metric}_{name}") for metric in FIGURES.values())
+            )
     return rows
+
+
+def _percent(metrics: Mapping[str, float], name: str) -> str:
+    """A figure with its 95 % interval; "" if it is not there."""
+    if name not in metrics:
+        return ""
+    found = range_of(name, metrics)
+    return f"{100 * metrics[name]:.1f}" + (f" ({found})" if found else "")
 
 
 def _deployment(tasks: Mapping[str, TaskReport], figures: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str]]:

@@ -50,7 +50,8 @@ def table(first: str, *numbers: str, title: str | None = None) -> "Table":
 
 def show_closing(stream: TextIO, closing: Closing) -> None:
     """Writes the closing table of a task and its sentences; plain columns if the stream is no terminal."""
-    rows = [(name, figure(name, value)) for name, value in closing.metrics.items()]
+    metrics = closing.metrics
+    rows = [(name, figure(name, value) + _in_brackets(name, metrics)) for name, value in without_ends(metrics).items()]
     if stream.isatty():
         made = table("figure", "value", title=closing.title)
         for row in rows:
@@ -61,6 +62,32 @@ def show_closing(stream: TextIO, closing: Closing) -> None:
         stream.write(f"{closing.title}\n" + "".join(f"  {name:<{width}}  {value:>12}\n" for name, value in rows))
     stream.write("".join(f"{line}\n" for line in closing.lines))
     stream.flush()
+
+
+def without_ends(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics without the ends of intervals, mAP_low and mAP_high for example, of figures that are there too."""
+    ends = {name for figure in metrics for name in _ends(figure)}
+    return {name: value for name, value in metrics.items() if name not in ends}
+
+
+def range_of(name: str, metrics: Mapping[str, float]) -> str:
+    """The 95 % interval of a figure in percent, 61.2 to 72.0 with a dash for "to"; "" if the metrics do not have it."""
+    ends = [metrics[end] for end in _ends(name) if end in metrics]
+    return f"{100 * ends[0]:.1f}\u2013{100 * ends[1]:.1f}" if len(ends) == 2 else ""
+
+
+def _in_brackets(name: str, metrics: Mapping[str, float]) -> str:
+    found = range_of(name, metrics)
+    return f" ({found})" if found else ""
+
+
+def _ends(name: str) -> tuple[str, ...]:
+    """The names of the two ends of a figure's interval; none if it is no fraction."""
+    found = SHARE.fullmatch(name)
+    if not found:
+        return ()
+    before, kind, after = (part or "" for part in found.groups())
+    return tuple(f"{before}{kind}_{end}{after}" for end in ("low", "high"))
 
 
 def figure(name: str, value: float) -> str:

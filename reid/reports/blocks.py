@@ -13,6 +13,8 @@ class Tile:
     """In percent."""
     before: float | None = None
     note: str = ""
+    range: str = ""
+    """The 95 % interval in percent, as text; "" if it is not known."""
     main: bool = False
     """Whether it is one of the main figures, which are marked."""
 

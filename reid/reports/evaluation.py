@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from reid.data.findings import counted
 from reid.reports import plots
 from reid.reports.blocks import Table, Tile
+from reid.reports.camera_grid import camera_grid, worst_pairs
 from reid.reports.match_grid import SIZE, match_grid
 from reid.reports.matches import MatchRow
 from reid.reports.page import render
 from reid.reports.thumbnails import Thumbnails
+from reid.scoring.camera_pairs import CameraPair
+from reid.scoring.confidence import Interval
 from reid.scoring.curves import KINDS, Curve
 from reid.scoring.sets import SetFigures
 from reid.scoring.verification import PairHistogram, RocRow, ThresholdRow
@@ -22,6 +26,8 @@ CHARTED = ("best F1", "1 % let in", "0.1 % let in")
 SAMPLED_RANKS = 10
 TABLE_RANKS = (1, 5, 10, 20, 50)
 """CMC ranks that have a column, as far as the curve reaches."""
+WORST_PAIRS = 20
+"""Rows of the list of the worst pairs of cameras, which stands in the place of too large a grid."""
 CHART_INCHES = (5.6, 4.0)
 """Smaller than a chart in a file of its own, so that its text is as large as the page's."""
 
@@ -46,18 +52,23 @@ class Evaluation:
     """Name and number of images of each training set; empty if there is one without a name."""
     sets: Sequence[SetFigures] = ()
     """The figures on each test set, the main one first; they are shown if there are several test or training sets."""
+    pairs_of_cameras: Sequence[CameraPair] = ()
 
 
 def evaluation_page(evaluation: Evaluation) -> str:
     """The whole HTML document."""
     sampled = Thumbnails(SAMPLED_BUDGET_BYTES, **SIZE)
     hardest = Thumbnails(HARDEST_BUDGET_BYTES, **SIZE)
+    persons, few = _persons(evaluation)
+    cameras = camera_grid(evaluation.pairs_of_cameras)
     return render(
         "evaluation",
         subtitle=evaluation.subtitle,
         tiles=_tiles(evaluation),
         cmc_chart=_cmc_chart(evaluation),
         rankings=_rankings(evaluation),
+        persons=persons,
+        few=few,
         ranking=KINDS[evaluation.headline].removeprefix("trained, "),
         sampled=match_grid(evaluation.sampled, sampled, ranks=SAMPLED_RANKS),
         sampled_note=evaluation.sampled_note,
@@ -67,6 +78,9 @@ def evaluation_page(evaluation: Evaluation) -> str:
         distance_chart=_distance_chart(evaluation),
         thresholds=_thresholds(evaluation),
         settings=evaluation.settings,
+        cameras=cameras,
+        roomy=cameras is not None and cameras.roomy,
+        worst_pairs=_worst_pairs(evaluation.pairs_of_cameras) if evaluation.pairs_of_cameras and not cameras else None,
     )
 
 
@@ -77,9 +91,12 @@ def _tiles(evaluation: Evaluation) -> list[Tile]:
     ranking = best.name.removeprefix("trained, ")
     training = "by training" if before else ""
     plain, reranked = curves["plain"], curves["reranked"]
+    ranges = (part.range_in_percent if part else "" for part in (best.mAP_interval, best.rank1_interval))
+    of_mAP, of_rank1 = (f"95 %: {text}" if text else "" for text in ranges)
+    mAP, rank1 = (100 * before.mAP, 100 * before.rank1) if before else (None, None)
     return [
-        Tile(f"mAP, {ranking}", 100 * best.mAP, 100 * before.mAP if before else None, note=training, main=True),
-        Tile(f"rank-1, {ranking}", 100 * best.rank1, 100 * before.rank1 if before else None, note=training, main=True),
+        Tile(f"mAP, {ranking}", 100 * best.mAP, mAP, note=training, range=of_mAP, main=True),
+        Tile(f"rank-1, {ranking}", 100 * best.rank1, rank1, note=training, range=of_rank1, main=True),
         Tile("mAP, plain to re-ranked", 100 * reranked.mAP, 100 * plain.mAP, note="by re-ranking"),
         Tile("rank-1, plain to re-ranked", 100 * reranked.rank1, 100 * plain.rank1, note="by re-ranking"),
     ]
@@ -99,12 +116,25 @@ def _rankings(evaluation: Evaluation) -> Table:
     rows = [
         [
             curve.name,
-            *(f"{100 * share:.1f}" for share in (curve.mAP, *curve.cmc[[k - 1 for k in ranks]], curve.mINP)),
+            _with_range(curve.mAP, curve.mAP_interval),
+            *(_with_range(float(curve.cmc[rank - 1]), curve.rank1_interval if rank == 1 else None) for rank in ranks),
+            f"{100 * curve.mINP:.1f}",
         ]
         for curve in order
     ]
     main = next(number for number, curve in enumerate(order) if curve.kind == evaluation.headline)
     return Table(["ranking", "mAP", *(f"rank-{rank}" for rank in ranks), "mINP"], rows, main=main)
+
+
+def _with_range(value: float, interval: Interval | None) -> str:
+    """A cell in percent, its interval on a second line."""
+    return f"{100 * value:.1f}" + (f"\n{interval.range_in_percent}" if interval and interval.known else "")
+
+
+def _persons(evaluation: Evaluation) -> tuple[str, bool]:
+    """How many persons the intervals are of, and whether these are few."""
+    found = next(curve for curve in evaluation.curves if curve.kind == evaluation.headline).mAP_interval
+    return (counted(found.persons, "person"), found.few) if found else ("the persons", False)
 
 
 def _sets(evaluation: Evaluation) -> Table | None:
@@ -115,14 +145,32 @@ def _sets(evaluation: Evaluation) -> Table | None:
         [
             part.name,
             "yes" if part.trained_on else "no",
-            *(f"{100 * value:.1f}" for value in (part.mAP, part.rank1, part.reranked_mAP, part.reranked_rank1)),
+            *(
+                _with_range(found.value, found)
+                for found in (part.mAP, part.rank1, part.reranked_mAP, part.reranked_rank1)
+            ),
+            f"{part.mAP.persons:,}",
             f"{part.queries:,}",
             f"{part.gallery:,}",
         ]
         for part in evaluation.sets
     ]
     figures = ("mAP", "rank-1", "mAP, re-ranked", "rank-1, re-ranked")
-    return Table(["tested on", "also trained on", *figures, "queries", "gallery"], rows, main=0)
+    return Table(["tested on", "also trained on", *figures, "persons", "queries", "gallery"], rows, main=0)
+
+
+def _worst_pairs(pairs: Sequence[CameraPair]) -> Table:
+    """A row for each of the worst pairs, in percent."""
+    rows = [
+        [
+            f"camera {pair.query_camera} in camera {pair.gallery_camera}",
+            pair.mAP.in_percent,
+            pair.rank1.in_percent,
+            *(f"{count:,}" for count in (pair.queries, pair.persons, pair.gallery)),
+        ]
+        for pair in worst_pairs(pairs, count=WORST_PAIRS)
+    ]
+    return Table(["queries", "mAP", "rank-1", "queries", "persons", "gallery"], rows)
 
 
 def _distance_chart(evaluation: Evaluation) -> str | None:

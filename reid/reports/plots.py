@@ -72,6 +72,11 @@ def cmc_curve(curves: Sequence[Curve]) -> "Figure":
         marker = "o" if len(rank) <= 30 and line == "-" else ""
         axes.plot(rank, 100 * curve.cmc, line, color=colour, lw=2, marker=marker, ms=4, label=label)
         lowest = min(lowest, float(curve.cmc[0]))
+        found = curve.rank1_interval
+        if found and found.known and not curve.kind.startswith("untrained"):
+            at = 1 - 0.1 * (2 if curve.kind == "reranked" else 1) if len(rank) <= 30 else 1  # side by side
+            axes.vlines(at, 100 * found.low, 100 * found.high, color=colour, lw=1.6, alpha=0.75)
+            lowest = min(lowest, found.low)
     longest = max(len(curve.cmc) for curve in curves)
     axes.set_ylim(max(0, math.floor(10 * lowest - 0.5) * 10), 100.8)
     axes.set_xlim(0.7, max(longest, 2) + 0.3)

@@ -154,7 +154,7 @@ def _as_near(distance: Floats, value: np.float32) -> int:
 
 
 @compiled()
-def _ranks(row: Floats, matches: Integers, ranks: Integers) -> None:
+def places_of(row: Floats, matches: Integers, ranks: Integers) -> None:
     """Writes the places of row[matches] in the ranking of row, rising, to ranks.
 
     A place is 1 plus the number of images that are nearer, or as near with a lower index.
@@ -194,7 +194,7 @@ def _score_rows(first: int, end: int, distance: Floats, protocol: Protocol, per_
                 found += 1
         if found == 0:
             continue
-        _ranks(row, matches[:found], ranks[:found])
+        places_of(row, matches[:found], ranks[:found])
         precision_sum = 0.0
         for at in range(found):
             precision_sum += (at + 1) / ranks[at]

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.scoring.confidence import Interval
+
 KINDS = {
     "reranked": "trained, re-ranked",
     "plain": "trained, plain",
@@ -24,6 +26,9 @@ class Curve:
     """(R,): share of queries with a right image among the first 1..R places."""
     mAP: float  # noqa: N815
     mINP: float  # noqa: N815
+    mAP_interval: Interval | None = None  # noqa: N815
+    """mAP with its range for other persons."""
+    rank1_interval: Interval | None = None
 
     @property
     def name(self) -> str:

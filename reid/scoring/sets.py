@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from reid.scoring.confidence import Interval
 from reid.scoring.ranking import Scored
 
 
@@ -15,27 +16,33 @@ class SetFigures:
     queries: int
     gallery: int
     """Gallery images without junk."""
-    mAP: float  # noqa: N815 - the field's spelling
-    rank1: float
-    reranked_mAP: float  # noqa: N815
-    reranked_rank1: float
+    mAP: Interval  # noqa: N815 - the field's spelling
+    rank1: Interval
+    reranked_mAP: Interval  # noqa: N815
+    reranked_rank1: Interval
 
     @classmethod
     def of(cls, name: str, scored: Scored, *, trained_on: bool) -> "SetFigures":
         """The figures of both rankings of a test set."""
-        plain, reranked = scored.plain.metrics(), scored.reranked.metrics()
         return cls(
             name,
             trained_on,
             len(scored.query),
             len(scored.gallery),
-            mAP=plain["mAP"],
-            rank1=plain["rank1"],
-            reranked_mAP=reranked["mAP"],
-            reranked_rank1=reranked["rank1"],
+            mAP=scored.plain.mAP,
+            rank1=scored.plain.rank1,
+            reranked_mAP=scored.reranked.mAP,
+            reranked_rank1=scored.reranked.rank1,
         )
 
     def metrics(self) -> dict[str, float]:
-        """mAP_<set>, rank1_<set>, reranked_mAP_<set>, reranked_rank1_<set>, queries_<set>, gallery_<set>."""
-        names = ("mAP", "rank1", "reranked_mAP", "reranked_rank1", "queries", "gallery")
-        return {f"{name}_{self.name}": float(getattr(self, name)) for name in names}
+        """mAP_<set> and its range, mAP_low_<set> and mAP_high_<set>; likewise rank1, reranked_mAP, reranked_rank1.
+
+        After them queries_<set> and gallery_<set>.
+        """
+        found: dict[str, float] = {}
+        for name in ("mAP", "rank1", "reranked_mAP", "reranked_rank1"):
+            interval: Interval = getattr(self, name)
+            found |= {f"{name}_{self.name}": interval.value, **interval.metrics(name, f"_{self.name}")}
+        sizes = {"queries": self.queries, "gallery": self.gallery}
+        return found | {f"{name}_{self.name}": float(size) for name, size in sizes.items()}

@@ -167,6 +167,12 @@ def _set_names(spec: Any, *, name: str) -> Iterator[Finding]:
         yield f"dataset.{name}", f"more than one is named {twice[0]}; want a name of its own for each"
     if MAIN_SET in names:
         yield f"dataset.{name}", f"one is named {MAIN_SET}, as the main set is in the report; want another name"
+    ranges = [part for part in names if part.split("_")[0] in {"low", "high"}]
+    if ranges:
+        yield (
+            f"dataset.{name}",
+            f"one is named {ranges[0]}, and mAP_{ranges[0]} would be an end of mAP's interval; want another name",
+        )
     places = [(part.layout, part.root) for part in getattr(spec.dataset, name)]
     for layout, root in sorted({place for place in places if places.count(place) > 1}):
         yield f"dataset.{name}", f"{root} is there more than once, in the layout {layout}; want each data set once"

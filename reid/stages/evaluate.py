@@ -18,10 +18,11 @@ from reid.errors import ArtifactError, DatasetError
 from reid.files.writing import replacing, require_writable
 from reid.reports.evaluation import evaluation_page
 from reid.retrieval.on_device import require_device
+from reid.scoring.camera_pairs import camera_pairs_csv
 from reid.scoring.curves import Curve
 from reid.scoring.matches import advice_without_match, has_match
 from reid.scoring.per_query import per_query_csv
-from reid.scoring.ranking import Scored, score
+from reid.scoring.ranking import Ranking, Scored, score
 from reid.scoring.sets import SetFigures
 from reid.scoring.verification import pair_counter
 from reid.spec import Experiment
@@ -46,11 +47,11 @@ def evaluate(
 ) -> Outcome:
     """Scores the model on the manifest's query and gallery from one embedding pass.
 
-    Writes the HTML `report`, and into `results` metrics.json, per_query.csv, thresholds.json, embeddings.npz,
-    cmc_curve.png and .svg, sampled_matches.png. Further test sets are scored one after another and compared in a table;
-    the embeddings of each are in embeddings_<set>.npz. They are those of the manifest if the task runs alone; in a
-    pipeline those of the spec, and `fingerprint` is what validate has found of all sets. Raises DatasetError if no
-    query of a test set can have a match, or if the images have another fingerprint.
+    Writes the HTML `report`, and into `results` metrics.json, per_query.csv, camera_pairs.csv, thresholds.json,
+    embeddings.npz, cmc_curve.png and .svg, sampled_matches.png. Further test sets are scored one after another and
+    compared in a table; the embeddings of each are in embeddings_<set>.npz. They are those of the manifest if the task
+    runs alone; in a pipeline those of the spec, and `fingerprint` is what validate has found of all sets. Raises
+    DatasetError if no query of a test set can have a match, or if the images have another fingerprint.
     """
     manifest = Manifest.load(dataset)
     if fingerprint is not None:
@@ -79,16 +80,18 @@ def evaluate(
         device=ranking.device,
         evaluate_device=devices[0],
     )
-    untrained_metrics, untrained_curves = _untrained(model, manifest, score_pair, max_rank=ranking.max_rank)
+    untrained = _untrained(model, manifest, score_pair)
     pairs = pair_counter(parts["query"], parts["gallery"])
-    scored = score_pair(parts["query"], parts["gallery"], pairs=pairs)
+    scored = score_pair(parts["query"], parts["gallery"], pairs=pairs, by_camera=True)
     found = pairs.verification() if pairs else None
     headline = "reranked" if ranking.re_ranking else "plain"
     sets = _sets(manifest, parts, scored, score_pair, results=results)
-    metrics = _metrics(scored) | untrained_metrics | {"images_per_second": images_per_second}
+    metrics = _metrics(scored, untrained) | {"images_per_second": images_per_second}
     for part in sets[1:]:
         metrics |= part.metrics()
-    curves = [*_curves(scored, ranking.max_rank), *untrained_curves]
+    curves = _curves(scored, ranking.max_rank)
+    if untrained:
+        curves += _curves(untrained, ranking.max_rank, prefix="untrained")
     page = build_page(
         spec,
         manifest,
@@ -104,6 +107,7 @@ def evaluate(
     said = {"headline": headline, **evaluated, **({"chosen_on": opened.chosen_on} if opened.chosen_on else {})}
     _write(results / "metrics.json", json.dumps({**said, **metrics}, indent=2) + "\n")
     _write(results / "per_query.csv", per_query_csv(scored))
+    _write(results / "camera_pairs.csv", camera_pairs_csv(scored.pairs_of_cameras))
     _write(results / "thresholds.json", threshold_record(page, manifest, opened))
     _write(report, evaluation_page(page))
     save_figures(spec, page, results)
@@ -112,7 +116,8 @@ def evaluate(
     if opened.chosen_on:
         run.log_params({"chosen_on": opened.chosen_on})
     given: dict[str, str | int | float] = {"mAP": metrics["mAP"], "thresholds": threshold_text(found, manifest)}
-    return Outcome(metrics, given, _lines(metrics, headline), {"verification": roc_record(page)})
+    lines = _lines(scored, sets, headline=headline, untrained=untrained)
+    return Outcome(metrics, given, lines, {"verification": roc_record(page)})
 
 
 def _sets(
@@ -146,24 +151,25 @@ def _require_matches(query: Split, gallery: Split) -> None:
 
 
 def _untrained(
-    model: Path, manifest: Manifest, score_pair: Callable[[Embeddings, Embeddings], Scored], *, max_rank: int
-) -> tuple[dict[str, float], list[Curve]]:
-    """Figures of the network before training, if the train stage left its embeddings of the same images."""
+    model: Path, manifest: Manifest, score_pair: Callable[[Embeddings, Embeddings], Scored]
+) -> Scored | None:
+    """Scores of the network before training, if the train stage left its embeddings of the same images."""
     file = (model if model.is_dir() else model.parent) / UNTRAINED_EMBEDDINGS
     if not file.is_file():
-        return {}, []
+        return None
     embeddings = Embeddings.load_npz(file)
     try:
         query, gallery = embeddings.of(manifest.query), embeddings.of(manifest.gallery.without_junk())
     except ArtifactError as error:
         logger.warning("%s is of other images; the untrained network is not scored (%s)", file, error)
-        return {}, []
-    scored = score_pair(query, gallery)
-    metrics = scored.plain.metrics("untrained_") | scored.reranked.metrics("untrained_reranked_")
-    return metrics, _curves(scored, max_rank, prefix="untrained")
+        return None
+    return score_pair(query, gallery)
 
 
-def _metrics(scored: Scored) -> dict[str, float]:
+def _metrics(scored: Scored, untrained: Scored | None) -> dict[str, float]:
+    before = (
+        untrained.plain.metrics("untrained_") | untrained.reranked.metrics("untrained_reranked_") if untrained else {}
+    )
     return {
         **scored.plain.metrics(),
         **scored.reranked.metrics("reranked_"),
@@ -171,6 +177,7 @@ def _metrics(scored: Scored) -> dict[str, float]:
         "queries": float(len(scored.query)),
         "gallery": float(len(scored.gallery)),
         "rerank_seconds": scored.rerank_seconds,
+        **before,
     }
 
 
@@ -182,24 +189,26 @@ def _curves(scored: Scored, max_rank: int, prefix: str = "") -> list[Curve]:
 def _log(run: StageRun, scored: Scored, results: Path, report: Path) -> None:
     run.log_series("cmc", scored.plain.scores.cmc.tolist())
     run.log_series("reranked_cmc", scored.reranked.scores.cmc.tolist())
-    for name in ("cmc_curve.png", "sampled_matches.png", "per_query.csv", "thresholds.json"):
+    for name in ("cmc_curve.png", "sampled_matches.png", "per_query.csv", "camera_pairs.csv", "thresholds.json"):
         run.log_artifact(results / name, "evaluate")
     run.log_artifact(report, "evaluate")
 
 
-def _lines(metrics: dict[str, float], headline: str) -> list[str]:
-    def figures(prefix: str) -> str:
-        return f"mAP {100 * metrics[prefix + 'mAP']:.1f}, rank-1 {100 * metrics[prefix + 'rank1']:.1f}"
-
-    lines = {"plain": f"plain: {figures('')}", "reranked": f"re-ranked: {figures('reranked_')}"}
+def _lines(scored: Scored, sets: list[SetFigures], *, headline: str, untrained: Scored | None) -> list[str]:
+    """The figures with their 95 % intervals in brackets, as sentences; the headline first."""
+    lines = {"plain": f"plain: {_figures(scored.plain)}", "reranked": f"re-ranked: {_figures(scored.reranked)}"}
     ordered = [lines.pop(headline), *lines.values()]
-    if "untrained_mAP" in metrics:
-        ordered.append(f"untrained: {figures('untrained_')}; re-ranked {figures('untrained_reranked_')}")
-    others = [name.removeprefix("mAP_") for name in metrics if name.startswith("mAP_")]
-    for name in others:
-        plain, reranked = (100 * metrics[f"{kind}mAP_{name}"] for kind in ("", "reranked_"))
-        ordered.append(f"test set {name}: mAP {plain:.1f}, re-ranked {reranked:.1f}")
+    if untrained:
+        ordered.append(f"untrained: {_figures(untrained.plain)}; re-ranked {_figures(untrained.reranked)}")
+    ordered += [
+        f"test set {part.name}: mAP {part.mAP.in_percent}, re-ranked {part.reranked_mAP.in_percent}"
+        for part in sets[1:]
+    ]
     return ordered
+
+
+def _figures(ranking: Ranking) -> str:
+    return f"mAP {ranking.mAP.in_percent}, rank-1 {ranking.rank1.in_percent}"
 
 
 def _write(path: Path, text: str) -> None:

@@ -64,6 +64,7 @@ def build_page(
         roc=roc_rows(found, points=ROC_POINTS) if found else [],
         trained_on=[(part.name, part.count) for part in manifest.train_sets],
         sets=sets,
+        pairs_of_cameras=scored.pairs_of_cameras,
         settings=_settings(spec, manifest, opened, scored, images_per_second),
     )
 

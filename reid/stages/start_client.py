@@ -78,12 +78,12 @@ def start_client(spec: Experiment, *, dataset: Path, results: Path, run: StageRu
     _draw(scored, results, headline=headline, ranks=ranking.max_rank, rows=ranking.num_query, rng=rng)
     for name in ("cmc_curve.png", "sampled_matches.png", "metrics.json"):
         run.log_artifact(results / name, "start_client")
-    best = scored.ranking(headline).metrics()
+    best = scored.ranking(headline)
     kind = "re-ranked" if headline == "reranked" else "plain"
     return Outcome(
         metrics,
         {},
-        [f"{kind} mAP {100 * best['mAP']:.1f}, rank-1 {100 * best['rank1']:.1f} on {metrics['persons']:.0f} persons"],
+        [f"{kind} mAP {best.mAP.in_percent}, rank-1 {best.rank1.in_percent} on {metrics['persons']:.0f} persons"],
     )
 
 

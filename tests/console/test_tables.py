@@ -24,6 +24,15 @@ def test_the_table_in_a_pipe_is_plain_columns() -> None:
     )
 
 
+def test_the_ends_of_an_interval_stand_behind_their_figure() -> None:
+    stream = io.StringIO()
+    ends = {"mAP_low": 0.61, "mAP_high": 0.72, "reranked_rank1_low_shop": 0.1, "reranked_rank1_high_shop": 0.3}
+    show_closing(stream, Closing("evaluate", {"mAP": 0.668, "reranked_rank1_shop": 0.25, **ends}, []))
+    assert stream.getvalue() == (
+        "evaluate\n  mAP                  66.80 % (61.0\u201372.0)\n  reranked_rank1_shop  25.00 % (10.0\u201330.0)\n"
+    )
+
+
 def test_the_table_on_a_terminal_has_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("NO_COLOR", "1")

@@ -1,4 +1,6 @@
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,8 @@ from PIL import Image
 
 from reid.reports.evaluation import Evaluation, RocRow, ThresholdRow, evaluation_page
 from reid.reports.matches import Match, MatchRow
+from reid.scoring.camera_pairs import CameraPair
+from reid.scoring.confidence import Interval
 from reid.scoring.curves import Curve
 from reid.scoring.verification import PairHistogram
 
@@ -86,3 +90,42 @@ def test_a_model_without_untrained_figures_still_has_a_page(tmp_path):
 def test_texts_are_escaped(tmp_path):
     html = evaluation_page(some_evaluation(noise_image(tmp_path / "a.png")))
     assert "a &lt;small&gt; network" in html
+
+
+def some_pairs(cameras: int) -> list[CameraPair]:
+    share = Interval(0.4, 0.3, 0.5, 40)
+    return [
+        CameraPair(query, gallery, 90, 1234, share, Interval(0.8, math.nan, math.nan, 1) if query == 1 else share)
+        for query in range(1, cameras + 1)
+        for gallery in range(1, cameras + 1)
+        if query != gallery
+    ]
+
+
+def test_the_intervals_stand_by_the_figures(tmp_path):
+    whole = some_evaluation(noise_image(tmp_path / "a.png"))
+    known = Interval(0.6, 0.55, 0.66, 12)
+    curves = [replace(curve, mAP_interval=known) if curve.kind == "reranked" else curve for curve in whole.curves]
+    html = evaluation_page(replace(whole, curves=curves))
+    assert '<small class="range soft">95 %: 55.0\u201366.0 for other persons</small>' in html
+    assert '<tr class="main"><td>trained, re-ranked</td><td>60.0\n55.0\u201366.0</td><td>55.0</td>' in html
+    assert "bootstrap over 12 persons; fewer than 20 are so few that it is rather too narrow)" in html
+
+
+@pytest.mark.parametrize(("cameras", "cells"), [(6, 30), (15, 210), (31, 0)])
+def test_pairs_of_cameras_are_a_grid_or_a_list_of_the_worst(tmp_path, cameras, cells):
+    html = evaluation_page(
+        replace(some_evaluation(noise_image(tmp_path / "a.png")), pairs_of_cameras=some_pairs(cameras))
+    )
+    assert html.count('class="cell"') == cells
+    assert ("<td>camera 1 in camera 2</td>" in html) == (cameras == 31)
+    if cells:
+        share = "40.0 (30.0\u201350.0)"
+        assert f"queries of camera 3 in camera 2\nmAP {share}, rank-1 {share}\n90 queries of 40 persons" in html
+    assert len(html.encode()) < 2_000_000
+
+
+def test_a_pair_of_few_persons_is_grey(tmp_path):
+    pair = CameraPair(1, 2, 3, 10, Interval(0.4, 0.1, 0.9, 3), Interval(0.4, 0.1, 0.9, 3))
+    html = evaluation_page(replace(some_evaluation(noise_image(tmp_path / "a.png")), pairs_of_cameras=[pair]))
+    assert 'class="cell few"' in html

@@ -1,9 +1,12 @@
+import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from reid.reports.plots import (
@@ -16,6 +19,7 @@ from reid.reports.plots import (
     training_curves,
     training_figure,
 )
+from reid.scoring.confidence import Interval
 
 HISTORY = [
     {"epoch": -1, "step": 0, "mAP": 0.1, "rank1": 0.2},
@@ -40,6 +44,17 @@ def test_the_cmc_curve_is_drawn_in_percent_from_rank_one_with_map_beside_each_na
         "trained, plain: mAP 52.0, rank-1 50.0": [(1, 50.0), (2, 75.0), (3, 100.0)],
         "untrained, plain: mAP 9.0, rank-1 10.0": [(1, 10.0), (2, 20.0), (3, 30.0)],
     }
+
+
+def test_the_interval_of_rank_one_is_an_upright_line_in_the_colour_of_its_curve():
+    known = Interval(0.6, 0.45, 0.7, 30)
+    curves = [replace(CURVES[0], rank1_interval=known), replace(CURVES[2], rank1_interval=known)]
+    (axes,) = cmc_curve(curves).axes
+    (line,) = axes.collections  # none of the untrained network
+    (ends,) = line.get_segments()
+    assert ends[:, 1].tolist() == [45.0, 70.0]
+    assert line.get_color()[0, :3] == pytest.approx(to_rgb(axes.lines[0].get_color()))
+    assert not cmc_curve([replace(CURVES[0], rank1_interval=Interval(0.6, math.nan, math.nan, 1))]).axes[0].collections
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 10, 50, 137])

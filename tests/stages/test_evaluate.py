@@ -83,6 +83,7 @@ def test_one_pass_gives_plain_and_reranked_figures_and_every_file(finished):
     workplace, outcome = finished
     results = workplace / "out" / "results"
     assert sorted(entry.name for entry in results.iterdir()) == [
+        "camera_pairs.csv",
         "cmc_curve.png",
         "cmc_curve.svg",
         "embeddings.npz",
@@ -91,7 +92,7 @@ def test_one_pass_gives_plain_and_reranked_figures_and_every_file(finished):
         "sampled_matches.png",
         "thresholds.json",
     ]
-    ranking = ["mAP", "rank1", "rank5", "rank10", "mINP"]
+    ranking = ["mAP", "rank1", "rank5", "rank10", "mINP", "mAP_low", "mAP_high", "rank1_low", "rank1_high"]
     assert set(outcome.metrics) == {
         *ranking,
         *(f"reranked_{name}" for name in ranking),
@@ -102,7 +103,12 @@ def test_one_pass_gives_plain_and_reranked_figures_and_every_file(finished):
     said = {"headline": "reranked", "evaluated_images": evaluated_images(Manifest.load(workplace / "dataset.json"))}
     assert json.loads((results / "metrics.json").read_text()) == {**said, **outcome.metrics}
     assert len(outcome.lines) == 2
-    assert outcome.lines[0].startswith("re-ranked: mAP ")
+    shown = {name: f"{100 * value:.1f}" for name, value in outcome.metrics.items()}
+    mAP, rank1 = (
+        "{} ({}\u2013{})".format(*(shown[f"reranked_{name}{end}"] for end in ("", "_low", "_high")))
+        for name in ("mAP", "rank1")
+    )
+    assert outcome.lines[0] == f"re-ranked: mAP {mAP}, rank-1 {rank1}"
     assert (workplace / "out" / "report.html").read_text().startswith("<!doctype html>")
 
 
@@ -146,7 +152,9 @@ def test_the_untrained_network_is_scored_where_its_embeddings_lie_beside_the_mod
     outcome = run_evaluate(workplace)
     assert outcome.metrics["untrained_mAP"] == 1.0
     assert outcome.metrics["untrained_reranked_rank1"] == 1.0
-    assert outcome.lines[2] == "untrained: mAP 100.0, rank-1 100.0; re-ranked mAP 100.0, rank-1 100.0"
+    sure = "100.0 (15.8\u2013100.0)"  # two persons: 0.025 ** 0.5 = 0.158
+    assert outcome.lines[2] == f"untrained: mAP {sure}, rank-1 {sure}; re-ranked mAP {sure}, rank-1 {sure}"
+    assert outcome.metrics["untrained_mAP_low"] == pytest.approx(0.158, abs=0.001)
     assert "by training" in (workplace / "out" / "report.html").read_text()
 
 
@@ -278,6 +286,7 @@ def test_a_further_test_set_is_scored_as_if_it_were_the_only_one(of_two_sets, fi
     assert len(Embeddings.load_npz(folder / "out/results/embeddings.npz")) == len(main.query) + len(main.gallery) - 1
     assert json.loads((folder / "out/results/metrics.json").read_text())["mAP_shop"] == outcome.metrics["mAP_shop"]
     assert outcome.lines[-1].startswith("test set shop: mAP ")
+    assert "mAP_low_shop" not in outcome.metrics  # of one person nothing can be said
 
 
 def test_the_report_has_a_table_of_training_sets_by_test_sets_only_if_there_are_several(of_two_sets, finished):
@@ -287,7 +296,7 @@ def test_the_report_has_a_table_of_training_sets_by_test_sets_only_if_there_are_
     assert '<tr class="main"><td>main</td><td>no</td>' in page
     assert "<tr><td>shop</td><td>yes</td>" in page
     assert "Training sets by test sets" not in (finished[0] / "out/report.html").read_text()
-    assert not [name for name in finished[1].metrics if name.startswith("mAP_")]
+    assert [name for name in finished[1].metrics if name.startswith("mAP_")] == ["mAP_low", "mAP_high"]
 
 
 def test_a_further_test_set_without_any_match_is_an_error_that_names_its_folder(workplace):
@@ -360,6 +369,7 @@ def test_mlflow_gets_both_cmc_curves_and_the_report(workplace, monkeypatch):
         assert [row.step for row in history] == list(range(1, 11))
         assert history[-1].value == 1.0
     assert [entry.path for entry in client.list_artifacts(run_id, "evaluate")] == [
+        "evaluate/camera_pairs.csv",
         "evaluate/cmc_curve.png",
         "evaluate/per_query.csv",
         "evaluate/report.html",
