@@ -68,7 +68,7 @@ def _short(given: str) -> str:
 
 
 def _print(found: "Compared") -> None:
-    from reid.scoring.paired import in_words
+    from reid.scoring.paired import between, in_words, points
 
     print(f"A: {found.first.title}\nB: {found.second.title}")
     made = table("figure", "A", "B", "difference", "95 % interval", "p")
@@ -78,8 +78,8 @@ def _print(found: "Compared") -> None:
             in_words(one.name) + (" *" if one.name == found.headline else ""),
             f"{100 * one.first:.2f}",
             f"{100 * one.second:.2f}",
-            f"{100 * interval.value:+.2f}",
-            f"{100 * interval.low:+.2f} to {100 * interval.high:+.2f}",
+            points(interval.value),
+            between(interval),
             f"{one.chance:.2g}",
         )
     rich_console(sys.stdout).print(made)

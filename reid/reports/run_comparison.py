@@ -9,7 +9,7 @@ from reid.reports.match_grid import SIZE, GridRow, MatchGrid, Picture
 from reid.reports.page import render
 from reid.reports.thumbnails import Thumbnails
 from reid.scoring.confidence import Interval
-from reid.scoring.paired import Difference, in_points, in_words
+from reid.scoring.paired import Difference, in_points, in_words, standing_of
 
 BUDGET_BYTES = 1_200_000
 """Bytes of thumbnails; the whole page stays under 2 MB, which Kubeflow's user interface still shows."""
@@ -80,7 +80,7 @@ def compare_page(page: ComparePage) -> str:
     dropped = [one for one in page.moved if one.change < 0]
     figures = [(one.name == page.verdict.name, one.standing, one.interval, _figure_cells(one)) for one in page.figures]
     cameras = [
-        (False, _standing(interval), interval, (name, f"{count:,}", *_numbers(first, second, interval)))
+        (False, standing_of(interval), interval, (name, f"{count:,}", *_numbers(first, second, interval)))
         for name, count, first, second, interval in page.cameras
     ]
     return render(
@@ -110,7 +110,7 @@ def _tiles(figures: Sequence[Difference], main: str) -> list[Tile]:
             in_words(one.name),
             100 * one.second,
             100 * one.first,
-            note=f"({_signed(one.interval.low)} to {_signed(one.interval.high)})",
+            note=f"({_between(one.interval)})",
             main=one.name == main,
         )
         for one in figures
@@ -122,29 +122,29 @@ def _figure_cells(one: Difference) -> tuple[str, ...]:
 
 
 def _numbers(first: float, second: float, interval: Interval) -> tuple[str, ...]:
-    between = f"{_signed(interval.low)} to {_signed(interval.high)}"
-    return f"{100 * first:.1f}", f"{100 * second:.1f}", _signed(interval.value), between
+    return f"{100 * first:.1f}", f"{100 * second:.1f}", _signed(interval.value), _between(interval)
+
+
+def _between(interval: Interval) -> str:
+    return f"{_signed(interval.low)} to {_signed(interval.high)}" if interval.known else "one person"
 
 
 def _signed(fraction: float) -> str:
     return f"{round(100 * fraction, 1) + 0.0:+.1f}".replace("-", "\u2212")
 
 
-def _standing(interval: Interval) -> int:
-    return int(interval.low > 0) - int(interval.high < 0)
-
-
 def _bars(rows: Sequence[tuple[bool, int, Interval, tuple[str, ...]]]) -> list[Bar]:
     """The rows with their intervals on one axis, whose middle is 0."""
-    reach = max((max(abs(one.low), abs(one.high), abs(one.value)) for _, _, one, _ in rows), default=0) or 1
+    ends = [(one.low, one.high) if one.known else (one.value, one.value) for _, _, one, _ in rows]
+    reach = max((max(abs(low), abs(high)) for low, high in ends), default=0) or 1
     tones = {1: "gain", -1: "loss", 0: "soft"}
 
     def place(value: float) -> float:
         return 50 + 48 * value / reach
 
     return [
-        Bar(cells, place(one.low), place(one.high) - place(one.low), place(one.value), tones[standing], main)
-        for main, standing, one, cells in rows
+        Bar(cells, place(low), place(high) - place(low), place(one.value), tones[standing], main)
+        for (main, standing, one, cells), (low, high) in zip(rows, ends, strict=True)
     ]
 
 

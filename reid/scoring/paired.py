@@ -18,8 +18,6 @@ from reid.scoring.per_query import KINDS, PerQuery
 
 FLIPS = 10_000
 FLIPS_AT_ONCE = 500
-FEW_PERSONS = 20
-"""Below about this number of persons the interval is too narrow."""
 FIGURES = ("mAP", "rank1")
 
 
@@ -39,7 +37,7 @@ class Difference:
     @property
     def standing(self) -> int:
         """1 if B is shown to be better, -1 if it is shown to be worse, 0 if neither is shown."""
-        return int(self.interval.low > 0) - int(self.interval.high < 0)
+        return standing_of(self.interval)
 
     def in_words(self) -> str:
         """The verdict as a sentence, in percentage points."""
@@ -49,8 +47,20 @@ class Difference:
 
 def in_points(name: str, interval: Interval) -> str:
     """The figure's difference and its interval in percentage points: mAP +3.1 (+1.2 to +5.0)."""
-    value, low, high = (_points(number) for number in (interval.value, interval.low, interval.high))
-    return f"{in_words(name)} {value} ({low} to {high})"
+    figure = f"{in_words(name)} {points(interval.value)}"
+    return f"{figure} ({between(interval)})"
+
+
+def between(interval: Interval) -> str:
+    """The ends of an interval in percentage points: +1.2 to +5.0."""
+    if not interval.known:
+        return "one person, so no interval"
+    return f"{points(interval.low)} to {points(interval.high)}"
+
+
+def standing_of(interval: Interval) -> int:
+    """1 if it lies above 0, -1 if below, 0 if it contains 0 or is not known."""
+    return int(interval.low > 0) - int(interval.high < 0)
 
 
 def in_words(name: str) -> str:
@@ -59,7 +69,8 @@ def in_words(name: str) -> str:
     return f"re-ranked {spoken}" if name.startswith("reranked_") else spoken
 
 
-def _points(fraction: float) -> str:
+def points(fraction: float) -> str:
+    """A difference of fractions in percentage points, with its sign."""
     return f"{round(100 * fraction, 2) + 0.0:+.2f}"  # + 0.0: no "-0.00"
 
 

@@ -17,8 +17,8 @@ from reid.data.findings import counted
 from reid.errors import ArtifactError, DatasetError, ReidError
 from reid.files.writing import write_text
 from reid.reports.run_comparison import ComparePage, MovedQuery, compare_page
-from reid.scoring.confidence import Interval, difference_interval
-from reid.scoring.paired import FEW_PERSONS, Difference, differences, values_of
+from reid.scoring.confidence import FEW_PERSONS, Interval, difference_interval
+from reid.scoring.paired import Difference, differences, values_of
 from reid.scoring.per_query import PerQuery
 from reid.scoring.same_queries import same_queries
 from reid.stages.compare_sides import Side, read_side
@@ -94,7 +94,7 @@ def _compared(
     change = after - before
     known = np.isfinite(change)
     persons = figures[0].interval.persons
-    if persons < FEW_PERSONS:
+    if figures[0].interval.few:
         notes.append(f"only {counted(persons, 'person')}: with fewer than {FEW_PERSONS} the intervals are too narrow")
     if not change[known].any():
         notes.append("every query has the same value in A and in B")
@@ -255,8 +255,10 @@ def as_json(found: Compared) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
-def _interval(interval: Interval) -> dict[str, float]:
-    return {"difference": interval.value, "low": interval.low, "high": interval.high}
+def _interval(interval: Interval) -> dict[str, float | None]:
+    """The ends are None if there is one person only."""
+    low, high = (interval.low, interval.high) if interval.known else (None, None)
+    return {"difference": interval.value, "low": low, "high": high}
 
 
 def add_to_mlflow(found: Compared, page: Path) -> str:

@@ -75,6 +75,18 @@ def test_few_persons_and_equal_values_are_noted(tmp_path):
     assert "every query has the same value in A and in B" in found.notes
 
 
+def test_one_person_gives_no_interval_and_no_verdict(tmp_path):
+    files = [
+        str(write_per_query(tmp_path / name / PER_QUERY, BEFORE + add, persons=1, **IMAGES))
+        for name, add in (("a", 0), ("b", 0.1))
+    ]
+    found = compare(*files)
+    assert found.verdict.in_words() == "no difference shown: mAP +10.00 (one person, so no interval)"
+    assert json.loads(as_json(found))["figures"]["mAP"]["low"] is None
+    write_page(found, tmp_path / "page.html")
+    assert "nan" not in (tmp_path / "page.html").read_text()
+
+
 def test_a_side_that_is_none_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     first, _ = sides(tmp_path)
