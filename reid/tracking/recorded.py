@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from reid.errors import TrackingError
 from reid.files.secrets import without_password
+from reid.scoring.per_query import PER_QUERY
 from reid.tracking.runs import children
 from reid.tracking.store import CACHED_RUN, PARENT, STAGE, connect, is_refusal, reaching
 
@@ -60,6 +61,16 @@ def recorded_evaluation(store: str, run_id: str) -> Recorded:
         evaluation.data.metrics,
         inputs[-1] if inputs else "",
     )
+
+
+def evaluation_table(store: str, run_id: str, folder: Path) -> Path | None:
+    """The table of queries of the evaluation beside this run, copied into the folder; None if there is none."""
+    try:
+        return fetch_artifact(
+            store, recorded_evaluation(store, run_id).evaluation_id, f"{EVALUATE}/{PER_QUERY}", folder
+        )
+    except TrackingError:
+        return None
 
 
 def recorded_run(store: str, run_id: str) -> "Run":
