@@ -35,6 +35,7 @@ from reid.data.market_folders import require_data
 from reid.errors import PipelineError, ReidError
 from reid.files.locks import locked
 from reid.files.secrets import key_to_environment, without_password
+from reid.files.surroundings import as_tags, surroundings
 from reid.spec import Experiment, load_spec, warn_of_replaced_paths
 from reid.spec.secret import open_text, open_values
 from reid.tracking.pipeline_run import open_pipeline_run
@@ -183,6 +184,7 @@ def _run_tracked(
     pipeline: ir.Pipeline, spec: Experiment, path: Path, *, store: Store, tracking_uri: str, jobs: int, tasks: Tasks
 ) -> tuple[RunReport, str]:
     """Runs the pipeline with an MLflow run and a record; returns the report and the page of its figures."""
+    around = surroundings(ROOT)
     tracking = open_pipeline_run(
         tracking_uri=tracking_uri,
         experiment=spec.mlflow.experiment,
@@ -192,11 +194,19 @@ def _run_tracked(
             "mlflow.source.name": path.name,
             "reid.spec": str(path),
             "reid.results_dir": str(store.results_dir),
+            **as_tags(around),
         },
         params=open_values(spec),
         results_dir=store.results_dir,
     )
-    record = RunRecord(store.results_dir / "runs", pid=os.getpid(), spec=str(path), mlflow_run_id=tracking.run_id)
+    record = RunRecord(
+        store.results_dir / "runs",
+        pid=os.getpid(),
+        spec=str(path),
+        mlflow_run_id=tracking.run_id,
+        surroundings=around,
+    )
+    tracking.log_artifact(record.keep_spec(open_text(spec)))
     run = LocalRun(
         pipeline,
         {"spec": open_text(spec)},

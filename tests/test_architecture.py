@@ -39,6 +39,7 @@ PIPELINES_MAY_IMPORT = {
         "reid.spec.secret",
         "reid.files",
         "reid.files.secrets",
+        "reid.files.surroundings",
         "reid.files.hashes",
         "reid.files.locks",
         "reid.files.paths",

@@ -106,7 +106,7 @@ class Bookkeeping:
         self._store.point_latest(task.stage, cached.folder)
         self._record.stage(task.stage, state=CACHED, seconds=0.0, folder=str(cached.folder))
         if self._tracking:
-            self._tracking.copy_cached(task.stage, cached.outputs.metrics)
+            self._tracking.copy_cached(task.stage, cached.outputs.metrics, cached.folder)
         self._display.say(task.stage, f"cached (took {duration(cached.seconds)} when it ran)")
         return True
 

@@ -1,7 +1,7 @@
-"""A record of each run: `<results_dir>/runs/<time>.json`.
+"""A record of each run: `<results_dir>/runs/<time>.json`, and the spec that it had, `<time>/spec.yaml`.
 
-The record says which stages ran, how they ended, how long they took and which MLflow runs are theirs. The record of a
-run that was killed is completed by the next run.
+The record says which stages ran, how they ended, how long they took and which MLflow runs are theirs, and in which
+surroundings: code, packages, machine. The record of a run that was killed is completed by the next run.
 """
 
 from datetime import datetime
@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict
 
 from pipelines.local.cache import write_json
 from reid.files.records import read_or_set_aside
+from reid.files.writing import write_text
+
+SPEC = "spec.yaml"
 
 
 class _Part(BaseModel):
@@ -39,6 +42,12 @@ class RunRecord:
             **about,
         }
         write_json(self.path, self.content)
+
+    def keep_spec(self, text: str) -> Path:
+        """Writes the spec of this run, which holds no secret; returns its file."""
+        file = self.path.with_suffix("") / SPEC
+        write_text(file, text)
+        return file
 
     def stage(self, name: str, **facts: Any) -> None:
         """Adds facts about a stage: state, key, seconds, mlflow_run_id."""

@@ -10,7 +10,7 @@ from reid.data.market1501 import Manifest
 from reid.data.market_folders import HOW_TO_GET, SPEC_FIELDS, missing_folders
 from reid.data.no_images import found_instead
 from reid.data.sets import SetsSeen
-from reid.data.surveys import SplitSurvey, fingerprint_of, survey_folders
+from reid.data.surveys import SplitSurvey, fingerprint_of, fingerprint_of_test_images, survey_folders
 from reid.errors import DatasetError
 
 
@@ -45,7 +45,7 @@ def manifest_of(
     surveys = survey_folders(paths, missing=missing, names=names, index_file=index_file)
     _refuse([(name, surveys[name], fields[name]) for name in needed])
     train, query, gallery = (surveys[name].listing.split for name in ("train", "query", "gallery"))
-    return Manifest(fingerprint_of(surveys), train, query, gallery)
+    return Manifest(fingerprint_of(surveys), train, query, gallery, test_images=fingerprint_of_test_images(surveys))
 
 
 def manifest_of_sets(seen: SetsSeen, *, needed: Sequence[str], field: str) -> Manifest:

@@ -196,6 +196,8 @@ class Manifest:
     them trains nothing again."""
     trained_on: tuple[str, ...] = field(default=(MAIN_SET,), kw_only=True)
     """Names of the test sets whose data set is also trained on; they are of other persons."""
+    test_images: str = field(default="", kw_only=True)
+    """Hash of the names and bytes of query and gallery; empty in the manifest of an earlier version."""
 
     def save(self, path: Path) -> None:
         """Writes JSON, the same bytes for the same data set; missing folders above the file are created."""
@@ -213,6 +215,8 @@ class Manifest:
                 }
                 for part in self.test_sets
             ]
+        if self.test_images:
+            content["test_images"] = self.test_images
         if self.train_sets or self.test_sets:
             content["trained_on"] = list(self.trained_on)
         body = json.dumps(content, ensure_ascii=True, separators=(",", ":"))
@@ -230,6 +234,7 @@ class Manifest:
                 train_sets=tuple(_train_set_from_json(entry) for entry in body.get("train_sets", [])),
                 test_sets=tuple(_test_set_from_json(entry) for entry in body.get("test_sets", [])),
                 trained_on=tuple(map(str, body.get("trained_on", [MAIN_SET]))),
+                test_images=str(body.get("test_images", "")),
             )
         except FileNotFoundError:
             raise ArtifactError(f"{path}: no such data set manifest; the manifest stage writes it") from None

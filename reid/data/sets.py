@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from reid.data.file_names import FileNames
@@ -14,7 +15,16 @@ from reid.data.layouts.layout import LayoutName
 from reid.data.layouts.named_files import MARKET_FOLDERS
 from reid.data.layouts.table import read_set
 from reid.data.market1501 import MAIN_SET, Listing, Manifest, Split, TestSet
-from reid.data.surveys import ListedSplit, ReadImages, SplitSurvey, Surveys, fingerprint_of, list_folders, survey
+from reid.data.surveys import (
+    ListedSplit,
+    ReadImages,
+    SplitSurvey,
+    Surveys,
+    fingerprint_of,
+    fingerprint_of_test_images,
+    list_folders,
+    survey,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -139,13 +149,15 @@ class SetsSeen:
             train_sets=[part.wanted for part in self.train_sets],
             test_sets=[part.wanted for part in self.test_sets],
         )
+        test_images = fingerprint_of_test_images(self.surveys)
+        made = partial(Manifest, test_images=test_images, test_sets=tests, trained_on=trained_on)
         if not self.train_sets:
             train = self.surveys["train"].listing.split
-            return Manifest(fingerprint, train, query, gallery, test_sets=tests, trained_on=trained_on)
+            return made(fingerprint, train, query, gallery)
         train, sets = join(
             [Part(part.wanted.name, part.survey.listing.split, part.wanted.share) for part in self.train_sets]
         )
-        return Manifest(fingerprint, train, query, gallery, train_sets=sets, test_sets=tests, trained_on=trained_on)
+        return made(fingerprint, train, query, gallery, train_sets=sets)
 
 
 def evaluation_fingerprint(fingerprint: str, test_sets: Sequence[TestSurvey]) -> str:

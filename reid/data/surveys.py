@@ -161,6 +161,14 @@ def fingerprint_of(surveys: Surveys) -> str:
     return hashlib.sha256(json.dumps([of_files, read]).encode()).hexdigest()
 
 
+def fingerprint_of_test_images(surveys: Surveys) -> str:
+    """SHA-256 over the names and bytes of query and gallery: what was evaluated, whatever was trained on."""
+    tested = {name: split for name, split in surveys.items() if name in {"query", "gallery"}}
+    return fingerprint(
+        {name: [(file, split.facts[file]) for file in split.listing.files] for name, split in tested.items()}
+    )
+
+
 def summarize(survey: SplitSurvey) -> SplitSummary:
     """The figures of one split, counted over its well-named images."""
     per_person = Counter(image.person for image in survey.images)

@@ -6,7 +6,7 @@ rules that span fields in `rules.py`, reading of files and overrides in `loading
 """
 
 # ruff: noqa: RUF012 - pydantic copies a mutable default for each instance
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -30,6 +30,9 @@ class MLflow(Section):
     """Tags that are set on the pipeline's run."""
     registered_model: RegisteredName = "reid"
     """Name of the model in the MLflow model registry."""
+    promotion: Literal["evidence", "figure"] = "evidence"
+    """What makes a new version champion: "evidence", if it is better than the champion by more than chance (the 95 %
+    interval of the paired difference of the headline mAP over persons lies above 0); "figure", if its mAP is higher."""
 
 
 class Experiment(Section):

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from reid.choice import answer, in_a_sentence
+from reid.data.evaluated import evaluated_images
 from reid.data.market1501 import MAIN_SET, Manifest, Split
 from reid.deploy.opening import ModelCard
 from reid.distributed.launching import devices_here
@@ -108,8 +109,10 @@ def evaluate(
         images_per_second=images_per_second,
     )
     chosen = answer(opened.choice, manifest.fingerprint)
+    evaluated = {"evaluated_images": evaluated_images(manifest)}
     said: dict[str, Any] = {
         "headline": headline,
+        **evaluated,
         **({"chosen_on": opened.chosen_on} if opened.chosen_on else {}),
         "chosen_on_test": chosen,
         "data_sets": [[name, fingerprint] for name, fingerprint, _ in _data_sets(manifest)],
@@ -121,6 +124,7 @@ def evaluate(
     _write(report, evaluation_page(page))
     save_figures(spec, page, results)
     _log(run, scored, results, report)
+    run.log_params(evaluated)
     if opened.chosen_on:
         run.log_params({"chosen_on": opened.chosen_on})
     run.set_tags({"chosen_on_test": chosen}, parent_too=True)

@@ -13,6 +13,7 @@ from reid.console.plain import code_text, markdown_text
 from reid.contract import Contract
 from reid.files.hashes import file_sha256
 from reid.files.lineage import code_sha256
+from reid.scoring.per_query import PER_QUERY
 from reid.spec import Experiment
 from reid.spec.deploy_sections import Export
 from reid.spec.slices import stage_slice
@@ -56,6 +57,7 @@ def register(
 
     candidate = _candidate(
         onnx,
+        results / PER_QUERY,
         fingerprint=fingerprint,
         figures=figures,
         objection=_objection(parity_figures, build, file_sha256(onnx), spec.export),
@@ -66,6 +68,7 @@ def register(
         run,
         name=spec.mlflow.registered_model,
         candidate=candidate,
+        by_evidence=spec.mlflow.promotion == "evidence",
         tags={
             "headline": str(figures["headline"]),
             "data_type": parity_figures.get("data_type", "FP32"),
@@ -106,7 +109,9 @@ def _datasets(figures: dict[str, Any], fingerprint: str) -> list[dict[str, str]]
     return [described_dataset(str(name), fingerprint=str(print_), source=str(name)) for name, print_ in sets]
 
 
-def _candidate(onnx: Path, *, fingerprint: str, figures: dict[str, Any], objection: str | None) -> "Candidate":
+def _candidate(
+    onnx: Path, per_query: Path, *, fingerprint: str, figures: dict[str, Any], objection: str | None
+) -> "Candidate":
     """The ONNX and its figures as the registry takes them."""
     from reid.deploy.onnx import pixels_of_model, read_onnx, thresholds_in
     from reid.files.encryption import is_encrypted
@@ -123,6 +128,8 @@ def _candidate(onnx: Path, *, fingerprint: str, figures: dict[str, Any], objecti
         contract=contract,
         thresholds=thresholds_in(exported, onnx),
         fingerprint=fingerprint,
+        evaluated_images=str(figures.get("evaluated_images", "")),
+        per_query=per_query,
         figure="reranked_mAP" if figures["headline"] == "reranked" else "mAP",
         figures={name: float(figures[name]) for name in ("mAP", "reranked_mAP")},
         objection=objection,

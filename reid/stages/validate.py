@@ -61,6 +61,7 @@ def validate(
     _refuse_errors(examination, report=report, advice=_advice(spec) if missing else "")
     source = _source(spec)
     run.log_dataset(source.name if source else "dataset", fingerprint=seen.fingerprint, source=_sources(spec))
+    run.log_params({"data_fingerprint": seen.fingerprint})
     slices: dict[str, str | int | float] = {f"{stage}_spec": stage_slice(spec, stage) for stage in STAGES[1:]}
     return Outcome(
         metrics=_metrics(examination) | {"skipped_images": float(sum(finding.count for finding in seen.left_out))},

@@ -23,6 +23,7 @@ from reid.tracking.outbox import Outbox
 from reid.tracking.runs import children, parents_of_kfp_run
 from reid.tracking.sender import Sender
 from reid.tracking.store import (
+    CACHED_RUN,
     CONTINUED,
     HOST,
     PARENT,
@@ -135,10 +136,21 @@ class PipelineRun:
             outbox.journal.append({"end": status, "time": now_ms()})
             self._add(outbox)
 
-    def copy_cached(self, stage: str, metrics: Mapping[str, float]) -> None:
-        """Logs the metrics of a stage whose cached result is used on this pipeline run, and sets a tag that says so."""
+    def copy_cached(self, stage: str, metrics: Mapping[str, float], folder: Path) -> None:
+        """Logs the metrics of a stage whose cached result is used on this pipeline run, and sets a tag that says so.
+
+        A second tag names the run that made the result in `folder`, if it is in the same store.
+        """
         self._own.journal.append_metrics(on_parent(stage, metrics), 0)
-        self._own.journal.append({"tags": {f"cached.{stage}": "true"}})
+        tags, made = {f"cached.{stage}": "true"}, Address.load(folder)
+        if made and made.run_id and made.store == self.tracking_uri:
+            tags[f"{CACHED_RUN}{stage}"] = made.run_id
+        self._own.journal.append({"tags": tags})
+        self._sender.wake()
+
+    def log_artifact(self, path: Path) -> None:
+        """Copies a file into the artifacts of this pipeline run; the file must stay where it is until then."""
+        self._own.journal.append({"artifact": str(path), "folder": None})
         self._sender.wake()
 
     def finish(self, status: str) -> None:

@@ -1,4 +1,4 @@
-"""The MLflow model registry: an exported model becomes a version; the version with the best figure is `champion`.
+"""The MLflow model registry: an exported model becomes a version; the best version is `champion` (`promotion.py`).
 
 A registration does not go through the journal: the stage reports the version that MLflow answers, so it waits for it.
 """
@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 
 from reid.contract import Contract
 from reid.files.writing import copy_file
+from reid.scoring.per_query import PER_QUERY
 from reid.thresholds import Thresholds
 from reid.tracking.journal import now_ms
 from reid.tracking.logged_model import log_figures
+from reid.tracking.promotion import Champion, Entrant, contest
+from reid.tracking.recorded import evaluation_table
 from reid.tracking.stage_run import StageRun
 from reid.tracking.store import connect, reaching
 
@@ -48,7 +51,11 @@ class Candidate:
     thresholds: Thresholds | None
     """From which cosine on two images count as one person; None if the model does not know."""
     fingerprint: str
-    """Fingerprint of the data set on which it was scored."""
+    """Fingerprint of the data set, training images included."""
+    evaluated_images: str
+    """Hash of the images on which it was scored (reid.data.evaluated); empty if it is not known."""
+    per_query: Path
+    """The table of queries of its evaluation; the file may be missing."""
     figure: str
     """Name of the figure that is compared: mAP or reranked_mAP."""
     figures: Mapping[str, float]
@@ -76,6 +83,7 @@ def register_model(
     *,
     name: str,
     candidate: Candidate,
+    by_evidence: bool,
     tags: Mapping[str, str],
     card: str,
     files: Mapping[str, str],
@@ -84,8 +92,9 @@ def register_model(
 ) -> Registration:
     """Registers the candidate as the next version of model `name`, with its signature, an input example and `files`.
 
-    It becomes `champion` if its parity holds and there is no champion, or its figure is above the champion's on the
-    same data; otherwise `challenger`. The reason is a tag of the version and of the run. The signature is
+    It becomes `champion` if its parity holds and there is no champion, or if it is better than the champion on the
+    same images; otherwise `challenger`. Better means, if `by_evidence`, by more than chance (`promotion.contest`),
+    else that its figure is higher. The reason is a tag of the version and of the run. The signature is
     (batch, C, H, W) -> (batch, D), float32. An encrypted ONNX stays encrypted in the store. A retried stage does not
     register a second version. The page of the version's logged model shows the `metrics` beside the data sets that they
     are of (see logged_model.py). Raises TrackingError if the registry cannot be reached.
@@ -95,17 +104,31 @@ def register_model(
         texts = {"contract.json": candidate.contract.to_json(), "README.md": card, **files}
         for file, text in texts.items():
             (Path(folder) / file).write_text(text, encoding="utf-8")
+        if candidate.per_query.is_file():
+            copy_file(candidate.per_query, Path(folder) / PER_QUERY)
         log = _log_encrypted if candidate.encrypted else _log_plain
         version = _version_of(client, run, name) or log(run, client, name, candidate, Path(folder))
         client.update_model_version(name, version, description=card)
         holder = client.get_registered_model(name).aliases.get(CHAMPION)
-        incumbent = client.get_model_version(name, holder).tags if holder else {}
         if str(holder) == version:
-            alias, reason = CHAMPION, "an earlier attempt of this stage made it champion"
+            before = client.get_model_version(name, version).tags
+            alias, reason = CHAMPION, before.get("reason", "an earlier attempt of this stage made it champion")
         else:
-            alias, reason = _contest(candidate, holder, incumbent)
+            champion = _champion(client, run.tracking_uri, name, holder) if holder else None
+            entrant = Entrant(
+                candidate.figure,
+                candidate.figures,
+                fingerprint=candidate.fingerprint,
+                evaluated_images=candidate.evaluated_images,
+                per_query=candidate.per_query,
+                objection=candidate.objection,
+            )
+            wins, reason = contest(entrant, champion, by_evidence=by_evidence, scratch=Path(folder, "champion"))
+            alias = CHAMPION if wins else CHALLENGER
         scores = {figure: repr(value) for figure, value in candidate.figures.items()}
         standing = {"fingerprint": candidate.fingerprint, "registered_as": alias, "reason": reason}
+        if candidate.evaluated_images:
+            standing["evaluated_images"] = candidate.evaluated_images
         for key, value in {**tags, **scores, **standing}.items():
             client.set_model_version_tag(name, version, key, value)
         client.set_registered_model_alias(name, alias, version)
@@ -136,24 +159,25 @@ def _version_of(client: "MlflowClient", run: StageRun, name: str) -> str | None:
     return str(found[0].version) if found else None
 
 
-def _contest(candidate: Candidate, holder: str | None, incumbent: Mapping[str, str]) -> tuple[str, str]:
-    """Returns the alias and the reason for it. `holder` is the champion's version, `incumbent` its tags."""
-    if candidate.objection:
-        return CHALLENGER, f"parity does not hold: {candidate.objection}"
-    if holder is None:
-        return CHAMPION, "the first version whose parity holds"
-    if incumbent.get("fingerprint") != candidate.fingerprint:
-        return CHALLENGER, f"version {holder} is champion on another data set; figures on two sets cannot be compared"
-    name = {"mAP": "mAP", "reranked_mAP": "re-ranked mAP"}[candidate.figure]
-    if candidate.figure not in incumbent:
-        return CHALLENGER, f"version {holder} is champion, and its {name} is not known"
-    best, own = float(incumbent[candidate.figure]), candidate.figures[candidate.figure]
-    better = own > best
-    relation = "above" if better else "not above"
-    return (
-        CHAMPION if better else CHALLENGER,
-        f"{name} {100 * own:.2f} is {relation} version {holder}'s {100 * best:.2f}",
-    )
+def _champion(client: "MlflowClient", store: str, name: str, version: str) -> Champion:
+    """The champion's tags, and how its table of queries is fetched: from its files, else from its evaluation's run."""
+    held = client.get_model_version(name, version)
+
+    def fetch(folder: Path) -> Path | None:
+        import mlflow
+
+        for place in (f"extra_files/{PER_QUERY}", PER_QUERY):  # a plain version, an encrypted one
+            try:
+                found = mlflow.artifacts.download_artifacts(
+                    artifact_uri=f"models:/{name}/{version}/{place}", dst_path=str(folder), tracking_uri=store
+                )
+            except (mlflow.exceptions.MlflowException, OSError) as error:
+                logger.debug("version %s has no %s: %s", version, place, error)
+            else:
+                return Path(found)
+        return evaluation_table(store, held.run_id, folder) if held.run_id else None
+
+    return Champion(str(version), held.tags, fetch)
 
 
 def _signature(candidate: Candidate) -> Any:

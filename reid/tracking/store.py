@@ -24,6 +24,8 @@ KEY, HOST, PROCESS = "reid.key", "reid.host", "reid.process"
 """Tags of a pipeline's run: the key of its journal, and the process that holds it."""
 CONTINUED = "reid.continued_from"
 """Tag of a stage's run that an earlier pipeline run began: the id of that pipeline run."""
+CACHED_RUN = "cached_run."
+"""Begins the tags of a pipeline's run that name, for a stage whose cached result is used, the run that made it."""
 HEADLINE_STAGES = {"evaluate", "export", "gen_trt_engine", "register"}
 """Stages whose metrics have their own names on the parent run; those of other stages are prefixed with the stage."""
 SOCKET_ERROR = re.compile(r"\[Errno -?\d+\] [^\"')]+")
@@ -36,6 +38,7 @@ OUTAGES = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"}
 def load_mlflow(tracking_uri: str) -> None:
     """Imports the parts of MLflow that this store needs, in the calling thread; MissingDependency without MLflow."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the sender tries again, for longer
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")

@@ -12,6 +12,7 @@ from PIL import Image
 from reid.choice import ON_THE_TEST_IMAGES
 from reid.cli.tasks import run_task
 from reid.contract import Contract
+from reid.data.evaluated import evaluated_images
 from reid.data.market1501 import JUNK, Manifest, PersonImage, Split, TestSet, TrainSet, list_folder
 from reid.deploy.onnx_export import export_onnx
 from reid.embeddings import Embeddings
@@ -102,6 +103,7 @@ def test_one_pass_gives_plain_and_reranked_figures_and_every_file(finished):
     assert all(np.isfinite(value) for value in outcome.metrics.values())
     assert json.loads((results / "metrics.json").read_text()) == {
         "headline": "reranked",
+        "evaluated_images": evaluated_images(Manifest.load(workplace / "dataset.json")),
         "chosen_on_test": "unknown",
         "data_sets": [["market", "f" * 64]],
         **outcome.metrics,

@@ -13,6 +13,7 @@ from reid.contract import Contract
 from reid.deploy.pixel_port import PixelPort
 from reid.errors import ArtifactError
 from reid.files.encryption import decrypt
+from reid.scoring.per_query import PER_QUERY
 from reid.spec import load_spec
 from reid.stages.register import _card, _choice, register
 from reid.thresholds import KEY, Threshold, Thresholds
@@ -22,6 +23,7 @@ from reid.tracking.pipeline_run import open_pipeline_run
 from reid.tracking.stage_run import StageRun
 from reid.tracking.store import connect
 from tests.exporting import exported, images, prepared_inside
+from tests.per_query_files import write_per_query
 
 KNOWN = Thresholds((Threshold("0.1 % let in", 0.625, 0.875, 0.001, 0.5),), "9 images", 8, 1000)
 FIGURES = {"mAP": 0.5, "rank1": 0.6, "reranked_mAP": 0.7, "reranked_rank1": 0.8}
@@ -51,9 +53,13 @@ class Registry:
 
     def add(
         self, *overrides: str, fingerprint: str = "these images", headline: str = "plain", run=None,
-        parity: dict | None = None, build: dict | None = None, **figures: Any,
+        parity: dict | None = None, build: dict | None = None, precision=None, evaluated: str = "", **figures: Any,
     ) -> tuple[str, str, str]:  # fmt: skip
-        """Registers once more; the version, its alias and the reason."""
+        """Registers once more; the version, its alias and the reason. precision: of each query, if there is a table."""
+        (self.folder / PER_QUERY).unlink(missing_ok=True)
+        if precision is not None:
+            write_per_query(self.folder / PER_QUERY, precision)
+            figures |= {"mAP": float(np.mean(precision)), "evaluated_images": evaluated}
         written = {
             "metrics.json": {"headline": headline, **FIGURES, **figures},
             "parity.json": self.parity | (parity or {}),
@@ -106,22 +112,101 @@ def test_the_page_of_the_registered_model_shows_the_figures_beside_their_data_se
 
 @pytest.mark.slow
 def test_champion_moves_to_a_better_map_on_the_same_test_set_only(registry):
-    assert registry.add() == ("1", "champion", "the first version whose parity holds")
-    assert registry.add(mAP=0.4) == ("2", "challenger", "mAP 40.00 is not above version 1's 50.00")
-    assert registry.add() == ("3", "challenger", "mAP 50.00 is not above version 1's 50.00")
+    def add(**changes):
+        return registry.add("mlflow.promotion=figure", **changes)
+
+    assert add() == ("1", "champion", "the first version whose parity holds")
+    assert add(mAP=0.4) == ("2", "challenger", "mAP 40.00 is not above version 1's 50.00")
+    assert add() == ("3", "challenger", "mAP 50.00 is not above version 1's 50.00")
     assert registry.aliases == {"champion": "1", "challenger": "3"}
-    assert registry.add(mAP=0.6) == ("4", "champion", "mAP 60.00 is above version 1's 50.00")
+    assert add(mAP=0.6) == ("4", "champion", "mAP 60.00 is above version 1's 50.00")
     assert registry.aliases == {"champion": "4", "challenger": "3"}
-    assert registry.add(mAP=0.9, fingerprint="others") == (
+    assert add(mAP=0.9, fingerprint="others") == (
         "5", "challenger", "version 4 is champion on another data set; figures on two sets cannot be compared",
     )  # fmt: skip
     # a headline compares with the champion's figure of the same kind, whatever the champion's own headline was
-    assert registry.add(headline="reranked", mAP=0.9) == (
+    assert add(headline="reranked", mAP=0.9) == (
         "6", "challenger", "re-ranked mAP 70.00 is not above version 4's 70.00",
     )  # fmt: skip
     registry.client.delete_model_version_tag("m", "4", "mAP")
-    assert registry.add(mAP=0.9)[1:] == ("challenger", "version 4 is champion, and its mAP is not known")
+    assert add(mAP=0.9)[1:] == ("challenger", "version 4 is champion, and its mAP is not known")
     assert registry.aliases["champion"] == "4"
+
+
+@pytest.mark.slow
+def test_champion_moves_on_evidence_over_persons_and_not_on_luck(registry):
+    before = np.linspace(0.2, 0.7, 40)
+    luck = before + np.where(np.arange(40) % 2, 0.06, -0.05)
+    assert registry.add(precision=before)[1] == "champion"
+    version, alias, reason = registry.add(precision=luck)
+    assert (version, alias) == ("2", "challenger")
+    assert reason.startswith("mAP 45.50 is above version 1's 45.00: no difference shown, mAP +0.50 (-1.")
+    assert reason.endswith(" over 40 persons")
+    assert registry.add(precision=before + 0.02) == (
+        "3", "champion", "mAP 47.00 is above version 1's 45.00: better, mAP +2.00 (+2.00 to +2.00) over 40 persons",
+    )  # fmt: skip
+    assert registry.add(precision=before)[1:] == (
+        "challenger",
+        "mAP 45.00 is not above version 3's 47.00: worse, mAP -2.00 (-2.00 to -2.00) over 40 persons",
+    )
+    assert registry.add("mlflow.promotion=figure", precision=luck + 0.02)[1] == "champion"
+
+
+@pytest.mark.slow
+def test_a_champion_that_was_trained_on_other_images_is_compared_if_both_were_tested_on_the_same(registry):
+    before = np.linspace(0.2, 0.7, 40)
+    assert registry.add(precision=before, evaluated="these")[1] == "champion"
+    assert registry.add(precision=before + 0.02, evaluated="these", fingerprint="more training images")[1] == "champion"
+    assert registry.add(precision=before + 0.04, evaluated="those")[1:] == (
+        "challenger", "version 2 is champion on another data set; figures on two sets cannot be compared",
+    )  # fmt: skip
+    assert registry.client.get_model_version("m", "2").tags["evaluated_images"] == "these"
+
+
+@pytest.mark.slow
+def test_without_a_table_of_queries_the_figure_decides_and_the_reason_says_so(registry):
+    before = np.linspace(0.2, 0.7, 40)
+    registry.add(precision=before)
+    assert registry.add(mAP=0.6)[1:] == (
+        "champion",
+        "mAP 60.00 is above version 1's 45.00; decided by the figure alone: "
+        f"{registry.folder / PER_QUERY}: no such file",
+    )
+    assert registry.add(precision=before)[1:] == (
+        "challenger",
+        "mAP 45.00 is not above version 2's 60.00; decided by the figure alone: version 2 has no table of queries",
+    )
+
+
+@pytest.mark.slow
+def test_the_champion_of_before_is_compared_by_the_table_of_its_evaluation(registry, monkeypatch):
+    before = np.linspace(0.2, 0.7, 40)
+    results = registry.folder / "pipeline"
+    pipeline = open_pipeline_run(
+        tracking_uri=registry.uri, experiment="e", run_name="r", tags={}, params={}, results_dir=results
+    )
+    scored = StageRun(
+        Outbox(results / "e", Address(registry.uri, "evaluate", pipeline.start_stage("evaluate", results / "e")))
+    )
+    scored.log_artifact(write_per_query(results / "e" / PER_QUERY, before), "evaluate")
+    scored.close()
+    run = StageRun(
+        Outbox(results / "r", Address(registry.uri, "register", pipeline.start_stage("register", results / "r")))
+    )
+    assert registry.add(run=run, mAP=0.45)[1] == "champion"
+    assert registry.add(precision=before + 0.02)[1:] == (
+        "champion", "mAP 47.00 is above version 1's 45.00: better, mAP +2.00 (+2.00 to +2.00) over 40 persons",
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_retried_registration_makes_no_second_version_and_keeps_the_reason(registry):
+    before = np.linspace(0.2, 0.7, 40)
+    registry.add(precision=before)
+    run = registry.run()
+    first = registry.add(precision=before + 0.02, run=run)
+    assert registry.add(precision=before + 0.02, run=run) == first
+    assert registry.aliases == {"champion": "2"}
 
 
 @pytest.mark.slow

@@ -97,7 +97,7 @@ def test_what_a_run_could_not_send_the_next_run_of_the_results_folder_sends(
     with stage_run("evaluate", results / "evaluate") as run:
         run.log_outcome({"mAP": 0.5})
     pipeline.finish_stage(results / "evaluate", "FINISHED")
-    pipeline.copy_cached("export", {"parity": 1.0})
+    pipeline.copy_cached("export", {"parity": 1.0}, tmp_path)
     pipeline.finish("FINISHED")
 
     server.start()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from reid.errors import MissingDependency, TrackingError
+from reid.tracking.journal import Address
 from reid.tracking.pipeline_run import PipelineRun, open_pipeline_run
 from reid.tracking.stage_run import StageRun, stage_run
 from reid.tracking.store import PARENT, connect, load_mlflow
@@ -72,13 +73,15 @@ def test_training_figures_stand_on_the_parent_under_the_stage(
     assert [(row.step, row.value) for row in history] == [(1, 2.0), (2, 1.0)]
 
 
-def test_a_cached_stage_copies_its_figures_and_opens_no_run(pipeline: PipelineRun) -> None:
-    pipeline.copy_cached("evaluate", {"mAP": 0.5})
+def test_a_cached_stage_copies_its_figures_and_opens_no_run(pipeline: PipelineRun, tmp_path: Path) -> None:
+    Address(pipeline.tracking_uri, "evaluate", "a" * 32).save(tmp_path)
+    pipeline.copy_cached("evaluate", {"mAP": 0.5}, tmp_path)
     pipeline.finish("FINISHED")
     client = connect(pipeline.tracking_uri)
     parent = client.get_run(pipeline.run_id)
     assert parent.data.metrics == {"mAP": 0.5}
     assert parent.data.tags["cached.evaluate"] == "true"
+    assert parent.data.tags["cached_run.evaluate"] == "a" * 32
     assert parent.info.status == "FINISHED"
     assert len(client.search_runs([pipeline.experiment_id])) == 1
 
