@@ -179,7 +179,17 @@ def summarize(survey: SplitSurvey) -> SplitSummary:
         images_per_camera=dict(sorted(per_camera.items())),
         sizes=dict(sorted(sizes.items(), key=lambda entry: (-entry[1], entry[0]))),
         samples=tuple(survey.listing.root / file for file in _samples(survey.readable)),
+        cameras_per_person=_cameras_per_person(survey.images) if survey.names.cameras else (),
     )
+
+
+def _cameras_per_person(images: Sequence[PersonImage]) -> tuple[int, ...]:
+    """How many cameras see each person, ascending."""
+    cameras: dict[int, set[int]] = {}
+    for image in images:
+        if image.person > DISTRACTOR:
+            cameras.setdefault(image.person, set()).add(image.camera)
+    return tuple(sorted(map(len, cameras.values())))
 
 
 def _samples(images: Sequence[PersonImage]) -> list[str]:

@@ -52,7 +52,14 @@ def validate(
     examination = Examination(
         seen.fingerprint,
         tuple(summarize_sets(seen.sets)),
-        tuple(examine_sets(seen.sets, num_classes=spec.dataset.num_classes, found_before=seen.left_out)),
+        tuple(
+            examine_sets(
+                seen.sets,
+                num_classes=spec.dataset.num_classes,
+                input_size=(spec.model.input_width, spec.model.input_height),
+                found_before=seen.left_out,
+            )
+        ),
     )
     _write_findings(examination, report=report, summary=summary, findings=findings, run=run)
     if examination.count("error"):

@@ -54,7 +54,7 @@ def look(main: Path, train: list[WantedSet], test: list[WantedSet] | None = None
 
 
 def findings(seen: SetsSeen, num_classes: int | None = None) -> list[tuple[str, str]]:
-    found = examine_sets(seen, num_classes=num_classes)
+    found = examine_sets(seen, num_classes=num_classes, input_size=(32, 64))
     return [(finding.severity, finding.message) for finding in found if finding.severity != "note"]
 
 
@@ -167,7 +167,7 @@ def test_a_further_test_set_is_the_same_alone_and_beside_a_training_set_of_its_p
     assert (trained.fingerprint, trained.manifest("f").train) == (seen.fingerprint, seen.manifest("f").train)
     (error,) = [message for severity, message in findings(seen) if severity == "error"]
     assert error.startswith("mine and mine: 1 person of train also in query or gallery")
-    numbered = [found.message for found in examine_sets(seen, num_classes=None) if found.check == "numbered anew"]
+    numbered = [found.message for found in examine_sets(seen, num_classes=None, input_size=(32, 64)) if found.check == "numbered anew"]
     assert [message.partition(f"{tmp_path}")[0] for message in numbered] == ["", "mine: "]
 
 
