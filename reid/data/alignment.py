@@ -28,7 +28,7 @@ BLOCKS = (4, 2)
 LEAST_ALIKE = 0.95
 """Correlation of the whole pictures from which they may be the same one."""
 LARGEST_DIFFERENCE = 0.45
-"""Root mean square difference of a place, relative to the standard deviation of the picture, up to which it is the same."""
+"""Root mean square difference of a place up to which it is the same, over the standard deviation of the picture."""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ def single_images(survey: SplitSurvey) -> Iterator[Finding]:
     files = [image.file for image in survey.images if images[image.person] == 1]
     if files:
         message = (
-            f"{survey.name}: {len(files):,} of {counted(len(images), 'person')} with one image only; a metric loss finds "
-            "no second image of them"
+            f"{survey.name}: {len(files):,} of {counted(len(images), 'person')} with one image only; a metric loss "
+            "finds no second image of them"
         )
         yield survey.finding("warning", "one image", message, files)
 

@@ -31,7 +31,7 @@ from reid.errors import UnreadableImage
 logger = logging.getLogger(__name__)
 
 MAY_BE_COPIES = 0.8
-"""Correlation of two looks from which the pictures are compared closely: a crop of 3 % at each side stays above 0.85."""
+"""Correlation of two looks from which the pictures are compared closely; a crop of 3 % at each side leaves 0.85."""
 NEARLY_THE_SAME = 0.98
 """Correlation of the looks of two images of one person and camera from which they are counted."""
 COMPARED_CLOSELY = 2000

@@ -1,4 +1,4 @@
-"""Checks of a split for pictures that show little: of one colour, blurred, or far smaller than what the network sees."""
+"""Checks of a split for pictures that show little: of one colour, blurred, or far smaller than the network's input."""
 
 from collections.abc import Iterator
 
@@ -23,8 +23,8 @@ def empty_pictures(survey: SplitSurvey) -> Iterator[Finding]:
     files = sorted((file for file, value in contrast.items() if value < LEAST_CONTRAST), key=contrast.__getitem__)
     if files:
         message = (
-            f"{survey.name}: {counted(len(files), 'image')} of nearly one colour (standard deviation of the grey values "
-            f"below {LEAST_CONTRAST:g} of 255); they show nobody"
+            f"{survey.name}: {counted(len(files), 'image')} of nearly one colour (standard deviation of the grey "
+            f"values below {LEAST_CONTRAST:g} of 255); they show nobody"
         )
         yield survey.finding("warning", "empty picture", message, files)
 

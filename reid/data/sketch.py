@@ -65,7 +65,8 @@ def looks(texts: list[str]) -> NDArray[np.float32]:
             values[row] = np.frombuffer(data, np.uint8)
     values -= values.mean(axis=1, keepdims=True)
     length = np.linalg.norm(values, axis=1, keepdims=True)
-    return np.divide(values, length, out=np.zeros_like(values), where=length > 0)
+    length[length == 0] = 1
+    return values / length
 
 
 def _variance_of_laplacian(pixels: NDArray[np.float32]) -> float:

@@ -1,4 +1,4 @@
-"""The bars of a small histogram: how many persons have how many images, or cameras. templates/parts.html.j2 draws it."""
+"""The bars of a small histogram: how many persons have how many images or cameras. templates/parts.html.j2 draws it."""
 
 from dataclasses import dataclass
 
