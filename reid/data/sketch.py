@@ -66,7 +66,7 @@ def looks(texts: list[str]) -> NDArray[np.float32]:
     values -= values.mean(axis=1, keepdims=True)
     length = np.linalg.norm(values, axis=1, keepdims=True)
     length[length == 0] = 1
-    return values / length
+    return np.asarray(values / length, np.float32)
 
 
 def _variance_of_laplacian(pixels: NDArray[np.float32]) -> float:

@@ -57,7 +57,7 @@ def validate(
                 seen.sets,
                 num_classes=spec.dataset.num_classes,
                 input_size=(spec.model.input_width, spec.model.input_height),
-                found_before=seen.left_out,
+                found_before=[*seen.left_out, *seen.corrected],
             )
         ),
     )
@@ -69,13 +69,15 @@ def validate(
     run.log_dataset(source.name if source else "dataset", fingerprint=seen.fingerprint, source=_sources(spec))
     slices: dict[str, str | int | float] = {f"{stage}_spec": stage_slice(spec, stage) for stage in STAGES[1:]}
     return Outcome(
-        metrics=_metrics(examination) | {"skipped_images": float(sum(finding.count for finding in seen.left_out))},
+        metrics=_metrics(examination)
+        | {"skipped_images": float(sum(finding.count for finding in seen.left_out))}
+        | ({"corrections": float(sum(note.count for note in seen.corrected))} if spec.dataset.corrections else {}),
         parameters={
             "fingerprint": seen.fingerprint,
             "evaluation_fingerprint": seen.evaluation_fingerprint,
             **slices,
         },
-        lines=to_lines(examination),
+        lines=[*to_lines(examination), *(note.message for note in seen.corrected)],
     )
 
 
