@@ -112,7 +112,7 @@ class CorrectionsFile:
     def _correction(self, line: int, row: Sequence[str]) -> Correction:
         if len(row) != len(HEAD):
             self.refuse(line, f"found {counted(len(row), 'value')}; want {','.join(HEAD)}")
-        image, sha256, text = row[0], row[1].strip(), row[2].strip()
+        image, sha256, text = row[0].lstrip(), row[1].strip(), row[2].strip()
         if not (named := IMAGE.fullmatch(image)):
             self.refuse(line, f"found the image {image[:200]!r}; want SPLIT/FILE, or SET: SPLIT/FILE")
         if not SHA256.fullmatch(sha256):
