@@ -1,6 +1,6 @@
 """Suspected labels: images that look like another person's, two persons who look like one, one who looks like two.
 
-All three compare like with like. An image is compared with images of its own camera and with images of other cameras,
+All three compare like with like. What the images of a camera have in common is subtracted; and an image is compared with images of its own camera and with images of other cameras,
 each by itself, for one wall makes strangers alike; another person has to be nearer than its own one in both. So there
 is no verdict on an image if its own person and the other one are seen under no two such views.
 
@@ -17,12 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid.console.progress import Progress
+from reid.retrieval.distance import l2_normalize
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 NEAREST_MEANT = 3
 """An image's similarity to a person is the mean of its similarities to so many of their images, the nearest ones."""
+PERSONS_OF_A_MEAN = 10
+"""Fewest persons whose images have a mean that is the camera's and not theirs."""
+LEAST_LENGTH = 1e-4
+"""Length below which nothing is left of a vector, and it stays as it was."""
 PERSONS_TRIED = 5
 """Other persons that an image is compared with: those of its nearest neighbours."""
 MUTUAL_SHARE = 0.5
@@ -76,6 +81,20 @@ class Suspects:
     two_persons: list[TwoPersons]
     usual_margin: float
     """The median margin of an image, below 0: how far the nearest other person usually is."""
+
+
+def without_cameras(unit: Floats, *, person: Ints, camera: Ints) -> Floats:
+    """unit (N, D) -> (N, D) of length 1, without what all images of a camera have in common: its wall and light.
+
+    The mean of a camera is subtracted if it shows PERSONS_OF_A_MEAN persons, else the mean of all images.
+    """
+    centred = unit - unit.mean(axis=0)
+    for one in np.unique(camera):
+        rows = np.flatnonzero(camera == one)
+        if len(np.unique(person[rows])) >= PERSONS_OF_A_MEAN:
+            centred[rows] = unit[rows] - unit[rows].mean(axis=0)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    return l2_normalize(np.where(length > LEAST_LENGTH, centred, unit))
 
 
 def find_suspects(unit: Floats, *, person: Ints, camera: Ints, nearest: NDArray[np.integer]) -> Suspects:

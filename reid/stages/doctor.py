@@ -27,7 +27,7 @@ from reid.files.writing import replacing
 from reid.reports.suspects_page import ShownGroup, ShownSuspect, to_html
 from reid.retrieval.distance import l2_normalize
 from reid.retrieval.knn import nearest_neighbours
-from reid.retrieval.suspects import SamePerson, Suspects, TwoPersons, WrongLabel, find_suspects
+from reid.retrieval.suspects import SamePerson, Suspects, TwoPersons, WrongLabel, find_suspects, without_cameras
 from reid.spec import Experiment
 from reid.stages.images_seen import ImagesSeen, look_at_images, missing_of
 from reid.stages.outcome import Outcome
@@ -143,7 +143,7 @@ def _suspects_of(group: Group, model: OpenModel, spec: Experiment) -> Suspects:
         batch_size=spec.dataset.val_batch_size,
         what=f"embedding {group.title}",
     )
-    unit = l2_normalize(found.vectors)
+    unit = without_cameras(l2_normalize(found.vectors), person=group.person, camera=split.camera)
     nearest = nearest_neighbours(unit, count=NEIGHBOURS + 1).nearest
     return find_suspects(unit, person=group.person, camera=split.camera, nearest=nearest)
 
