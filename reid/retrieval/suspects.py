@@ -1,15 +1,16 @@
 """Suspected labels: images that look like another person's, two persons who look like one, one who looks like two.
 
-All three compare like with like. What the images of a camera have in common is subtracted; and an image is compared with images of its own camera and with images of other cameras,
-each by itself, for one wall makes strangers alike; another person has to be nearer than its own one in both. So there
-is no verdict on an image if its own person and the other one are seen under no two such views.
+All three compare like with like, for one wall makes strangers alike. What the images of a camera have in common is
+subtracted. An image is compared with images of its own camera and with those of other cameras, each by itself, and
+another person has to be nearer than its own one in both. So there is no verdict on an image if its own person and the
+other one are not seen under views that can be compared.
 
 Shapes: N images, D values each, K neighbours, n images of a person. Vectors have length 1; similarity is the cosine.
 """
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,8 +31,10 @@ LEAST_LENGTH = 1e-4
 """Length below which nothing is left of a vector, and it stays as it was."""
 PERSONS_TRIED = 5
 """Other persons that an image is compared with: those of its nearest neighbours."""
-MUTUAL_SHARE = 0.5
-"""Share of the images of each of two persons whose nearest other person is the other one, if they may be one."""
+MUTUAL_SHARE = 0.3
+"""Least share of the images of each of two persons whose nearest other person is the other one, if they may be one."""
+OUTLYING = 3.0
+"""Robust standard deviations above the median of all persons from which a person's parts are suspiciously far apart."""
 FEWEST_OF_A_PART = 2
 """Fewest images of each part of a person who may be two."""
 
@@ -122,7 +125,7 @@ def find_suspects(unit: Floats, *, person: Ints, camera: Ints, nearest: NDArray[
     ]
     suspected = np.array([one.row for one in wrong], np.int64)
     as_two = [_as_two(who, np.setdiff1d(rows, suspected), views) for who, rows in rows_of.items()]
-    two = [one for one in as_two if one and one.separation > -min(usual, 0.0)]
+    two = _outliers([one for one in as_two if one], least=-min(usual, 0.0))
     return Suspects(sorted(wrong, reverse=True), same, sorted(two, reverse=True), usual)
 
 
@@ -194,6 +197,17 @@ def _same_persons(
                 row, column = np.unravel_index(int(product.argmax()), product.shape)
                 pairs.append(SamePerson(margin, one, other, int(rows_of[one][row]), int(rows_of[other][column])))
     return sorted(pairs, reverse=True)
+
+
+def _outliers(found: Sequence[TwoPersons], *, least: float) -> list[TwoPersons]:
+    """Those whose parts are at least so far apart, and far farther than those of the other persons."""
+    if not found:
+        return []
+    separation = np.array([one.separation for one in found])
+    median = float(np.median(separation))
+    spread = 1.4826 * float(np.median(np.abs(separation - median)))  # a normal distribution's standard deviation
+    bar = max(least, median + OUTLYING * spread)
+    return [one for one in found if one.separation > bar]
 
 
 def _as_two(who: int, rows: Ints, views: _Views) -> TwoPersons | None:
