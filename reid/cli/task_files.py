@@ -141,7 +141,9 @@ def images_of(spec: Experiment, task: str, *, needed: Sequence[str] = ("query", 
     path = results_folder(spec, task) / MANIFEST
     own = any(chosen.field.startswith(task) for chosen in folders.values())
     with_test_sets = task == "evaluate" and bool(spec.dataset.test_sets)
-    if (spec.dataset.roots or with_test_sets) and not own:
+    if own and spec.dataset.corrections:
+        logger.warning("%s: its images are its own, so dataset.corrections is not applied", task)
+    if (spec.dataset.roots or with_test_sets or spec.dataset.corrections) and not own:
         seen = look_at_images(spec, missing=missing_of(spec), read=read_images, with_test_sets=with_test_sets)
         field = "dataset.root" if spec.dataset.layout != "market1501" else "dataset.*_dataset_dir"
         manifest_of_sets(seen.sets, needed=needed, field=field).save(path)

@@ -7,11 +7,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from reid.data.balance import disjoint_cameras, large_persons, single_images, uneven_cameras
 from reid.data.duplicates import duplicates, queries_by_name_in_gallery
 from reid.data.findings import EXAMPLES, Finding, counted
 from reid.data.image_file import DEEP_MODES
 from reid.data.market1501 import DISTRACTOR, JUNK, PersonImage
 from reid.data.no_images import found_instead
+from reid.data.quality import blurred, empty_pictures
 from reid.data.reading_checks import deep, turned
 from reid.data.surveys import SplitSurvey, Surveys
 
@@ -253,7 +255,7 @@ def _single_camera_persons(surveys: Surveys) -> Iterator[Finding]:
 
 SPLIT_CHECKS = (
     *(_folder, _empty, _faults, _bad_names, _unreadable, _strays, _odd_sizes, _formats, turned, deep),
-    _junk_and_distractors,
+    *(empty_pictures, blurred, _junk_and_distractors),
 )
 TRAIN, TEST = frozenset({"train"}), frozenset({"query", "gallery"})
 CHECKS: tuple[tuple[frozenset[str], Callable[[Surveys], Iterator[Finding]]], ...] = (
@@ -264,6 +266,11 @@ CHECKS: tuple[tuple[frozenset[str], Callable[[Surveys], Iterator[Finding]]], ...
     (TEST, _unknown_cameras),
     (TEST, _unmatched_queries),
     (TRAIN, _single_camera_persons),
+    (TRAIN, lambda surveys: single_images(surveys["train"])),
+    (TRAIN, lambda surveys: large_persons(surveys["train"])),
+    (TRAIN, lambda surveys: uneven_cameras(surveys["train"])),
+    (TEST, lambda surveys: uneven_cameras(surveys["gallery"])),
+    (TRAIN | TEST, disjoint_cameras),
 )
 """(the splits that a check needs, the check)."""
 

@@ -14,14 +14,23 @@ from reid.data.doctor import (
     persons_of,
 )
 from reid.data.findings import EXAMPLES, Finding, SplitSummary, counted
+from reid.data.near_duplicates import near_duplicates
+from reid.data.quality import enlarged
 from reid.data.sets import TEST_SPLITS, Place, SetsSeen, numbered_together, of_set
 from reid.data.surveys import SplitSurvey, Surveys, summarize
 
 
-def examine_sets(seen: SetsSeen, *, num_classes: int | None, found_before: Iterable[Finding] = ()) -> list[Finding]:
+def examine_sets(
+    seen: SetsSeen,
+    *,
+    num_classes: int | None,
+    input_size: tuple[int, int],
+    found_before: Iterable[Finding] = (),
+) -> list[Finding]:
     """All findings about all sets, with those `found_before`, errors first; the name of a set is before its findings.
 
-    num_classes: the spec's number of training persons; None if they are counted and not compared.
+    num_classes: the spec's number of training persons; None if they are counted and not compared. input_size: width and
+    height of the network's input in pixels.
     """
     findings = examine(seen.surveys, num_classes=num_classes if "train" in seen.surveys else None)
     persons = sum(len(persons_of(part.survey)) for part in seen.train_sets)
@@ -36,20 +45,27 @@ def examine_sets(seen: SetsSeen, *, num_classes: int | None, found_before: Itera
         findings += [of_set(found, test.wanted.name) for found in examine(test.surveys, num_classes=None)]
     findings += compare_num_classes(persons, num_classes)  # no finding if there are no training sets
     findings += across_sets(seen)
+    splits = _splits(seen)
+    findings += near_duplicates(splits)
+    width, height = input_size
+    for name, survey in splits:
+        small = enlarged(survey, width=width, height=height)
+        findings += [of_set(found, name) if name else found for found in small]
     return errors_first([*findings, *seen.renamed, *found_before])
+
+
+def _splits(seen: SetsSeen) -> list[tuple[str, SplitSurvey]]:
+    """All splits, each with the name of its set; "" is the main set."""
+    return [
+        *((part.wanted.name, part.survey) for part in seen.train_sets),
+        *(("", survey) for survey in seen.surveys.values()),
+        *((part.wanted.name, survey) for part in seen.test_sets for survey in part.surveys.values()),
+    ]
 
 
 def summarize_sets(seen: SetsSeen) -> list[SplitSummary]:
     """The figures of each split of each set, in the order train, main set, further test sets."""
-    return [
-        *(replace(summarize(part.survey), set_name=part.wanted.name) for part in seen.train_sets),
-        *(summarize(survey) for survey in seen.surveys.values()),
-        *(
-            replace(summarize(survey), set_name=part.wanted.name)
-            for part in seen.test_sets
-            for survey in part.surveys.values()
-        ),
-    ]
+    return [replace(summarize(survey), set_name=name) for name, survey in _splits(seen)]
 
 
 def across_sets(seen: SetsSeen) -> Iterator[Finding]:

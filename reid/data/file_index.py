@@ -1,4 +1,4 @@
-"""Reads every image of a data set once, and keeps its hash, picture size and mode in an index by path, size and times.
+"""Reads every image of a data set once, and keeps its hash, size, mode and sketch in an index by path, size and times.
 
 A second look at an unchanged data set stats the files and opens none. A file whose size, modification or change time
 differs is read again; so is every file that could not be read. `read_images` decodes what it reads, `hash_images` only
@@ -17,13 +17,14 @@ from pathlib import Path
 
 from reid.console.progress import Progress
 from reid.data.image_file import EMPTY_FILE, UPRIGHT, Unreadable, decode, read_content
+from reid.data.sketch import sketch
 from reid.errors import ArtifactError
 from reid.files.records import DamagedRecordError, read_json_record, read_or_set_aside, set_aside
 from reid.files.writing import replacing
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Version of the index file; a file of another version is read as empty."""
 LARGEST_BYTES = 1 << 30
 """Of the index: some 4 million images."""
@@ -48,6 +49,12 @@ class ImageFacts:
     error: str = ""
     orientation: int = UPRIGHT
     """The file's EXIF orientation, 1 to 8; 0 if the EXIF block is damaged."""
+    look: str = ""
+    """The picture in a few bytes, as `Sketch.look`; "" if it was not decoded."""
+    contrast: float = 0.0
+    """As `Sketch.contrast`."""
+    sharpness: float = 0.0
+    """As `Sketch.sharpness`."""
 
 
 Stamp = tuple[int, int, int]
@@ -73,9 +80,14 @@ def read_image(path: Path) -> ImageFacts:
         found = decode(data)
     except Unreadable as why:
         return replace(facts, error=str(why))
-    width, height = found.image.size
     return replace(
-        facts, width=width, height=height, mode=found.mode, format=found.format, orientation=found.orientation
+        facts,
+        width=found.image.width,
+        height=found.image.height,
+        mode=found.mode,
+        format=found.format,
+        orientation=found.orientation,
+        **sketch(found.image)._asdict(),
     )
 
 

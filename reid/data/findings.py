@@ -47,6 +47,8 @@ class SplitSummary:
     """A few readable images, of persons spread over the split."""
     set_name: str = ""
     """The name of the set that the split belongs to; "" if it has none."""
+    cameras_per_person: tuple[int, ...] = ()
+    """Number of cameras that see each person, ascending; () if cameras are unknown."""
 
     @property
     def title(self) -> str:

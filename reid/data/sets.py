@@ -3,11 +3,12 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from reid.data.corrections import CorrectionsFile, corrected
 from reid.data.file_names import FileNames
 from reid.data.findings import EXAMPLES, Finding
 from reid.data.joint import Part, join
@@ -127,6 +128,22 @@ class SetsSeen:
             return main
         sets = [main, [[part.wanted.name, fingerprint_of({"train": part.survey})] for part in self.train_sets]]
         return hashlib.sha256(json.dumps(sets).encode()).hexdigest()
+
+    def with_corrections(self, given: CorrectionsFile, *, sets: Collection[str]) -> "tuple[SetsSeen, list[Finding]]":
+        """The same with its corrections, and notes on them; see `corrected`."""
+        parts: dict[tuple[str, str], SplitSurvey] = {("", split): found for split, found in self.surveys.items()}
+        parts |= {(part.wanted.name, "train"): part.survey for part in self.train_sets}
+        parts |= {(part.wanted.name, split): found for part in self.test_sets for split, found in part.surveys.items()}
+        after, notes = corrected(parts, given, sets=sets)
+        return replace(
+            self,
+            surveys={split: after["", split] for split in self.surveys},
+            train_sets=tuple(replace(part, survey=after[part.wanted.name, "train"]) for part in self.train_sets),
+            test_sets=tuple(
+                replace(part, surveys={split: after[part.wanted.name, split] for split in part.surveys})
+                for part in self.test_sets
+            ),
+        ), notes
 
     def without_unreadable(self) -> "tuple[SetsSeen, list[Finding]]":
         """The same without the training images that cannot be decoded, and a warning for each set that has some."""

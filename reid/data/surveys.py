@@ -46,6 +46,8 @@ class SplitSurvey:
     names: FileNames
     folder_error: str = ""
     """Why the folder could not be listed; the listing is empty then."""
+    corrected: tuple[tuple[str, str, str], ...] = ()
+    """(file, sha256, correction) of each correction that the listing already has."""
 
     @property
     def images(self) -> tuple[PersonImage, ...]:
@@ -150,8 +152,15 @@ def survey(listed: Mapping[Key, ListedSplit], *, index_file: Path, read: ReadIma
 def fingerprint_of(surveys: Surveys) -> str:
     """The data set's fingerprint: SHA-256 over all names and bytes.
 
-    If the names do not follow Market-1501, persons and cameras count too, for they depend on the pattern.
+    If the names do not follow Market-1501, persons and cameras count too, for they depend on the pattern; and so do
+    corrections, if there are any.
     """
+    found = _fingerprint_of_names_and_bytes(surveys)
+    applied = [[name, *one] for name, split in sorted(surveys.items()) for one in split.corrected]
+    return hashlib.sha256(json.dumps([found, applied]).encode()).hexdigest() if applied else found
+
+
+def _fingerprint_of_names_and_bytes(surveys: Surveys) -> str:
     of_files = fingerprint(
         {name: [(file, split.facts[file]) for file in split.listing.files] for name, split in surveys.items()}
     )
@@ -187,7 +196,17 @@ def summarize(survey: SplitSurvey) -> SplitSummary:
         images_per_camera=dict(sorted(per_camera.items())),
         sizes=dict(sorted(sizes.items(), key=lambda entry: (-entry[1], entry[0]))),
         samples=tuple(survey.listing.root / file for file in _samples(survey.readable)),
+        cameras_per_person=_cameras_per_person(survey.images) if survey.names.cameras else (),
     )
+
+
+def _cameras_per_person(images: Sequence[PersonImage]) -> tuple[int, ...]:
+    """How many cameras see each person, ascending."""
+    cameras: dict[int, set[int]] = {}
+    for image in images:
+        if image.person > DISTRACTOR:
+            cameras.setdefault(image.person, set()).add(image.camera)
+    return tuple(sorted(map(len, cameras.values())))
 
 
 def _samples(images: Sequence[PersonImage]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from reid.data.findings import Examination, Finding, SplitSummary, counted
 from reid.reports.blocks import Table
 from reid.reports.findings import SPLIT_COLUMNS, shown_sizes, split_row
-from reid.reports.histogram import Histogram, images_per_person_histogram
+from reid.reports.histogram import Histogram, persons_histogram
 from reid.reports.page import render
 from reid.reports.thumbnails import Thumbnails
 
@@ -65,6 +65,7 @@ class ShownSplit:
     pictures: list[NamedPicture]
     cameras: list[CameraBar]
     histogram: Histogram | None
+    cameras_histogram: Histogram | None
 
 
 def to_html(examination: Examination) -> str:
@@ -94,7 +95,8 @@ def _shown_split(summary: SplitSummary, thumbnails: Thumbnails) -> ShownSplit:
         sizes=shown_sizes(summary),
         pictures=_pictures(summary.samples, thumbnails),
         cameras=[CameraBar(camera, n, 100 * n / most) for camera, n in summary.images_per_camera.items()],
-        histogram=images_per_person_histogram(summary.images_per_person),
+        histogram=persons_histogram(summary.images_per_person, "image"),
+        cameras_histogram=persons_histogram(summary.cameras_per_person, "camera"),
     )
 
 

@@ -1,4 +1,4 @@
-"""The bars of a small histogram: how many persons have how many images. templates/parts.html.j2 draws it."""
+"""The bars of a small histogram: how many persons have how many images or cameras. templates/parts.html.j2 draws it."""
 
 from dataclasses import dataclass
 
@@ -34,20 +34,20 @@ class Histogram:
     top: str
 
 
-def images_per_person_histogram(images_per_person: tuple[int, ...]) -> Histogram | None:
-    """The histogram of these numbers of images, one a person, ascending; None if there is no person."""
-    if not images_per_person:
+def persons_histogram(per_person: tuple[int, ...], noun: str) -> Histogram | None:
+    """The histogram of these numbers of images (`noun`), or cameras, one a person, ascending; None without a person."""
+    if not per_person:
         return None
-    low, high = images_per_person[0], images_per_person[-1]
-    step = -(-(high - low + 1) // BARS)  # whole images per bar
+    low, high = per_person[0], per_person[-1]
+    step = -(-(high - low + 1) // BARS)  # whole numbers per bar
     persons_of = [0] * ((high - low) // step + 1)
-    for images in images_per_person:
-        persons_of[(images - low) // step] += 1
+    for number in per_person:
+        persons_of[(number - low) // step] += 1
     pitch, most = WIDTH / len(persons_of), max(persons_of)
     bars = []
     for number, persons in enumerate(persons_of):
         first, last = low + number * step, min(low + (number + 1) * step - 1, high)
-        spread = counted(first, "image") if first == last else f"{first:,} to {last:,} images"
+        spread = counted(first, noun) if first == last else f"{first:,} to {last:,} {noun}s"
         height = TALLEST * persons / most
         bars.append(
             Bar(
@@ -59,4 +59,4 @@ def images_per_person_histogram(images_per_person: tuple[int, ...]) -> Histogram
             )
         )
     last_text = f"{high:,}" if len(bars) > 1 else ""
-    return Histogram(tuple(bars), counted(low, "image"), last_text, f"up to {counted(most, 'person')}")
+    return Histogram(tuple(bars), counted(low, noun), last_text, f"up to {counted(most, 'person')}")

@@ -147,6 +147,9 @@ class Dataset(Section):
     """Source of the camera numbers. file_name: each image's name; none: there is one camera only, or cameras are not
     known. With none, or if file_name gives no camera, queries count as camera 1 and gallery images as camera 2, so that
     no match is left out as a view of the query's own camera."""
+    corrections: Annotated[ReadFile | None, FINDS_IMAGES, BY_TASKS] = None
+    """CSV of corrections, which leave out images or give them another person or camera: docs/data.md. The images
+    themselves stay as they are. null: none."""
     synthetic: Annotated[Synthetic | None, BY_VALIDATE, BY_TASKS] = None
     """Parameters of a drawn data set to use in place of your own; null: none is drawn."""
     source: Annotated[Source | None, BY_VALIDATE, BY_TASKS] = None

@@ -45,9 +45,13 @@ class Model(Section):
     """Smallest share of the backbone's tensors that the weights file has to fill."""
     input_channels: Annotated[Literal[1, 3], PartOfNetwork("input_channels"), SaidByModel("channels")] = 3
     """Number of colour channels of the input: 1 is grey, 3 is RGB."""
-    input_width: Annotated[Count, PartOfNetwork("width"), SaidByModel("width"), InForm("image_width")] = 128
+    input_width: Annotated[
+        Count, PartOfNetwork("width"), SaidByModel("width"), InForm("image_width"), AlsoReadBy("validate")
+    ] = 128
     """Width of the input in pixels."""
-    input_height: Annotated[Count, PartOfNetwork("height"), SaidByModel("height"), InForm("image_height")] = 256
+    input_height: Annotated[
+        Count, PartOfNetwork("height"), SaidByModel("height"), InForm("image_height"), AlsoReadBy("validate")
+    ] = 256
     """Height of the input in pixels."""
     neck: Annotated[Literal["bnneck", ""], PartOfNetwork("neck"), SaidByModel(contract=None)] = "bnneck"
     """Layer between the features of the metric loss and the classifier. bnneck: a BatchNorm; "": none."""

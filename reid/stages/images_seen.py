@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from reid.data.corrections import CorrectionsFile
 from reid.data.file_names import file_names
 from reid.data.findings import Finding
 from reid.data.market_folders import missing_folders
@@ -36,6 +37,8 @@ class ImagesSeen:
     """Hash of the same and of the further test sets."""
     left_out: list[Finding]
     """The training images that cannot be decoded, if `dataset.corrupt_images` says that they are skipped."""
+    corrected: list[Finding]
+    """Notes on the corrections of `dataset.corrections`, which the sets have and both hashes follow."""
 
 
 def missing_of(spec: Experiment) -> dict[str, str]:
@@ -61,18 +64,25 @@ def look_at_images(
         index_file=_index_file(spec),
         read=read,
     )
+    notes: list[Finding] = []
+    if given := _corrections(spec):
+        sets, notes = sets.with_corrections(given, sets=_names_of_sets(spec))
     fingerprint = sets.fingerprint
     left_out: list[Finding] = []
     if dataset.corrupt_images == "skip":
         sets, left_out = sets.without_unreadable()
-    return ImagesSeen(sets, fingerprint, evaluation_fingerprint(fingerprint, sets.test_sets), left_out)
+    return ImagesSeen(sets, fingerprint, evaluation_fingerprint(fingerprint, sets.test_sets), left_out, notes)
 
 
 def look_at_further_sets(spec: Experiment, *, read: ReadImages) -> tuple[TestSurvey, ...]:
-    """Lists the further test sets alone, and reads their images by `read`."""
-    return look_at_test_sets(
+    """Lists the further test sets alone, with their corrections, and reads their images by `read`."""
+    found = look_at_test_sets(
         [_wanted(part) for part in spec.dataset.test_sets], index_file=_index_file(spec), read=read
     )
+    if given := _corrections(spec):
+        alone = SetsSeen(_main(spec, missing={}), {}, test_sets=found)
+        return alone.with_corrections(given, sets=_names_of_sets(spec))[0].test_sets
+    return found
 
 
 def trained_on(spec: Experiment) -> tuple[str, ...]:
@@ -107,6 +117,14 @@ def _main(spec: Experiment, *, missing: Mapping[str, str]) -> MainSet:
         names,
         ("query", "gallery") if dataset.train_sets else ("train", "query", "gallery"),
     )
+
+
+def _corrections(spec: Experiment) -> CorrectionsFile | None:
+    return CorrectionsFile(Path(spec.dataset.corrections)) if spec.dataset.corrections else None
+
+
+def _names_of_sets(spec: Experiment) -> set[str]:
+    return {part.name for part in (*spec.dataset.train_sets, *spec.dataset.test_sets)}
 
 
 def _index_file(spec: Experiment) -> Path:

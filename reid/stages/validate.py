@@ -51,7 +51,12 @@ def validate(
     ensure_made(spec)
     missing = missing_of(spec)
     seen = look_at_images(spec, missing=missing, read=read_images, with_test_sets=with_test_sets)
-    found = examine_sets(seen.sets, num_classes=spec.dataset.num_classes, found_before=seen.left_out)
+    found = examine_sets(
+        seen.sets,
+        num_classes=spec.dataset.num_classes,
+        input_size=(spec.model.input_width, spec.model.input_height),
+        found_before=[*seen.left_out, *seen.corrected],
+    )
     if not missing and all(finding.severity != "error" for finding in found):
         found = [*_too_few_to_train(spec, seen), *found]
     examination = Examination(seen.fingerprint, tuple(summarize_sets(seen.sets)), tuple(found))
@@ -64,13 +69,15 @@ def validate(
     run.log_params({"data_fingerprint": seen.fingerprint})
     slices: dict[str, str | int | float] = {f"{stage}_spec": stage_slice(spec, stage) for stage in STAGES[1:]}
     return Outcome(
-        metrics=_metrics(examination) | {"skipped_images": float(sum(finding.count for finding in seen.left_out))},
+        metrics=_metrics(examination)
+        | {"skipped_images": float(sum(finding.count for finding in seen.left_out))}
+        | ({"corrections": float(sum(note.count for note in seen.corrected))} if spec.dataset.corrections else {}),
         parameters={
             "fingerprint": seen.fingerprint,
             "evaluation_fingerprint": seen.evaluation_fingerprint,
             **slices,
         },
-        lines=to_lines(examination),
+        lines=[*to_lines(examination), *(note.message for note in seen.corrected)],
     )
 
 

@@ -54,7 +54,7 @@ def look(main: Path, train: list[WantedSet], test: list[WantedSet] | None = None
 
 
 def findings(seen: SetsSeen, num_classes: int | None = None) -> list[tuple[str, str]]:
-    found = examine_sets(seen, num_classes=num_classes)
+    found = examine_sets(seen, num_classes=num_classes, input_size=(32, 64))
     return [(finding.severity, finding.message) for finding in found if finding.severity != "note"]
 
 
@@ -127,6 +127,7 @@ def test_equal_numbers_in_two_data_sets_that_lie_side_by_side_are_other_persons(
     said = [message for _, message in findings(look(one, [x, wanted("one", one)], [y]))]
     assert said == [
         "x: train: 1 of 1 person seen by one camera only; they teach nothing across cameras",
+        "x: train: 1 of 1 person with one image only; a metric loss finds no second image of them",
     ]
 
 
@@ -167,7 +168,11 @@ def test_a_further_test_set_is_the_same_alone_and_beside_a_training_set_of_its_p
     assert (trained.fingerprint, trained.manifest("f").train) == (seen.fingerprint, seen.manifest("f").train)
     (error,) = [message for severity, message in findings(seen) if severity == "error"]
     assert error.startswith("mine and mine: 1 person of train also in query or gallery")
-    numbered = [found.message for found in examine_sets(seen, num_classes=None) if found.check == "numbered anew"]
+    numbered = [
+        found.message
+        for found in examine_sets(seen, num_classes=None, input_size=(32, 64))
+        if found.check == "numbered anew"
+    ]
     assert [message.partition(f"{tmp_path}")[0] for message in numbered] == ["", "mine: "]
 
 

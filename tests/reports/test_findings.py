@@ -93,7 +93,7 @@ def test_the_page_needs_nothing_from_outside_and_escapes_file_names(market: Path
     assert "query/&lt;script&gt;alert(1)&lt;.jpg" in page
     assert not re.search(r"https?://|url\(|@import", page)
     assert set(re.findall(r'(?:src|href)="([^:]+):', page)) == {"data"}
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 6
 
 
 def test_the_page_stays_below_300_kb_whatever_is_found(market: Path) -> None:

@@ -1,5 +1,6 @@
 """What each field of the spec's section `dataset` does."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from reid.cli.task_files import images_of
 from reid.data.market1501 import Manifest, Split, TrainSet, list_folder
 from reid.data.store import read_resized
 from reid.errors import DatasetError, SpecError
+from reid.files.hashes import file_sha256
 from reid.stages.train import train
 from reid.stages.validate import ensure_made
 from reid.tracking.stage_run import StageRun
@@ -116,6 +118,22 @@ def cameras(lab: Lab) -> None:
     assert set(usual.query.camera.tolist()) == set(usual.gallery.camera.tolist()) == {1, 2}
     assert (set(unknown.query.camera.tolist()), set(unknown.gallery.camera.tolist())) == ({1}, {2})
     assert unknown.gallery.person.tolist() == usual.gallery.person.tolist()
+
+
+def corrections(lab: Lab) -> None:
+    """A training image that is left out, and one that is of another person."""
+    usual = _read(lab)
+    first, second, *others = usual.train.images
+    lines = ["image,sha256,correction"]
+    for image, what in ((first, "drop"), (second, f"person: {others[-1].person}")):
+        lines.append(f"train/{image.file},{file_sha256(usual.train.root / image.file)},{what}")
+    file = lab.folder / "corrections.csv"
+    file.write_text("\n".join(lines))
+    found = _read(lab, f"dataset.corrections={file}")
+    assert found.train.images == (dataclasses.replace(second, person=others[-1].person), *others)
+    assert (found.query, found.gallery) == (usual.query, usual.gallery)
+    assert found.fingerprint != usual.fingerprint
+    assert Manifest.load(images_of(lab.spec(f"dataset.corrections={file}"), "evaluate")) == found
 
 
 NO_FOLDERS = [f"dataset.{split}_dataset_dir=null" for split in FOLDERS]
@@ -423,6 +441,7 @@ def num_instances(lab: Lab) -> None:
 DATASET: dict[str, Callable[[Lab], None]] = {
     "dataset.layout": layout,
     "dataset.root": root,
+    "dataset.corrections": corrections,
     "dataset.train_sets": train_sets,
     "dataset.test_sets": test_sets,
     "dataset.train_dataset_dir": _folder_of("train"),

@@ -188,7 +188,7 @@ def test_a_path_that_a_pipeline_replaces_is_none_of_its_paths() -> None:
 
 def test_the_facts_of_a_field_are_told_in_words() -> None:
     assert explain("model.input_height", width=120).splitlines()[3:] == [
-        "  Stages of the pipeline that read it: train, register.",
+        "  Stages of the pipeline that read it: validate, train, register.",
         "  Tasks that also read it when they run alone: evaluate, inference, export, adopt, start_server.",
         "  The pipeline's parameter image_height wins over it, unless it is empty.",
         "  It is part of the network that the spec describes to reid adopt.",

@@ -10,12 +10,12 @@ from reid.spec.slices import stage_slice
 FINDS_IMAGES = {
     *(f"dataset.{split}_dataset_dir" for split in ("train", "test", "query")),
     *("dataset.file_name", "dataset.cameras", "dataset.layout", "dataset.root"),
-    "dataset.train_sets",
+    *("dataset.train_sets", "dataset.corrections"),
 }
 OF_EVALUATE = [
     *("dataset.layout", "dataset.root", "dataset.train_dataset_dir", "dataset.test_dataset_dir"),
     *("dataset.query_dataset_dir", "dataset.train_sets", "dataset.test_sets", "dataset.file_name", "dataset.cameras"),
-    *("dataset.val_batch_size", "dataset.store_dir"),
+    *("dataset.corrections", "dataset.val_batch_size", "dataset.store_dir"),
 ]
 """The fields of the data set that evaluate reads, in the order of its slice."""
 NOT_IN_A_SLICE = {

@@ -318,7 +318,8 @@ def _csv_set(root: Path) -> Path:
 def test_a_data_set_of_another_layout_is_checked_alike(tmp_path: Path) -> None:
     file = _csv_set(tmp_path / "mine")
     fields = ["dataset.layout=csv", f"dataset.root={file}", "dataset.num_classes=null", "dataset.batch_size=8"]
-    spec = load_spec(text=f"results_dir: {tmp_path}/results", overrides=fields)
+    size = "model: {input_width: 16, input_height: 32}"
+    spec = load_spec(text=f"{{results_dir: {tmp_path}/results, {size}}}", overrides=fields)
     outcome = _validate(spec, tmp_path / "out")
     figures = {name: outcome.metrics[name] for name in ("train_images", "train_persons", "train_cameras", "errors")}
     assert figures == {"train_images": 4, "train_persons": 2, "train_cameras": 2, "errors": 0}
