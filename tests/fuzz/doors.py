@@ -129,11 +129,17 @@ def _thresholds(_folder: Path, data: bytes) -> None:
 
 
 def _served_model(_folder: Path, data: bytes) -> None:
-    from reid.deploy.triton_contract import served_contract
+    from reid.deploy.triton_answers import config_of, parsed
+    from reid.deploy.triton_contract import served_model
 
-    config = _json_of(data)  # tritonclient has parsed it, or has failed
-    if isinstance(config, dict):
-        served_contract(config, given=None, where="server: model", batch_size=1)
+    config = config_of(parsed(data, "server: model"), "server: model")
+    served_model(config, given=None, where="server: model", batch_size=1)
+
+
+def _served_models(_folder: Path, data: bytes) -> None:
+    from reid.deploy.triton_answers import names_of, parsed
+
+    names_of(parsed(data, "server"), "server")
 
 
 def _build_record(folder: Path, data: bytes) -> None:
@@ -169,7 +175,9 @@ def _zeros(shape: Any) -> Any:
     import torch
 
     whole = isinstance(shape, list) and all(type(size) is int and 0 <= size < 10_000 for size in shape)
-    return torch.zeros(shape) if whole and math.prod(shape) < 10_000_000 else shape
+    if not whole or math.prod(shape) >= 10_000_000:
+        return shape
+    return torch.zeros(shape, dtype=torch.float32 if shape else torch.int64)  # only counters have no axis
 
 
 def _json_of(data: bytes) -> Any:
@@ -337,6 +345,7 @@ DOORS: dict[str, Door] = {
     "contract": Door(_contract, "json", samples.contracts),
     "thresholds": Door(_thresholds, "json", samples.thresholds),
     "served model": Door(_served_model, "json", samples.served_models),
+    "list of models": Door(_served_models, "json", samples.lists_of_models, 0.5),
     "build.json": Door(_build_record, "json", samples.build_records),
     "checkpoint": Door(_checkpoint, "bytes", samples.checkpoints, 0.5),
     "checkpoint entries": Door(_checkpoint_entries, "json", samples.checkpoint_entries, 0.5),

@@ -42,7 +42,15 @@ JSON_TEXTS = [
     b'{"state": "running", "stages": null}',
 ]
 JSON_DOORS = ("manifest", "task.json", "runs/*.json", "mlflow.json", "mlflow.jsonl", "executor input", "contract")
-JSON_DOORS += ("thresholds", "served model", "build.json", "embeddings .json", "layout cuhk03", "index of images")
+JSON_DOORS += (
+    "thresholds",
+    "served model",
+    "list of models",
+    "build.json",
+    "embeddings .json",
+    "layout cuhk03",
+    "index of images",
+)
 KEPT: dict[str, list[bytes]] = {
     **dict.fromkeys(("spec", "spec file", "cluster file"), YAML_TEXTS),
     **dict.fromkeys(JSON_DOORS, JSON_TEXTS),

@@ -128,6 +128,10 @@ def served_models(_folder: Path) -> list[bytes]:
     ]
 
 
+def lists_of_models(_folder: Path) -> list[bytes]:
+    return [_json([{"name": "reid", "version": "1", "state": "READY"}, {"name": "other", "state": "UNAVAILABLE"}])]
+
+
 def build_records(folder: Path) -> list[bytes]:
     from reid.deploy.build_record import BuildRecord, Profile
 

@@ -55,6 +55,8 @@ def _content(file: Path) -> dict[str, Any]:
         content = json.loads(read_text(file))
     except json.JSONDecodeError as error:
         raise ValueError(f"{file}:{error.lineno}: not JSON: {error.msg}") from None
+    except RecursionError:
+        raise ValueError(f"{file}: not JSON: brackets nested too deeply") from None
     split = content[0] if isinstance(content, list) and len(content) == 1 else None
     if not isinstance(split, dict):
         raise ValueError(f"{file}: want a list of one split with train, query and gallery")
