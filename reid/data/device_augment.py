@@ -78,8 +78,8 @@ def _noise(images: Tensor, start: Tensor) -> Tensor:
     """(B, C, H, W): the noise of each image, from its start in `noise_values` on."""
     count, channels, height, width = images.shape
     values = noise_values(images[:1].numel(), images.device)
-    index = start[:, None] + torch.arange(images[:1].numel(), device=images.device)
-    return values[index].view(count, height, width, channels).permute(0, 3, 1, 2)
+    index = start.int()[:, None] + torch.arange(images[:1].numel(), dtype=torch.int32, device=images.device)
+    return values.index_select(0, index.view(-1)).view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _changed(images: Tensor, operations: PackedOperations | None) -> Tensor:

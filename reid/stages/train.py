@@ -112,7 +112,7 @@ def _settings_of(start: Start) -> dict[str, Any]:
     formerly: dict[str, Any] = {}
     if settings.get("train.optim.warmup_method") == "cosine":
         formerly["train.optim.cosine_first_epoch"] = 1
-    if trains_as_taos_swin(settings["model.backbone"]):
+    if trains_as_taos_swin(settings.get("model.backbone", "")):
         formerly |= {"dataset.erasing": "mean", "dataset.train_resize": "bilinear"}
     return _deciding_fields(Experiment()) | formerly | settings
 

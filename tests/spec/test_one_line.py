@@ -31,7 +31,7 @@ def test_the_line_of_the_demo_is_short_enough_to_be_read() -> None:
         '"dataset": {"synthetic": {"root": "/data/demo"}, "num_classes": 120, "validation_persons": 12, '
         '"batch_size": 16, "padding": 5, "re_prob": 0.25}, '
         '"train": {"num_epochs": 30, "validation_interval": 2, "optim": {"name": "AdamW", "warmup_epochs": 3, '
-        '"warmup_method": "cosine", "base_lr": 0.003}}, '
+        '"warmup_method": "cosine", "cosine_first_epoch": 1, "base_lr": 0.003}}, '
         '"mlflow": {"experiment": "demo", "registered_model": "reid-demo"}}'
     )
 

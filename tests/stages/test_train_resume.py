@@ -11,11 +11,13 @@ import pytorch_lightning as pl
 import torch
 
 from reid.errors import ArtifactError, TrainingError
+from reid.stages import train as train_stage
 from reid.stages.outcome import Outcome
 from reid.stages.train import train
 from reid.tracking.stage_run import StageRun
 from reid.training.history import Row
 from reid.training.record import Record, ignore_row
+from reid.training.resume import Start
 from tests.drawn_persons import small_spec, write_persons
 
 TIMES = {"seconds", "images_per_second", "validation_seconds"}
@@ -348,3 +350,29 @@ def test_an_older_training_by_the_cosine_has_its_learning_rates_one_epoch_ahead(
     rates = [row["learning_rate"] for row in json.loads((tmp_path / "history.json").read_text())[1:]]
     # of 2 epochs the cosine is at 0.501 and at its end, of 3 epochs the third is at its end
     assert rates == pytest.approx([0.003 * 0.501, 0.003 * 0.002, 0.003 * 0.002])
+
+
+@pytest.mark.parametrize(
+    ("backbone", "wanted"),
+    [
+        ("swin_tiny_patch4_window7_224", {"dataset.erasing": "mean", "dataset.train_resize": "bilinear"}),
+        ("resnet_50", {"dataset.erasing": "auto", "dataset.train_resize": "auto"}),
+    ],
+)
+def test_an_older_training_of_a_swin_had_the_images_of_the_others(backbone: str, wanted: dict[str, str]) -> None:
+    then = {"training": {"settings": {"model.backbone": backbone, "train.optim.warmup_method": "linear"}}}
+    settings = train_stage._settings_of(Start(Path("older.pth"), then))
+    assert {name: settings[name] for name in wanted} == wanted
+    assert settings["train.optim.cosine_first_epoch"] == 0  # it has no cosine
+
+
+@pytest.mark.slow
+def test_epochs_of_the_peers_length_are_the_same_on_two_ranks_and_after_a_resume(folder: Path, tmp_path: Path) -> None:
+    chosen = ["train.epoch_length=peers", "dataset.num_instances=2", "dataset.batch_size=8", "model.dropout_rate=0"]
+    run(folder, tmp_path / "one", *chosen)
+    run(folder, tmp_path / "two", *chosen, "train.cpu_processes=2", "train.num_epochs=1")
+    run(folder, tmp_path / "two", *chosen, "train.cpu_processes=2")
+    one, two = (json.loads((tmp_path / name / "history.json").read_text()) for name in ("one", "two"))
+    assert [row["step"] for row in one] == [row["step"] for row in two]
+    # AdamW's first steps are as large whatever the gradient, so that the ranks' rounding grows to some thousandths
+    assert [row["train_loss"] for row in one[1:]] == pytest.approx([row["train_loss"] for row in two[1:]], rel=1e-2)
