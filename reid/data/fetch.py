@@ -2,7 +2,9 @@
 
 import json
 import logging
+import re
 import time
+from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import IO
@@ -14,6 +16,7 @@ from reid.data.unpack import unpack
 from reid.errors import DatasetError
 from reid.files.hashes import file_sha256
 from reid.files.locks import made_in_turn
+from reid.files.records import read_json_record
 from reid.files.room import require_room
 
 logger = logging.getLogger(__name__)
@@ -25,8 +28,18 @@ ATTEMPTS = 6
 """Attempts in a row that bring no byte before the download is given up; its bytes are kept for the next run."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 """Seconds between attempts, from the first wait to the longest; each wait is twice the one before."""
+LEFT_FREE_BYTES = 512 << 20
+"""Bytes that stay free on the disk while a file of unknown length comes; such a file may have no end."""
 PASSING = {408, 425, 429}
 """HTTP statuses, below those of server errors (500 and above), after which another attempt may succeed."""
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a data set that was unpacked says about its archive."""
+
+    sha256: str
+    url: str | None
 
 
 def ensure_fetched(root: Path, *, url: str | None, archive: Path | None, sha256: str | None) -> bool:
@@ -105,7 +118,7 @@ def _check_stamp(root: Path, sha256: str | None) -> None:
     stamp = root / STAMP
     if sha256 is None or not stamp.is_file():
         return
-    found = json.loads(stamp.read_text(encoding="utf-8"))["sha256"]
+    found = read_json_record(stamp, Stamp).sha256
     if found != sha256.lower():
         raise DatasetError(
             f"{root}: unpacked from another archive than dataset.source asks for\n  found: {found}\n  want:  {sha256}\n"
@@ -159,6 +172,8 @@ def _copied(response: IO[bytes], file: IO[bytes], partial: Path, *, start: int, 
     done, what = 0, f"downloading {partial.name.removesuffix('.partial')}"
     with Progress(what, (total or 0) >> 20, unit="MiB", already_done=start >> 20) as progress:
         while chunk := response.read(CHUNK_BYTES):
+            if total is None:
+                require_room(partial, LEFT_FREE_BYTES, purpose="for the download, whose length the server does not say")
             file.write(chunk)
             done += len(chunk)
             if total:
@@ -169,7 +184,7 @@ def _copied(response: IO[bytes], file: IO[bytes], partial: Path, *, start: int, 
 def _total(headers: HTTPMessage, start: int) -> int | None:
     """Bytes of the whole file; None if the server does not say."""
     length = headers.get("Content-Length")
-    return start + int(length) if length and length.isdigit() else None
+    return start + int(length) if length and re.fullmatch(r"[0-9]{1,18}", length) else None
 
 
 def _size(path: Path) -> int:
