@@ -178,6 +178,12 @@ def test_npz_gives_the_same_embeddings_back_and_the_same_bytes_twice(tmp_path):
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
+def test_a_name_of_any_bytes_comes_back_from_npz(tmp_path):
+    one = Embeddings(["a/caf\udce9.jpg"], np.ones(1, np.int64), np.ones(1, np.int64), np.ones((1, 2), np.float32))
+    one.save_npz(tmp_path / "a.npz")
+    assert Embeddings.load_npz(tmp_path / "a.npz").paths == ["a/caf\udce9.jpg"]
+
+
 def test_npz_that_is_missing_or_damaged_is_one_clear_error(tmp_path):
     with pytest.raises(ArtifactError) as caught:
         Embeddings.load_npz(tmp_path / "none.npz")

@@ -111,7 +111,7 @@ def _write_whole(splits: dict[str, Split], output: Path, *, renamed: dict[int, s
     try:
         counts = _write(splits, partial, copy=copy)
         if renamed:
-            (partial / PERSONS).write_text(_persons(renamed), encoding="utf-8", newline="")
+            (partial / PERSONS).write_text(_persons(renamed), encoding="utf-8", errors="surrogateescape", newline="")
         partial.rename(output)
     except OSError as error:
         raise DatasetError(f"{output}: cannot be written\n  found: {error.strerror or error}") from error

@@ -11,7 +11,7 @@ from reid.data.balance import disjoint_cameras, large_persons, single_images, un
 from reid.data.duplicates import duplicates, queries_by_name_in_gallery
 from reid.data.findings import EXAMPLES, Finding, counted
 from reid.data.image_file import DEEP_MODES
-from reid.data.market1501 import DISTRACTOR, JUNK, PersonImage
+from reid.data.market1501 import DISTRACTOR, IMAGE_ENDINGS, JUNK, LIKE_IMAGES, PersonImage, is_of_a_system
 from reid.data.no_images import found_instead
 from reid.data.quality import blurred, empty_pictures
 from reid.data.reading_checks import deep, turned
@@ -89,7 +89,17 @@ def _faults(survey: SplitSurvey) -> Iterator[Finding]:
 
 
 def _strays(survey: SplitSurvey) -> Iterator[Finding]:
-    strays = survey.listing.strays
+    found = [name for name in survey.listing.strays if not is_of_a_system(name)]
+    pictures = [name for name in found if Path(name).suffix.lower() in LIKE_IMAGES]
+    if pictures:
+        endings = Counter(Path(name).suffix.lower() for name in pictures)
+        shown = ", ".join(f"{ending} {count:,}" for ending, count in sorted(endings.items()))
+        message = (
+            f"{survey.name}: {counted(len(pictures), 'picture')} of formats that are not taken ({shown}); convert them "
+            f"to one of {', '.join(IMAGE_ENDINGS)}, or move them away"
+        )
+        yield survey.finding("error", "picture not taken", message, pictures)
+    strays = [name for name in found if name not in set(pictures)]
     if strays:
         message = (
             f"{survey.name}: {counted(len(strays), 'stray')} beside the images; they are left out, and folders are not "

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage
@@ -27,6 +28,8 @@ ATTEMPTS = 6
 """Attempts in a row that bring no byte before the download is given up; its bytes are kept for the next run."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 """Seconds between attempts, from the first wait to the longest; each wait is twice the one before."""
+LEFT_FREE_BYTES = 512 << 20
+"""Bytes that stay free on the disk while a file of unknown length comes; such a file may have no end."""
 PASSING = {408, 425, 429}
 """HTTP statuses, below those of server errors (500 and above), after which another attempt may succeed."""
 
@@ -103,9 +106,9 @@ def _wrong_archive(source: str | Path, found: str, wanted: str) -> str:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Source:
-    """Content of STAMP."""
+    """What a data set that was unpacked says about its archive; the content of STAMP."""
 
     sha256: str
 
@@ -169,6 +172,8 @@ def _copied(response: IO[bytes], file: IO[bytes], partial: Path, *, start: int, 
     done, what = 0, f"downloading {partial.name.removesuffix('.partial')}"
     with Progress(what, (total or 0) >> 20, unit="MiB", already_done=start >> 20) as progress:
         while chunk := response.read(CHUNK_BYTES):
+            if total is None:
+                require_room(partial, LEFT_FREE_BYTES, purpose="for the download, whose length the server does not say")
             file.write(chunk)
             done += len(chunk)
             if total:
@@ -179,7 +184,7 @@ def _copied(response: IO[bytes], file: IO[bytes], partial: Path, *, start: int, 
 def _total(headers: HTTPMessage, start: int) -> int | None:
     """Bytes of the whole file; None if the server does not say."""
     length = headers.get("Content-Length")
-    return start + int(length) if length and length.isdigit() else None
+    return start + int(length) if length and re.fullmatch(r"[0-9]{1,18}", length) else None
 
 
 def _size(path: Path) -> int:

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
+LIKE_IMAGES = (
+    *(".avif", ".dng", ".gif", ".heic", ".heif", ".j2k", ".jp2", ".jpe", ".jxl", ".nef", ".cr2"),
+    *(".pgm", ".pnm", ".ppm", ".raw", ".tga"),
+)
+"""Endings of pictures that are not taken: who has half of a data set in one of them has to know it."""
+SYSTEM_NAMES = {".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "__macosx", ".appledouble"}
+"""Files and folders that macOS, Windows and network drives put everywhere; they are nobody's images."""
 JUNK, DISTRACTOR = -1, 0
 
 
@@ -135,6 +142,11 @@ def list_folder(root: Path, *, names: FileNames = MARKET1501, unknown_camera: in
         else:
             misnamed.append(name)
     return Listing(root, Split(root, tuple(images)), tuple(misnamed), tuple(strays))
+
+
+def is_of_a_system(name: str) -> bool:
+    """Whether an operating system put it there: .DS_Store, Thumbs.db, @eaDir/, or ._NAME, macOS's shadow of a file."""
+    return name.startswith("._") or name.rstrip("/").lower() in SYSTEM_NAMES
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

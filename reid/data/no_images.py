@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import PurePosixPath
 
-from reid.data.market1501 import IMAGE_ENDINGS, Listing
+from reid.data.market1501 import IMAGE_ENDINGS, Listing, is_of_a_system
 
 ENDINGS_SHOWN = 3
 
@@ -11,9 +11,9 @@ ENDINGS_SHOWN = 3
 def found_instead(listing: Listing) -> str:
     """The rest of a sentence "no image in FOLDER": ": 751 folders, 3 .heic files; ..."; "" if the folder is empty.
 
-    Names that begin with a dot are not counted.
+    Names that begin with a dot, and files of operating systems, are not counted.
     """
-    strays = [name for name in listing.strays if not name.startswith(".")]
+    strays = [name for name in listing.strays if not name.startswith(".") and not is_of_a_system(name)]
     folders = [name for name in strays if name.endswith("/")]
     files = [name for name in strays if not name.endswith("/")]
     endings = Counter(suffix for name in files if (suffix := PurePosixPath(name).suffix.lower()))

@@ -18,6 +18,7 @@ from reid.files.room import require_room
 
 FOLDERS = ("bounding_box_train", "bounding_box_test", "query")
 LARGEST_IMAGE_BYTES = 64 << 20
+MOST_MEMBERS = 2_000_000
 LARGEST_RATIO = 100
 """Largest ratio of an image's bytes to its bytes in the archive: JPEG and PNG hardly shrink, a zip bomb does."""
 
@@ -53,13 +54,14 @@ def unpack(archive: Path, root: Path, *, stamp: Mapping[str, str]) -> None:
 
 def _images_in(archive: Path, members: list[ZipInfo]) -> dict[str, ZipInfo]:
     """{"FOLDER/FILE": member} of every image in the three folders."""
+    _refuse_many_bombs(archive, members)
     chosen: dict[str, ZipInfo] = {}
     above = set()
     for info in members:
         path = PurePosixPath(info.filename)
         if _escapes(info):
             raise DatasetError(f"{archive}: not safe to unpack: {info.filename!r} leads out of the archive")
-        if info.is_dir() or len(path.parts) < 2 or path.parts[-2] not in FOLDERS:
+        if info.filename.endswith("/") or len(path.parts) < 2 or path.parts[-2] not in FOLDERS:
             continue
         if path.name.startswith(".") or not path.name.lower().endswith(IMAGE_ENDINGS):
             continue
@@ -78,10 +80,26 @@ def _images_in(archive: Path, members: list[ZipInfo]) -> dict[str, ZipInfo]:
 
 
 def _escapes(info: ZipInfo) -> bool:
-    """Whether a member is a link, or has a path upwards or from the root: a sound archive has none of these."""
-    parts = PurePosixPath(info.filename.replace("\\", "/")).parts
-    upwards = ".." in parts or parts[:1] == ("/",) or any(":" in part for part in parts[:1])
-    return upwards or stat.S_ISLNK(info.external_attr >> 16)
+    """Whether a member is a link, pipe or device, or has a path upwards or from the root: sound archives have none."""
+    name = info.filename.replace("\\", "/")
+    parts = PurePosixPath(name).parts
+    upwards = ".." in parts or name.startswith("/") or any(":" in part for part in parts[:1])
+    kind = stat.S_IFMT(info.external_attr >> 16)  # 0 if another system than Unix packed it
+    return upwards or kind not in (0, stat.S_IFREG, stat.S_IFDIR)
+
+
+def _refuse_many_bombs(archive: Path, members: list[ZipInfo]) -> None:
+    """Raises DatasetError if there are too many members, or if they share bytes, so that few become many."""
+    if len(members) > MOST_MEMBERS:
+        raise DatasetError(
+            f"{archive}: not safe to unpack: {len(members):,} members\n  want:  at most {MOST_MEMBERS:,}"
+        )
+    packed, size = sum(info.compress_size for info in members), archive.stat().st_size
+    if packed > size:
+        raise DatasetError(
+            f"{archive}: not safe to unpack: its members overlap: {packed:,} bytes in a file of {size:,}\n"
+            "  want:  an archive in which each member has its own bytes"
+        )
 
 
 def _refuse_bomb(archive: Path, info: ZipInfo) -> None:
@@ -93,5 +111,5 @@ def _refuse_bomb(archive: Path, info: ZipInfo) -> None:
 
 
 def _first_names(members: list[ZipInfo]) -> str:
-    names = sorted({PurePosixPath(info.filename).parts[0] for info in members if info.filename.strip("/")})
+    names = sorted({parts[0] for info in members if (parts := PurePosixPath(info.filename).parts)})
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "nothing"

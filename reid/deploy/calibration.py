@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from reid.console.progress import Progress
 from reid.contract import Contract
-from reid.data.market1501 import IMAGE_ENDINGS, Manifest, PersonImage, Split
+from reid.data.market1501 import IMAGE_ENDINGS, Manifest, PersonImage, Split, is_of_a_system
 from reid.data.on_disk import ImagesOnDisk
 from reid.data.store import open_store
 from reid.deploy.onnx import INPUT, import_onnx, open_session
@@ -93,6 +93,12 @@ def training_images(manifest: Manifest, count: int, *, contract: Contract, store
     return ImagesOnDisk(chosen, **size)
 
 
+def _is_image(path: Path) -> bool:
+    """Whether it is an image by its name, neither hidden nor in a folder of an operating system."""
+    ours = not any(part.startswith(".") or is_of_a_system(part) for part in path.parts)
+    return ours and path.suffix.lower() in IMAGE_ENDINGS
+
+
 def folder_images(folders: Sequence[str], count: int, *, contract: Contract, field: str) -> Pixels:
     """The first `count` images (N, H, W, C) of some folders, subfolders included, in the order of their names.
 
@@ -102,7 +108,7 @@ def folder_images(folders: Sequence[str], count: int, *, contract: Contract, fie
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise DatasetError(f"{field}: {folder}: no such folder\n  want: a folder of images")
-        files += sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS)
+        files += sorted(path for path in folder.rglob("*") if _is_image(path.relative_to(folder)))
     if len(files) < count:
         raise DatasetError(
             f"{field}: {len(files)} images in {', '.join(map(str, folders))}\n  want: {count} at least, which is "

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from reid.choice import Choice
 from reid.contract import Contract
+from reid.deploy.onnx_bytes import read_onnx_bytes, require_texts
 from reid.deploy.pixel_port import PIXELS_KEY, PixelPort
 from reid.embeddings import Network, OfPixels
 from reid.errors import ArtifactError, MissingDependency
-from reid.files.encryption import read_model
 from reid.files.records import read_json_text
 from reid.thresholds import Thresholds
 
@@ -31,8 +31,6 @@ QUANTIZATION_KEY = "reid.quantization"
 IS_FP8 = b"\n\x0e" + DATA_TYPE_KEY.encode() + b"\x12\x03FP8"
 """The metadata of an FP8 file in its bytes."""
 DATA_TYPES = ("FP32", "FP16", "INT8", "FP8")
-LARGEST_BYTES = (2 << 30) + (2 << 20)
-"""Protobuf's limit of a file; an encrypted one has a few bytes more."""
 Ports = list[tuple[str, list[int | str]]]
 """(name, shape) of each input and output; a dynamic axis stands in the shape by its name."""
 
@@ -40,12 +38,12 @@ Ports = list[tuple[str, list[int | str]]]
 def read_onnx(path: Path) -> tuple[Any, Contract]:
     """The file as onnx.ModelProto, and its contract; raises ArtifactError if it is damaged or of another project."""
     onnx = import_onnx()
-    content = _read_bytes(path)
+    content = read_onnx_bytes(path)
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # protobuf's DecodeError, whose place differs from version to version
         raise ArtifactError(f"{path}: damaged, or no ONNX file ({one_line(error)})") from error
-    metadata = _texts({entry.key: entry.value for entry in model.metadata_props}, path)
+    metadata = require_texts({entry.key: entry.value for entry in model.metadata_props}, path)
     contract = _contract_in(metadata, path)
     check(model, str(path))
     pixels = pixels_of(metadata, where=str(path))
@@ -69,7 +67,7 @@ class OnnxModel:
         """
         _import_onnxruntime()
         self.where = where = path or Path("ONNX in memory")
-        content = _read_bytes(where) if content is None else content
+        content = read_onnx_bytes(where) if content is None else content
         try:
             self._session = open_session(content, threads=threads)
         except Exception as error:  # onnxruntime has a dozen classes of errors, with Exception as only parent
@@ -281,29 +279,6 @@ def _contract_in(metadata: Mapping[str, str], where: Path) -> Contract:
             f"  an ONNX of TAO and others: reid adopt {where} -e SPEC writes one into a copy of it"
         )
     return Contract.from_json(metadata[CONTRACT_KEY], where=str(where))
-
-
-def _texts(metadata: Mapping[Any, Any], where: Path) -> dict[str, str]:
-    """The metadata; protobuf gives bytes for a text that is not UTF-8, which is an ArtifactError here."""
-    for entry in (*metadata, *metadata.values()):
-        if not isinstance(entry, str):
-            raise ArtifactError(f"{where}: its metadata is not UTF-8\n  found: {entry[:60]!r}")
-    return dict(metadata)
-
-
-def require_onnx_file(path: Path) -> None:
-    """Raises ArtifactError if there is no file, or one that is larger than an ONNX file can be."""
-    if not path.is_file():
-        raise ArtifactError(f"{path.absolute()}: no such ONNX file")
-    if (size := path.stat().st_size) > LARGEST_BYTES:
-        raise ArtifactError(
-            f"{path}: no ONNX file: {size:,} bytes\n  want: at most {LARGEST_BYTES:,}, as protobuf allows"
-        )
-
-
-def _read_bytes(path: Path) -> bytes:
-    require_onnx_file(path)
-    return read_model(path)
 
 
 def import_onnx() -> Any:

@@ -22,8 +22,8 @@ from reid.deploy.onnx import (
     import_onnx,
     one_line,
     open_session,
-    require_onnx_file,
 )
+from reid.deploy.onnx_bytes import require_onnx_file
 from reid.deploy.onnx_ports import ForeignPorts, foreign_ports, with_our_ports
 from reid.errors import ArtifactError, ReidError
 

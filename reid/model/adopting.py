@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from reid.errors import ArtifactError
 from reid.model.backbones import has_class_token, timm_name
+from reid.model.checkpoint import without_memory
 from reid.model.embedder import Embedder, build_embedder
 from reid.model.ibn import IBN_RESNETS
 from reid.model.osnet import OSNETS
@@ -104,8 +105,10 @@ def adopt_checkpoint(path: Path, *, stem_relu: bool | None, **values: Any) -> Ad
     with odd_shapes_are_errors(path):
         named = in_our_names(tensors)
         classifier = named["classifier.weight"][1] if "classifier.weight" in named else None
-        persons = len(classifier) if classifier is not None else 1
     relu = not drops_stem_relu(content, tensors) if stem_relu is None else stem_relu
+    sketch = without_memory(**values, stem_relu=relu, num_classes=1)
+    fits = classifier is not None and (sketch is None or classifier.shape[1:] == (sketch.embedding_size,))
+    persons = len(classifier) if fits and classifier is not None and classifier.ndim == 2 else 1
     network = build_embedder(**values, stem_relu=relu, num_classes=persons)
     for parameter in network.classifier.parameters():
         nn.init.zeros_(parameter)

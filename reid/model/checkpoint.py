@@ -188,17 +188,26 @@ def _built(path: Path, settings: dict[str, Any], found: dict[str, Tensor]) -> Em
     It is drawn up without memory first, for a damaged file may describe a network that fills the machine.
     """
     try:
-        with torch.device("meta"), _without_warnings():
-            drawn: Embedder | None = build_embedder(**settings)
+        drawn = without_memory(**settings)
     except SpecError as error:
         raise ArtifactError(f"{path}: describes no network of this project: {error}") from None
-    except (RuntimeError, NotImplementedError):  # a network of timm that computes while it is built
-        drawn = None
     if drawn is not None:
         _require_same_tensors(path, drawn.state_dict(), found)
     network = build_embedder(**settings)
     _require_same_tensors(path, network.state_dict(), found)
     return network
+
+
+def without_memory(**settings: Any) -> Embedder | None:
+    """The network of these values of build_embedder, whose tensors have shapes only; None if timm cannot build it so.
+
+    Raises SpecError as build_embedder does.
+    """
+    try:
+        with torch.device("meta"), _without_warnings():
+            return build_embedder(**settings)
+    except RuntimeError:  # a network that computes while it is built
+        return None
 
 
 @contextmanager

@@ -7,9 +7,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from reid.console.plain import markdown_text
+from reid.console.plain import markdown_text, printable
 from reid.data.findings import Examination, SplitSummary, counted
-from reid.reports.page import printable
 
 SIZES_SHOWN = 5
 """Number of image sizes that a table names; the others are counted."""

@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reid.console.plain import printable
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
@@ -23,15 +25,11 @@ TEMPLATES = Path(__file__).with_name("templates")
 def render(template: str, **values: object) -> str:
     """The page that templates/TEMPLATE.html.j2 makes of these values; the same values give the same text.
 
-    A file name that is not valid UTF-8 is shown with \\udcXX for each byte that is wrong, for the page is UTF-8.
+    A file name that is not valid UTF-8 is shown with \\udcXX for each byte that is wrong, for the page is UTF-8; what
+    turns the direction of writing is shown likewise.
     """
     page = environment().get_template(f"{template}.html.j2").render(values)
     return printable(page)
-
-
-def printable(text: str) -> str:
-    """The text with each lone surrogate, which UTF-8 cannot encode, as \\udcXX; Python reads odd file names as such."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @cache

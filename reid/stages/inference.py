@@ -7,7 +7,7 @@ from reid.data.market1501 import Manifest
 from reid.deploy.embedding import splits_of
 from reid.deploy.opening import ModelCard
 from reid.distributed.launching import devices_here
-from reid.embedding_files.rows import About, blocks_of
+from reid.embedding_files.rows import About, blocks_of, require_utf8
 from reid.embedding_files.writing import require_place, write_embeddings
 from reid.embeddings import Embeddings, write_json
 from reid.files.hashes import file_sha256
@@ -36,6 +36,8 @@ def inference(spec: Experiment, *, dataset: Path, model: Path, embeddings: Path,
     if packed:
         splits = splits_of(Manifest.load(dataset), all_test_sets=False)
         require_place(packed, rows=sum(map(len, splits.values())), shard_rows=section.shard_rows)
+        if packed.suffix.lower() == ".parquet":  # now, and not after all images are embedded
+            require_utf8([image.file for split in splits.values() for image in split.images], target=packed)
     devices = devices_here(
         "inference", num_gpus=section.num_gpus, gpu_ids=section.gpu_ids, cpu_processes=section.cpu_processes
     )

@@ -142,7 +142,7 @@ def test_an_empty_split_is_an_error(market: Path) -> None:
 
 
 def test_a_missing_folder_is_an_error_and_the_rest_is_still_looked_at(market: Path) -> None:
-    (market / "bounding_box_train" / "Thumbs.db").write_bytes(b"")
+    (market / "bounding_box_train" / "notes.txt").write_bytes(b"")
     assert _findings(_examine(market, missing={"query": "no such folder: q (dataset.query_dataset_dir)"})) == [
         ("error", "cannot be listed", "query: no such folder: q (dataset.query_dataset_dir)", 1),
         (
@@ -353,11 +353,43 @@ def test_what_is_turned_scaled_or_of_a_damaged_exif_block_is_a_note(market: Path
     ]
 
 
+def test_what_systems_leave_everywhere_is_ignored(market: Path) -> None:
+    query = market / "query"
+    for name in (".DS_Store", "._0004_c1s1_000001_00.jpg", "Thumbs.db", "desktop.ini"):
+        (query / name).write_bytes(b"")
+    (query / "@eaDir").mkdir()
+    assert [f.check for f in _examine(market)] == ["junk images", "distractor images"]
+
+
+def test_pictures_of_a_format_that_is_not_taken_are_an_error(market: Path) -> None:
+    for number in (2, 3):
+        (market / "query" / f"0004_c1s1_00000{number}_00.heic").write_bytes(b"")
+    (error,) = (finding for finding in _examine(market) if finding.severity == "error")
+    assert (error.check, error.count, error.examples[0]) == (
+        "picture not taken",
+        2,
+        "query/0004_c1s1_000002_00.heic",
+    )
+    assert error.message == (
+        "query: 2 pictures of formats that are not taken (.heic 2); convert them to one of .jpg, .jpeg, .jfif, .png, "
+        ".bmp, .webp, .tif, .tiff, or move them away"
+    )
+
+
+@pytest.mark.parametrize("share", [0.5, 1])
+def test_a_set_of_bitmaps_is_taken_whole(market: Path, share: float) -> None:
+    files = sorted((market / "bounding_box_train").iterdir())
+    for file in files[: int(len(files) * share)]:
+        Image.open(file).save(file.with_suffix(".bmp"))
+        file.unlink()
+    assert _findings(_examine(market)) == []
+
+
 def test_everything_is_reported_at_once_errors_first(market: Path) -> None:
     train = market / "bounding_box_train"
     (train / "0001_c1s1_000001_01.jpg").write_bytes(b"")
     write_image(train / "x.jpg")
-    (train / "Thumbs.db").write_bytes(b"")
+    (train / "notes.txt").write_bytes(b"")
     write_image(train / "0004_c1s1_000001_01.jpg")
     findings = _examine(market, num_classes=751)
     assert [f.check for f in findings] == [

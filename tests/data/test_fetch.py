@@ -1,15 +1,17 @@
 """A data set from an archive: downloads that break, servers that misbehave, checksums that differ."""
 
 import hashlib
+import io
 import json
 from collections.abc import Iterator
+from http.client import HTTPMessage
 from pathlib import Path
 
 import pytest
 
 from reid.data import fetch
 from reid.data.fetch import download, ensure_fetched
-from reid.errors import DatasetError
+from reid.errors import ArtifactError, DatasetError
 from tests.archive_server import ArchiveServer, serving
 from tests.small_market import FOLDERS, NAMES, zip_market
 
@@ -169,3 +171,29 @@ def test_a_folder_laid_out_by_hand_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "market").mkdir()
     assert not ensure_fetched(tmp_path / "market", url=None, archive=tmp_path / "no.zip", sha256=OTHER)
     assert list((tmp_path / "market").iterdir()) == []
+
+
+def test_a_download_of_unknown_length_leaves_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "LEFT_FREE_BYTES", 1 << 60)
+    partial, came = tmp_path / "file.zip.partial", io.BytesIO()
+    with pytest.raises(ArtifactError) as caught:
+        fetch._copied(io.BytesIO(b"endless"), came, partial, start=0, total=None)
+    assert str(caught.value).startswith(
+        f"{partial}: no room for the download, whose length the server does not say\n  found: "
+    )
+    assert came.getvalue() == b""
+
+
+@pytest.mark.parametrize("length", ["\u00b2", "9" * 5000, "-1", "x", None])
+def test_a_length_that_is_no_number_is_an_unknown_one(length: str | None) -> None:
+    headers = HTTPMessage()
+    if length:
+        headers["Content-Length"] = length
+    assert fetch._total(headers, 0) is None
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"sha256": 5, "url": null}'])
+def test_a_damaged_note_of_the_archive_is_set_aside(tmp_path: Path, content: str) -> None:
+    (tmp_path / "source.json").write_text(content)
+    ensure_fetched(tmp_path, url=None, archive=None, sha256="0" * 64)
+    assert [path.name for path in tmp_path.iterdir()] == ["source.json.damaged"]

@@ -244,3 +244,9 @@ def test_a_folder_that_cannot_be_made_is_reported(gallery: Split, tmp_path: Path
         "  found: File exists\n"
         "  want: a folder on a local disk that can be written; set dataset.store_dir"
     )
+
+
+def test_a_name_that_is_not_utf_8_is_an_image_like_any_other(gallery: Split, tmp_path: Path) -> None:
+    odd = write_image(gallery.root / "a.png", format="PNG").rename(gallery.root / "caf\udce9.png")
+    split = Split(gallery.root, (PersonImage(odd.name, 1, 1),))
+    np.testing.assert_array_equal(_open(split, tmp_path / "store")[0], np.asarray(Image.open(odd)))

@@ -50,6 +50,41 @@ def test_a_link_is_refused(tmp_path: Path) -> None:
     assert refusal(archive) == f"{archive}: not safe to unpack: {link.filename!r} leads out of the archive"
 
 
+@pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK])
+def test_a_pipe_or_a_device_is_refused(tmp_path: Path, kind: int) -> None:
+    member = ZipInfo("query/0001_c1s1_000001_00.jpg")
+    member.create_system, member.external_attr = 3, (kind | 0o666) << 16
+    assert "leads out of the archive" in refusal(with_member(tmp_path / "m.zip", member))
+
+
+@pytest.mark.parametrize("name", ["", ".", "./", "//"])
+def test_a_member_without_a_name_is_no_image(tmp_path: Path, name: str) -> None:
+    member = ZipInfo("x")
+    member.filename = name
+    archive = with_member(tmp_path / "m.zip", member)
+    if name == "//":
+        assert "leads out of the archive" in refusal(archive)
+    else:
+        unpack(archive, tmp_path / "market", stamp={})
+        without = zip_market(tmp_path / "n.zip", without="query")
+        with ZipFile(without, "a") as file:
+            file.writestr(member, b"")
+        with pytest.raises(DatasetError, match="no images in query"):
+            unpack(without, tmp_path / "other", stamp={})
+
+
+def test_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
+    archive = zip_market(tmp_path / "m.zip", above="")
+    content = archive.read_bytes()
+    start = content.index(b"PK\x01\x02")
+    directory, end = content[start : content.rindex(b"PK\x05\x06")], content[content.rindex(b"PK\x05\x06") :]
+    count = struct.unpack_from("<H", end, 8)[0]
+    many = 20
+    end = end[:8] + struct.pack("<HHII", many * count, many * count, many * len(directory), start) + end[20:]
+    archive.write_bytes(content[:start] + many * directory + end)
+    assert refusal(archive).startswith(f"{archive}: not safe to unpack: its members overlap: ")
+
+
 def test_a_bomb_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     name = "Market-1501-v15.09.15/query/0001_c1s1_000001_00.png"
     archive = with_member(tmp_path / "m.zip", name, bytes(10 << 20))

@@ -101,5 +101,7 @@ def test_a_file_without_a_contract_is_named(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(ArtifactError) as caught:
             read_contract(Path(name))
         assert str(caught.value) == text
-    with pytest.raises(ArtifactError, match=r"^a.json: damaged, or of another kind\n  found: \[\]\n  want:  an object"):
+    with pytest.raises(
+        ArtifactError, match=r"^a.json: damaged, or of another kind\n  found: \[\]\n  want:  an object$"
+    ):
         read_contract(Path("a.json"))

@@ -326,3 +326,15 @@ def test_a_pickled_network_is_refused_and_not_run(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError) as caught:
         adopt_checkpoint(path, stem_relu=None, **values())
     assert str(caught.value).startswith(f"{path}: needs code to be read, which may do anything: ")
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (4, 5, 6, 7, 8)])
+def test_tensors_with_axes_that_no_network_has_are_an_error(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    content = {name: torch.ones(shape) for name in small()} | {"classifier.weight": torch.ones(shape)}
+    assert refusal(tmp_path / "odd.pth", content, feat_dim=None).startswith(str(tmp_path / "odd.pth"))
+
+
+def test_a_classifier_of_another_width_is_not_built(tmp_path: Path) -> None:
+    """Two billion rows without a column take no byte in the file, and 100 GB in a network."""
+    content = small() | {"classifier.weight": torch.ones(2_000_000_000, 0)}
+    assert adopt(tmp_path / "wide.pth", content, feat_dim=None).persons == 0

@@ -31,7 +31,9 @@ class Lines:
     def take(self, where: str, image: NamedImage) -> None:
         """Notes the image of a line, or what is wrong with it."""
         path = PurePosixPath(image.file)
-        if path.is_absolute() or ".." in path.parts or not image.file:
+        if _is_no_name(image.file):
+            self.refuse(where, ascii(image.file), check="bad path", message="some paths are no names of files")
+        elif path.is_absolute() or ".." in path.parts or not image.file:
             self.refuse(
                 where,
                 f"{image.file!r}",
@@ -57,6 +59,14 @@ class Lines:
             return Found(self.root, names, error=f"{lists}: lists no image of this split")
         faults = tuple(Fault(check, message, tuple(lines)) for (check, message), lines in self.bad.items())
         return Found(self.root, names, tuple(self.images), faults=faults)
+
+
+def _is_no_name(file: str) -> bool:
+    """Whether no file can have this name, for it holds a NUL or half a character."""
+    try:
+        return b"\0" in file.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return True
 
 
 def read_text(path: Path) -> str:

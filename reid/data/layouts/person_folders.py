@@ -12,7 +12,7 @@ from pathlib import Path
 from reid.data.file_names import ANY, CAMERA, DUKEMTMC, MARKET1501, FileNames
 from reid.data.findings import counted
 from reid.data.layouts.layout import SPLITS, Found, NamedImage
-from reid.data.market1501 import IMAGE_ENDINGS, list_folder
+from reid.data.market1501 import IMAGE_ENDINGS, Listing, is_of_a_system, list_folder
 from reid.errors import DatasetError
 
 TREE = "the folders train, query and gallery, and in each a folder for each person"
@@ -47,8 +47,9 @@ def find_person_folders(root: Path, splits: Sequence[str], names: FileNames) -> 
 
 def _list(root: Path) -> _Folder:
     top = list_folder(root, names=ANY)
-    persons = [name.rstrip("/") for name in top.strays if name.endswith("/")]
-    folder = _Folder(root, [], [*top.files, *(name for name in top.strays if not name.endswith("/"))])
+    persons = _persons(top)
+    others = [name for name in top.strays if name.rstrip("/") not in set(persons)]
+    folder = _Folder(root, [], [*top.files, *others])
     for person in persons:
         inner = list_folder(root / person, names=ANY)
         folder.files += [(person, f"{person}/{file}") for file in inner.files]
@@ -62,10 +63,16 @@ def _list(root: Path) -> _Folder:
     return folder
 
 
+def _persons(top: Listing) -> list[str]:
+    """The folders of persons; hidden ones and those of operating systems are none."""
+    folders = (name.rstrip("/") for name in top.strays if name.endswith("/"))
+    return [name for name in folders if not name.startswith(".") and not is_of_a_system(name)]
+
+
 def _advice(root: Path) -> str:
     """What to do if the root itself holds the persons' folders: who is trained on and who is tested is not guessed."""
     try:
-        inside = [name.rstrip("/") for name in list_folder(root, names=ANY).strays if name.endswith("/")]
+        inside = _persons(list_folder(root, names=ANY))
     except DatasetError as error:
         return f"{error}; want {TREE}"
     persons = [name for name in inside if name not in SPLITS]

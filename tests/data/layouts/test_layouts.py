@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from reid.data.file_names import file_names
-from reid.data.layouts.layout import SPLITS, LayoutName
+from reid.data.layouts.layout import SPLITS, LayoutName, NamedImage
+from reid.data.layouts.listed_files import Lines
 from reid.data.layouts.table import LAYOUTS, ReadSet, read_set
 from reid.data.market1501 import PersonImage
 from tests.small_market import FOLDERS, NAMES, write_image, write_market
@@ -324,3 +327,15 @@ def test_a_root_that_is_not_there_says_what_it_should_hold(tmp_path: Path) -> No
     for layout, row in LAYOUTS.items():
         found = read(layout, tmp_path / "absent")
         assert {part.error for part in found.splits.values()} == {f"no such folder: {tmp_path}/absent; want {row.tree}"}
+
+
+def test_folders_of_an_operating_system_are_nobody(tmp_path: Path) -> None:
+    write(tmp_path, *(f"{split}/{person}/0001_c1_1.jpg" for split in SPLITS for person in ("anna", "@eaDir", ".trash")))
+    assert {image.person for image in read("folders", tmp_path).splits["train"].images} == {"anna"}
+
+
+@pytest.mark.parametrize("name", ["a\ud800.jpg", "a\0.jpg"])
+def test_a_listed_name_that_no_file_can_have_is_a_fault(tmp_path: Path, name: str) -> None:
+    lines = Lines(tmp_path)
+    lines.take("list:1", NamedImage(name, "1", "1"))
+    assert list(lines.bad) == [("bad path", "some paths are no names of files")]
