@@ -26,7 +26,7 @@ from reid.files.writing import replacing
 from reid.model.backbones import is_convolutional
 from reid.model.embedder import Embedder, build_embedder
 from reid.model.of_pixels import of_pixels
-from reid.model.safe_files import read_file, write_file
+from reid.model.safe_files import read_own_file, write_file
 from reid.thresholds import Thresholds
 
 FORMAT = 1
@@ -122,7 +122,7 @@ def load_model(path: Path, device: str = "cpu") -> LoadedModel:
 
     The checkpoint says how to build it. Raises ArtifactError if it is missing, damaged or not this project's.
     """
-    checkpoint = read_file(path)
+    checkpoint = read_own_file(path)
     if not isinstance(checkpoint, dict) or not {"reid", "state_dict"} <= set(checkpoint):
         found = (
             f"entries {sorted(map(str, checkpoint))[:6]}" if isinstance(checkpoint, dict) else type(checkpoint).__name__

@@ -18,9 +18,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from reid.errors import ArtifactError
+from reid.errors import ArtifactError, KeyRefused
 from reid.files.encryption import decrypt, encrypt, is_encrypted
-from reid.files.secrets import encryption_key
+from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
 
 PLAIN: dict[str, Callable[..., Any]] = {
     f"builtins.{name}": getattr(builtins, name)
@@ -77,6 +77,21 @@ def read_file(path: Path) -> Any:
         ) from None
     except (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         raise ArtifactError(f"{path}: damaged or cut short ({_reason(error)})\n  want: a whole checkpoint") from None
+
+
+def read_own_file(path: Path) -> Any:
+    """The content of a checkpoint of this project, which has to be encrypted if this process has an encryption key.
+
+    Else anybody who may write the folder could put another model in the place of one whose key they do not have. Files
+    of others (`read_file`) are never encrypted. Raises ArtifactError as `read_file` does, KeyRefused for a plain file.
+    """
+    if path.is_file() and encryption_key() and not is_encrypted(path):
+        raise KeyRefused(
+            f"{path}: not encrypted, and an encryption key is given\n"
+            f"  want: a file that was encrypted with the key; or, if the file is trusted, no encryption_key and no "
+            f"{KEY_ENVIRONMENT}"
+        )
+    return read_file(path)
 
 
 def write_file(content: Any, stream: IO[bytes]) -> None:
