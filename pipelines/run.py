@@ -191,7 +191,11 @@ def _how_to_open(tracking_uri: str, page: str) -> str:
     """Returns what opens this page of MLflow in a browser: an address, for a database after a command."""
     if not tracking_uri.startswith(("sqlite:", "postgresql", "mysql")):
         return f"{without_password(tracking_uri).rstrip('/')}/{page}"
-    command = f"{shown(Path(sys.executable))} -m mlflow ui --backend-store-uri {tracking_uri}"
+    command = f"{shown(Path(sys.executable))} -m mlflow ui"
+    if without_password(tracking_uri) == tracking_uri:
+        command += f" --backend-store-uri {tracking_uri}"
+    else:
+        command = f'MLFLOW_BACKEND_STORE_URI="$MLFLOW_TRACKING_URI" {command}'  # no password on a screen or in ps
     return f"{'make mlflow-ui' if tracking_uri == TRACKING_URI else command}, then http://127.0.0.1:5000/{page}"
 
 
