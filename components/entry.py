@@ -25,6 +25,7 @@ from reid.console.plain import printable, show_error
 from reid.errors import ReidError, SpecError
 from reid.files.disk_errors import raise_disk_errors_as_artifact_errors
 from reid.files.locks import locked
+from reid.files.machine import machine_error, settle_in
 from reid.files.records import read_json_text
 from reid.files.rights import rights_refused
 from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
@@ -276,6 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     take_mlflow_settings(os.environ)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a deleted pod closes its MLflow runs, as on Ctrl-C
     try:
+        settle_in()
         if options.encrypted and not encryption_key():
             raise SpecError(f"{KEY_ENVIRONMENT}: found no key\n  want: one, for the spec was compiled to be encrypted")
         with raise_disk_errors_as_artifact_errors(Path.cwd()):
@@ -286,7 +288,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except Exception:
+    except Exception as error:
+        if refused := machine_error(error):
+            print(f"error: {refused}", file=sys.stderr)
+            return refused.exit_status
         traceback.print_exc()
         return 1
     return 0

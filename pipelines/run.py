@@ -33,7 +33,9 @@ from reid.console.plain import show_error
 from reid.console.progress import duration
 from reid.data.market_folders import require_data
 from reid.errors import PipelineError, ReidError
+from reid.files.disk_errors import raise_disk_errors_as_artifact_errors
 from reid.files.locks import locked
+from reid.files.machine import machine_error, settle_in
 from reid.files.secrets import key_to_environment, without_password
 from reid.files.surroundings import as_tags, surroundings
 from reid.spec import Experiment, load_spec, warn_of_replaced_paths
@@ -63,37 +65,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        if words and words[0] in RUN_COMMANDS:
-            return _command_of_a_run(words)
-        options = parser().parse_intermixed_args(words)
-        path = spec_path(options.spec)
-        spec = load_spec(path, overrides=options.overrides)
-        warn_of_replaced_paths(spec)
-        if options.compile_only:
-            return _compile_only(options.compile_only, spec, options.cluster)
-        runner = _runner(options.runner)
-        if runner == "kfp":
-            from pipelines.cluster.run import run_on_cluster  # noqa: PLC0415 - loads kfp
-
-            return run_on_cluster(
-                spec,
-                path,
-                cluster_file=options.cluster,
-                stream=sys.stdout,
-                detach=options.detach,
-                every=options.every,
-            )
-        if options.detach or options.every:
-            raise PipelineError("--detach, --every: found no cluster\n  want: the address of its API in KFP_ENDPOINT")
-        _require_one_machine(spec)
-        _require_data(spec)
-        return _run(spec, path, jobs=options.jobs, in_containers=runner == "docker")
+        settle_in()
+        with raise_disk_errors_as_artifact_errors(ROOT):
+            return _run_words(words)
     except ReidError as error:
         show_error(error)
         return error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # make pipeline-run | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if refused := machine_error(error):
+            print(f"error: {refused}", file=sys.stderr)
+            return refused.exit_status
+        raise
+
+
+def _run_words(words: Sequence[str]) -> int:
+    """Does what the words of the command line say; returns the exit status."""
+    if words and words[0] in RUN_COMMANDS:
+        return _command_of_a_run(words)
+    options = parser().parse_intermixed_args(words)
+    path = spec_path(options.spec)
+    spec = load_spec(path, overrides=options.overrides)
+    warn_of_replaced_paths(spec)
+    if options.compile_only:
+        return _compile_only(options.compile_only, spec, options.cluster)
+    runner = _runner(options.runner)
+    if runner == "kfp":
+        from pipelines.cluster.run import run_on_cluster  # noqa: PLC0415 - loads kfp
+
+        return run_on_cluster(
+            spec,
+            path,
+            cluster_file=options.cluster,
+            stream=sys.stdout,
+            detach=options.detach,
+            every=options.every,
+        )
+    if options.detach or options.every:
+        raise PipelineError("--detach, --every: found no cluster\n  want: the address of its API in KFP_ENDPOINT")
+    _require_one_machine(spec)
+    _require_data(spec)
+    return _run(spec, path, jobs=options.jobs, in_containers=runner == "docker")
 
 
 def _command_of_a_run(words: Sequence[str]) -> int:
@@ -176,7 +193,11 @@ def _how_to_open(tracking_uri: str, page: str) -> str:
     """Returns what opens this page of MLflow in a browser: an address, for a database after a command."""
     if not tracking_uri.startswith(("sqlite:", "postgresql", "mysql")):
         return f"{without_password(tracking_uri).rstrip('/')}/{page}"
-    command = f"{shown(Path(sys.executable))} -m mlflow ui --backend-store-uri {tracking_uri}"
+    command = f"{shown(Path(sys.executable))} -m mlflow ui"
+    if without_password(tracking_uri) == tracking_uri:
+        command += f" --backend-store-uri {tracking_uri}"
+    else:
+        command = f'MLFLOW_BACKEND_STORE_URI="$MLFLOW_TRACKING_URI" {command}'  # no password on a screen or in ps
     return f"{'make mlflow-ui' if tracking_uri == TRACKING_URI else command}, then http://127.0.0.1:5000/{page}"
 
 

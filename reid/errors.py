@@ -57,6 +57,10 @@ class MissingDependency(ReidError):
     """An optional package is not installed; the text names the extra or the image that has it."""
 
 
+class MachineError(ReidError):
+    """The machine gives the process too little memory or too few threads, or its working folder is gone."""
+
+
 class DriverError(ReidError):
     """The machine's NVIDIA driver cannot run the installed PyTorch."""
 

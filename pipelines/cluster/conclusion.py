@@ -16,6 +16,7 @@ from pipelines.summary import retrieval_table
 from reid.console.progress import duration
 from reid.console.tables import rich_console
 from reid.errors import TrackingError
+from reid.files.secrets import without_password
 from reid.tracking.pipeline_run import end_runs_of_kfp_run, figures_of_kfp_run
 
 HOW = {"SUCCEEDED": "succeeded", "FAILED": "failed", "SKIPPED": "was skipped", "CANCELED": "was cancelled"}
@@ -93,7 +94,11 @@ def _figures(console: Console, cluster: Cluster, pages: str, run_id: str, *, wan
         console.print(retrieval_table(figures))
     if "mAP" in figures or not wanted:
         return
-    missing = [f"MLflow at {tracking_uri} has none" if tracking_uri else "MLFLOW_TRACKING_URI names no MLflow"]
+    missing = [
+        f"MLflow at {without_password(tracking_uri)} has none"
+        if tracking_uri
+        else "MLFLOW_TRACKING_URI names no MLflow"
+    ]
     missing.append("Kubeflow's web server gives none" if pages else "KFP_UI names no web server of Kubeflow")
     _say(console, f"figures: none found for this run: {', '.join(missing)}")
 

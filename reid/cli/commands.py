@@ -32,6 +32,7 @@ from reid.console.plain import show_error
 from reid.console.tables import Closing, show_closing
 from reid.console.view import shown_on
 from reid.errors import ReidError, SpecError
+from reid.files.machine import machine_error, settle_in
 from reid.files.paths import given_path
 
 TASKS = {
@@ -70,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     try:
+        settle_in()
         options = _parsed(arguments)
         with shown_on(sys.stderr):
             closing: Closing | None = options.action(options)
@@ -85,7 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # reid spec --blank | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception:
+    except Exception as error:
+        if refused := machine_error(error):
+            print(f"error: {refused}", file=sys.stderr)
+            return refused.exit_status
         traceback.print_exc()
         print("error: this is a bug in reid, not a mistake of yours", file=sys.stderr)
         return 1

@@ -6,6 +6,11 @@ import re
 KEY_ENVIRONMENT = "REID_ENCRYPTION_KEY"
 PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]*@")
 """The user and the password in an address."""
+IN_QUERY = re.compile(
+    r"(?<=[?&;])((?:pass(?:word|wd|phrase)?|pwd|token|access_token|api_key|apikey|secret|sslpassword)=)[^&;\s'\"]*",
+    re.I,
+)
+"""A secret among the options behind an address: PostgreSQL's and others' password=…"""
 
 
 def encryption_key() -> str | None:
@@ -20,5 +25,5 @@ def key_to_environment(key: str | None) -> None:
 
 
 def without_password(address: str) -> str:
-    """A text without the passwords of the addresses in it: `http://user:***@host`."""
-    return PASSWORD.sub(r"\1:***@", address)
+    """A text without the passwords of the addresses in it: `http://user:***@host`, `postgresql://host?password=***`."""
+    return IN_QUERY.sub(r"\1***", PASSWORD.sub(r"\1:***@", address))

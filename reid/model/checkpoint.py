@@ -31,7 +31,7 @@ from reid.model.backbones import is_convolutional
 from reid.model.embedder import Embedder, build_embedder
 from reid.model.entry import FORMAT, network_settings, read_entry
 from reid.model.of_pixels import of_pixels
-from reid.model.safe_files import read_file, require_plain, write_file
+from reid.model.safe_files import read_own_file, require_plain, write_file
 from reid.thresholds import Thresholds
 
 PREFIX = "model."
@@ -132,7 +132,7 @@ def load_model(path: Path, device: str = "cpu") -> LoadedModel:
 
     The checkpoint says how to build it. Raises ArtifactError if it is missing, damaged or not this project's.
     """
-    checkpoint = read_file(path)
+    checkpoint = read_own_file(path)
     if not isinstance(checkpoint, dict) or not {"reid", "state_dict"} <= set(checkpoint):
         found = (
             f"entries {sorted(map(str, checkpoint))[:6]}" if isinstance(checkpoint, dict) else type(checkpoint).__name__

@@ -6,11 +6,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reid.errors import MissingDependency, TrackingError
 from reid.files.secrets import without_password
+from reid.tracking.databases import other_schema, require_usable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -60,8 +60,7 @@ def connect(tracking_uri: str) -> "MlflowClient":
     load_mlflow(tracking_uri)
     from mlflow import MlflowClient
 
-    if tracking_uri.startswith("sqlite:///"):
-        Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    require_usable(tracking_uri)
     with reaching(tracking_uri):
         return MlflowClient(tracking_uri=tracking_uri)
 
@@ -75,7 +74,7 @@ def reaching(tracking_uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        said = without_password(str(error).splitlines()[0])
+        said = without_password(other_schema(str(error), tracking_uri) or str(error).splitlines()[0])
         refused = SOCKET_ERROR.search(said)  # at the end of a line that counts the tries
         raise TrackingError(
             f"MLflow at {without_password(tracking_uri)}: {f'does not answer: {refused[0]}' if refused else said}"

@@ -24,7 +24,7 @@ from reid.errors import ArtifactError, KeyRefused
 from reid.files.records import shown
 from reid.files.writing import copy_file, replacing
 from reid.model.entry import read_entry
-from reid.model.safe_files import read_file, write_file
+from reid.model.safe_files import read_file, read_own_file, write_file
 from reid.training.host_copies import HostCopies
 
 logger = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ def newest_checkpoint(folder: Path) -> Start | None:
 
 def read_training_checkpoint(path: Path) -> Start:
     """The checkpoint at `path`; raises ArtifactError if it is missing, damaged, or not one of a training."""
-    checkpoint = read_file(path)
+    checkpoint = read_own_file(path)
     wanted = {"epoch", "global_step", "state_dict", "optimizer_states", "reid", "training"}
     if not isinstance(checkpoint, dict) or not wanted <= set(checkpoint):
         raise ArtifactError(

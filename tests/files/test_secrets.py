@@ -11,6 +11,11 @@ from reid.files.secrets import KEY_ENVIRONMENT, encryption_key, without_password
         ("http://host:5000/a@b", "http://host:5000/a@b"),
         ("postgresql+psycopg2://me:a:b@host/db", "postgresql+psycopg2://me:***@host/db"),
         ("cannot reach https://:x@host, nor http://u:p@h", "cannot reach https://:***@host, nor http://u:***@h"),
+        (
+            "postgresql://host/db?user=me&password=a:b&sslmode=require",
+            "postgresql://host/db?user=me&password=***&sslmode=require",
+        ),
+        ("see https://host/x?Token=a,bc then y", "see https://host/x?Token=*** then y"),
         ("sqlite:////folder/with:colon@sign/mlflow.db", "sqlite:////folder/with:colon@sign/mlflow.db"),
     ],
 )

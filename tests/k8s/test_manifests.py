@@ -90,6 +90,21 @@ def test_what_a_policy_lets_through_is_a_port_of_its_pods() -> None:
             assert opened == set()  # the policy that forbids what no other one allows
 
 
+def test_only_mlflow_connects_to_others_and_only_labelled_clients_to_triton() -> None:
+    specs = {policy["metadata"]["name"]: policy["spec"] for policy in of_kind("overlays/gpu", "NetworkPolicy")}
+    everyone = specs["nobody"]
+    assert (everyone["podSelector"], everyone["policyTypes"]) == ({}, ["Ingress", "Egress"])
+    assert [name for name, spec in specs.items() if spec.get("egress")] == ["mlflow"]
+    opened = [port["port"] for rule in specs["mlflow"]["egress"] for port in rule["ports"]]
+    assert opened == [5432, 8333, 53, 53]  # PostgreSQL, the S3 store, DNS
+    for spec in specs.values():
+        for source in (source for rule in spec.get("ingress", []) for source in rule["from"]):
+            assert all(selector.get("matchLabels") for selector in source.values()), source
+    assert [[*source.values()] for source in specs["triton"]["ingress"][0]["from"]] == [
+        [{"matchLabels": {"reid-triton-client": "true"}}]
+    ] * 2
+
+
 @pytest.mark.parametrize("folder", [*OVERLAYS, "triton/cpu"])
 def test_every_claim_account_and_config_that_a_pod_names_is_there(folder: str) -> None:
     for namespace, name, template in pods(folder):

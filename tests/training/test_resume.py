@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from reid.errors import ArtifactError, KeyRefused
+from reid.model.checkpoint import load_model
 from reid.model.safe_files import read_file
 from reid.training.resume import (
     DurableCheckpoints,
@@ -124,3 +125,18 @@ def test_a_locked_folder_is_not_started_over(tmp_path, monkeypatch):
     with pytest.raises(KeyRefused) as error:
         newest_checkpoint(tmp_path)
     assert str(error.value) == f"{latest}: the key is not the one it was encrypted with, or the file was changed"
+
+
+def test_a_plain_file_in_the_place_of_an_encrypted_one_is_refused(tmp_path, monkeypatch):
+    monkeypatch.delenv("REID_ENCRYPTION_KEY", raising=False)
+    latest = write(tmp_path / "reid_model_latest.pth", epoch=3)
+    monkeypatch.setenv("REID_ENCRYPTION_KEY", "open sesame")
+    for read in (read_training_checkpoint, load_model):
+        with pytest.raises(KeyRefused) as error:
+            read(latest)
+        assert str(error.value) == (
+            f"{latest}: not encrypted, and an encryption key is given\n  want: a file that was encrypted with the key; "
+            "or, if the file is trusted, no encryption_key and no REID_ENCRYPTION_KEY"
+        )
+    with pytest.raises(KeyRefused):  # nor is the training started over
+        newest_checkpoint(tmp_path)
