@@ -68,7 +68,7 @@ INSIDE_TRITON = "reid/deploy/triton_model.py"
 """Copied into a model repository and run there; no module of ours."""
 LEVELS = (
     ("errors",),
-    ("files", "console", "contract", "thresholds"),
+    ("files", "console", "contract", "thresholds", "choice"),
     ("data", "distributed", "retrieval"),
     ("drawn", "embeddings", "spec"),
     ("model", "scoring", "embedding_files"),

@@ -66,6 +66,7 @@ def _print_surroundings(title: str, facts: "Sequence[Fact]", notes: Sequence[str
     print(title)
     for fact in facts:
         weight = "decides the numbers" if fact.decides else "may change the last bits"
+        weight = "changes no number if code_sha256 is the same" if fact.name == "commit" else weight
         print(f"  {fact.name} ({weight})\n    was {fact.before or 'unknown'}\n    is  {fact.now or 'unknown'}")
     if not facts:
         print("  nothing is known to differ")

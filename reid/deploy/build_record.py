@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from reid.choice import Choice
 from reid.contract import Contract
 from reid.errors import ArtifactError
 from reid.files.hashes import file_sha256
@@ -58,6 +59,9 @@ class BuildRecord:
     thresholds: dict[str, Any] | None = None
     """From which cosine on two images count as one person, as the ONNX had it; null if it did not know."""
 
+    chosen_on: dict[str, str] | None = None
+    """On which images the best checkpoint was chosen, as the ONNX had it; null if it did not know."""
+
     def to_json(self) -> str:
         """The record as indented JSON."""
         return json.dumps(asdict(self), indent=2) + "\n"
@@ -71,6 +75,11 @@ class BuildRecord:
     def known_thresholds(self) -> Thresholds | None:
         """The thresholds, checked; None if they are not known."""
         return Thresholds.from_json(json.dumps(self.thresholds), where=RECORD) if self.thresholds else None
+
+    @property
+    def known_choice(self) -> Choice | None:
+        """On which images the best checkpoint was chosen, checked; None if that is not known."""
+        return Choice.from_json(json.dumps(self.chosen_on), where=RECORD) if self.chosen_on else None
 
 
 def record_file(engine: Path) -> Path:

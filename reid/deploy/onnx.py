@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.choice import Choice
 from reid.contract import Contract
 from reid.deploy.pixel_port import PIXELS_KEY, PixelPort
 from reid.embeddings import Network, OfPixels
@@ -75,6 +76,8 @@ class OnnxModel:
         """The keyword values of build_embedder."""
         self.thresholds = Thresholds.from_metadata(metadata, where=str(where))
         """From which cosine on two images count as one person; None if the file does not know."""
+        self.choice = Choice.from_metadata(metadata, where=str(where))
+        """On which images the best checkpoint was chosen; None if the file does not know."""
         self.pixels = pixels_of(metadata)
         """The pixels that the file takes; None if it takes prepared images."""
         inputs = self._session.get_inputs()
@@ -170,6 +173,11 @@ def data_type_of(model: Any) -> str:
 def thresholds_in(model: Any, where: Path) -> Thresholds | None:
     """The thresholds that an onnx.ModelProto of this project brings along; None if it has none."""
     return Thresholds.from_metadata({entry.key: entry.value for entry in model.metadata_props}, where=str(where))
+
+
+def choice_in(model: Any, where: Path) -> Choice | None:
+    """The images on which the best checkpoint was chosen, as an onnx.ModelProto says; None if it does not."""
+    return Choice.from_metadata({entry.key: entry.value for entry in model.metadata_props}, where=str(where))
 
 
 def check(model: Any, where: str) -> None:

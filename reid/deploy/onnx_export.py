@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reid import __version__
+from reid.choice import KEY as CHOICE_KEY
+from reid.choice import Choice
 from reid.contract import Contract
 from reid.deploy.half import to_half
 from reid.deploy.half_range import beyond_half
@@ -56,6 +58,7 @@ def export_onnx(
     data_type: str = "FP32",
     key: str | None = None,
     thresholds: Thresholds | None = None,
+    choice: Choice | None = None,
     images: Iterable[NDArray[np.float32]] | None = None,
 ) -> None:
     """Writes `onnx_bytes` to `path`, whole or not at all. With a `key` they are encrypted, and no two files are equal.
@@ -74,6 +77,7 @@ def export_onnx(
         opset=opset,
         data_type=data_type,
         thresholds=thresholds,
+        choice=choice,
         images=images,
     )
     write_model(path, content, key=key)
@@ -88,12 +92,14 @@ def onnx_bytes(
     opset: int,
     data_type: str = "FP32",
     thresholds: Thresholds | None = None,
+    choice: Choice | None = None,
     images: Iterable[NDArray[np.float32]] | None = None,
 ) -> bytes:
     """`network` (in eval mode, on the CPU) as the content of an ONNX file; equal weights give equal bytes.
 
     It holds the weights, passes onnx's full check, and carries the contract, the opset, this project's version, the
-    model's settings and, if they are known, its thresholds as metadata. With data_type "FP16" the arithmetic inside is
+    model's settings and, if they are known, its thresholds and the images of its choice as metadata. With
+    data_type "FP16" the arithmetic inside is
     half precision, but for numbers that are too large for it on `images` (B, C, H, W), preprocessed. Raises
     ArtifactError, which names `where`, if the network cannot be exported or does not turn (B, C, H, W) into (B, D);
     raises SpecError if torch cannot write the opset; MissingDependency without onnx and onnxscript.
@@ -107,6 +113,7 @@ def onnx_bytes(
         SETTINGS_KEY: json.dumps(settings, sort_keys=True),
         "reid.version": __version__,
         **({THRESHOLDS_KEY: thresholds.to_json()} if thresholds else {}),
+        **({CHOICE_KEY: choice.to_json()} if choice else {}),
     }
     for name, value in metadata.items():
         model.metadata_props.add(key=name, value=value)

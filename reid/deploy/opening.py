@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reid.choice import Choice
 from reid.contract import Contract
 from reid.distributed.devices import CPU, gpu_number
 from reid.embeddings import Network, OfPixels
@@ -22,6 +23,8 @@ CHECKPOINT_NAMES = ("reid_model_best.pth", "reid_model_latest.pth")
 
 CHOSEN_ON = "best checkpoint chosen on"
 """The key of a model's settings that says what the best checkpoint of its training was chosen on, if that is known."""
+CHOSEN_OF = "data fingerprint of that choice"
+"""The key of the fingerprint of the data set of those images, if that is known."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ class ModelCard:
         """The images on which the best checkpoint of its training was chosen, in words; "" if that is not known."""
         return self.settings.get(CHOSEN_ON, "")
 
+    @property
+    def choice(self) -> Choice | None:
+        """The same with the fingerprint of the data set; None if it is not known."""
+        return Choice(self.chosen_on, self.settings.get(CHOSEN_OF, "")) if self.chosen_on else None
+
 
 def find_checkpoint(model: Path) -> Path:
     """The file to load: `model` itself, or the best, else the latest checkpoint of a model directory."""
@@ -102,8 +110,7 @@ def _open_checkpoint(file: Path, device: str, images: int) -> OpenModel:
     torch.backends.cudnn.allow_tf32 = False  # whole float32 in convolutions: a GPU's embeddings equal the CPU's
     loaded = load_model(file, device=device)
     settings = {"backbone": str(loaded.settings.get("backbone", "unknown")), "device": device}
-    if loaded.chosen_on:
-        settings[CHOSEN_ON] = loaded.chosen_on
+    settings |= _choice_settings(loaded.choice)
     if device == CPU:
         from reid.deploy.onnx_in_memory import faster_on_the_cpu
 
@@ -127,6 +134,7 @@ def _open_onnx(file: Path, _device: str, _images: int) -> OpenModel:
     logger.info("%s: ONNX Runtime runs it on the CPU", file.name)
     backbone = str(opened.settings.get("backbone", "unknown"))
     settings = {"backbone": backbone, "device": CPU, "runner": f"ONNX Runtime, {opened.data_type}"}
+    settings |= _choice_settings(opened.choice)
     return OpenModel(file, opened.network, opened.contract, settings, opened.settings, opened.thresholds)
 
 
@@ -138,6 +146,7 @@ def _open_engine(file: Path, device: str, _images: int) -> OpenModel:
     record = opened.record
     runner = f"{record.package} {record.version}, {record.data_type}"
     network, settings = OfPixels(opened.start), {"device": opened.gpu.name, "runner": runner}
+    settings |= _choice_settings(record.known_choice)
     return OpenModel(
         file,
         network,
@@ -146,6 +155,13 @@ def _open_engine(file: Path, device: str, _images: int) -> OpenModel:
         images_at_once=record.profile.max_batch_size,
         thresholds=record.known_thresholds,
     )
+
+
+def _choice_settings(choice: Choice | None) -> dict[str, str]:
+    """The settings that say on which images the best checkpoint was chosen; empty if that is not known."""
+    if choice is None:
+        return {}
+    return {CHOSEN_ON: choice.images, **({CHOSEN_OF: choice.fingerprint} if choice.fingerprint else {})}
 
 
 OPENERS: dict[str, Callable[[Path, str, int], OpenModel]] = {

@@ -18,7 +18,7 @@ from reid.contract import Contract
 from reid.deploy.build_record import RUNNABLE, BuildRecord, Profile
 from reid.deploy.gpu import use_gpu
 from reid.deploy.half import to_half
-from reid.deploy.onnx import INPUT, data_type_of, pixels_of_model, read_onnx, thresholds_in
+from reid.deploy.onnx import INPUT, choice_in, data_type_of, pixels_of_model, read_onnx, thresholds_in
 from reid.deploy.pixel_port import PixelPort
 from reid.deploy.tensorrt_packages import Package, find_package, find_targets, sm_name, tensorrt_log
 from reid.errors import ArtifactError, MissingDependency
@@ -52,7 +52,7 @@ def build_engine(
     `calibrated` raises.
     """
     model, contract = _read_network(data_type, onnx)
-    encrypted, thresholds = is_encrypted(onnx), thresholds_in(model, onnx)
+    encrypted, thresholds, choice = is_encrypted(onnx), thresholds_in(model, onnx), choice_in(model, onnx)
     record: dict[str, Any] = {
         "onnx_sha256": file_sha256(onnx),
         "contract": asdict(contract),
@@ -61,6 +61,7 @@ def build_engine(
         "workspace_mib": workspace_mib,
         "encrypted": encrypted,
         "thresholds": json.loads(thresholds.to_json()) if thresholds else None,
+        "chosen_on": asdict(choice) if choice else None,
     }
     if pixels := pixels_of_model(model):
         reason = f"{onnx} prepares images itself; want an ONNX of export.preprocessing=outside"

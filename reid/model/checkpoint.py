@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from reid.choice import Choice
 from reid.contract import Contract
 from reid.embeddings import OfPixels
 from reid.errors import ArtifactError
@@ -62,8 +63,15 @@ class LoadedModel:
     """The persons in the order of the classifier's rows."""
     chosen_on: str = ""
     """What the best checkpoint of the model's training is chosen on, in words; "" if that is not known."""
+    chosen_fingerprint: str = ""
+    """Fingerprint of the data set of those images; "" in older checkpoints."""
     thresholds: Thresholds | None = None
     """Measured by the training on its validation images, with these weights; None if it did not measure any."""
+
+    @property
+    def choice(self) -> Choice | None:
+        """The images on which the best checkpoint was chosen; None if that is not known."""
+        return Choice(self.chosen_on, self.chosen_fingerprint) if self.chosen_on else None
 
     def embed(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """images (B, C, H, W) from contract.preprocess -> embeddings (B, D); ArtifactError for another shape."""
@@ -92,11 +100,17 @@ def _memory_format(network: Embedder) -> torch.memory_format:
 
 
 def reid_entry(
-    *, model: dict[str, Any], contract: Contract, persons: Sequence[int], chosen_on: str = ""
+    *,
+    model: dict[str, Any],
+    contract: Contract,
+    persons: Sequence[int],
+    chosen_on: str = "",
+    chosen_fingerprint: str = "",
 ) -> dict[str, Any]:
     """The checkpoint's entry `reid`, plain values only; `model` = embedder.settings, `persons` = the classifier's ids.
 
-    chosen_on: what the training's best checkpoint is chosen on, in words; "" if the weights were not trained here. The
+    chosen_on: what the training's best checkpoint is chosen on, in words; "" if the weights were not trained here.
+    chosen_fingerprint: the fingerprint of the data set of those images. The
     trainer puts the entry in at on_save_checkpoint: `checkpoint["reid"] = reid_entry(...)`.
     """
     persons = sorted(int(person) for person in persons)
@@ -106,6 +120,7 @@ def reid_entry(
         "contract": contract.to_json(),
         "persons": persons,
         **({"chosen_on": chosen_on} if chosen_on else {}),
+        **({"chosen_fingerprint": chosen_fingerprint} if chosen_fingerprint else {}),
     }
 
 
@@ -157,6 +172,7 @@ def load_model(path: Path, device: str = "cpu") -> LoadedModel:
         settings=settings,
         persons=tuple(entry["persons"]),
         chosen_on=str(entry.get("chosen_on", "")),
+        chosen_fingerprint=str(entry.get("chosen_fingerprint", "")),
         thresholds=Thresholds.from_json(entry[THRESHOLDS], where=str(path)) if entry.get(THRESHOLDS) else None,
     )
 

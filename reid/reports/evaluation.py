@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from reid.choice import Answer
 from reid.data.findings import counted
 from reid.reports import plots
 from reid.reports.blocks import Table, Tile
@@ -53,6 +54,9 @@ class Evaluation:
     sets: Sequence[SetFigures] = ()
     """The figures on each test set, the main one first; they are shown if there are several test or training sets."""
     pairs_of_cameras: Sequence[CameraPair] = ()
+    choice: str = ""
+    """Whether the best checkpoint was chosen on these images, as a sentence."""
+    chosen_on_test: Answer = "unknown"
 
 
 def evaluation_page(evaluation: Evaluation) -> str:
@@ -65,6 +69,8 @@ def evaluation_page(evaluation: Evaluation) -> str:
         "evaluation",
         subtitle=evaluation.subtitle,
         tiles=_tiles(evaluation),
+        choice=evaluation.choice,
+        tone="note" if evaluation.chosen_on_test == "no" else "warning",
         cmc_chart=_cmc_chart(evaluation),
         rankings=_rankings(evaluation),
         persons=persons,

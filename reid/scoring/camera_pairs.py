@@ -15,7 +15,7 @@ from reid.retrieval.camera_pairs import CameraScorer
 from reid.retrieval.protocol import Integers
 from reid.scoring.confidence import Interval, share_interval
 
-MOST_CAMERAS = 100
+MOST_CAMERAS = 50
 """With more cameras, which then are no cameras but tracks for example, there are no figures of pairs."""
 DRAWS = 1000
 """Fewer than for the figures of all queries, for there may be hundreds of pairs."""

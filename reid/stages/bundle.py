@@ -97,6 +97,7 @@ def _plain_export(model: Path) -> "tuple[ModelProto, Contract]":
 
     loaded = load_model(model)
     form: dict[str, Any] = {"contract": loaded.contract, "settings": loaded.settings, "thresholds": loaded.thresholds}
+    form["choice"] = loaded.choice
     content = onnx_bytes(loaded.network, where=model, opset=OPSET, **form)
     return onnx.load_model_from_string(content), loaded.contract
 

@@ -5,13 +5,18 @@ Shapes: Q queries, G gallery images without junk.
 
 import json
 import logging
+import os
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+from reid.choice import answer, in_a_sentence
 from reid.data.evaluated import evaluated_images
 from reid.data.market1501 import MAIN_SET, Manifest, Split
+from reid.deploy.opening import ModelCard
 from reid.distributed.launching import devices_here
 from reid.embeddings import UNTRAINED_EMBEDDINGS, Embeddings
 from reid.errors import ArtifactError, DatasetError
@@ -30,7 +35,7 @@ from reid.stages.embedding import embed_dataset
 from reid.stages.evaluate_report import build_page, roc_record, save_figures, threshold_record, threshold_text
 from reid.stages.further_sets import add_further_sets
 from reid.stages.outcome import Outcome
-from reid.tracking.stage_run import StageRun
+from reid.tracking.stage_run import StageRun, described_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +109,14 @@ def evaluate(
         images_per_second=images_per_second,
     )
     evaluated = {"evaluated_images": evaluated_images(manifest)}
-    said = {"headline": headline, **evaluated, **({"chosen_on": opened.chosen_on} if opened.chosen_on else {})}
+    chosen = answer(opened.choice, manifest.fingerprint)
+    said: dict[str, Any] = {
+        "headline": headline,
+        **evaluated,
+        **({"chosen_on": opened.chosen_on} if opened.chosen_on else {}),
+        "chosen_on_test": chosen,
+        "data_sets": [[name, fingerprint] for name, fingerprint, _ in _data_sets(manifest)],
+    }
     _write(results / "metrics.json", json.dumps({**said, **metrics}, indent=2) + "\n")
     _write(results / "per_query.csv", per_query_csv(scored))
     _write(results / "camera_pairs.csv", camera_pairs_csv(scored.pairs_of_cameras))
@@ -115,8 +127,12 @@ def evaluate(
     run.log_params(evaluated)
     if opened.chosen_on:
         run.log_params({"chosen_on": opened.chosen_on})
+    run.set_tags({"chosen_on_test": chosen}, parent_too=True)
+    _bind(run, manifest, opened, chosen)
     given: dict[str, str | int | float] = {"mAP": metrics["mAP"], "thresholds": threshold_text(found, manifest)}
     lines = _lines(scored, sets, headline=headline, untrained=untrained)
+    if opened.choice and chosen != "no":
+        lines.append(in_a_sentence(opened.choice, manifest.fingerprint))
     return Outcome(metrics, given, lines, {"verification": roc_record(page)})
 
 
@@ -205,6 +221,27 @@ def _lines(scored: Scored, sets: list[SetFigures], *, headline: str, untrained: 
         for part in sets[1:]
     ]
     return ordered
+
+
+def _data_sets(manifest: Manifest) -> list[tuple[str, str, Path]]:
+    """Name in MLflow, fingerprint and folder of each test set, the main one first, named after its folder."""
+    folder = Path(os.path.commonpath([manifest.query.root, manifest.gallery.root]))
+    main = (folder.name or "dataset", manifest.fingerprint, folder)
+    return [main, *((part.name, part.fingerprint, part.query.root) for part in manifest.test_sets)]
+
+
+def _bind(run: StageRun, manifest: Manifest, opened: ModelCard, chosen: str) -> None:
+    """Lets MLflow show the figures on the page of the model, each beside the data set that it is of."""
+    run.bind_outcome(
+        re.sub(r"[^\w -]", "_", opened.file.stem),  # MLflow takes no other characters
+        kind="person re-identification",
+        params={**opened.settings, "file": str(opened.file)},
+        tags={"chosen_on_test": chosen},
+        datasets=[
+            described_dataset(name, fingerprint=fingerprint, source=str(root))
+            for name, fingerprint, root in _data_sets(manifest)
+        ],
+    )
 
 
 def _figures(ranking: Ranking) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from reid.choice import answer, in_a_sentence
 from reid.data.findings import counted
 from reid.data.market1501 import Manifest
-from reid.deploy.opening import CHOSEN_ON, ModelCard
+from reid.deploy.opening import ModelCard
 from reid.files.hashes import file_sha256
 from reid.reports import plots
 from reid.reports.evaluation import Evaluation
@@ -53,6 +54,8 @@ def build_page(
     kinds = ", ".join(f"{reasons.count(kind)} {kind}" for kind in (BEST, RANDOM, HARDEST) if kind in reasons)
     return Evaluation(
         subtitle=_subtitle(opened, scored),
+        choice=in_a_sentence(opened.choice, manifest.fingerprint),
+        chosen_on_test=answer(opened.choice, manifest.fingerprint),
         curves=curves,
         headline=headline,
         sampled=match_rows(chosen, nearest, scores, ranks=spec.re_ranking.max_rank, **shown),
@@ -73,11 +76,10 @@ def _subtitle(opened: ModelCard, scored: Scored) -> str:
     contract, cameras = opened.contract, len(np.unique(scored.gallery.camera))
     queries, valid = len(scored.query), scored.plain.scores.valid_queries
     with_match = "" if valid == queries else f", {valid:,} of them with a match,"
-    choice = f"; {CHOSEN_ON} {opened.chosen_on}" if opened.chosen_on else ""
     return (
         f"{opened.settings.get('backbone', opened.file.name)}, {contract.width} x {contract.height} pixels, "
         f"embedding of {contract.embedding}: {queries:,} queries{with_match} against {len(scored.gallery):,} "
-        f"gallery images of {counted(cameras, 'camera')}{choice}"
+        f"gallery images of {counted(cameras, 'camera')}"
     )
 
 

@@ -46,7 +46,7 @@ def write_network(
     """
     form: dict[str, Any] = {
         **{"contract": loaded.contract, "settings": loaded.settings, "opset": section.opset},
-        **{"thresholds": thresholds},
+        **{"thresholds": thresholds, "choice": loaded.choice},
     }
     if section.data_type not in LARGEST:
         images = None

@@ -20,7 +20,7 @@ from reid.spec.slices import stage_slice
 from reid.stages.export_limits import limits_of, limits_section
 from reid.stages.outcome import Outcome
 from reid.thresholds import KEY, Thresholds
-from reid.tracking.stage_run import StageRun
+from reid.tracking.stage_run import StageRun, described_dataset
 
 if TYPE_CHECKING:
     from reid.deploy.pixel_port import PixelPort
@@ -89,6 +89,8 @@ def register(
             "parity.json": json.dumps(parity_figures, indent=2),
             "build.json": json.dumps(build, indent=2),
         },
+        metrics={name: float(value) for name, value in figures.items() if isinstance(value, int | float)},
+        datasets=_datasets(figures, fingerprint),
     )
     if candidate.thresholds:
         run.log_params({KEY: candidate.thresholds.to_json()})
@@ -97,6 +99,12 @@ def register(
         {"registered": 1.0, "model_version": float(done.version)},
         lines=[f"{done.name} version {done.version} is {done.alias}: {done.reason}"],
     )
+
+
+def _datasets(figures: dict[str, Any], fingerprint: str) -> list[dict[str, str]]:
+    """The data sets of the figures, as MLflow describes them; older evaluations do not name them."""
+    sets = figures.get("data_sets", [["dataset", fingerprint]])
+    return [described_dataset(str(name), fingerprint=str(print_), source=str(name)) for name, print_ in sets]
 
 
 def _candidate(
@@ -195,16 +203,16 @@ def _card(
         ("mAP, re-ranked", "reranked_mAP"),
         ("rank-1, re-ranked", "reranked_rank1"),
     ]
-    table = "\n".join(f"| {label} | {100 * float(figures[name]):.2f} |" for label, name in rows)
+    table = "\n".join(
+        f"| {label} | {100 * float(figures[name]):.2f} | {_range(figures, name)} |" for label, name in rows
+    )
     mirror = "; the mirrored image is in it" if contract.flip else ""
     unit = "of length 1" if contract.normalized else "of any length: normalise before comparing"
     origin = "\n".join(f"- {name.replace('_', ' ')}: `{value}`" for name, value in lineage.items())
-    choice = "".join(
-        f"- The best checkpoint of the training was chosen on {text}.\n" for text in _choice(figures).values()
-    )
+    choice = "".join(f"- {text}\n" for text in _choice_in_words(figures))
     return (
         "Person re-identification: an image of a person -> an embedding; near embeddings, same person.\n\n"
-        f"| figure | % |\n|---|---|\n{table}\n\n{choice}"
+        f"| figure | % | 95 % interval |\n|---|---|---|\n{table}\n\n{choice}"
         f"- Input `input` {_input(parity, contract)}.\n"
         f"- Output `fc_pred` (batch, {contract.embedding}), {unit}{mirror}.\n"
         f"- Worst cosine between the ONNX ({parity.get('data_type', 'FP32')}) and torch: "
@@ -239,9 +247,25 @@ def _input(parity: dict[str, Any], contract: Contract) -> str:
     )
 
 
+def _range(figures: dict[str, Any], name: str) -> str:
+    """The ends of a figure's interval in percent; "" if they are not known."""
+    ends = [figures.get(f"{name}_{end}") for end in ("low", "high")]
+    return "" if None in ends else "\u2013".join(f"{100 * float(end):.2f}" for end in ends if end is not None)
+
+
 def _choice(figures: dict[str, Any]) -> dict[str, str]:
-    """The tag that says what the best checkpoint was chosen on; empty if the evaluated model did not say it."""
-    return {"chosen_on": str(figures["chosen_on"])} if "chosen_on" in figures else {}
+    """The tags that say what the best checkpoint was chosen on; empty if the evaluation did not say it."""
+    return {name: str(figures[name]) for name in ("chosen_on", "chosen_on_test") if name in figures}
+
+
+def _choice_in_words(figures: dict[str, Any]) -> list[str]:
+    """What the card says of it, with a word if the figures are too good."""
+    if "chosen_on" not in figures:
+        return []
+    said = f"The best checkpoint of the training was chosen on {figures['chosen_on']}."
+    if figures.get("chosen_on_test") == "yes":
+        said = "The best checkpoint was chosen on the images that it was tested on, so the figures are too good."
+    return [said]
 
 
 def _engine_tag(build: dict[str, Any]) -> str:

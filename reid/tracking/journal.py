@@ -95,12 +95,15 @@ class Journal:
         with self._lock:
             self._stream.write(json.dumps(record).encode() + b"\n")
 
-    def append_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Writes metrics down, except those that have this step already: a resumed training repeats some steps."""
+    def append_metrics(self, metrics: Mapping[str, float], step: int, more: Record | None = None) -> None:
+        """Writes metrics down, except those that have this step already: a resumed training repeats some steps.
+
+        `more` stands in the same record, for example the logged model that the metrics are of.
+        """
         fresh = {name: float(value) for name, value in metrics.items() if (name, step) not in self._points}
         if fresh:
             self._points |= {(name, step) for name in fresh}
-            self.append({"metrics": fresh, "step": step, "time": now_ms()})
+            self.append({"metrics": fresh, "step": step, "time": now_ms(), **(more or {})})
 
     def has_curve(self, name: str) -> bool:
         """Returns whether this metric was logged at any step other than 0."""

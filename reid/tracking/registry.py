@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from reid.contract import Contract
 from reid.files.writing import copy_file
 from reid.scoring.per_query import PER_QUERY
 from reid.thresholds import Thresholds
+from reid.tracking.journal import now_ms
+from reid.tracking.logged_model import log_figures
 from reid.tracking.promotion import Champion, Entrant, contest
 from reid.tracking.recorded import evaluation_table
 from reid.tracking.stage_run import StageRun
@@ -85,6 +87,8 @@ def register_model(
     tags: Mapping[str, str],
     card: str,
     files: Mapping[str, str],
+    metrics: Mapping[str, float] | None = None,
+    datasets: Sequence[Mapping[str, str]] = (),
 ) -> Registration:
     """Registers the candidate as the next version of model `name`, with its signature, an input example and `files`.
 
@@ -92,7 +96,8 @@ def register_model(
     same images; otherwise `challenger`. Better means, if `by_evidence`, by more than chance (`promotion.contest`),
     else that its figure is higher. The reason is a tag of the version and of the run. The signature is
     (batch, C, H, W) -> (batch, D), float32. An encrypted ONNX stays encrypted in the store. A retried stage does not
-    register a second version. Raises TrackingError if the registry cannot be reached.
+    register a second version. The page of the version's logged model shows the `metrics` beside the data sets that they
+    are of (see logged_model.py). Raises TrackingError if the registry cannot be reached.
     """
     client = connect(run.tracking_uri)
     with reaching(run.tracking_uri), tempfile.TemporaryDirectory() as folder:
@@ -127,9 +132,25 @@ def register_model(
         for key, value in {**tags, **scores, **standing}.items():
             client.set_model_version_tag(name, version, key, value)
         client.set_registered_model_alias(name, alias, version)
+        if metrics and datasets:
+            source = str(client.get_model_version(name, version).source)
+            _show_figures(client, run, source, metrics, datasets)
     run.set_tags({"registry.version": f"{name}/{version}", "registry.alias": alias, "registry.reason": reason})
     logger.info("registered %s version %s as %s: %s", name, version, alias, reason)
     return Registration(name, version, alias, reason)
+
+
+def _show_figures(
+    client: "MlflowClient",
+    run: StageRun,
+    source: str,
+    metrics: Mapping[str, float],
+    datasets: Sequence[Mapping[str, str]],
+) -> None:
+    """Logs the figures on the version's logged model, models:/ID, once; an encrypted file has none."""
+    model_id = source.removeprefix("models:/")
+    if model_id != source and not client.get_logged_model(model_id).metrics:
+        log_figures(client, run.run_id, metrics, model_id=model_id, datasets=datasets, step=0, time=now_ms())
 
 
 def _version_of(client: "MlflowClient", run: StageRun, name: str) -> str | None:

@@ -1,6 +1,7 @@
 """The one way from a journal to MLflow: each record becomes the call that it stands for.
 
     {"metrics": {name: value}, "step", "time"}   to the run and its parent; on the parent under `on_parent`'s names
+    {..., "logged_model": {...}}                 such metrics, on the run also bound to a model and its data sets
     {"dataset": {...}}                           to the run and its parent
     {"params": {name: text}}                     to the run
     {"tags": {name: text}}                       to the run
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from reid.tracking.experiment import set_up_page
 from reid.tracking.journal import Address, Journal, Record
+from reid.tracking.logged_model import bind
 from reid.tracking.runs import close_killed_runs, close_parent, reopen
 from reid.tracking.store import REFUSED, on_parent
 
@@ -72,6 +74,10 @@ def _join_metrics(address: Address, target: str, records: Sequence[Record]) -> I
             rows += [
                 (name, value, record["time"], step) for name, value in named.items() if step > logged.get(name, -1)
             ]
+            if "logged_model" in record and target == address.run_id:
+                yield from _calls(rows)
+                rows = []
+                yield {"bound": record}
         else:
             yield from _calls(rows)
             rows = []
@@ -89,6 +95,8 @@ def _send_one(client: "MlflowClient", address: Address, target: str, record: Rec
 
     if "rows" in record:
         client.log_batch(target, metrics=[Metric(*row) for row in record["rows"]])
+    elif "bound" in record:
+        bind(client, target, record["bound"])
     elif "dataset" in record:
         client.log_inputs(target, [DatasetInput(dataset=Dataset(**record["dataset"]), tags=[])])
     elif record.get("parent", False) != (target == address.parent_id):

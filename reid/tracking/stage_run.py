@@ -30,6 +30,7 @@ class StageRun:
     def __init__(self, outbox: Outbox | None = None) -> None:
         self._outbox = outbox
         self._sender: Sender | None = None
+        self._of_model: Record | None = None
         if outbox is not None:
             self._sender = Sender(outbox.send, waiting=lambda: outbox.waiting, kept_in=outbox.journal.path)
 
@@ -79,12 +80,30 @@ class StageRun:
         """
         if self._outbox:
             journal = self._outbox.journal
-            self.log_metrics({name: value for name, value in metrics.items() if not journal.has_curve(name)})
+            plain = {name: value for name, value in metrics.items() if not journal.has_curve(name)}
+            journal.append_metrics(plain, 0, self._of_model)
+            if self._sender:
+                self._sender.wake()
+
+    def bind_outcome(
+        self,
+        name: str,
+        *,
+        kind: str,
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+        datasets: Sequence[Mapping[str, str]],
+    ) -> None:
+        """Lets `log_outcome` bind the figures to a model of this name and to data sets, for the model's page in MLflow.
+
+        datasets: as `described_dataset` makes them, the main one first; see logged_model.py.
+        """
+        described = {"name": name, "kind": kind, "params": dict(params), "tags": dict(tags)}
+        self._of_model = {"logged_model": {**described, "datasets": [dict(entry) for entry in datasets]}}
 
     def log_dataset(self, name: str, *, fingerprint: str, source: str) -> None:
         """Names the data set of this run and of the parent: the Dataset column of MLflow's run table."""
-        where = json.dumps({"uri": source})
-        about = {"name": name, "digest": fingerprint[:8], "source_type": "local", "source": where}
+        about = described_dataset(name, fingerprint=fingerprint, source=source)
         self._append({"dataset": about, "time": now_ms()})
 
     def log_params(self, params: Mapping[str, Any]) -> None:
@@ -97,9 +116,11 @@ class StageRun:
         self._append({"tags": dict(tags), "parent": True})
         self._append({"experiment_page": True})
 
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Sets tags of the stage's run."""
+    def set_tags(self, tags: Mapping[str, str], *, parent_too: bool = False) -> None:
+        """Sets tags of the stage's run, and perhaps of the parent, where runs are compared."""
         self._append({"tags": dict(tags)})
+        if parent_too:
+            self._append({"tags": dict(tags), "parent": True})
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Copies a file into the run's artifacts; the file must stay where it is until then."""
@@ -130,6 +151,12 @@ class StageRun:
             done = self._sender.close()
             self._outbox.journal.close()
         return done
+
+
+def described_dataset(name: str, *, fingerprint: str, source: str) -> dict[str, str]:
+    """Returns a data set as MLflow describes one: its name, the start of its fingerprint, and where it lies."""
+    where = json.dumps({"uri": source})
+    return {"name": name, "digest": fingerprint[:8], "source_type": "local", "source": where}
 
 
 @contextmanager

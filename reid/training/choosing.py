@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.choice import ON_THE_TEST_IMAGES
 from reid.data.market1501 import Manifest, Split
 from reid.data.picked import DecodedImages, PickedImages
 from reid.data.selection import FIELD, Roles, held_out
@@ -18,8 +19,6 @@ from reid.data.set_shares import SetShares
 from reid.errors import DatasetError
 
 logger = logging.getLogger(__name__)
-
-ON_THE_TEST_IMAGES = "the query and gallery images of the data set, whose figures are therefore optimistic"
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,8 @@ class TrainingParts:
     """The images that the evaluate stage reports; the same object if no person is held out."""
     chosen_on: str
     """What the best checkpoint is chosen on, in words."""
+    fingerprint: str
+    """Fingerprint of the data set."""
 
 
 def _prepare(
@@ -222,6 +224,7 @@ def _prepare(
         validation,
         test_images=test_images_of(spec, manifest, validation),
         chosen_on=chosen_on(roles),
+        fingerprint=manifest.fingerprint,
     )
 
 
@@ -263,6 +266,7 @@ def _fit(
             contract=parts.contract,
             persons=parts.persons,
             chosen_on=parts.chosen_on,
+            chosen_fingerprint=parts.fingerprint,
         ),
         training={"settings": settings, "weights": parts.weights},
         history=start.checkpoint["training"].get("history", []) if start else [],

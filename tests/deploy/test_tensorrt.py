@@ -87,6 +87,7 @@ def test_an_engine_is_built_without_a_gpu_and_the_record_says_how(rtx, no_gpu, p
         "speed": [],
         "parity": None,
         "thresholds": None,
+        "chosen_on": None,
     }
     assert record.seconds is not None and record.seconds > 0
     assert engine.stat().st_size > 100_000

@@ -43,9 +43,9 @@ def test_every_pair_that_has_a_match_has_its_queries_its_persons_and_its_interva
 def test_nothing_is_scored_by_camera_unless_asked_for_and_not_for_very_many_cameras(caplog) -> None:
     query, gallery = (
         embedded([(1, 1)], [0]),
-        embedded([(1, camera) for camera in range(2, MOST_CAMERAS + 3)], [5] * 101),
+        embedded([(1, camera) for camera in range(2, MOST_CAMERAS + 3)], [5] * (MOST_CAMERAS + 1)),
     )
     assert not score(query, gallery, **SETTINGS).pairs_of_cameras
     caplog.set_level("INFO")
     assert not score(query, gallery, **SETTINGS, by_camera=True).pairs_of_cameras
-    assert "101 cameras: there are no figures for each pair of more than 100" in caplog.messages
+    assert "51 cameras: there are no figures for each pair of more than 50" in caplog.messages

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from reid.choice import ON_THE_TEST_IMAGES
 from reid.cli.tasks import run_task
 from reid.contract import Contract
 from reid.data.evaluated import evaluated_images
@@ -100,8 +101,13 @@ def test_one_pass_gives_plain_and_reranked_figures_and_every_file(finished):
     }
     assert (outcome.metrics["queries"], outcome.metrics["gallery"]) == (2, 4)  # junk is dropped, the distractor stays
     assert all(np.isfinite(value) for value in outcome.metrics.values())
-    said = {"headline": "reranked", "evaluated_images": evaluated_images(Manifest.load(workplace / "dataset.json"))}
-    assert json.loads((results / "metrics.json").read_text()) == {**said, **outcome.metrics}
+    assert json.loads((results / "metrics.json").read_text()) == {
+        "headline": "reranked",
+        "evaluated_images": evaluated_images(Manifest.load(workplace / "dataset.json")),
+        "chosen_on_test": "unknown",
+        "data_sets": [["market", "f" * 64]],
+        **outcome.metrics,
+    }
     assert len(outcome.lines) == 2
     shown = {name: f"{100 * value:.1f}" for name, value in outcome.metrics.items()}
     mAP, rank1 = (
@@ -248,11 +254,53 @@ def test_the_report_says_on_what_the_best_checkpoint_was_chosen_if_the_model_say
     checkpoint = torch.load(file, weights_only=True)
     checkpoint["reid"]["chosen_on"] = "12 held-out training persons, 143 images"
     torch.save(checkpoint, file)
-    run_evaluate(workplace)
-    said = "best checkpoint chosen on 12 held-out training persons, 143 images"
-    assert f"; {said}</p>" in (workplace / "out/report.html").read_text()
+    outcome = run_evaluate(workplace)
+    said = "The best checkpoint was chosen on other persons than these: 12 held-out training persons, 143 images."
+    assert f'<p class="choice note"><span class="tone">{said}</span></p>' in (workplace / "out/report.html").read_text()
     metrics = json.loads((workplace / "out/results/metrics.json").read_text())
     assert metrics["chosen_on"] == "12 held-out training persons, 143 images"
+    assert metrics["chosen_on_test"] == "no"
+    assert len(outcome.lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "answer", "said"),
+    [
+        ("f" * 64, "yes", "The best checkpoint was chosen on these images, so the figures are too good."),
+        (
+            "e" * 64,
+            "unknown",
+            "The best checkpoint was chosen on the query and gallery images of the data set that it was trained on; if "
+            "these are among them, the figures are too good.",
+        ),
+    ],
+)
+def test_figures_on_the_images_of_the_choice_are_said_to_be_too_good(workplace, fingerprint, answer, said):
+    file = workplace / "model" / "reid_model_best.pth"
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["reid"] |= {"chosen_on": ON_THE_TEST_IMAGES, "chosen_fingerprint": fingerprint}
+    torch.save(checkpoint, file)
+    outcome = run_evaluate(workplace)
+    assert (
+        f'<p class="choice warning"><span class="tone">{said}</span></p>' in (workplace / "out/report.html").read_text()
+    )
+    assert json.loads((workplace / "out/results/metrics.json").read_text())["chosen_on_test"] == answer
+    assert outcome.lines[-1] == said
+
+
+def test_the_onnx_and_the_engine_of_a_checkpoint_say_what_it_was_chosen_on_too(on_cpu, workplace):
+    file, onnx = workplace / "model" / "reid_model_best.pth", workplace / "m.onnx"
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["reid"] |= {"chosen_on": ON_THE_TEST_IMAGES, "chosen_fingerprint": "f" * 64}
+    torch.save(checkpoint, file)
+    loaded = load_model(file)
+    form = {"contract": CONTRACT, "settings": loaded.settings, "opset": 18, "overwrite": False}
+    export_onnx(loaded.network, onnx, **form, choice=loaded.choice)
+    gen_trt_engine(a_spec(workplace), onnx=onnx, engine=workplace / "engine", run=StageRun.none())
+    for model in (onnx, workplace / "engine" / "model.engine"):
+        run_evaluate(workplace, model=model)
+        metrics = json.loads((workplace / "out/results/metrics.json").read_text())
+        assert (metrics["chosen_on"], metrics["chosen_on_test"]) == (ON_THE_TEST_IMAGES, "yes"), model
 
 
 @pytest.fixture(scope="module")
@@ -362,12 +410,18 @@ def test_mlflow_gets_both_cmc_curves_and_the_report(workplace, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", pipeline.tracking_uri)
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     with stage_run("evaluate", workplace / "evaluate") as run:
-        run_evaluate(workplace, run=run)
+        metrics = run_evaluate(workplace, run=run).metrics
+        run.log_outcome(metrics)
     client = connect(pipeline.tracking_uri)
+    assert client.get_run(run_id).data.tags["chosen_on_test"] == "unknown"
     for name in ("cmc", "reranked_cmc"):
         history = client.get_metric_history(run_id, name)
         assert [row.step for row in history] == list(range(1, 11))
         assert history[-1].value == 1.0
+    (model,) = client.search_logged_models([client.get_run(run_id).info.experiment_id])
+    assert (model.name, model.source_run_id) == ("reid_model_best", run_id)
+    shown = {row.key: (row.value, row.dataset_name, row.dataset_digest) for row in model.metrics}
+    assert shown == {name: (value, "market", "f" * 8) for name, value in metrics.items()}
     assert [entry.path for entry in client.list_artifacts(run_id, "evaluate")] == [
         "evaluate/camera_pairs.csv",
         "evaluate/cmc_curve.png",

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ class Registry:
 
     def add(
         self, *overrides: str, fingerprint: str = "these images", headline: str = "plain", run=None,
-        parity: dict | None = None, build: dict | None = None, precision=None, evaluated: str = "", **figures: float,
+        parity: dict | None = None, build: dict | None = None, precision=None, evaluated: str = "", **figures: Any,
     ) -> tuple[str, str, str]:  # fmt: skip
         """Registers once more; the version, its alias and the reason. precision: of each query, if there is a table."""
         (self.folder / PER_QUERY).unlink(missing_ok=True)
@@ -93,6 +94,20 @@ def registry(tmp_path: Path, plain_onnx: Path) -> Registry:
 @pytest.fixture(scope="module")
 def plain_onnx(tmp_path_factory) -> Path:
     return exported(tmp_path_factory.mktemp("onnx") / "m.onnx", thresholds=KNOWN)[0]
+
+
+@pytest.mark.slow
+def test_the_page_of_the_registered_model_shows_the_figures_beside_their_data_sets(registry):
+    registry.add(mAP_low=0.4, mAP_shop=0.25, data_sets=[["market", "m" * 64], ["shop", "s" * 64]])
+    model = registry.client.get_logged_model(
+        registry.client.get_model_version("m", "1").source.removeprefix("models:/")
+    )
+    shown = {row.key: (row.value, row.dataset_name, row.dataset_digest) for row in model.metrics}
+    market = "market", "m" * 8
+    assert shown == {
+        **{name: (value, *market) for name, value in FIGURES.items()},
+        **{"mAP_low": (0.4, *market), "mAP_shop": (0.25, "shop", "s" * 8)},
+    }
 
 
 @pytest.mark.slow
@@ -292,6 +307,13 @@ def test_the_version_says_on_what_the_best_checkpoint_was_chosen_if_the_evaluati
     card = _card(figures, parity, contract, build, {})
     assert "- The best checkpoint of the training was chosen on 12 held-out training persons, 143 images.\n" in card
     assert _choice(figures) == {"chosen_on": "12 held-out training persons, 143 images"}
+    on_test = {"chosen_on": "the test images", "chosen_on_test": "yes", "mAP_low": 0.41, "mAP_high": 0.586}
+    assert _choice(FIGURES | on_test) == {"chosen_on": "the test images", "chosen_on_test": "yes"}
+    told = _card(FIGURES | on_test, parity, contract, build, {})
+    assert (
+        "- The best checkpoint was chosen on the images that it was tested on, so the figures are too good.\n" in told
+    )
+    assert "| mAP | 50.00 | 41.00\u201358.60 |\n| rank-1 |" in told
     assert "chosen on" not in _card(FIGURES, parity, contract, build, {})
     assert "Same person" not in _card(FIGURES, parity, contract, build, {})
     assert (

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from reid.choice import ON_THE_TEST_IMAGES, Choice
 from reid.data.market1501 import Manifest, TrainSet
 from reid.data.sampler import EpochSteps
 from reid.data.selection import held_out
@@ -20,7 +21,6 @@ from reid.stages.outcome import Outcome
 from reid.stages.train import train
 from reid.tracking.pipeline_run import open_pipeline_run
 from reid.tracking.stage_run import StageRun, stage_run
-from reid.training.choosing import ON_THE_TEST_IMAGES
 from tests.drawn_persons import small_spec, write_persons
 from tests.plain_thresholds import plain_thresholds
 
@@ -350,12 +350,13 @@ def test_the_untrained_embeddings_are_of_the_test_images_if_persons_are_held_out
     np.testing.assert_allclose(ours.vectors, theirs.vectors, atol=1e-5)  # 32 images at a time, and others
 
 
-def test_the_report_and_the_figures_say_on_what_the_best_checkpoint_was_chosen(chosen_apart, trained):
+def test_the_report_and_the_figures_say_on_what_the_best_checkpoint_was_chosen(chosen_apart, trained, folder):
     words = "reid_model_best.pth, chosen on 4 held-out training persons, 24 images"
     assert words in (chosen_apart[0] / "report.html").read_text()
     optimistic = "the query and gallery images of the data set, whose figures are therefore optimistic"
     assert f"reid_model_best.pth, chosen on {optimistic}" in (trained[0] / "report.html").read_text()
-    assert load_model(trained[0] / "reid_model_best.pth").chosen_on == optimistic
+    fingerprint = Manifest.load(folder / "data/dataset.json").fingerprint
+    assert load_model(trained[0] / "reid_model_best.pth").choice == Choice(optimistic, fingerprint)
     assert "validation_persons" not in history(trained[0])[1]
 
 

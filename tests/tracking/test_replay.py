@@ -1,5 +1,6 @@
 """The replay of a journal to a real SQLite store: a record that is replayed twice changes nothing."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from reid.tracking.experiment import KIND, NOTE, VIEW, experiment_id, set_up_pag
 from reid.tracking.journal import Address, now_ms
 from reid.tracking.outbox import Outbox
 from reid.tracking.pipeline_run import open_pipeline_run
-from reid.tracking.stage_run import StageRun
+from reid.tracking.stage_run import StageRun, described_dataset, send_what_is_left
 from reid.tracking.store import connect
 
 
@@ -167,3 +168,93 @@ def test_the_experiments_page_shows_map_and_rank1_and_what_a_user_set_stays(stor
     assert (tags[KIND], tags[NOTE]) == ("custom_model_development", "mine")
     assert '"name": "mAP and rank-1"' in tags[VIEW]
     assert "metrics.`mAP`" in tags[VIEW]
+
+
+OUTCOME = {"mAP": 0.5, "mAP_low": 0.4, "mAP_shop": 0.25}
+
+
+def bound(run: StageRun) -> None:
+    """What the evaluate stage logs of a model that is scored on a data set and a further one."""
+    sets = [described_dataset(name, fingerprint=name[0] * 64, source=f"/data/{name}") for name in ("market", "shop")]
+    run.bind_outcome("best", kind="reid", params={"backbone": "swin"}, tags={"chosen_on_test": "no"}, datasets=sets)
+    run.log_outcome(OUTCOME)
+
+
+def model_page(store: str, experiment: str) -> Any:
+    """Everything that the page of the only logged model shows."""
+    (model,) = connect(store).search_logged_models([experiment])
+    rows = [(row.key, row.value, row.dataset_name, row.dataset_digest, row.run_id) for row in model.metrics]
+    return model.name, str(model.status), model.params, model.tags["chosen_on_test"], sorted(rows)
+
+
+def test_figures_stand_on_the_models_page_beside_the_data_set_that_they_are_of(
+    store: str, parent_id: str, tmp_path: Path
+) -> None:
+    box = Outbox(tmp_path / "stage", Address(store, "evaluate", parent_id=parent_id))
+    run = StageRun(box)
+    bound(run)
+    assert run.close()
+    run_id, client = box.address.run_id, connect(store)
+    experiment = client.get_run(run_id).info.experiment_id
+    market, shop = ("market", "m" * 8, run_id), ("shop", "s" * 8, run_id)
+    page = (
+        "best", "READY", {"backbone": "swin"}, "no",
+        [("mAP", 0.5, *market), ("mAP_low", 0.4, *market), ("mAP_shop", 0.25, *shop)],
+    )  # fmt: skip
+    assert model_page(store, experiment) == page
+    assert client.get_run(run_id).data.metrics == client.get_run(parent_id).data.metrics == OUTCOME
+    assert len(client.get_run(run_id).inputs.dataset_inputs) == 2
+    # sent once more from its start, as after a lost answer, by a process that knows only the folder
+    box.address.sent.clear()
+    box.address.save(box.folder)
+    assert send_what_is_left(box.folder)
+    assert model_page(store, experiment) == page
+    assert [len(client.get_metric_history(run_id, name)) for name in OUTCOME] == [1, 1, 1]
+
+
+class OldServer:
+    """Answers as a tracking server of MLflow 2: it takes runs and metrics, and has no page for logged models."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        asked = self.asked
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._answer()
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self._answer()
+
+            def _answer(self) -> None:
+                asked.append(self.path.split("?")[0].removeprefix("/api/2.0/mlflow/"))
+                known = "logged-models" not in self.path
+                info = {"run_id": "r", "experiment_id": "1", "lifecycle_stage": "active", "status": "RUNNING"}
+                text = json.dumps({"run": {"info": info, "data": {}}}) if known else "<title>404 Not Found</title>"
+                self.send_response(200 if known else 404)
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.uri = f"http://127.0.0.1:{self.server.server_port}"
+
+
+def test_a_server_that_knows_no_logged_models_gets_the_figures_of_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = OldServer()
+    try:
+        run = StageRun(Outbox(tmp_path / "stage", Address(old.uri, "evaluate", run_id="r", settled=True)))
+        bound(run)
+        assert run.close()
+    finally:
+        old.server.shutdown()
+    assert old.asked == ["runs/log-batch", "runs/get", "logged-models/search"]
+    assert caplog.messages == [
+        "this MLflow server knows no logged models, which MLflow 3 has: the figures stand on run r alone"
+    ]
