@@ -26,6 +26,7 @@ from reid.cli.convert import add_convert
 from reid.cli.dataset import add_crops
 from reid.cli.doctor import add_doctor
 from reid.cli.match import add_match
+from reid.cli.reproduce import add_reproduce
 from reid.cli.search import add_search
 from reid.cli.serving import add_start_server, add_triton_options
 from reid.console.plain import show_error
@@ -138,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     add_compare(commands.add_parser("compare", help="say whether one evaluation is better than another"))
     add_match(commands.add_parser("match", help="say whether the persons in two images are the same"))
     add_doctor(commands.add_parser("doctor", help="find suspected labels of the data set by a trained model"))
+    add_reproduce(commands.add_parser("reproduce", help="run a recorded pipeline again and compare every number"))
     add_search(commands.add_parser("search", help="find the gallery images that are most similar to each query"))
     _add_spec_command(commands.add_parser("spec", help="explain the spec's fields, print a blank spec, check a spec"))
     _add_dataset_commands(

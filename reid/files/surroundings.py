@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from reid.files.lineage import PACKAGE, code_sha256
+from reid.files.secrets import encryption_key
 
 ROOT = PACKAGE.parent
 """The checkout, if the package runs from one."""
@@ -46,6 +47,7 @@ def surroundings(root: Path = ROOT) -> dict[str, str]:
         "cores": str(_cores()),
         "threads": ", ".join(f"{name}={os.environ[name]}" for name in THREADS if name in os.environ),
         "gpus": _gpus(),
+        "encrypted": "yes" if encryption_key() else "",
     }
 
 

@@ -94,6 +94,17 @@ def stage_runs(store: str, run_id: str) -> "dict[str, Run]":
         return found | {run.data.tags[STAGE]: run for run in nested if STAGE in run.data.tags}
 
 
+def newest_parent(store: str) -> str:
+    """The id of the newest run of a pipeline in this store. Raises TrackingError if there is none."""
+    client = connect(store)
+    with reaching(store):
+        everywhere = [found.experiment_id for found in client.search_experiments()]
+        runs = [run for run in client.search_runs(everywhere) if PARENT not in run.data.tags]
+    if not runs:
+        raise TrackingError(f"MLflow at {without_password(store)}: found no run; want that of a pipeline")
+    return str(max(runs, key=lambda run: run.info.start_time).info.run_id)
+
+
 def fetch_artifact(store: str, run_id: str, path: str, folder: Path) -> Path | None:
     """Copies an artifact file of a run into the folder; None if the run has no such file.
 

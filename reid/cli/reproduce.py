@@ -1,0 +1,94 @@
+"""The command `reid reproduce`: runs a recorded pipeline again and compares every number.
+
+reid reproduce RUN_ID --check
+"""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from reid.files.paths import given_path
+
+if TYPE_CHECKING:
+    from reid.stages.reproduce import Fact, Number
+
+DIFFERS = 1
+"""The exit status if a number differs; with --check, if something that decides the numbers does."""
+SHOWN = 20
+
+
+def add_reproduce(parser: argparse.ArgumentParser) -> None:
+    """Adds the description, the arguments and the action to the parser."""
+    parser.description = (
+        "reproduce: runs a recorded pipeline again, with the same spec, data, code and packages, into a new folder and "
+        "without earlier results, and compares every number of every stage to the last bit; times are not compared. "
+        f"Exit status {DIFFERS} if a number differs."
+    )
+    parser.add_argument(
+        "run", metavar="RUN", help="the id of its MLflow run, or its record: results_dir/runs/TIME.json"
+    )
+    check_help = "only say what is not as it was: data, code, packages, machine"
+    parser.add_argument("--check", action="store_true", help=check_help)
+    anyway_help = "run it although data, code or packages differ, to see how much that changes"
+    parser.add_argument("--anyway", action="store_true", help=anyway_help)
+    folder_help = "new folder for the results (default results/reproduced/TIME)"
+    parser.add_argument("--results", type=given_path, metavar="FOLDER", help=folder_help)
+    parser.set_defaults(action=_reproduce)
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from reid.stages.reproduce import (
+        compare_numbers,
+        differences_of_surroundings,
+        require_reproducible,
+        run_again,
+    )
+    from reid.stages.reproduced_run import read_run
+
+    with tempfile.TemporaryDirectory(prefix="reid-reproduce-") as scratch:
+        run = read_run(options.run, scratch=Path(scratch))
+        facts, notes = differences_of_surroundings(run)
+        _print_surroundings(run.title, facts, notes)
+        if options.check:
+            options.exit_status = DIFFERS if any(fact.decides for fact in facts) else 0
+            return
+        require_reproducible(run, facts, anyway=options.anyway)
+        folder = options.results or Path("results", "reproduced", f"{datetime.now():%Y-%m-%d-%H%M%S}")
+        numbers = compare_numbers(run.numbers, run_again(run, folder))
+    if not _print_numbers(numbers):
+        options.exit_status = DIFFERS
+
+
+def _print_surroundings(title: str, facts: "Sequence[Fact]", notes: Sequence[str]) -> None:
+    print(title)
+    for fact in facts:
+        weight = "decides the numbers" if fact.decides else "may change the last bits"
+        weight = "changes no number if code_sha256 is the same" if fact.name == "commit" else weight
+        print(f"  {fact.name} ({weight})\n    was {fact.before or 'unknown'}\n    is  {fact.now or 'unknown'}")
+    if not facts:
+        print("  nothing is known to differ")
+    for note in notes:
+        print(f"  note: {note}")
+
+
+def _print_numbers(numbers: "Sequence[Number]") -> bool:
+    """Prints the comparison; returns whether all numbers are equal."""
+    differ = [one for one in numbers if not one.equal]
+    for one in differ[:SHOWN]:
+        if one.before is None or one.now is None:
+            print(f"{one.stage}: {one.name}: only in {'the new' if one.before is None else 'the recorded'} run")
+        else:
+            print(f"{one.stage}: {one.name}: was {one.before!r}, is {one.now!r}, relative {one.relative:.1g}")
+    if len(differ) > SHOWN:
+        print(f"and {len(differ) - SHOWN} more")
+    stages = len({one.stage for one in numbers})
+    if differ:
+        print(f"not reproduced: {len(differ)} of {len(numbers)} numbers of {stages} stages differ")
+    elif numbers:
+        print(f"reproduced: {len(numbers)} numbers of {stages} stages are equal to the last bit")
+    else:
+        print("not reproduced: neither run has a number that can be compared")
+    return bool(numbers) and not differ
