@@ -10,10 +10,16 @@ import sys
 import pytest
 
 from reid.deploy import gpu
+from tests.faults import table
 from tests.on_cpu import build_driver
 
 # A background job of a shell without job control ignores SIGINT, and its children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Ends with what came of each fault (tests/faults)."""
+    table.show(terminalreporter)
 
 
 @pytest.fixture

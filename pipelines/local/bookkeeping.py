@@ -116,6 +116,9 @@ class Bookkeeping:
         reason = self._store.why_not_cached(task.stage, plan.parts) if task.cacheable else ""
         prepared = self._store.prepare(plan.folder, task, afresh=not task.cacheable)
         self._show_what_is_set_aside(plan, prepared)
+        if task.cacheable and (other := self._store.interrupted_elsewhere(task.stage, plan.folder)):
+            stays = f"an interrupted attempt with other inputs stays in {shown(other)}"
+            self._display.say(task.stage, f"{stays}; a run with those inputs continues it")
         self._store.point_latest(task.stage, plan.folder)
         run_id = None
         if self._tracking:
@@ -128,7 +131,8 @@ class Bookkeeping:
             found = f"{shown(plan.folder / FINISHED)} is no record of a finished task: {prepared.objection}"
             self._display.say(stage, f"{found}; it is kept in {shown(prepared.aside or plan.folder)}")
         elif prepared.aside:
-            self._display.say(stage, f"its outputs as they were found are kept in {shown(prepared.aside)}")
+            kept = f"its outputs as they were found are kept in {shown(prepared.aside)}"
+            self._display.say(stage, f"{kept}; delete that folder if you do not need them")
 
     def executor_input(self, plan: Plan) -> dict[str, Any]:
         """The JSON that the task is started with."""

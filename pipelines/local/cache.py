@@ -25,8 +25,8 @@ from pipelines.local.task_files import EXECUTOR_OUTPUT, LOG, Artifact, Outputs
 from reid.files.hashes import files_sha256
 from reid.files.writing import replace_link, write_text
 
-NO_RESULT = {LOG, "mlflow.json", "mlflow.jsonl"}
-"""Files of an attempt that are no outputs."""
+NO_RESULT = {LOG, "mlflow.json", "mlflow.jsonl", "parameters", EXECUTOR_OUTPUT}
+"""What an attempt has beside its outputs; files that begin with a dot belong to an editor or a desktop."""
 ASIDE = "set-aside-"
 
 
@@ -148,11 +148,9 @@ class Store:
         aside = _set_aside(folder, in_the_way)
         (folder / EXECUTOR_OUTPUT).unlink(missing_ok=True)
         _remove(folder / "parameters")
-        left_over = folder.exists() and any(
-            path.name not in NO_RESULT and not path.name.startswith(ASIDE) for path in folder.iterdir()
-        )
+        resumes = _holds_an_attempt(folder) and record is None and not afresh
         (folder / "parameters").mkdir(parents=True)
-        return Prepared(left_over and record is None and not afresh, aside, objection)
+        return Prepared(resumes, aside, objection)
 
     def finish(self, folder: Path, *, outputs: Outputs, parts: Mapping[str, str], seconds: float) -> Result:
         """Records a finished task: computes the digests of its outputs and writes task.json last."""
@@ -183,9 +181,22 @@ class Store:
         changed = sorted(name for name in before.keys() | parts.keys() if before.get(name) != parts.get(name))
         return f"changed: {', '.join(changed)}" if changed else "its outputs were changed or deleted"
 
+    def interrupted_elsewhere(self, stage: str, folder: Path) -> Path | None:
+        """The folder of the stage's last attempt, if that was interrupted and is another one than `folder`."""
+        last = (self.results_dir / "latest" / stage).resolve()
+        if last == folder.resolve() or os.path.lexists(last / FINISHED) or not _holds_an_attempt(last):
+            return None
+        return last
+
     def point_latest(self, stage: str, folder: Path) -> None:
         """Makes `<results_dir>/latest/<stage>` lead to this folder."""
         replace_link(self.results_dir / "latest" / stage, folder)
+
+
+def _holds_an_attempt(folder: Path) -> bool:
+    """Whether an attempt has left something that the next one can resume from."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return any(name not in NO_RESULT and not name.startswith((ASIDE, ".")) and ".damaged" not in name for name in names)
 
 
 def _remove(path: Path) -> None:

@@ -103,6 +103,15 @@ def test_what_was_set_aside_is_nothing_to_go_on_with(tmp_path: Path) -> None:
     assert (prepared.aside / "data" / "b").read_text() == "b"
 
 
+def test_files_of_an_editor_or_a_desktop_are_no_attempt(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = store.folder("train", "key")
+    folder.mkdir(parents=True)
+    for name in (".DS_Store", ".task.json.swp", "mlflow.json.damaged", "log.txt"):
+        (folder / name).touch()
+    assert not store.prepare(folder, TRAIN, afresh=False).resumes
+
+
 def test_an_output_that_is_gone_altogether_leaves_nothing_to_set_aside(tmp_path: Path) -> None:
     store = Store(tmp_path)
     folder = finished(store)
@@ -166,6 +175,14 @@ def test_a_link_that_leads_out_of_the_folder_is_no_output(tmp_path: Path, target
     prepared = store.prepare(folder, TRAIN, afresh=True)
     assert prepared.objection == "artifacts.data.path: data is a link that leads out of the folder"
     assert (tmp_path / "foreign" / "b").read_text() == "b"
+
+
+def test_a_record_that_names_itself_as_an_output_is_no_traceback(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = finished(store)
+    changed(folder, lambda record: record["artifacts"]["data"].update(path="task.json"))
+    store.prepare(folder, TRAIN, afresh=True)
+    assert not (folder / "task.json").exists()
 
 
 @pytest.mark.parametrize("name", ["/etc/hostname", "../metrics", "deep/../../metrics"])

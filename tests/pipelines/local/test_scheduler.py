@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -113,7 +112,8 @@ def test_a_damaged_output_is_made_again(repository: MiniRepository, damage: str)
     folder = report.tasks["left"].folder
     assert folder is not None
     (aside,) = folder.glob("set-aside-*")
-    assert f"left   its outputs as they were found are kept in {shown(aside)}\n" in repository.said
+    kept = f"left   its outputs as they were found are kept in {shown(aside)}"
+    assert f"{kept}; delete that folder if you do not need them\n" in repository.said
     found = [path.name for path in sorted((aside / "data").iterdir())]
     assert found == ([] if damage == "delete" else ["text"])
 
@@ -231,20 +231,19 @@ def test_a_killed_runner_leaves_no_task_and_the_next_run_continues(repository: M
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_is_passed_on_and_the_next_run_continues(repository: MiniRepository, number: signal.Signals) -> None:
-    spec = {"steps": 100, "step_s": 0.05}
-    runner = drive(repository, left=spec)
-    wait_for(lambda: steps_done(repository) >= 3)
-    runner.send_signal(number)
-    said, _ = runner.communicate(timeout=30)
-    assert runner.returncode == 128 + number
-    assert "left   stopped after" in said
-    assert "join   not run" in said
-    log = next(repository.results.glob("pipeline/left/*/log.txt"))
-    assert "KeyboardInterrupt" in log.read_text()
-    report = repository.run(left=spec)
-    assert states(report) == {"make": "cached", "left": "continued", "right": "ran", "join": "ran"}
+def test_an_interrupted_attempt_stays_when_the_spec_changes_and_is_continued_when_it_changes_back(
+    repository: MiniRepository,
+) -> None:
+    spec = {"steps": 3, "exit": 3}
+    folder = repository.run(left=spec).tasks["left"].folder
+    assert folder is not None
+    (folder / ".DS_Store").touch()
+    assert states(repository.run(left={"steps": 2}))["left"] == "ran"
+    stays = f"left   an interrupted attempt with other inputs stays in {shown(folder)}"
+    assert f"{stays}; a run with those inputs continues it\n" in repository.said
+    repository.run(left=spec)
+    assert "left   continuing an interrupted left" in repository.said
+    assert any(line.startswith("left starts at step 3,") for line in diary_lines(repository))
 
 
 def test_a_second_runner_is_refused_by_name(repository: MiniRepository) -> None:
