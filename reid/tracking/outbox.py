@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
+CONTACT_S = 60.0
+"""How long it may take to find or create the runs, all requests together."""
+
+
 class Outbox:
     """The journal in a folder, to be replayed to its address."""
 
@@ -54,7 +58,7 @@ class Outbox:
     def _settle_and_connect(self) -> "MlflowClient":
         self._client = self._client or connect(self.address.store)
         if not self.address.settled:
-            with reaching(self.address.store):
+            with reaching(self.address.store, within_s=CONTACT_S):
                 settle(self._client, self.address)
             self.address.save(self.folder)
         return self._client

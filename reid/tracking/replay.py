@@ -24,7 +24,7 @@ from reid.tracking.experiment import set_up_page
 from reid.tracking.journal import Address, Journal, Record
 from reid.tracking.logged_model import bind
 from reid.tracking.runs import close_killed_runs, close_parent, reopen
-from reid.tracking.store import REFUSED, on_parent
+from reid.tracking.store import on_parent, one_line, refuses_for_good
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -54,9 +54,9 @@ def _send(client: "MlflowClient", address: Address, target: str, records: Sequen
         try:
             _send_one(client, address, target, record)
         except MlflowException as error:
-            if error.error_code not in REFUSED:
+            if not refuses_for_good(error):
                 raise
-            logger.warning("MLflow refuses a record of run %s: %s", target, str(error).splitlines()[0])
+            logger.warning("MLflow refuses a record of run %s: %s", target, one_line(str(error)))
 
 
 def _join_metrics(address: Address, target: str, records: Sequence[Record]) -> Iterator[Record]:

@@ -150,7 +150,8 @@ def close_killed_runs(client: "MlflowClient", beside: str, *, host: str) -> None
         return
     query = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{host}'"
     for run in client.search_runs([client.get_run(beside).info.experiment_id], query):
-        process = int(run.data.tags.get(PROCESS, "0"))
+        tag = run.data.tags.get(PROCESS, "")
+        process = int(tag) if tag.isdecimal() and len(tag) < 10 else 0
         if process and process != os.getpid() and not is_alive(process):
             for one in [*children(client, run), run]:
                 if one.info.status == "RUNNING":

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from reid.errors import MissingDependency, TrackingError
+from reid.errors import MissingDependency, ReidError, TrackingError
 from reid.files.secrets import without_password
+from reid.tracking.bounded_answers import bound_answers, within
 from reid.tracking.databases import other_schema, require_usable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,16 @@ CACHED_RUN = "cached_run."
 HEADLINE_STAGES = {"evaluate", "export", "gen_trt_engine", "register"}
 """Stages whose metrics have their own names on the parent run; those of other stages are prefixed with the stage."""
 SOCKET_ERROR = re.compile(r"\[Errno -?\d+\] [^\"')]+")
+LIMIT = re.compile(r"found (an answer of more|no whole answer|no end of the answers).*?, want .*? (that)")
+"""What bounded_answers.py says."""
+NO_JSON = "the response body was not in a valid JSON format"
+"""MLflow's words for an answer with status 200 that is no JSON object, such as the page of a login."""
+PROXYS = "API request to "
+"""How MLflow's client begins an error that holds no word of an MLflow server."""
+MOST_SHOWN = 300
+"""Most characters of a server's words that an error shows."""
+READERS = ("mlflow.store.tracking", "mlflow.store.model_registry", "mlflow.utils", "mlflow.entities", "google.protobuf")
+"""The modules that read a server's answers."""
 REFUSED = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST"}
 """Error codes of MLflow that asking again does not change."""
 OUTAGES = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"}
@@ -49,6 +61,8 @@ def load_mlflow(tracking_uri: str) -> None:
         importlib.import_module("mlflow")
         if not tracking_uri.startswith("http"):
             importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+        else:
+            bound_answers()
     except ModuleNotFoundError as error:
         raise MissingDependency(
             f"MLflow: no module {error.name}; it comes with pip install -e '.[mlflow]' in the repository's root"
@@ -66,19 +80,61 @@ def connect(tracking_uri: str) -> "MlflowClient":
 
 
 @contextmanager
-def reaching(tracking_uri: str) -> Iterator[None]:
-    """Turns the store's own errors inside the block into a TrackingError that names the store."""
+def reaching(tracking_uri: str, *, within_s: float | None = None) -> Iterator[None]:
+    """Turns the store's own errors inside the block into a TrackingError that names the store.
+
+    So is an answer that MLflow's client cannot read. With `within_s`, all answers of the block together have to come in
+    that time.
+    """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        yield
+        with within(within_s):
+            yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        said = without_password(other_schema(str(error), tracking_uri) or str(error).splitlines()[0])
-        refused = SOCKET_ERROR.search(said)  # at the end of a line that counts the tries
+        said = one_line(without_password(other_schema(str(error), tracking_uri) or str(error)))
+        first = str(error)[:10_000].partition("\n")[0]
+        refused = SOCKET_ERROR.search(first)  # at the end of a line that counts the tries
+        limit = LIMIT.search(said)
+        if refused:
+            said = f"does not answer: {one_line(refused[0])}"
+        elif limit:
+            said = f"its answer is refused: {limit[0]}"
+        elif NO_JSON in said:
+            body = said.partition("Response body: ")[2]
+            said = f"found an answer that is not MLflow's ({body}), want the address of an MLflow server"
+        raise TrackingError(f"MLflow at {without_password(tracking_uri)}: {said}") from error
+    except ReidError:
+        raise
+    except Exception as error:
+        if not _is_of_an_answer(error):
+            raise
         raise TrackingError(
-            f"MLflow at {without_password(tracking_uri)}: {f'does not answer: {refused[0]}' if refused else said}"
+            f"MLflow at {without_password(tracking_uri)}: found an answer that is not MLflow's "
+            f"({type(error).__name__}: {one_line(without_password(str(error)))}), want the address of an MLflow server"
         ) from error
+
+
+def one_line(text: str) -> str:
+    """The beginning of the first line of a text that a server may have written, without what steers a terminal."""
+    line = "".join(letter if letter.isprintable() else " " for letter in text[:MOST_SHOWN].partition("\n")[0])
+    return line if len(text) <= MOST_SHOWN else f"{line}…"
+
+
+def _is_of_an_answer(error: BaseException) -> bool:
+    """Whether the error came up in MLflow's client, or in protobuf, while it read an answer."""
+    trace = error.__traceback__
+    while trace is not None:
+        if str(trace.tb_frame.f_globals.get("__name__", "")).startswith(READERS):
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def refuses_for_good(error: "MlflowException") -> bool:
+    """Returns whether MLflow itself refuses, and would do so again; a proxy's or another program's 404 may pass."""
+    return error.error_code in REFUSED and not str(error).startswith(PROXYS)
 
 
 def is_refusal(error: BaseException) -> bool:
