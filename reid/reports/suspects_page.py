@@ -13,8 +13,8 @@ SIZE = {"width": 80, "height": 160}
 """Largest width and height of a picture in pixels."""
 BUDGET_BYTES = 4_000_000
 """Bytes of all pictures together; the rows beyond that show the names only."""
-FRAMES = {"wrong label": ("query", "wrong", "right"), "same person": ("query", "query")}
-"""Kind -> the frames of its pictures; those of other kinds are grey."""
+FRAMES = {"wrong label": ("query",), "same person": ("query", "query")}
+"""Kind -> the frames of its first pictures; the others are grey, for nothing is right or wrong yet."""
 
 
 @dataclass(frozen=True)
