@@ -26,6 +26,11 @@ from tests.pipelines.mini import STAGES, MiniRepository
 pytestmark = pytest.mark.slow
 Outcome = Callable[[str, str], None]
 KILLS = 25
+AS_IF_LARGE = (
+    "import sys; from reid.data import module; module.MEMORY_SHARE = 0; from reid.cli.commands import main;"
+    "sys.exit(main(sys.argv[1:]))"
+)
+"""`reid` as if the images did not fit in memory: loader processes are used."""
 STEPS = {stage: {"steps": 30, "step_s": 0.05} for stage in STAGES}
 
 
@@ -211,11 +216,13 @@ def train(folder: Path, *overrides: str, prefix: Sequence[str] = ()) -> "subproc
 def test_little_shared_memory(training: Path, outcome: Outcome) -> None:
     require_root()
     script = 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"'
-    prefix = ["unshare", "--mount", "bash", "-c", script, "bash"]
-    overrides = ("dataset.num_workers=2", "train.num_epochs=1", f"results_dir={training}/shm")
-    done = train(training, *overrides, prefix=prefix)
+    command = ["unshare", "--mount", "bash", "-c", script, "bash", sys.executable, "-c", AS_IF_LARGE, "train"]
+    command += ["-e", str(training / "tiny.yaml"), "dataset.num_workers=2", "train.num_epochs=1"]
+    command += [f"results_dir={training}/shm"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
-    outcome("/dev/shm of 64 MB", "the training ends as usual, with 2 worker processes")
+    assert "2 loader processes" in done.stderr
+    outcome("/dev/shm of 64 MB", "the training ends as usual, with 2 loader processes")
 
 
 def test_little_memory(training: Path, outcome: Outcome) -> None:
