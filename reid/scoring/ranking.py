@@ -128,15 +128,8 @@ def score(
     l2_normalize(query.vectors, out=vectors[: len(query)])
     l2_normalize(gallery.vectors, out=vectors[len(query) :])
     started, scoring_seconds = time.perf_counter(), 0.0
-    blocks = both_rows(
-        vectors,
-        queries=len(query),
-        k1=k1,
-        k2=k2,
-        lambda_value=lambda_value,
-        device=device,
-        evaluate_device=evaluate_device,
-    )
+    where = {"device": device, "evaluate_device": evaluate_device}
+    blocks = both_rows(vectors, queries=len(query), k1=k1, k2=k2, lambda_value=lambda_value, **where)
     for first, distance, final in blocks:
         came = time.perf_counter()
         plain.add(first, distance)

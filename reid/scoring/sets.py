@@ -36,9 +36,9 @@ class SetFigures:
         )
 
     def metrics(self) -> dict[str, float]:
-        """mAP_<set> and its range, mAP_low_<set> and mAP_high_<set>; likewise rank1, reranked_mAP, reranked_rank1.
+        """mAP_<set>, rank1_<set>, reranked_mAP_<set>, reranked_rank1_<set>, queries_<set>, gallery_<set>.
 
-        After them queries_<set> and gallery_<set>.
+        Behind each figure stand the ends of its interval, mAP_low_<set> and mAP_high_<set> for example.
         """
         found: dict[str, float] = {}
         for name in ("mAP", "rank1", "reranked_mAP", "reranked_rank1"):

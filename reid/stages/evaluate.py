@@ -3,39 +3,30 @@
 Shapes: Q queries, G gallery images without junk.
 """
 
-import json
 import logging
-import os
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from reid.choice import answer, in_a_sentence
-from reid.data.evaluated import evaluated_images
 from reid.data.market1501 import MAIN_SET, Manifest, Split
-from reid.deploy.opening import ModelCard
 from reid.distributed.launching import devices_here
 from reid.embeddings import UNTRAINED_EMBEDDINGS, Embeddings
 from reid.errors import ArtifactError, DatasetError
-from reid.files.writing import replacing, require_writable
-from reid.reports.evaluation import evaluation_page
+from reid.files.writing import require_writable
 from reid.retrieval.on_device import require_device
-from reid.scoring.camera_pairs import camera_pairs_csv
 from reid.scoring.curves import Curve
 from reid.scoring.matches import advice_without_match, has_match
-from reid.scoring.per_query import per_query_csv
 from reid.scoring.ranking import Ranking, Scored, score
 from reid.scoring.sets import SetFigures
 from reid.scoring.verification import pair_counter
 from reid.spec import Experiment
 from reid.stages.embedding import embed_dataset
-from reid.stages.evaluate_report import build_page, roc_record, save_figures, threshold_record, threshold_text
+from reid.stages.evaluate_report import build_page, roc_record, save_figures, threshold_text
+from reid.stages.evaluate_results import keep_results, log_results
 from reid.stages.further_sets import add_further_sets
 from reid.stages.outcome import Outcome
-from reid.tracking.stage_run import StageRun, described_dataset
+from reid.tracking.stage_run import StageRun
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +52,8 @@ def evaluate(
     manifest = Manifest.load(dataset)
     if fingerprint is not None:
         manifest = add_further_sets(spec, manifest, fingerprint=fingerprint)
-    section, ranking = spec.evaluate, spec.re_ranking
-    for query, gallery in ((manifest.query, manifest.gallery), *((s.query, s.gallery) for s in manifest.test_sets)):
-        _require_matches(query, gallery.without_junk())
-    require_writable(section.output_cmc_curve_plot)
-    require_writable(section.output_sampled_matches_plot)
-    require_device(ranking.device)
+    _require_possible(spec, manifest)
+    section = spec.evaluate
     devices = devices_here(
         "evaluate", num_gpus=section.num_gpus, gpu_ids=section.gpu_ids, cpu_processes=section.cpu_processes
     )
@@ -76,6 +63,7 @@ def evaluate(
             spec, devices, dataset=whole, model=model, with_junk=False, all_test_sets=True
         )
     Embeddings.joined(parts["query"], parts["gallery"]).save_npz(results / "embeddings.npz")
+    ranking = spec.re_ranking
     score_pair = partial(
         score,
         k1=ranking.k1,
@@ -89,14 +77,8 @@ def evaluate(
     pairs = pair_counter(parts["query"], parts["gallery"])
     scored = score_pair(parts["query"], parts["gallery"], pairs=pairs, by_camera=True)
     found = pairs.verification() if pairs else None
-    headline = "reranked" if ranking.re_ranking else "plain"
     sets = _sets(manifest, parts, scored, score_pair, results=results)
-    metrics = _metrics(scored, untrained) | {"images_per_second": images_per_second}
-    for part in sets[1:]:
-        metrics |= part.metrics()
-    curves = _curves(scored, ranking.max_rank)
-    if untrained:
-        curves += _curves(untrained, ranking.max_rank, prefix="untrained")
+    headline = "reranked" if ranking.re_ranking else "plain"
     page = build_page(
         spec,
         manifest,
@@ -104,36 +86,29 @@ def evaluate(
         scored,
         found,
         headline=headline,
-        curves=curves,
+        curves=_curves(scored, ranking.max_rank)
+        + (_curves(untrained, ranking.max_rank, prefix="untrained") if untrained else []),
         sets=sets,
         images_per_second=images_per_second,
     )
-    evaluated = {"evaluated_images": evaluated_images(manifest)}
-    chosen = answer(opened.choice, manifest.fingerprint)
-    said: dict[str, Any] = {
-        "headline": headline,
-        **evaluated,
-        **({"chosen_on": opened.chosen_on} if opened.chosen_on else {}),
-        "chosen_on_test": chosen,
-        "data_sets": [[name, fingerprint] for name, fingerprint, _ in _data_sets(manifest)],
-    }
-    _write(results / "metrics.json", json.dumps({**said, **metrics}, indent=2) + "\n")
-    _write(results / "per_query.csv", per_query_csv(scored))
-    _write(results / "camera_pairs.csv", camera_pairs_csv(scored.pairs_of_cameras))
-    _write(results / "thresholds.json", threshold_record(page, manifest, opened))
-    _write(report, evaluation_page(page))
+    metrics = _metrics(scored, untrained, sets) | {"images_per_second": images_per_second}
     save_figures(spec, page, results)
-    _log(run, scored, results, report)
-    run.log_params(evaluated)
-    if opened.chosen_on:
-        run.log_params({"chosen_on": opened.chosen_on})
-    run.set_tags({"chosen_on_test": chosen}, parent_too=True)
-    _bind(run, manifest, opened, chosen)
+    keep_results(manifest, opened, scored, page, metrics, results=results, report=report)
+    log_results(run, manifest, opened, scored, results=results, report=report)
     given: dict[str, str | int | float] = {"mAP": metrics["mAP"], "thresholds": threshold_text(found, manifest)}
     lines = _lines(scored, sets, headline=headline, untrained=untrained)
-    if opened.choice and chosen != "no":
-        lines.append(in_a_sentence(opened.choice, manifest.fingerprint))
+    if opened.choice and page.chosen_on_test != "no":
+        lines.append(page.choice)
     return Outcome(metrics, given, lines, {"verification": roc_record(page)})
+
+
+def _require_possible(spec: Experiment, manifest: Manifest) -> None:
+    """Raises DatasetError or SpecError, before anything is embedded, if the figures or their plots cannot be made."""
+    for query, gallery in ((manifest.query, manifest.gallery), *((s.query, s.gallery) for s in manifest.test_sets)):
+        _require_matches(query, gallery.without_junk())
+    require_writable(spec.evaluate.output_cmc_curve_plot)
+    require_writable(spec.evaluate.output_sampled_matches_plot)
+    require_device(spec.re_ranking.device)
 
 
 def _sets(
@@ -182,32 +157,25 @@ def _untrained(
     return score_pair(query, gallery)
 
 
-def _metrics(scored: Scored, untrained: Scored | None) -> dict[str, float]:
-    before = (
-        untrained.plain.metrics("untrained_") | untrained.reranked.metrics("untrained_reranked_") if untrained else {}
-    )
-    return {
+def _metrics(scored: Scored, untrained: Scored | None, sets: list[SetFigures]) -> dict[str, float]:
+    metrics = {
         **scored.plain.metrics(),
         **scored.reranked.metrics("reranked_"),
         "valid_queries": float(scored.plain.scores.valid_queries),
         "queries": float(len(scored.query)),
         "gallery": float(len(scored.gallery)),
         "rerank_seconds": scored.rerank_seconds,
-        **before,
     }
+    if untrained:
+        metrics |= untrained.plain.metrics("untrained_") | untrained.reranked.metrics("untrained_reranked_")
+    for part in sets[1:]:
+        metrics |= part.metrics()
+    return metrics
 
 
 def _curves(scored: Scored, max_rank: int, prefix: str = "") -> list[Curve]:
     kinds = (prefix, f"{prefix}_reranked") if prefix else ("plain", "reranked")
     return [scored.plain.curve(kinds[0], max_rank), scored.reranked.curve(kinds[1], max_rank)]
-
-
-def _log(run: StageRun, scored: Scored, results: Path, report: Path) -> None:
-    run.log_series("cmc", scored.plain.scores.cmc.tolist())
-    run.log_series("reranked_cmc", scored.reranked.scores.cmc.tolist())
-    for name in ("cmc_curve.png", "sampled_matches.png", "per_query.csv", "camera_pairs.csv", "thresholds.json"):
-        run.log_artifact(results / name, "evaluate")
-    run.log_artifact(report, "evaluate")
 
 
 def _lines(scored: Scored, sets: list[SetFigures], *, headline: str, untrained: Scored | None) -> list[str]:
@@ -223,31 +191,5 @@ def _lines(scored: Scored, sets: list[SetFigures], *, headline: str, untrained: 
     return ordered
 
 
-def _data_sets(manifest: Manifest) -> list[tuple[str, str, Path]]:
-    """Name in MLflow, fingerprint and folder of each test set, the main one first, named after its folder."""
-    folder = Path(os.path.commonpath([manifest.query.root, manifest.gallery.root]))
-    main = (folder.name or "dataset", manifest.fingerprint, folder)
-    return [main, *((part.name, part.fingerprint, part.query.root) for part in manifest.test_sets)]
-
-
-def _bind(run: StageRun, manifest: Manifest, opened: ModelCard, chosen: str) -> None:
-    """Lets MLflow show the figures on the page of the model, each beside the data set that it is of."""
-    run.bind_outcome(
-        re.sub(r"[^\w -]", "_", opened.file.stem),  # MLflow takes no other characters
-        kind="person re-identification",
-        params={**opened.settings, "file": str(opened.file)},
-        tags={"chosen_on_test": chosen},
-        datasets=[
-            described_dataset(name, fingerprint=fingerprint, source=str(root))
-            for name, fingerprint, root in _data_sets(manifest)
-        ],
-    )
-
-
 def _figures(ranking: Ranking) -> str:
     return f"mAP {ranking.mAP.in_percent}, rank-1 {ranking.rank1.in_percent}"
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")

@@ -81,6 +81,11 @@ def no_effect(name: str, why: str) -> str:
             "spec: dataset.test_sets: one is named main, as the main set is in the report; want another name",
         ),
         (
+            "dataset: {test_sets: [{name: low_light, root: /a}]}",
+            "spec: dataset.test_sets: one is named low_light, and mAP_low_light would be an end of mAP's interval; "
+            "want another name",
+        ),
+        (
             "dataset: {test_sets: [{name: a, root: /a}, {name: b, root: /a}]}",
             "spec: dataset.test_sets: /a is there more than once, in the layout market1501; want each data set once",
         ),

@@ -254,6 +254,7 @@ def test_a_server_that_knows_no_logged_models_gets_the_figures_of_the_run(
         assert run.close()
     finally:
         old.server.shutdown()
+        old.server.server_close()
     assert old.asked == ["runs/log-batch", "runs/get", "logged-models/search"]
     assert caplog.messages == [
         "this MLflow server knows no logged models, which MLflow 3 has: the figures stand on run r alone"
