@@ -45,8 +45,20 @@ class _Dataset(BaseModel):
     source: str
 
 
+class _LoggedModel(BaseModel):
+    """The model that metrics are bound to, and the data sets that they are of; see logged_model.py."""
+
+    name: str
+    kind: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    datasets: Annotated[list[_Dataset], Field(min_length=1)]
+
+
 class _Line(BaseModel):
     """A record as it stands in the file; `replay.py` lists the kinds."""
+
+    model_config = ConfigDict(extra="forbid")
 
     metrics: dict[str, float] = {}
     step: Whole = 0
@@ -61,6 +73,7 @@ class _Line(BaseModel):
     experiment_page: bool = True
     killed_runs_of: str = ""
     parent: bool = False
+    logged_model: _LoggedModel | None = None
 
     @model_validator(mode="after")
     def _require_what_belongs_together(self) -> "_Line":
@@ -131,7 +144,8 @@ class Journal:
             self._points |= {(name, record["step"]) for name in record.get("metrics", ())}
 
     def append(self, record: Record) -> None:
-        """Writes a record down."""
+        """Writes a record down; it has to be of a kind that `after` reads."""
+        _Line.model_validate(record)
         with self._lock:
             self._stream.write(json.dumps(record).encode() + b"\n")
 
