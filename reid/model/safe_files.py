@@ -23,7 +23,7 @@ from torch import Tensor
 from reid.errors import ArtifactError, KeyRefused
 from reid.files.encryption import decrypt, encrypt, is_encrypted
 from reid.files.records import shown
-from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
+from reid.files.secrets import PLAIN_ENVIRONMENT, accepts_plain_models, encryption_key
 
 LARGEST_RATIO = 20
 """Largest ratio of a file's content to its size: torch does not compress, weights hardly shrink, a zip bomb does."""
@@ -175,11 +175,10 @@ def read_own_file(path: Path) -> Any:
     Else anybody who may write the folder could put another model in the place of one whose key they do not have. Files
     of others (`read_file`) are never encrypted. Raises ArtifactError as `read_file` does, KeyRefused for a plain file.
     """
-    if path.is_file() and encryption_key() and not is_encrypted(path):
+    if not accepts_plain_models() and path.is_file() and not is_encrypted(path):
         raise KeyRefused(
             f"{path}: not encrypted, and an encryption key is given\n"
-            f"  want: a file that was encrypted with the key; or, if the file is trusted, no encryption_key and no "
-            f"{KEY_ENVIRONMENT}"
+            f"  want: a file that was encrypted with the key; or, if the file is trusted, {PLAIN_ENVIRONMENT}=1"
         )
     return read_file(path)
 
