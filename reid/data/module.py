@@ -1,12 +1,11 @@
 """The training batches for Lightning: decoded images (a memory map) in, augmented normalised batches out.
 
 No JPEG is touched here and, for a data set that fits in memory, no worker process is needed: one core augments about
-9,000 images/s at 256 x 128. Workers pay if pages must come from a disk: `loader_processes` decides. A GPU augments its
+9,000 images/s at 256 x 128. Workers pay if pages must come from a disk: `reid.data.loaders` decides. A GPU augments its
 own images: if all images fit into its memory it holds them and is sent their indices, else it is sent their bytes.
 """
 
 import logging
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -22,6 +21,7 @@ from reid.data.augment import Erasing, Plan, augment, draw, step_rng
 from reid.data.batch_parts import Indices, SetShares, rank_columns
 from reid.data.colours import Colours
 from reid.data.device_augment import PackedPlan, augment_batch, packed
+from reid.data.loaders import begin_loader_process, fitting_processes, loader_processes
 from reid.data.peer_epochs import PeerSteps
 from reid.data.picked import DecodedImages
 from reid.data.planning import PlannedEpochs
@@ -30,8 +30,6 @@ from reid.data.set_shares import SharedSteps
 
 logger = logging.getLogger(__name__)
 
-MEMORY_SHARE = 0.5
-"""Share of this machine's memory; decoded images that take less stay in the page cache."""
 RESIDENT_SHARE = 0.25
 """Share of a GPU's free memory; decoded images that take less stay on the GPU."""
 BLOCK_BYTES = 1 << 26
@@ -141,6 +139,7 @@ class TrainingData(pl.LightningDataModule):
         self.pixels, self.label, self.contract = pixels, label, contract
         self.batch_size, self.num_instances, self.seed = batch_size, num_instances, seed
         self.num_workers = loader_processes(pixels.nbytes, asked=num_workers)
+        self._with_room: int | None = None
         self.plan = partial(
             draw,
             height=contract.height,
@@ -203,11 +202,19 @@ class TrainingData(pl.LightningDataModule):
             images,
             sampler=steps,
             batch_size=None,
-            num_workers=self.num_workers,
-            worker_init_fn=leave_process_group,
+            num_workers=self._processes(images),
+            worker_init_fn=begin_loader_process,
             pin_memory=pin,
             generator=torch.Generator(),  # else the loader draws from torch's own, which dropout needs untouched
         )
+
+    def _processes(self, images: AugmentedImages) -> int:
+        """The number of loader processes that have room, as it was before the first of them."""
+        if self._with_room is None:
+            a_batch = images[Step(0, 0, np.zeros(self.batch_size, np.int64))] if self.num_workers else ()
+            ranks = 1 if self.trainer is None else self.trainer.num_devices
+            self._with_room = fitting_processes(self.num_workers, batch=a_batch, ranks=ranks)
+        return self._with_room
 
     def on_after_batch_transfer(self, batch: Batch | Parcel, dataloader_idx: int) -> Batch:
         """The batch of what has arrived on the device; a parcel is augmented here. Lightning calls this."""
@@ -258,24 +265,3 @@ def copied_to(device: torch.device, pixels: DecodedImages) -> Tensor:
         block = np.array(pixels[start : start + rows])  # torch shares no memory that it may not write
         held[start : start + rows] = torch.from_numpy(block)
     return held
-
-
-def leave_process_group(_worker: int) -> None:
-    """Puts a loader process into a group of its own, so that a signal to all of its parent's group misses it.
-
-    Ctrl-C and torch's agent signal whole groups. The training then finishes its step, for which it needs its loaders.
-    """
-    os.setpgid(0, 0)
-
-
-def loader_processes(size_bytes: int, *, asked: int) -> int:
-    """How many loader processes to use for decoded images of this size: 0 if they fit in half of the memory."""
-    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size_bytes <= MEMORY_SHARE * memory_bytes:
-        if asked > 1:
-            logger.warning("dataset.num_workers: %d loader processes are not needed: the images fit in memory", asked)
-        return 0
-    logger.info(
-        "decoded images: %.1f GB of %.1f GB of memory: %d loader processes", size_bytes / 1e9, memory_bytes / 1e9, asked
-    )
-    return asked

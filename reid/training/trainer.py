@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from reid.contract import Contract
+from reid.data.loaders import LOST_LOADER, loader_lost
 from reid.data.module import TrainingData
 from reid.distributed.devices import ComputePlan, gpu_number, too_many_images
 from reid.distributed.gathering import ranks
@@ -90,6 +91,10 @@ def fit(
         except torch.OutOfMemoryError as error:
             place, images = str(trainer.strategy.root_device), data.batch_size // plan.ranks
             raise too_many_images("dataset.batch_size", place, images, error) from error
+        except RuntimeError as error:
+            if LOST_LOADER in str(error):
+                raise loader_lost(str(error)) from None
+            raise
         finally:
             checkpoints.wait()
 

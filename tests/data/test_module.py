@@ -1,6 +1,5 @@
-"""The copy of the decoded images that each rank's GPU holds, and the processes that load batches."""
+"""The copy of the decoded images that each rank's GPU holds."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import torch
 
 from reid.data import module
 from reid.data.module import copied_to
-from tests.plain_data import plain_data
 
 
 @pytest.mark.parametrize("images", [0, 1, 5, 6])
@@ -21,13 +19,3 @@ def test_all_images_arrive_block_by_block(tmp_path: Path, monkeypatch: pytest.Mo
     held = copied_to(torch.device("cpu"), store)
     assert held.dtype == torch.uint8
     assert np.array_equal(held.numpy(), pixels)
-
-
-def test_a_signal_to_the_group_of_a_rank_misses_its_loader_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MEMORY_SHARE", 0)
-    pixels = np.zeros((8, 4, 2, 3), np.uint8)
-    data = plain_data(pixels, np.arange(8) // 2, batch_size=4, num_instances=2, num_workers=1)
-    batches = iter(data.train_dataloader())
-    next(batches)
-    (loader,) = batches._workers  # type: ignore[attr-defined]
-    assert os.getpgid(loader.pid) == loader.pid != os.getpgrp()

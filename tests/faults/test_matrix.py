@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 Outcome = Callable[[str, str], None]
 KILLS = 25
 AS_IF_LARGE = (
-    "import sys; from reid.data import module; module.MEMORY_SHARE = 0; from reid.cli.commands import main;"
+    "import sys; from reid.data import loaders; loaders.MEMORY_SHARE = 0; from reid.cli.commands import main;"
     "sys.exit(main(sys.argv[1:]))"
 )
 """`reid` as if the images did not fit in memory: loader processes are used."""
