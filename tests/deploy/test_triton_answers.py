@@ -101,8 +101,7 @@ CONFIGURATIONS: dict[str, tuple[Answer, str]] = {
     ),
     "a number as a text that is none": (
         as_json(config(max_batch_size="--5")),
-        "HOST: m: the model's configuration: max_batch_size: should be a valid integer\n"
-        f"  found: '--5'{WANT_CONFIG}",
+        f"HOST: m: the model's configuration: max_batch_size: should be a valid integer\n  found: '--5'{WANT_CONFIG}",
     ),
     "null for parameters": (
         as_json(config(parameters=None)),
