@@ -97,7 +97,8 @@ class PixelPort:
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ArtifactError(f"pixels: not JSON ({error}); found: {text[:80]!r}") from None
+            why = "nested too deeply" if isinstance(error, RecursionError) else error
+            raise ArtifactError(f"pixels: not JSON ({why}); found: {text[:80]!r}") from None
         if not isinstance(values, dict) or sorted(values) != wanted:
             found = sorted(values) if isinstance(values, dict) else type(values).__name__
             raise ArtifactError(f"pixels: found {found}\n  want: {wanted}")

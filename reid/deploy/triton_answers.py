@@ -4,6 +4,7 @@ Shapes: B images of a request, D embedding width.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -27,11 +28,12 @@ LARGEST_EMBEDDING = 2**16
 """Most values of an embedding."""
 SHOWN = 120
 """Most characters of an answer that an error shows."""
+WHOLE = re.compile(r"-?[0-9]{1,19}")
 
 
 def _number(value: Any) -> Any:
     """gRPC's JSON writes whole numbers of 64 bits as texts."""
-    return int(value) if isinstance(value, str) and value.lstrip("-").isdecimal() and len(value) < 20 else value
+    return int(value) if isinstance(value, str) and WHOLE.fullmatch(value) else value
 
 
 Size = Annotated[int, BeforeValidator(_number), Field(ge=-1, le=2**31)]

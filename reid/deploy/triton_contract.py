@@ -98,13 +98,8 @@ def _check_size(contract: Contract, pixels: PixelPort | None, where: str) -> Non
 def _pixels(config: ServedConfig, where: str) -> PixelPort | None:
     try:
         return pixels_of({name: entry.string_value for name, entry in config.parameters.items()})
-    except (ArtifactError, RecursionError) as error:
-        raise _unreadable(where, error) from None
-
-
-def _unreadable(where: str, error: Exception) -> ServerError:
-    """The error for a contract or a port that cannot be read, of whatever length."""
-    return ServerError(f"{where}: {'nested too deeply' if isinstance(error, RecursionError) else str(error)[:1000]}")
+    except ArtifactError as error:
+        raise ServerError(f"{where}: {str(error)[:1000]}") from None
 
 
 def _contract(config: ServedConfig, *, given: GivenContract | None, where: str) -> Contract:
@@ -122,8 +117,8 @@ def _contract(config: ServedConfig, *, given: GivenContract | None, where: str) 
         return _given_contract(config, given, where)
     try:
         contract = Contract.from_json(text)
-    except (ArtifactError, RecursionError) as error:
-        raise _unreadable(where, error) from None
+    except ArtifactError as error:
+        raise ServerError(f"{where}: {str(error)[:1000]}") from None
     if given and (differences := contract.differences(**given.values)):
         raise ServerError(
             f"{where}: {given.source} contradicts the contract that the server has\n"

@@ -80,7 +80,7 @@ class HttpConnection:
             most=LARGEST_HEAD + BYTES_A_NUMBER * len(images) * width,
         )
         where = self._server.where
-        output = _output_in(body, head_length, where)
+        output = output_in(body, head_length, where)
         return embeddings_of(output, images=len(images), width=width, where=where)
 
     def close(self) -> None:
@@ -189,7 +189,7 @@ def _words(body: bytes) -> str:
     return shown(said if isinstance(said, str) else body, 500)
 
 
-def _output_in(body: bytes, head_length: str | None, where: str) -> Output | None:
+def output_in(body: bytes, head_length: str | None, where: str) -> Output | None:
     """The output OUTPUT of an answer; None if it has none. Numbers follow the JSON in the order of the outputs."""
     if head_length is not None and not (head_length.isdecimal() and len(head_length) < 12):
         raise ServerError(f"{where}: the answer's {HEAD_LENGTH} is {shown(head_length)!r}\n  want: a whole number")

@@ -9,7 +9,8 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ LARGEST_ANSWER = 2**27
 """Most bytes of an answer: 128 MiB, some times as much as 1,000 runs with all their parameters."""
 REQUEST_S = 60.0
 """How long a request and its whole answer may take, with MLflow's own repetition of it."""
+TOO_LARGE = "an answer of more than"
+"""Begins what is said of such an answer."""
 BYTES_A_SECOND = 100_000
 """The slowest connection for which an upload is given time."""
 LOOK_S = 0.1
@@ -39,9 +42,12 @@ _times = _Times()
 
 @contextlib.contextmanager
 def within(seconds: float | None) -> Iterator[None]:
-    """Gives all requests of the block together this time; None gives each its own."""
+    """Gives all requests of the block together this time, or less if a block around it ends sooner.
+
+    None gives each request its own time.
+    """
     before = _times.contact_ends_at, _times.contact_s
-    if seconds is not None:
+    if seconds is not None and (before[0] is None or time.monotonic() + seconds < before[0]):
         _times.contact_ends_at, _times.contact_s = time.monotonic() + seconds, seconds
     try:
         yield
@@ -83,17 +89,16 @@ class _Watch:
                 return
 
 
-def _allowed_s(request: "PreparedRequest") -> tuple[float, str]:
-    """The time for a request, and what is said when it is over.
+def _allowed_s(headers: Mapping[str, str]) -> tuple[float, str]:
+    """The time for a request, or for a body that is downloaded, and what is said when it is over.
 
-    It is longer if the request uploads much, and shorter if the contact that it is part of ends sooner.
+    It is longer if its headers say that it is large, and shorter if the contact that it is part of ends sooner.
     """
-    length = str(request.headers.get("Content-Length", "0"))
-    seconds = REQUEST_S + (int(length) / BYTES_A_SECOND if length.isdecimal() else 0)
-    late = f"found no whole answer in {seconds:.3g} s, want one within that"
+    length = str(headers.get("Content-Length", "0"))
+    seconds = REQUEST_S + (int(length) / BYTES_A_SECOND if length.isdecimal() and len(length) < 16 else 0)
     if _times.contact_ends_at is not None and (left := _times.contact_ends_at - time.monotonic()) < seconds:
         return left, f"found no end of the answers in {_times.contact_s:.3g} s, want all of them within that"
-    return seconds, late
+    return seconds, f"found no whole answer in {seconds:.3g} s, want one within that"
 
 
 def _read(response: "Response") -> None:
@@ -105,9 +110,26 @@ def _read(response: "Response") -> None:
         body += piece
         if len(body) > LARGEST_ANSWER:
             raise RequestException(
-                f"found an answer of more than {LARGEST_ANSWER:,} bytes, want one of at most that", response=response
+                f"found {TOO_LARGE} {LARGEST_ANSWER:,} bytes, want one of at most that", response=response
             )
     response._content = bytes(body)  # as requests itself keeps a body
+
+
+def _pieces_in_time(response: "Response", plain: Callable[..., Iterator[bytes]], *args: Any, **kwargs: Any) -> Any:
+    """The pieces of the body of a file that is downloaded; raises Timeout if they take too long."""
+    from requests.exceptions import Timeout
+
+    seconds, late = _allowed_s(response.headers)
+    with _Watch(seconds) as watch:
+        watch.add(response.raw.shutdown)
+        try:
+            yield from plain(*args, **kwargs)
+        except Exception as error:
+            if watch.over:
+                raise Timeout(late, response=response) from error
+            raise
+        if watch.over:  # a body without a length ends where its connection does
+            raise Timeout(late, response=response)
 
 
 def bound_answers() -> None:
@@ -148,7 +170,7 @@ def bound_answers() -> None:
             return manager
 
         def send(self, request: "PreparedRequest", stream: bool = False, **kwargs: Any) -> "Response":
-            seconds, late = _allowed_s(request)
+            seconds, late = _allowed_s(request.headers)
             with _Watch(seconds) as watch:
                 if seconds <= 0:
                     raise Timeout(late, request=request)
@@ -162,6 +184,8 @@ def bound_answers() -> None:
                     raise
                 if watch.over and not stream:  # a body without a length ends where its connection does
                     raise Timeout(late, request=request)
+                if stream:
+                    response.iter_content = partial(_pieces_in_time, response, response.iter_content)  # type: ignore[method-assign]
                 return response
 
     request_utils.TCPKeepAliveHTTPAdapter = Bounded

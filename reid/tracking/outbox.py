@@ -13,10 +13,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-CONTACT_S = 60.0
-"""How long it may take to find or create the runs, all requests together."""
-
-
 class Outbox:
     """The journal in a folder, to be replayed to its address."""
 
@@ -47,7 +43,7 @@ class Outbox:
             client = self._settle_and_connect()
             before = sum(self.address.sent.values())
             try:
-                with reaching(self.address.store):
+                with reaching(self.address.store, moves=None):
                     replay(self.journal, self.address, client)
             finally:
                 count = sum(self.address.sent.values()) - before
@@ -58,7 +54,7 @@ class Outbox:
     def _settle_and_connect(self) -> "MlflowClient":
         self._client = self._client or connect(self.address.store)
         if not self.address.settled:
-            with reaching(self.address.store, within_s=CONTACT_S):
+            with reaching(self.address.store):
                 settle(self._client, self.address)
             self.address.save(self.folder)
         return self._client

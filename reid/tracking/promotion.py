@@ -57,21 +57,29 @@ def contest(entrant: Entrant, champion: Champion | None, *, by_evidence: bool, s
     version, tags, name = champion.version, champion.tags, in_words(entrant.figure)
     if not _same_images(entrant, tags):
         return False, f"version {version} is champion on another data set; figures on two sets cannot be compared"
-    if entrant.figure not in tags:
+    best, own = _fraction(tags.get(entrant.figure, "")), entrant.figures[entrant.figure]
+    if best is None:
         return False, f"version {version} is champion, and its {name} is not known"
-    best, own = float(tags[entrant.figure]), entrant.figures[entrant.figure]
     relation = "above" if own > best else "not above"
     figures = f"{name} {100 * own:.2f} is {relation} version {version}'s {100 * best:.2f}"
-    return _judged(entrant, champion, figures, scratch) if by_evidence else (own > best, figures)
+    return _judged(entrant, champion, own > best, figures, scratch) if by_evidence else (own > best, figures)
 
 
-def _judged(entrant: Entrant, champion: Champion, figures: str, scratch: Path) -> tuple[bool, str]:
-    """The verdict over persons; by the figure alone if there is no table of queries for it."""
+def _fraction(text: str) -> float | None:
+    """The figure that a tag says; None if somebody has written something else there."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 <= value <= 1 else None
+
+
+def _judged(entrant: Entrant, champion: Champion, above: bool, figures: str, scratch: Path) -> tuple[bool, str]:
+    """The verdict over persons; by whether the figure is `above` if there is no table of queries for it."""
     try:
         found = _difference(entrant, champion, scratch)
     except (ArtifactError, DatasetError) as error:
-        better = entrant.figures[entrant.figure] > float(champion.tags[entrant.figure])
-        return better, f"{figures}; decided by the figure alone: {str(error).splitlines()[0]}"
+        return above, f"{figures}; decided by the figure alone: {str(error).splitlines()[0]}"
     verdict = {1: "better", -1: "worse", 0: "no difference shown"}[found.standing]
     interval = in_points(entrant.figure, found.interval)
     return found.standing > 0, f"{figures}: {verdict}, {interval} over {counted(found.interval.persons, 'person')}"

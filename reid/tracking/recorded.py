@@ -114,17 +114,18 @@ def fetch_artifact(store: str, run_id: str, path: str, folder: Path) -> Path | N
     above = path.rpartition("/")[0]
     with reaching(store):
         listed = {one.path: one for one in client.list_artifacts(run_id, above or None)}
-        if path not in listed or listed[path].is_dir:
-            return None
-        if (listed[path].file_size or 0) > LARGEST_BYTES:
-            raise TrackingError(f"run {run_id}: {path} has {listed[path].file_size:,} bytes; want {LARGEST_BYTES:,}")
+    if path not in listed or listed[path].is_dir:
+        return None
+    if (size := listed[path].file_size or 0) > LARGEST_BYTES:
+        raise TrackingError(f"run {run_id}: {path} has {size:,} bytes; want at most {LARGEST_BYTES:,}")
+    with reaching(store, moves=size):
         return Path(client.download_artifacts(run_id, path, str(folder)))
 
 
 def add_artifact(store: str, run_id: str, file: Path, folder: str) -> None:
     """Copies a file into a run's artifacts. Raises TrackingError if the store does not take it."""
     client = connect(store)
-    with reaching(store):
+    with reaching(store, moves=file.stat().st_size):
         client.log_artifact(run_id, str(file), folder)
 
 

@@ -100,7 +100,8 @@ def register_model(
     are of (see logged_model.py). Raises TrackingError if the registry cannot be reached.
     """
     client = connect(run.tracking_uri)
-    with reaching(run.tracking_uri), tempfile.TemporaryDirectory() as folder:
+    size = candidate.onnx.stat().st_size
+    with reaching(run.tracking_uri, moves=size), tempfile.TemporaryDirectory() as folder:
         texts = {"contract.json": candidate.contract.to_json(), "README.md": card, **files}
         for file, text in texts.items():
             (Path(folder) / file).write_text(text, encoding="utf-8")

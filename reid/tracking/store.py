@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from reid.errors import MissingDependency, ReidError, TrackingError
 from reid.files.secrets import without_password
-from reid.tracking.bounded_answers import bound_answers, within
+from reid.tracking.bounded_answers import BYTES_A_SECOND, TOO_LARGE, bound_answers, within
 from reid.tracking.databases import other_schema, require_usable
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ CACHED_RUN = "cached_run."
 HEADLINE_STAGES = {"evaluate", "export", "gen_trt_engine", "register"}
 """Stages whose metrics have their own names on the parent run; those of other stages are prefixed with the stage."""
 SOCKET_ERROR = re.compile(r"\[Errno -?\d+\] [^\"')]+")
-LIMIT = re.compile(r"found (an answer of more|no whole answer|no end of the answers).*?, want .*? (that)")
+CONTACT_S = 60.0
+"""How long a few questions to a server may take, all of them together."""
+LIMIT = re.compile(rf"found ({TOO_LARGE}|no whole answer|no end of the answers).*?, want .*? (that)")
 """What bounded_answers.py says."""
 NO_JSON = "the response body was not in a valid JSON format"
 """MLflow's words for an answer with status 200 that is no JSON object, such as the page of a login."""
@@ -80,17 +82,17 @@ def connect(tracking_uri: str) -> "MlflowClient":
 
 
 @contextmanager
-def reaching(tracking_uri: str, *, within_s: float | None = None) -> Iterator[None]:
+def reaching(tracking_uri: str, *, moves: int | None = 0) -> Iterator[None]:
     """Turns the store's own errors inside the block into a TrackingError that names the store.
 
-    So is an answer that MLflow's client cannot read. With `within_s`, all answers of the block together have to come in
-    that time.
+    So is an answer that MLflow's client cannot read. All answers of the block together have to come within CONTACT_S,
+    and the time that the files need which the block `moves`, in bytes; if that is None, each request has its own time.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        with within(within_s):
+        with within(None if moves is None else CONTACT_S + moves / BYTES_A_SECOND):
             yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
         said = one_line(without_password(other_schema(str(error), tracking_uri) or str(error)))
@@ -143,8 +145,12 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Returns whether a server could not be reached, or failed, so that asking again may help."""
-    return getattr(error.__cause__, "error_code", "") in OUTAGES
+    """Returns whether a server could not be reached, or failed, so that asking again may help.
+
+    An answer that is not MLflow's, or far larger than its answers are, is no outage: another server has answered.
+    """
+    said = str(error.__cause__).partition("Response body")[0]
+    return getattr(error.__cause__, "error_code", "") in OUTAGES and NO_JSON not in said and TOO_LARGE not in said
 
 
 def as_params(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

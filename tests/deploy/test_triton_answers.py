@@ -99,6 +99,10 @@ CONFIGURATIONS: dict[str, tuple[Answer, str]] = {
         as_json(config(max_batch_size="many")),
         f"HOST: m: the model's configuration: max_batch_size: should be a valid integer\n  found: 'many'{WANT_CONFIG}",
     ),
+    "a number as a text that is none": (
+        as_json(config(max_batch_size="--5")),
+        f"HOST: m: the model's configuration: max_batch_size: should be a valid integer\n  found: '--5'{WANT_CONFIG}",
+    ),
     "null for parameters": (
         as_json(config(parameters=None)),
         f"HOST: m: the model's configuration: parameters: should be an object\n  found: None{WANT_CONFIG}",
@@ -144,9 +148,9 @@ CONFIGURATIONS: dict[str, tuple[Answer, str]] = {
         "HOST: m: preprocessing contract: height 100000, width 100000, embedding 2\n"
         "  want: at most 16,777,216 pixels and an embedding of at most 1,048,576 numbers",
     ),
-    "a contract of two million pixels": (
-        as_json(config(contract(height=2000, width=1000))),
-        "HOST: m: images of 3 x 2000 x 1000 and embeddings of 2 values\n"
+    "a contract of more pixels than a client sends": (
+        as_json(config(contract(height=4096, width=4096, embedding=10**5))),
+        "HOST: m: images of 3 x 4096 x 4096 and embeddings of 100000 values\n"
         "  want: images of at most 4,194,304 values, embeddings of at most 65,536",
     ),
     "std 0": (
@@ -160,7 +164,7 @@ CONFIGURATIONS: dict[str, tuple[Answer, str]] = {
     ),
     "a contract 10,000 deep": (
         as_json(config("[" * 10_000)),
-        f"HOST: m: preprocessing contract: not JSON (nested too deeply); found: {'[' * 80!r}",
+        f"HOST: m: preprocessing contract: not JSON (nested too deeply); found: '{'[' * 80}'",
     ),
     "an input of whole numbers": (
         as_json(config(input=[{"name": "input", "data_type": "TYPE_INT32", "dims": [3, 4, 2]}])),

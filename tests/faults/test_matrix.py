@@ -63,6 +63,20 @@ def steps_done(repository: MiniRepository, stage: str) -> int:
     return max((int(path.read_text()) for path in repository.results.glob(f"pipeline/{stage}/*/data/step")), default=0)
 
 
+def wait_for_a_moment(runner: "subprocess.Popen[str]", repository: MiniRepository, moment: random.Random) -> None:
+    """Waits for a random time while the runner starts, or until a random number of steps more is done.
+
+    Steps, not seconds alone: on a busy machine nothing is begun after some seconds.
+    """
+    more, before = moment.randrange(-10, 60), sum(steps_done(repository, stage) for stage in STAGES)
+    with suppress(subprocess.TimeoutExpired):
+        runner.wait(timeout=moment.uniform(0.0, 1.0))
+    while more >= 0 and runner.poll() is None:
+        if sum(steps_done(repository, stage) for stage in STAGES) >= before + more:
+            return
+        time.sleep(0.02)
+
+
 def wait_for_steps(runner: "subprocess.Popen[str]", repository: MiniRepository, stage: str) -> None:
     """Waits until a stage is at work."""
     while steps_done(repository, stage) < 2:
@@ -105,8 +119,7 @@ def test_kills_at_random_moments(tmp_path: Path, outcome: Outcome) -> None:
     for _ in range(KILLS):
         before = finished(repository)
         runner = drive(repository)
-        with suppress(subprocess.TimeoutExpired):
-            runner.wait(timeout=moment.uniform(0.3, 4.0))
+        wait_for_a_moment(runner, repository, moment)
         runner.kill()
         runner.communicate()
         assert before <= finished(repository)
@@ -116,6 +129,7 @@ def test_kills_at_random_moments(tmp_path: Path, outcome: Outcome) -> None:
             check_that_it_can_be_ended(repository)
             rounds += 1
             repository.results = tmp_path / f"results-{rounds}"
+    assert reused, "no kill came after a finished task"
     done = check_that_it_can_be_ended(repository)
     states_ = [json.loads(path.read_text())["state"] for path in tmp_path.glob("results*/runs/*.json")]
     assert "running" not in states_

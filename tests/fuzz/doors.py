@@ -142,6 +142,16 @@ def _served_models(_folder: Path, data: bytes) -> None:
     names_of(parsed(data, "server"), "server")
 
 
+def _inference(_folder: Path, data: bytes) -> None:
+    """A line with the header that says how much of the body is JSON, or an empty line; then the body."""
+    from reid.deploy.triton_answers import embeddings_of
+    from reid.deploy.triton_http import output_in
+
+    length, _, body = data.partition(b"\n")
+    output = output_in(body, length.decode("latin-1") or None, "server: model")
+    embeddings_of(output, images=2, width=2, where="server: model")
+
+
 def _build_record(folder: Path, data: bytes) -> None:
     from reid.deploy.build_record import read_record
 
@@ -346,6 +356,7 @@ DOORS: dict[str, Door] = {
     "thresholds": Door(_thresholds, "json", samples.thresholds),
     "served model": Door(_served_model, "json", samples.served_models),
     "list of models": Door(_served_models, "json", samples.lists_of_models, 0.5),
+    "inference": Door(_inference, "bytes", samples.inferences, 0.5),
     "build.json": Door(_build_record, "json", samples.build_records),
     "checkpoint": Door(_checkpoint, "bytes", samples.checkpoints, 0.5),
     "checkpoint entries": Door(_checkpoint_entries, "json", samples.checkpoint_entries, 0.5),

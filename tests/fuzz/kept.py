@@ -54,6 +54,7 @@ JSON_DOORS += (
 KEPT: dict[str, list[bytes]] = {
     **dict.fromkeys(("spec", "spec file", "cluster file"), YAML_TEXTS),
     **dict.fromkeys(JSON_DOORS, JSON_TEXTS),
+    "inference": [b"99\n{}", b"-5\n{}", b"\n" + b"[" * 10_000, b'\n{"outputs": [{"name": "fc_pred", "data": 5}]}'],
     "override": ["[x$…=1".encode(), b"train..x=1", b"results_dir=\xff", b"train.seed=!!int x", b"a=" + b"[" * 1000],
     "dataset.file_name": [b"(", b"(?P<person>", b"(?P<person>a){99999999999}", b"[" * 5000, b"(" * 500],
     "file name": [b"\xff_c1s1_000001_01.jpg", b"9" * 5000 + b"_c1s1_000001_01.jpg"],

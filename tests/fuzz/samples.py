@@ -132,6 +132,14 @@ def lists_of_models(_folder: Path) -> list[bytes]:
     return [_json([{"name": "reid", "version": "1", "state": "READY"}, {"name": "other", "state": "UNAVAILABLE"}])]
 
 
+def inferences(_folder: Path) -> list[bytes]:
+    output = {"name": "fc_pred", "datatype": "FP32", "shape": [2, 2]}
+    binary = _json({"outputs": [output | {"parameters": {"binary_data_size": 16}}]})
+    numbers = np.arange(4, dtype="<f4").tobytes()
+    plain = _json({"outputs": [{"name": "other", "datatype": "BYTES"}, output | {"data": [1, 2, 3, 4.5]}]})
+    return [b"%d\n" % len(binary) + binary + numbers, b"\n" + plain]
+
+
 def build_records(folder: Path) -> list[bytes]:
     from reid.deploy.build_record import BuildRecord, Profile
 

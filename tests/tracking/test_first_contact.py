@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from reid.errors import TrackingError
-from reid.tracking import first_contact
+from reid.tracking import bounded_answers, first_contact
 from reid.tracking.stage_run import stage_run
 from reid.tracking.store import PARENT, connect
+from tests.hostile_server import HostileServer, http
 from tests.mlflow_server import MlflowServer, free_port
 
 
@@ -67,6 +68,25 @@ def test_a_server_that_stays_away_is_waited_for_and_then_the_stage_says_so(
     wanted = f"{refused}\n  waited N s for it\n  want: a server that answers, or no MLFLOW_TRACKING_URI"
     assert validate(uri, tmp_path, monkeypatch) == wanted
     assert caplog.messages == [f"{refused}; waiting for it, at most 0 s"]
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        (
+            b"<html>log in",
+            "found an answer that is not MLflow's ('<html>log in'), want the address of an MLflow server",
+        ),
+        (b" " * 2000, "its answer is refused: found an answer of more than 1,000 bytes, want one of at most that"),
+    ],
+)
+def test_an_answer_that_is_not_mlflows_is_not_waited_for(
+    body: bytes, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded_answers, "LARGEST_ANSWER", 1000)
+    with HostileServer(lambda *_: http(body)) as server:
+        uri = f"http://{server.address}"
+        assert validate(uri, tmp_path, monkeypatch) == f"MLflow at {uri}: {wanted}"
 
 
 def test_a_server_that_fails_is_asked_again_and_one_that_refuses_is_not(

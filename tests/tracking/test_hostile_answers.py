@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from reid.errors import TrackingError
-from reid.tracking import bounded_answers, outbox, sender
+from reid.tracking import bounded_answers, sender, store
 from reid.tracking.journal import JOURNAL, Address, Journal
 from reid.tracking.outbox import Outbox
+from reid.tracking.recorded import fetch_artifact
 from reid.tracking.stage_run import stage_run
 from tests.hostile_server import Answer, HostileServer, as_json, dripping, http
 
@@ -22,6 +23,7 @@ STOP = threading.Event()
 
 @pytest.fixture(autouse=True)
 def short_times(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    store.load_mlflow("http://")  # takes some seconds, once
     monkeypatch.setattr(bounded_answers, "REQUEST_S", 0.3)
     monkeypatch.setattr(bounded_answers, "LARGEST_ANSWER", 2**20)
     monkeypatch.setattr(sender, "BACK_OFF_S", (0.05, 0.1))
@@ -110,7 +112,7 @@ def test_an_answer_that_is_none_is_an_error_with_what_was_found_and_wanted(name:
 def test_pages_without_an_end_are_ended_by_the_time_of_the_contact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "CONTACT_S", 0.4)
+    monkeypatch.setattr(store, "CONTACT_S", 0.4)
     run = {"info": {"run_id": "r"}, "data": {"metrics": [{"key": "a", "value": 1, "step": 1, "timestamp": 1}]}}
     page = experiment(runs=[run], run=run, metrics=run["data"]["metrics"], next_page_token="again")
     with HostileServer(lambda *_: page()) as server:
@@ -121,6 +123,23 @@ def test_pages_without_an_end_are_ended_by_the_time_of_the_contact(
     assert str(caught.value) == (
         f"MLflow at http://{server.address}: its answer is refused: found no end of the answers in 0.4 s, want all of "
         "them within that"
+    )
+
+
+def test_a_download_that_drips_is_ended_by_its_time(tmp_path: Path) -> None:
+    def answer(_: str, path: str) -> Answer:
+        if path.endswith("/a.csv"):
+            return itertools.chain([http(b"", Content_Length=9999)], dripping(b"", STOP))
+        if "artifacts" in path:
+            return as_json({"files": [{"path": "a.csv", "is_dir": False, "file_size": 9}]})
+        return as_json({"run": {"info": {"run_id": "r", "artifact_uri": "mlflow-artifacts:/1/r"}}})
+
+    with HostileServer(answer) as server:
+        uri = f"http://{server.address}"
+        with pytest.raises(TrackingError) as caught:
+            fetch_artifact(uri, "r", "a.csv", tmp_path)
+    assert str(caught.value) == (
+        f"MLflow at {uri}: Failed to download artifacts from path 'a.csv', please ensure that the path is correct."
     )
 
 
