@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reid.console.plain import printable
 from reid.console.tables import rich_console, table
 from reid.files.paths import given_path
 
@@ -53,9 +54,9 @@ def _compare(options: argparse.Namespace) -> None:
     if options.json:
         write_text(options.json, as_json(found))
     _print(found)
-    print(f"page: {page}")
+    print(printable(f"page: {page}"))
     if said := add_to_mlflow(found, page):
-        print(said)
+        print(printable(said))
     if options.require_better and found.verdict.standing <= 0:
         options.exit_status = NOT_BETTER
 
@@ -70,7 +71,7 @@ def _short(given: str) -> str:
 def _print(found: "Compared") -> None:
     from reid.scoring.paired import between, in_words, points
 
-    print(f"A: {found.first.title}\nB: {found.second.title}")
+    print(printable(f"A: {found.first.title}\nB: {found.second.title}"))
     made = table("figure", "A", "B", "difference", "95 % interval", "p")
     for one in found.figures:
         interval = one.interval
@@ -86,9 +87,9 @@ def _print(found: "Compared") -> None:
     print(f"{found.queries:,} queries of {found.persons:,} persons: {found.won:,} won, {found.lost:,} lost by B")
     for name, differing in (("spec", found.spec), ("besides", found.lineage)):
         for what, first, second in differing[:DIFFERENCES_SHOWN]:
-            print(f"{name}: {what}: {first[:60]} in A, {second[:60]} in B")
+            print(printable(f"{name}: {what}: {first[:60]} in A, {second[:60]} in B"))
         if len(differing) > DIFFERENCES_SHOWN:
             print(f"{name}: {len(differing) - DIFFERENCES_SHOWN} more differ; the page lists all")
     for note in found.notes:
-        print(f"note: {note}")
-    print(f"{found.verdict.in_words()} points, by the interval (*)")
+        print(printable(f"note: {note}"))
+    print(f"{found.verdict.in_words()} points (*)")

@@ -10,7 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reid.console.plain import printable
 from reid.files.paths import given_path
+from reid.files.secrets import KEY_ENVIRONMENT
 
 if TYPE_CHECKING:
     from reid.stages.reproduce import Fact, Number
@@ -18,6 +20,13 @@ if TYPE_CHECKING:
 DIFFERS = 1
 """The exit status if a number differs; with --check, if something that decides the numbers does."""
 SHOWN = 20
+WEIGHTS = {
+    "commit": "changes no number if code_sha256 is the same",
+    "encrypted": f"changes no number; the run needs the key in {KEY_ENVIRONMENT}",
+}
+"""What a difference means, if it is neither of the data and packages nor of the machine."""
+NONE_IF_EMPTY = {"gpus", "threads", "encrypted"}
+"""Facts that are empty if there is no such thing."""
 
 
 def add_reproduce(parser: argparse.ArgumentParser) -> None:
@@ -63,15 +72,24 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _print_surroundings(title: str, facts: "Sequence[Fact]", notes: Sequence[str]) -> None:
-    print(title)
+    print(printable(title))
     for fact in facts:
         weight = "decides the numbers" if fact.decides else "may change the last bits"
-        weight = "changes no number if code_sha256 is the same" if fact.name == "commit" else weight
-        print(f"  {fact.name} ({weight})\n    was {fact.before or 'unknown'}\n    is  {fact.now or 'unknown'}")
+        weight = WEIGHTS.get(fact.name, weight)
+        print(
+            printable(
+                f"  {fact.name} ({weight})\n    was {_known(fact, fact.before)}\n    is  {_known(fact, fact.now)}"
+            )
+        )
     if not facts:
         print("  nothing is known to differ")
     for note in notes:
-        print(f"  note: {note}")
+        print(printable(f"  note: {note}"))
+
+
+def _known(fact: "Fact", value: str) -> str:
+    """The value in words; an empty one means that there is none, or that it is not known."""
+    return value or ("none" if fact.name in NONE_IF_EMPTY else "unknown")
 
 
 def _print_numbers(numbers: "Sequence[Number]") -> bool:
@@ -79,9 +97,10 @@ def _print_numbers(numbers: "Sequence[Number]") -> bool:
     differ = [one for one in numbers if not one.equal]
     for one in differ[:SHOWN]:
         if one.before is None or one.now is None:
-            print(f"{one.stage}: {one.name}: only in {'the new' if one.before is None else 'the recorded'} run")
+            where = f"only in {'the new' if one.before is None else 'the recorded'} run"
         else:
-            print(f"{one.stage}: {one.name}: was {one.before!r}, is {one.now!r}, relative {one.relative:.1g}")
+            where = f"was {one.before!r}, is {one.now!r}, relative {one.relative:.1g}"
+        print(printable(f"{one.stage}: {one.name}: {where}"))
     if len(differ) > SHOWN:
         print(f"and {len(differ) - SHOWN} more")
     stages = len({one.stage for one in numbers})

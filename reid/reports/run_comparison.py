@@ -9,7 +9,7 @@ from reid.reports.match_grid import SIZE, GridRow, MatchGrid, Picture
 from reid.reports.page import render
 from reid.reports.thumbnails import Thumbnails
 from reid.scoring.confidence import Interval
-from reid.scoring.paired import Difference, in_points, in_words, standing_of
+from reid.scoring.paired import Difference, in_words, standing_of
 
 BUDGET_BYTES = 1_200_000
 """Bytes of thumbnails; the whole page stays under 2 MB, which Kubeflow's user interface still shows."""
@@ -53,7 +53,8 @@ class ComparePage:
     counts: tuple[int, int, int, int]
     """Queries with a match, their persons, queries won, queries lost."""
     moved: Sequence[MovedQuery]
-    cameras: Sequence[tuple[str, int, float, float, Interval]]
+    cameras: Sequence[tuple[str, int, float, float, Interval, float]]
+    """Name, queries, the figure in A and B, the interval of the difference, and p."""
     spec: Sequence[tuple[str, str, str]]
     lineage: Sequence[tuple[str, str, str]]
     notes: Sequence[str]
@@ -80,15 +81,19 @@ def compare_page(page: ComparePage) -> str:
     dropped = [one for one in page.moved if one.change < 0]
     figures = [(one.name == page.verdict.name, one.standing, one.interval, _figure_cells(one)) for one in page.figures]
     cameras = [
-        (False, standing_of(interval), interval, (name, f"{count:,}", *_numbers(first, second, interval)))
-        for name, count, first, second, interval in page.cameras
+        (
+            False,
+            standing_of(interval, chance),
+            interval,
+            (name, f"{count:,}", *_numbers(first, second, interval), f"{chance:.2g}"),
+        )
+        for name, count, first, second, interval, chance in page.cameras
     ]
     return render(
         "run_comparison",
         title={1: "B is better", -1: "B is worse", 0: "No difference shown"}[page.verdict.standing],
-        verdict=in_points(page.verdict.name, page.verdict.interval),
+        verdict=page.verdict.in_points(),
         decided_by=in_words(page.verdict.name),
-        chance=f"{page.verdict.chance:.2g}",
         sides=[("A", page.first), ("B", page.second)],
         tiles=_tiles(page.figures, page.verdict.name),
         counts=f"{queries:,} queries of {persons:,} persons: B ranks {won:,} better and {lost:,} worse.",

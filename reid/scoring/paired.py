@@ -1,9 +1,10 @@
 """Is one model better than another, measured on the same queries? Differences query by query, judged over persons.
 
-What decides is the 95 % interval of the difference by a bootstrap over persons (reid.scoring.confidence): B is better
-if it lies above 0, worse if it lies below 0. The second opinion is a permutation test: if both models were equally
-good, the sign of each person's difference would be a matter of chance, so the signs are drawn again and again
-(Fisher's randomisation test; Smucker et al., CIKM 2007, for retrieval). It never decides.
+B is better if two tests agree. The 95 % interval of the difference by a bootstrap over persons has to lie above 0
+(reid.scoring.confidence). And the p-value of a permutation test has to be below 5 %: if both models were equally good,
+the sign of each person's difference would be a matter of chance, so the signs are drawn again and again (Fisher's
+randomisation test; Smucker et al., CIKM 2007, for retrieval). The interval alone takes three persons who gain, while
+all others stay as they are, for evidence, though all three gain by chance in one of eight cases.
 
 Shapes: Q queries, P persons, B draws.
 """
@@ -19,6 +20,10 @@ from reid.scoring.per_query import KINDS, PerQuery
 FLIPS = 10_000
 FLIPS_AT_ONCE = 500
 FIGURES = ("mAP", "rank1")
+MOST_CHANCE = 0.05
+"""The p-value from which on no difference is shown."""
+FEWEST_PERSONS = 6
+"""With fewer persons none can be shown: all of P persons gain, or all lose, by chance in 2 of 2^P cases."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +42,21 @@ class Difference:
     @property
     def standing(self) -> int:
         """1 if B is shown to be better, -1 if it is shown to be worse, 0 if neither is shown."""
-        return standing_of(self.interval)
+        return standing_of(self.interval, self.chance)
 
     def in_words(self) -> str:
         """The verdict as a sentence, in percentage points."""
         verdict = {1: "B is better", -1: "B is worse", 0: "no difference shown"}[self.standing]
-        return f"{verdict}: {in_points(self.name, self.interval)}"
+        return f"{verdict}: {self.in_points()}"
 
+    def in_points(self) -> str:
+        """The difference and its interval in percentage points: mAP +3.10 (+1.20 to +5.00).
 
-def in_points(name: str, interval: Interval) -> str:
-    """The figure's difference and its interval in percentage points: mAP +3.1 (+1.2 to +5.0)."""
-    figure = f"{in_words(name)} {points(interval.value)}"
-    return f"{figure} ({between(interval)})"
+        p stands there if it alone keeps the difference from being shown.
+        """
+        alone = not self.standing and (self.interval.low > 0 or self.interval.high < 0)
+        p_value = f", but p is {self.chance:.2g}" if alone else ""
+        return f"{in_words(self.name)} {points(self.interval.value)} ({between(self.interval)}{p_value})"
 
 
 def between(interval: Interval) -> str:
@@ -58,8 +66,10 @@ def between(interval: Interval) -> str:
     return f"{points(interval.low)} to {points(interval.high)}"
 
 
-def standing_of(interval: Interval) -> int:
-    """1 if it lies above 0, -1 if below, 0 if it contains 0 or is not known."""
+def standing_of(interval: Interval, chance: float) -> int:
+    """1 if the interval lies above 0, -1 if below; 0 if it contains 0 or is not known, or if p is not below 5 %."""
+    if chance >= MOST_CHANCE:
+        return 0
     return int(interval.low > 0) - int(interval.high < 0)
 
 

@@ -18,7 +18,7 @@ from reid.errors import ArtifactError, DatasetError, ReidError
 from reid.files.writing import write_text
 from reid.reports.run_comparison import ComparePage, MovedQuery, compare_page
 from reid.scoring.confidence import FEW_PERSONS, Interval, difference_interval
-from reid.scoring.paired import Difference, differences, values_of
+from reid.scoring.paired import FEWEST_PERSONS, Difference, differences, sign_flips, values_of
 from reid.scoring.per_query import PerQuery
 from reid.scoring.same_queries import same_queries
 from reid.stages.compare_sides import Side, read_side
@@ -40,6 +40,8 @@ class CameraDifference:
     first: float
     second: float
     interval: Interval
+    chance: float
+    """p of the permutation test."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ def _compared(
     change = after - before
     known = np.isfinite(change)
     persons = figures[0].interval.persons
-    if figures[0].interval.few:
+    if persons < FEWEST_PERSONS:
+        notes.append(f"only {counted(persons, 'person')}: with fewer than {FEWEST_PERSONS} no difference can be shown")
+    elif figures[0].interval.few:
         notes.append(f"only {counted(persons, 'person')}: with fewer than {FEW_PERSONS} the intervals are too narrow")
     if not change[known].any():
         notes.append("every query has the same value in A and in B")
@@ -185,7 +189,8 @@ def _by_camera(table: PerQuery, before: NDArray[np.float64], after: NDArray[np.f
         if here.any():
             interval = difference_interval(after[here], before[here], table.person[here], seed=SEED)
             mean = float(before[here].mean()), float(after[here].mean())
-            rows.append(CameraDifference(camera, int(here.sum()), *mean, interval))
+            chance = sign_flips((after - before)[here], table.person[here], seed=SEED)
+            rows.append(CameraDifference(camera, int(here.sum()), *mean, interval, chance))
     return rows
 
 
@@ -215,7 +220,10 @@ def page_of(found: Compared) -> ComparePage:
         figures=found.figures,
         counts=(found.queries, found.persons, found.won, found.lost),
         moved=found.moved,
-        cameras=[(f"camera {one.camera}", one.queries, one.first, one.second, one.interval) for one in found.cameras],
+        cameras=[
+            (f"camera {one.camera}", one.queries, one.first, one.second, one.interval, one.chance)
+            for one in found.cameras
+        ],
         spec=found.spec,
         lineage=found.lineage,
         notes=found.notes,
@@ -244,7 +252,14 @@ def as_json(found: Compared) -> str:
         "figures": {one.name: figure(one) for one in found.figures},
         "queries": {"with_a_match": found.queries, "persons": found.persons, "won": found.won, "lost": found.lost},
         "cameras": [
-            {"camera": one.camera, "queries": one.queries, "a": one.first, "b": one.second, **_interval(one.interval)}
+            {
+                "camera": one.camera,
+                "queries": one.queries,
+                "a": one.first,
+                "b": one.second,
+                "permutation_p": one.chance,
+                **_interval(one.interval),
+            }
             for one in found.cameras
         ],
         "largest_changes": [asdict(one) for one in found.moved],

@@ -23,6 +23,11 @@ class Figures(Record):
     rank1: float
     reranked_mAP: float  # noqa: N815
     reranked_rank1: float
+    evaluated_images: str = ""
+    chosen_on: str = ""
+    chosen_on_test: str = ""
+    data_sets: list[tuple[str, str]] = []
+    """Name and fingerprint of each."""
 
 
 class Inside(Record):

@@ -62,7 +62,6 @@ def log_results(
     run.log_params({"evaluated_images": evaluated_images(manifest)})
     if opened.chosen_on:
         run.log_params({"chosen_on": opened.chosen_on})
-    run.log_params({"evaluated_images": evaluated_images(manifest)})
     chosen = {"chosen_on_test": answer(opened.choice, manifest.fingerprint)}
     run.set_tags(chosen, parent_too=True)
     run.bind_outcome(

@@ -105,8 +105,8 @@ def register(
 
 def _datasets(figures: dict[str, Any], fingerprint: str) -> list[dict[str, str]]:
     """The data sets of the figures, as MLflow describes them; older evaluations do not name them."""
-    sets = figures.get("data_sets", [["dataset", fingerprint]])
-    return [described_dataset(str(name), fingerprint=str(print_), source=str(name)) for name, print_ in sets]
+    sets = figures.get("data_sets") or [("dataset", fingerprint)]
+    return [described_dataset(name, fingerprint=digest, source=name) for name, digest in sets]
 
 
 def _candidate(
@@ -128,7 +128,7 @@ def _candidate(
         contract=contract,
         thresholds=thresholds_in(exported, onnx),
         fingerprint=fingerprint,
-        evaluated_images=str(figures.get("evaluated_images", "")),
+        evaluated_images=figures.get("evaluated_images", ""),
         per_query=per_query,
         figure="reranked_mAP" if figures["headline"] == "reranked" else "mAP",
         figures={name: float(figures[name]) for name in ("mAP", "reranked_mAP")},
@@ -240,8 +240,8 @@ def _input(parity: dict[str, Any], contract: Contract) -> str:
 
 def _range(figures: dict[str, Any], name: str) -> str:
     """The ends of a figure's interval in percent; "" if they are not known."""
-    ends = [figures.get(f"{name}_{end}") for end in ("low", "high")]
-    return "" if None in ends else "\u2013".join(f"{100 * float(end):.2f}" for end in ends if end is not None)
+    ends = [end for side in ("low", "high") if isinstance(end := figures.get(f"{name}_{side}"), int | float)]
+    return "\u2013".join(f"{100 * end:.2f}" for end in ends) if len(ends) == 2 else ""
 
 
 def _choice(figures: dict[str, Any]) -> dict[str, str]:

@@ -67,10 +67,12 @@ class Number:
 def differences_of_surroundings(run: RecordedRun) -> tuple[list[Fact], list[str]]:
     """The facts that are not as they were, and what is not known, in words."""
     now, notes = surroundings(), []
-    for variable in set(threads_of(run)) & set(THREADS):  # the run gets these as they were
-        now["threads"] = run.surroundings["threads"]
-        notes.append(f"{variable}={threads_of(run)[variable]} is set as it was")
-    if not run.surroundings:
+    if run.surroundings:  # the run gets these as they were
+        now["threads"] = run.surroundings.get("threads", "")
+        set_before = threads_of(run)
+        notes += [f"{name}={value} is set as it was" for name, value in sorted(set_before.items())]
+        notes += [f"{name} is not set, as it was" for name in THREADS if name in os.environ and name not in set_before]
+    else:
         notes.append("the run recorded no surroundings: code, packages and machine cannot be compared")
     facts = [
         Fact(name, run.surroundings.get(name, ""), now.get(name, ""))
@@ -123,15 +125,25 @@ def run_again(run: RecordedRun, folder: Path) -> Numbers:
     folder.mkdir(parents=True, exist_ok=True)
     store = f"sqlite:///{folder.absolute()}/mlflow.db"
     words = ["-m", "pipelines", "--spec", str(run.spec), "--runner", "process", f"results_dir={folder.absolute()}"]
-    done = subprocess.run([sys.executable, *words], env=_environment(run, store), check=False)
+    status = _finish([sys.executable, *words], _environment(run, store))
     records = sorted((folder / "runs").glob("*.json"))
-    if done.returncode or not records:
-        raise PipelineError(f"{run.title}: running it again ended with exit status {done.returncode}; see {folder}")
+    if status or not records:
+        raise PipelineError(f"{run.title}: running it again ended with exit status {status}; see {folder}")
     if not run.in_mlflow:
         return numbers_in_record(records[-1])
     from reid.tracking.recorded import newest_parent
 
     return numbers_in_mlflow(store, newest_parent(store))[0]
+
+
+def _finish(command: list[str], environment: Mapping[str, str]) -> int:
+    """Runs the command to its end; returns its exit status. After Ctrl-C, which it gets too, it may still clear up."""
+    process = subprocess.Popen(command, env=environment)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:  # subprocess.run would kill it after 0.25 s
+        process.wait()
+        raise
 
 
 def _environment(run: RecordedRun, store: str) -> Mapping[str, str]:

@@ -180,6 +180,19 @@ class Journal:
         self._stream.close()
 
 
+def tags_of_the_pipeline(folder: Path) -> dict[str, str]:
+    """Returns the tags that the stage whose journal is in this folder has set on its pipeline's run."""
+    tags: dict[str, str] = {}
+    try:
+        lines, _, _ = read_json_lines(folder / JOURNAL, _Line, finite=False)
+    except (FileNotFoundError, DamagedRecordError):
+        return tags
+    for line in lines:
+        if line.parent:
+            tags |= line.tags
+    return tags
+
+
 def _require_journal(path: Path) -> None:
     """Sets aside what cannot be appended to: a folder, a pipe."""
     try:

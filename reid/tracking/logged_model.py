@@ -2,7 +2,7 @@
 
 MLflow 3 knows models apart from the runs (logged models). A metric that names a model and a data set stands on the
 model's page beside the data set's name; a metric of a run alone does not. The checkpoint that the evaluate stage scores
-becomes a logged model whose file stays where it is; the registered ONNX is one anyway (registry.py).
+becomes a logged model whose file stays where it is; the registered ONNX is one anyway, encrypted or not (registry.py).
 
 A server of MLflow 2 knows no logged models: then the figures stand on the run alone, and a line in the log says so.
 """

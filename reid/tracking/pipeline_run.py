@@ -18,7 +18,7 @@ from typing import Any
 
 from reid.errors import ReidError, TrackingError
 from reid.tracking.experiment import figures_page
-from reid.tracking.journal import ADDRESS, JOURNAL, Address, now_ms
+from reid.tracking.journal import ADDRESS, JOURNAL, Address, now_ms, tags_of_the_pipeline
 from reid.tracking.outbox import Outbox
 from reid.tracking.runs import children, parents_of_kfp_run
 from reid.tracking.sender import Sender
@@ -139,10 +139,11 @@ class PipelineRun:
     def copy_cached(self, stage: str, metrics: Mapping[str, float], folder: Path) -> None:
         """Logs the metrics of a stage whose cached result is used on this pipeline run, and sets a tag that says so.
 
-        A second tag names the run that made the result in `folder`, if it is in the same store.
+        A second tag names the run that made the result in `folder`, if it is in the same store. The tags that this run
+        has set on its pipeline's run are set here, too.
         """
         self._own.journal.append_metrics(on_parent(stage, metrics), 0)
-        tags, made = {f"cached.{stage}": "true"}, Address.load(folder)
+        tags, made = {**tags_of_the_pipeline(folder), f"cached.{stage}": "true"}, Address.load(folder)
         if made and made.run_id and made.store == self.tracking_uri:
             tags[f"{CACHED_RUN}{stage}"] = made.run_id
         self._own.journal.append({"tags": tags})

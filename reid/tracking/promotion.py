@@ -2,16 +2,17 @@
 
 Two trainings of the same spec differ by chance, so that every second one has the higher mAP. With enough tries the
 luckiest would be champion. So a new version has to be better query by query: the 95 % interval of the paired
-difference over persons has to lie above 0 (reid.scoring.paired).
+difference over persons has to lie above 0, and a permutation test has to agree (reid.scoring.paired).
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from reid.data.findings import counted
 from reid.errors import ArtifactError, DatasetError
-from reid.scoring.paired import Difference, difference, in_points, in_words
+from reid.scoring.paired import Difference, difference, in_words
 from reid.scoring.per_query import read_per_query
 from reid.scoring.same_queries import same_queries
 
@@ -57,32 +58,32 @@ def contest(entrant: Entrant, champion: Champion | None, *, by_evidence: bool, s
     version, tags, name = champion.version, champion.tags, in_words(entrant.figure)
     if not _same_images(entrant, tags):
         return False, f"version {version} is champion on another data set; figures on two sets cannot be compared"
-    best, own = _fraction(tags.get(entrant.figure, "")), entrant.figures[entrant.figure]
-    if best is None:
+    best, own = _number(tags.get(entrant.figure, "")), entrant.figures[entrant.figure]
+    if math.isnan(best):
         return False, f"version {version} is champion, and its {name} is not known"
     relation = "above" if own > best else "not above"
     figures = f"{name} {100 * own:.2f} is {relation} version {version}'s {100 * best:.2f}"
-    return _judged(entrant, champion, own > best, figures, scratch) if by_evidence else (own > best, figures)
+    return _judged(entrant, champion, figures, scratch, higher=own > best) if by_evidence else (own > best, figures)
 
 
-def _fraction(text: str) -> float | None:
-    """The figure that a tag says; None if somebody has written something else there."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if 0 <= value <= 1 else None
-
-
-def _judged(entrant: Entrant, champion: Champion, above: bool, figures: str, scratch: Path) -> tuple[bool, str]:
-    """The verdict over persons; by whether the figure is `above` if there is no table of queries for it."""
+def _judged(entrant: Entrant, champion: Champion, figures: str, scratch: Path, *, higher: bool) -> tuple[bool, str]:
+    """The verdict over persons; whether the figure is `higher` if there is no table of queries for it."""
     try:
         found = _difference(entrant, champion, scratch)
     except (ArtifactError, DatasetError) as error:
-        return above, f"{figures}; decided by the figure alone: {str(error).splitlines()[0]}"
+        return higher, f"{figures}; decided by the figure alone: {str(error).splitlines()[0]}"
     verdict = {1: "better", -1: "worse", 0: "no difference shown"}[found.standing]
-    interval = in_points(entrant.figure, found.interval)
-    return found.standing > 0, f"{figures}: {verdict}, {interval} over {counted(found.interval.persons, 'person')}"
+    persons = counted(found.interval.persons, "person")
+    return found.standing > 0, f"{figures}: {verdict}, {found.in_points()} over {persons}"
+
+
+def _number(text: str) -> float:
+    """The figure in a tag, which anybody may have edited; nan if it is not one from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        return math.nan
+    return value if 0 <= value <= 1 else math.nan
 
 
 def _same_images(entrant: Entrant, tags: Mapping[str, str]) -> bool:

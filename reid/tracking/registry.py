@@ -21,7 +21,7 @@ from reid.files.writing import copy_file
 from reid.scoring.per_query import PER_QUERY
 from reid.thresholds import Thresholds
 from reid.tracking.journal import now_ms
-from reid.tracking.logged_model import log_figures
+from reid.tracking.logged_model import UNKNOWN_TO_OLD_SERVERS, log_figures
 from reid.tracking.promotion import Champion, Entrant, contest
 from reid.tracking.recorded import evaluation_table
 from reid.tracking.stage_run import StageRun
@@ -29,12 +29,14 @@ from reid.tracking.store import connect, reaching
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
 
 logger = logging.getLogger(__name__)
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 MODEL = "reid-onnx"
 """Name of the logged model among the run's artifacts."""
+ENCRYPTED_FLAVOR = "reid_encrypted_onnx"
 ENCRYPTED_ONNX = "model.onnx.encrypted"
 """File of an encrypted ONNX in the logged model; MLflow's ONNX flavour knows plain ones only."""
 
@@ -148,7 +150,7 @@ def _show_figures(
     metrics: Mapping[str, float],
     datasets: Sequence[Mapping[str, str]],
 ) -> None:
-    """Logs the figures on the version's logged model, models:/ID, once; an encrypted file has none."""
+    """Logs the figures on the version's logged model, models:/ID, once; a server of MLflow 2 has no such models."""
     model_id = source.removeprefix("models:/")
     if model_id != source and not client.get_logged_model(model_id).metrics:
         log_figures(client, run.run_id, metrics, model_id=model_id, datasets=datasets, step=0, time=now_ms())
@@ -219,21 +221,44 @@ def _log_encrypted(run: StageRun, client: "MlflowClient", name: str, candidate: 
     from mlflow.models import Model
 
     copy_file(candidate.onnx, folder / ENCRYPTED_ONNX)
+    made = _logged_model(client, run)
     described = Model(
-        artifact_path=MODEL,
+        artifact_path=made.artifact_location if made else MODEL,
         run_id=run.run_id,
+        model_id=made.model_id if made else None,
         signature=_signature(candidate),
         metadata={"reid.contract": json.loads(candidate.contract.to_json())},
     )
-    described.add_flavor("reid_encrypted_onnx", data=ENCRYPTED_ONNX)
+    described.add_flavor(ENCRYPTED_FLAVOR, data=ENCRYPTED_ONNX)
     described.save(str(folder / "MLmodel"))
-    client.log_artifacts(run.run_id, str(folder), MODEL)
+    if made:
+        client.log_model_artifacts(made.model_id, str(folder))
+        client.finalize_logged_model(made.model_id, "READY")
+        source = f"models:/{made.model_id}"
+    else:
+        client.log_artifacts(run.run_id, str(folder), MODEL)
+        source = f"{client.get_run(run.run_id).info.artifact_uri}/{MODEL}"
     try:
         client.get_registered_model(name)
     except MlflowException:
         client.create_registered_model(name)
-    source = f"{client.get_run(run.run_id).info.artifact_uri}/{MODEL}"
-    return str(client.create_model_version(name, source=source, run_id=run.run_id).version)
+    model_id = made.model_id if made else None
+    with _in_run(run):  # a registry in a database looks the model up in MLflow's own idea of the store
+        version = client.create_model_version(name, source=source, run_id=run.run_id, model_id=model_id)
+    return str(version.version)
+
+
+def _logged_model(client: "MlflowClient", run: StageRun) -> "LoggedModel | None":
+    """Creates a logged model of the run, whose files are still missing; None on a server of MLflow 2."""
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_run(run.run_id).info.experiment_id
+    try:
+        return client.create_logged_model(experiment, MODEL, run.run_id, model_type=ENCRYPTED_FLAVOR)
+    except MlflowException as error:
+        if error.error_code not in UNKNOWN_TO_OLD_SERVERS:
+            raise
+        return None
 
 
 @contextmanager

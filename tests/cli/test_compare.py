@@ -17,7 +17,7 @@ def test_the_command_prints_the_verdict_writes_the_page_and_answers_by_its_exit_
     write_per_query(tmp_path / "two" / PER_QUERY, BEFORE + 0.03)
     assert main(["compare", "one", "two", "--require-better", "--json", "found.json"]) == 0
     said = capsys.readouterr().out
-    assert "B is better: mAP +3.00 (+3.00 to +3.00) points, by the interval (*)\n" in said
+    assert "B is better: mAP +3.00 (+3.00 to +3.00) points (*)\n" in said
     assert "40 queries of 40 persons: 40 won, 0 lost by B\n" in said
     assert "page: results/compare/one_vs_two.html\n" in said
     assert (tmp_path / "results/compare/one_vs_two.html").read_text().startswith("<!doctype html>")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from reid.cli.commands import main
 from reid.tracking.store import CONTINUED, PARENT, connect
 
 SPEC = """
@@ -41,8 +42,14 @@ class Workplace:
     def tracking_uri(self) -> str:
         return f"sqlite:///{self.folder}/mlflow.db"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"MLFLOW_TRACKING_URI": self.tracking_uri, "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
+
+    def newest_record(self) -> Path:
+        return max((self.folder / "results" / "runs").glob("*.json"))
+
     def start(self, *overrides: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, "MLFLOW_TRACKING_URI": self.tracking_uri, "COLUMNS": "100"}
         command = [sys.executable, "-m", "pipelines.run", "--spec", str(self.folder / "tiny.yaml"), *overrides]
         command += ["--runner", "process"]
         return subprocess.Popen(
@@ -50,7 +57,7 @@ class Workplace:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=environment,
+            env={**os.environ, **self.environment},
             start_new_session=True,
         )
 
@@ -155,10 +162,31 @@ def check_mlflow(workplace: Workplace) -> None:
 
 
 @pytest.mark.slow
-def test_a_changed_image_runs_everything_again(workplace: Workplace) -> None:
+def test_a_run_is_reproduced_to_the_last_bit(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     workplace.run()
+    run_id = json.loads(workplace.newest_record().read_text())["mlflow_run_id"]
+    for name, value in workplace.environment.items():
+        monkeypatch.setenv(name, value)
+    assert main(["reproduce", run_id, "--check"]) == 0
+    said = capfd.readouterr().out
+    assert "  nothing is known to differ\n  note: OMP_NUM_THREADS=1 is set as it was\n" in said
+    assert main(["reproduce", run_id, "--results", str(workplace.folder / "again")]) == 0
+    assert re.search(r"\nreproduced: \d\d+ numbers of 8 stages are equal to the last bit\n", capfd.readouterr().out)
+
+
+@pytest.mark.slow
+def test_a_changed_image_runs_everything_again_and_forbids_to_reproduce_the_run_before(
+    workplace: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workplace.run()
+    record = workplace.newest_record()
     image = sorted((workplace.folder / "data" / "query").iterdir())[0]
     Image.open(image).rotate(3).save(image, quality=90)
+    assert main(["reproduce", str(record)]) == 2
+    refused = f"error: {record}: cannot be reproduced here, for these differ: data_fingerprint\n"
+    assert refused in capsys.readouterr().err
     assert states(workplace.run()) == dict.fromkeys(STAGES, "ran")
 
 

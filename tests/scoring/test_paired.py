@@ -48,6 +48,46 @@ def test_a_gain_on_one_person_with_many_queries_is_no_evidence():
     assert found.chance == 1  # one person: either sign is as large
 
 
+def test_three_persons_who_gain_are_no_evidence_if_all_others_stay_as_they_are():
+    # all three would gain, or all three lose, in 2 of 8 cases; the interval knows nothing of that
+    after = table(np.full(40, 0.5), rank=np.where(np.arange(40) < 19, 1, 2))
+    found = difference(table(np.full(40, 0.5), rank=np.where(np.arange(40) < 16, 1, 2)), after, "rank1", seed=0)
+    assert found.interval.low > 0
+    assert found.chance == pytest.approx(0.25, abs=0.02)
+    assert found.in_words().startswith("no difference shown: rank-1 +7.50 (+2.50 to +")
+    assert found.in_words().endswith(f", but p is {found.chance:.2g})")
+
+
+def test_of_five_persons_nothing_is_shown_even_if_all_gain():
+    # if both models were equally good, all five would gain or all five lose in 2 of 32 cases
+    gain = np.linspace(0.1, 0.2, 6)
+    found = [difference(table(np.zeros(few)), table(gain[:few]), "mAP", seed=0) for few in (2, 5, 6)]
+    assert [one.interval.low > 0 for one in found] == [True, True, True]
+    assert [one.standing for one in found] == [0, 0, 1]
+    assert found[1].in_words().startswith("no difference shown: mAP +14.00 (+1")
+
+
+def unequal_persons(rng: np.random.Generator, persons: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """person (Q,), and the average precision (Q,) of two equally good models: other persons are hard for each."""
+    person = np.repeat(np.arange(persons), rng.integers(1, 9, persons))
+    ease = rng.normal(1.0, 1.5, persons)[person] + rng.normal(0, 0.8, len(person))
+    own = [ease + rng.normal(0, 0.7, persons)[person] + rng.normal(0, 0.5, len(person)) for _ in "ab"]
+    return person, *(1 / (1 + np.exp(-2 * one)) for one in own)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("persons", [10, 60])
+def test_of_two_equally_good_models_one_is_better_in_one_of_forty_cases(persons):
+    rng, tries, standings = np.random.default_rng(1), 400, []
+    for _ in range(tries):
+        person, first, second = unequal_persons(rng, persons)
+        found = difference(table(first, person=person), table(second, person=person), "mAP", seed=0)
+        standings.append(found.standing)
+    # 400 tries know a share of 0.025 to 0.008; three deviations
+    assert standings.count(1) / tries == pytest.approx(0.025, abs=0.024)
+    assert standings.count(-1) / tries == pytest.approx(0.025, abs=0.024)
+
+
 def test_sign_flips_are_the_share_of_all_sign_patterns():
     # sums of three persons 3, 2, 1: of 8 patterns only +++ and --- reach 6
     share = sign_flips(np.array([1.0, 2.0, 2.0, 1.0]), np.array([0, 0, 1, 2]), seed=0)

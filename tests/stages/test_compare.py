@@ -71,7 +71,7 @@ def test_few_persons_and_equal_values_are_noted(tmp_path):
     second = write_per_query(tmp_path / "b" / PER_QUERY, BEFORE, persons=5, **IMAGES)
     found = compare(str(first), str(second))
     assert found.verdict.standing == 0
-    assert "only 5 persons: with fewer than 20 the intervals are too narrow" in found.notes
+    assert "only 5 persons: with fewer than 6 no difference can be shown" in found.notes
     assert "every query has the same value in A and in B" in found.notes
 
 

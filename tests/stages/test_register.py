@@ -128,7 +128,7 @@ def test_champion_moves_to_a_better_map_on_the_same_test_set_only(registry):
     assert add(headline="reranked", mAP=0.9) == (
         "6", "challenger", "re-ranked mAP 70.00 is not above version 4's 70.00",
     )  # fmt: skip
-    registry.client.delete_model_version_tag("m", "4", "mAP")
+    registry.client.set_model_version_tag("m", "4", "mAP", "edited")
     assert add(mAP=0.9)[1:] == ("challenger", "version 4 is champion, and its mAP is not known")
     assert registry.aliases["champion"] == "4"
 
@@ -298,6 +298,10 @@ def test_an_encrypted_onnx_is_encrypted_in_the_registry_too(tmp_path, monkeypatc
     described = (sealed[0].parent / "MLmodel").read_text()
     assert "reid_encrypted_onnx" in described
     assert "fc_pred" in described
+    version = registry.client.get_model_version("m", "2")
+    model = registry.client.get_logged_model(version.model_id)
+    assert (version.source, model.status) == (f"models:/{version.model_id}", "READY")
+    assert {row.key: row.value for row in model.metrics} == FIGURES | {"mAP": 0.6}
 
 
 def test_the_version_says_on_what_the_best_checkpoint_was_chosen_if_the_evaluation_does():

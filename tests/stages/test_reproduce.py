@@ -1,12 +1,16 @@
-"""What is compared and refused; tests/e2e/test_reproduce.py runs a pipeline again."""
+"""What is compared and refused; tests/e2e/test_pipeline.py runs a pipeline again."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from reid.errors import ArtifactError, PipelineError, SpecError
-from reid.files.surroundings import as_tags, from_tags, surroundings
+from reid.files.surroundings import THREADS, as_tags, from_tags, surroundings
 from reid.stages.reproduce import (
     Fact,
     compare_numbers,
@@ -71,9 +75,36 @@ def test_other_code_is_refused_and_another_machine_is_said(tmp_path):
     require_reproducible(run, [Fact("cpu", "a VAX", "another")], anyway=False)
 
 
-def test_threads_are_those_of_the_run_and_nothing_else_is_taken_from_its_record(tmp_path):
+def test_threads_are_those_of_the_run_and_nothing_else_is_taken_from_its_record(tmp_path, monkeypatch):
     record = write_run(tmp_path, threads="OMP_NUM_THREADS=3, LD_PRELOAD=/evil.so")
-    assert threads_of(read_run(str(record), scratch=tmp_path)) == {"OMP_NUM_THREADS": "3"}
+    run = read_run(str(record), scratch=tmp_path)
+    assert threads_of(run) == {"OMP_NUM_THREADS": "3"}
+    for name in THREADS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MKL_NUM_THREADS", "5")
+    facts, notes = differences_of_surroundings(run)
+    assert facts == []
+    assert notes[:2] == ["OMP_NUM_THREADS=3 is set as it was", "MKL_NUM_THREADS is not set, as it was"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_lets_the_pipeline_end_its_run_first(tmp_path):
+    pipeline = (
+        "import pathlib, time\n"
+        "try:\n  print('up', flush=True); time.sleep(60)\n"
+        f"except KeyboardInterrupt:\n  time.sleep(1); pathlib.Path({str(tmp_path / 'ended')!r}).touch()"
+    )
+    code = (
+        "import os, sys; from reid.stages.reproduce import _finish\n"
+        f"try: _finish([sys.executable, '-c', {pipeline!r}], os.environ)\n"
+        "except KeyboardInterrupt: sys.exit(130)"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "up\n"
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+    assert (tmp_path / "ended").exists()
 
 
 def test_an_encrypted_run_needs_a_key(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """MLflow runs against a real SQLite store."""
 
+import json
 import os
 import subprocess
 import sys
@@ -75,6 +76,8 @@ def test_training_figures_stand_on_the_parent_under_the_stage(
 
 def test_a_cached_stage_copies_its_figures_and_opens_no_run(pipeline: PipelineRun, tmp_path: Path) -> None:
     Address(pipeline.tracking_uri, "evaluate", "a" * 32).save(tmp_path)
+    records = [{"tags": {"own": "stage"}}, {"tags": {"chosen_on_test": "yes"}, "parent": True}]
+    (tmp_path / "mlflow.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records) + "{cut off")
     pipeline.copy_cached("evaluate", {"mAP": 0.5}, tmp_path)
     pipeline.finish("FINISHED")
     client = connect(pipeline.tracking_uri)
@@ -82,6 +85,8 @@ def test_a_cached_stage_copies_its_figures_and_opens_no_run(pipeline: PipelineRu
     assert parent.data.metrics == {"mAP": 0.5}
     assert parent.data.tags["cached.evaluate"] == "true"
     assert parent.data.tags["cached_run.evaluate"] == "a" * 32
+    assert parent.data.tags["chosen_on_test"] == "yes"
+    assert "own" not in parent.data.tags
     assert parent.info.status == "FINISHED"
     assert len(client.search_runs([pipeline.experiment_id])) == 1
 
