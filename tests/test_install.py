@@ -28,7 +28,7 @@ def test_the_version_stands_in_one_place() -> None:
 
 def test_every_extra_that_a_text_names_is_one_and_no_text_names_an_index_where_the_project_is_not() -> None:
     texts = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "reid").rglob("*.py"))
-    named = {name.strip("'") for name in re.findall(r"pip install (?:-e )?([^\s,)]+)", texts)}
+    named = {name.strip("'") for name in re.findall(r"pip install (?:-e )?([^\s,){]+)", texts)}
     extras = {name.strip(".[]") for name in named if name.startswith(".")}
     assert extras == {"export", "mlflow", "search", "tensorrt", "triton"}
     assert extras <= set(PROJECT["optional-dependencies"])
@@ -42,7 +42,9 @@ def test_the_lock_meets_what_the_project_and_each_extra_require(extra: str) -> N
         assert wanted.specifier.contains(LOCKED[canonicalize_name(wanted.name)]), text
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "docs/requirements.lock", "tests/tritonserver.lock", "tests/pgvector.lock"])
+@pytest.mark.parametrize(
+    "lock", ["requirements.lock", "docs/requirements.lock", "tests/tritonserver.lock", "tests/pgvector.lock"]
+)
 def test_a_lock_has_a_hash_for_every_package_and_names_no_index(lock: str) -> None:
     text = (ROOT / lock).read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.strip()]
