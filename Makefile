@@ -95,9 +95,10 @@ bench-gpu: $(STAMP) ## measure training, embedding and re-ranking at Market-1501
 gpu-check: $(STAMP) ## run the checks that need a GPU, each compared with the CPU, in at most 8 minutes; ARGS="--rows …" for some of them
 	@$(RUN) -m tests.bench.gpu_check $(ARGS)
 
-lock: requirements.in tests/tritonserver.in docs/requirements.in ## write the lock files anew from their .in files, and the images' lists of packages (needs uv)
+lock: requirements.in tests/tritonserver.in tests/pgvector.in docs/requirements.in ## write the lock files anew from their .in files, and the images' lists of packages (needs uv)
 	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q requirements.in -o requirements.lock
 	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-deps -q tests/tritonserver.in -o tests/tritonserver.lock
+	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-deps -q tests/pgvector.in -o tests/pgvector.lock
 	@uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate -q docs/requirements.in -o docs/requirements.lock
 	@$(MAKE) setup
 	@$(RUN) -m components.packages

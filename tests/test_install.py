@@ -46,7 +46,9 @@ def test_the_lock_meets_what_the_project_and_each_extra_require(extra: str) -> N
         assert wanted.specifier.contains(LOCKED[canonicalize_name(wanted.name)]), text
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "docs/requirements.lock", "tests/tritonserver.lock"])
+@pytest.mark.parametrize(
+    "lock", ["requirements.lock", "docs/requirements.lock", "tests/tritonserver.lock", "tests/pgvector.lock"]
+)
 def test_a_lock_has_a_hash_for_every_package_and_names_no_index(lock: str) -> None:
     text = (ROOT / lock).read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.strip()]

@@ -56,7 +56,7 @@ class Cluster:
         settings.api_key["authorization"] = token
 
     def _calling(self) -> AbstractContextManager[None]:
-        return told_plainly(self._api.ApiException, self.endpoint.url)
+        return told_plainly(self._api.ApiException, self.endpoint.shown)
 
     def ask(self, url: str, *, body: bytes | None = None, kind: str = "application/json") -> tuple[str, bytes] | None:
         """Content type and body of an answer that is not a part of the v2beta1 API; None if there is no such answer.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reid.errors import PipelineError
+from reid.files.secrets import without_password
 
 FILES = {
     "KFP_CA_CERT": "the certificate (PEM) of the authority that signed the endpoint's certificate",
@@ -32,12 +33,19 @@ class Endpoint:
     mlflow_plugin: bool = False
     """Whether KFP's MLflow plugin is on."""
 
+    @property
+    def shown(self) -> str:
+        """The address as errors name it: without a password."""
+        return without_password(self.url)
+
     @classmethod
     def from_environment(cls) -> "Endpoint":
         """Reads KFP_ENDPOINT and the other KFP_… variables. Raises PipelineError if it is not set or no address."""
         url = os.environ.get("KFP_ENDPOINT", "")
         if not url.startswith(("http://", "https://")):
-            raise PipelineError(f"KFP_ENDPOINT: found {url!r}\n  want: the address of Kubeflow Pipelines, https://…")
+            raise PipelineError(
+                f"KFP_ENDPOINT: found {without_password(url)!r}\n  want: the address of Kubeflow Pipelines, https://…"
+            )
         for name, wanted in FILES.items():
             path = os.environ.get(name)
             if path and not Path(path).is_file():

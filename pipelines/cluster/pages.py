@@ -1,6 +1,7 @@
 """The web pages of a Kubeflow Pipelines installation: the server of the API alone has none."""
 
 from pipelines.cluster.api import Cluster
+from reid.files.secrets import without_password
 
 
 def pages_of(cluster: Cluster) -> str:
@@ -14,4 +15,4 @@ def pages_of(cluster: Cluster) -> str:
 
 def run_page(pages: str, run_id: str) -> str:
     """The page of a run on the web server at `pages`."""
-    return f"{pages}/#/runs/details/{run_id}"
+    return f"{without_password(pages)}/#/runs/details/{run_id}"

@@ -102,7 +102,7 @@ def _find(cluster: Cluster, asked: str) -> Any:
         return found[0]
     if not found:
         raise PipelineError(
-            f"run {asked!r}: no such run at {cluster.endpoint.url}\n"
+            f"run {asked!r}: no such run at {cluster.endpoint.shown}\n"
             f"  want: the id of a run, its first {ID_CHARS} characters or more, or its name"
         )
     raise PipelineError(

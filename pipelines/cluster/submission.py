@@ -10,6 +10,7 @@ from pipelines.cluster.api import Cluster
 from pipelines.cluster.pages import pages_of, run_page
 from pipelines.cluster.preparation import compile_for_cluster
 from reid.files.hashes import file_sha256
+from reid.files.secrets import without_password
 from reid.spec import Experiment
 
 
@@ -36,7 +37,7 @@ def repeat(
     stream.write(f"{name}: {version} runs at {cron} (second, minute, hour, day, month, day of the week){instead}\n")
     pages = pages_of(cluster)
     if pages:
-        stream.write(f"{pages}/#/recurringruns\n")
+        stream.write(f"{without_password(pages)}/#/recurringruns\n")
 
 
 def _upload(cluster: Cluster, spec: Experiment, path: Path, *, cluster_file: Path | None) -> tuple[str, dict[str, Any]]:

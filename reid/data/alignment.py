@@ -27,6 +27,8 @@ BLOCKS = (4, 2)
 """Rows and columns of places that are compared one by one."""
 LEAST_ALIKE = 0.95
 """Correlation of the whole pictures from which they may be the same one."""
+UNALIKE = 0.85
+"""Correlation after the rough alignment below which they are not aligned exactly any more."""
 LARGEST_DIFFERENCE = 0.45
 """Root mean square difference of a place up to which it is the same, over the standard deviation of the picture."""
 
@@ -56,13 +58,16 @@ class Greys:
 def likeness(one: Greys, other: Greys) -> Likeness:
     """The likeness of two pictures; of one colour only, they are like nothing."""
     warp = np.zeros(4)  # scale and shift of x, scale and shift of y, relative to half the picture
-    for first, second in ((one.coarse, other.coarse), (one.fine, other.fine)):
+    for first, second, least in ((one.coarse, other.coarse, UNALIKE), (one.fine, other.fine, -1.0)):
         for _ in range(STEPS):
             step = _step(first, second, warp)
             warp = np.clip(warp + step, -LARGEST_CHANGE, LARGEST_CHANGE)
             if np.abs(step).max() < 0.002:
                 break
-    return _compared(_warped(one.fine, warp), other.fine)
+        rough = _compared(_warped(first, warp), second)
+        if rough.correlation < least:
+            return rough
+    return rough
 
 
 def _shrunk(grey: Image.Image, size: tuple[int, int]) -> Floats:

@@ -26,11 +26,12 @@ def examine_sets(
     num_classes: int | None,
     input_size: tuple[int, int],
     found_before: Iterable[Finding] = (),
+    known_copies: Path | None = None,
 ) -> list[Finding]:
     """All findings about all sets, with those `found_before`, errors first; the name of a set is before its findings.
 
     num_classes: the spec's number of training persons; None if they are counted and not compared. input_size: width and
-    height of the network's input in pixels.
+    height of the network's input in pixels. known_copies: a file that keeps the findings about near duplicates.
     """
     findings = examine(seen.surveys, num_classes=num_classes if "train" in seen.surveys else None)
     persons = sum(len(persons_of(part.survey)) for part in seen.train_sets)
@@ -46,7 +47,7 @@ def examine_sets(
     findings += compare_num_classes(persons, num_classes)  # no finding if there are no training sets
     findings += across_sets(seen)
     splits = _splits(seen)
-    findings += near_duplicates(splits)
+    findings += near_duplicates(splits, known=known_copies)
     width, height = input_size
     for name, survey in splits:
         small = enlarged(survey, width=width, height=height)

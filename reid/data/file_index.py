@@ -112,10 +112,23 @@ def read_images(files: Mapping[str, Sequence[Path]], *, index_file: Path) -> dic
     """
     known = _load(index_file)
     stamps, facts = _facts(files, known=known, read=read_image)
-    entries = {str(path): (stamp, facts[path]) for path, stamp in stamps.items() if stamp and not facts[path].error}
+    entries = {
+        str(path): (stamp, facts[path])
+        for path, stamp in stamps.items()
+        if stamp and not facts[path].error and is_text(str(path))
+    }
     if entries != known:
         _save(index_file, entries)
     return facts
+
+
+def is_text(name: str) -> bool:
+    """Whether a name is UTF-8; one of other bytes is in no record, for JSON cannot hold it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def hash_images(files: Mapping[str, Sequence[Path]], *, index_file: Path) -> dict[Path, ImageFacts]:

@@ -23,6 +23,7 @@ from reid.data.alignment import Greys, Likeness, likeness
 from reid.data.file_index import ImageFacts
 from reid.data.findings import EXAMPLES, Finding, counted
 from reid.data.image_file import read_picture
+from reid.data.known_findings import known_or_found
 from reid.data.market1501 import DISTRACTOR, JUNK, PersonImage
 from reid.data.sketch import LEAST_CONTRAST, looks
 from reid.data.surveys import SplitSurvey
@@ -73,12 +74,23 @@ class Copy:
     likeness: Likeness
 
 
-def near_duplicates(splits: Iterable[tuple[str, SplitSurvey]]) -> Iterator[Finding]:
+def near_duplicates(splits: Iterable[tuple[str, SplitSurvey]], *, known: Path | None = None) -> list[Finding]:
     """Findings about copies among all splits, each with the name of its set ("" for none): the worst kind first.
 
     Copies with equal bytes are the findings of `duplicates` and of `across_sets`, not of this. Junk is left out.
+    known: a file that keeps the findings; if nothing has changed they are those of the last time.
     """
     pictures, facts = _pictures(splits)
+    if known is None:
+        return list(_found(pictures, facts))
+    about = [
+        (one.title, one.split, one.set_name, str(one.path), one.image.person, one.image.camera, fact.sha256)
+        for one, fact in zip(pictures, facts, strict=True)
+    ]
+    return known_or_found(known, about=about, find=lambda: _found(pictures, facts))
+
+
+def _found(pictures: Sequence[Picture], facts: Sequence[ImageFacts]) -> Iterator[Finding]:
     vectors = looks([one.look for one in facts])
     found = _candidates(vectors, _Codes.of(pictures, facts))
     for kind, candidates in found.items():

@@ -279,12 +279,20 @@ def _list_tests(test_sets: Sequence[WantedSet]) -> tuple[dict[Key, ListedSplit],
 
 
 def numbered_together(place: Place, surveys: Surveys) -> Surveys:
-    """The surveys of splits of one place with one number for each person in all of them."""
+    """The surveys of splits of one place with one number for each person in all of them, and with their corrections.
+
+    If the persons are numbered anew, an image that was corrected to a person whom its own set does not show is left
+    out: nobody could say who that is in the other one.
+    """
     numbered = read_set(place.layout, place.root, splits=list(surveys), names=place.names).numbered
+    if not numbered.renamed:  # the numbers of the files hold in all splits, and corrections with them
+        return surveys
     together = {}
     for split, found in surveys.items():
-        by_file = {image.file: image for image in numbered.listings[split].split.images}
-        images = tuple(by_file.get(image.file, image) for image in found.images)
+        number = {image.file: image.person for image in numbered.listings[split].split.images}
+        corrected = {file for file, _, text in found.corrected if text.startswith("person")}
+        whose = {image.person: number[image.file] for image in found.images if image.file not in corrected}
+        images = tuple(replace(image, person=whose[image.person]) for image in found.images if image.person in whose)
         listing = replace(found.listing, split=Split(found.listing.root, images))
         together[split] = replace(found, listing=listing)
     return together

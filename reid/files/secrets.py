@@ -6,8 +6,8 @@ import re
 KEY_ENVIRONMENT = "REID_ENCRYPTION_KEY"
 PLAIN_ENVIRONMENT = "REID_ACCEPT_PLAIN_MODELS"
 """Whoever sets it to 1 trusts model files that are not encrypted, though there is a key."""
-PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]*@")
-"""The user and the password in an address."""
+PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^/\s]*@")
+"""The user and the password in an address, up to the last @: a password may hold one that nobody has escaped."""
 IN_QUERY = re.compile(
     r"(?<=[?&;])((?:pass(?:word|wd|phrase)?|pwd|token|access_token|api_key|apikey|secret|sslpassword)=)[^&;\s'\"]*",
     re.I,

@@ -85,6 +85,11 @@ class Suspects:
     usual_margin: float
     """The median margin of an image, below 0: how far the nearest other person usually is."""
 
+    @property
+    def kinds(self) -> tuple[Sequence[NamedTuple], ...]:
+        """The suspects of each kind."""
+        return self.wrong_labels, self.same_persons, self.two_persons
+
 
 def without_cameras(unit: Floats, *, person: Ints, camera: Ints) -> Floats:
     """unit (N, D) -> (N, D) of length 1, without what all images of a camera have in common: its wall and light.

@@ -8,6 +8,7 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ from reid.stages.outcome import Outcome
 
 NEIGHBOURS = 50
 """Nearest neighbours of an image among which its nearest other persons are looked for."""
+DOUBTFUL = 0.25
+"""Share of suspected labels from which the model is more likely wrong than the labels."""
 COLUMNS = ("group", "kind", "score", "image", "person", "other_person", "nearest_own", "nearest_other")
 WRONG_LABEL, SAME_PERSON, TWO_PERSONS = "wrong label", "same person", "two persons"
 
@@ -50,8 +53,6 @@ class Group:
     names: tuple[str, ...]
     """Each image as a file of corrections names it."""
     sha256: tuple[str, ...]
-    free_person: int
-    """The first number that no person of the set has."""
 
     @property
     def person(self) -> NDArray[np.int64]:
@@ -83,21 +84,32 @@ def doctor(spec: Experiment, *, model: OpenModel, folder: Path, most: int) -> Ou
     groups = [group for group in _groups(seen) if len(group.images) > 1]
     if not groups:
         raise DatasetError("the data set has no images of persons that can be read; reid validate says why")
-    found = [(group, list(_in_words(group, _suspects_of(group, model, spec), most=most))) for group in groups]
+    new_persons = count(1 + max(int(group.person.max()) for group in groups))  # one numbering for train and test
+    of_groups = [_suspects_of(group, model, spec) for group in groups]
+    found = [
+        (group, list(_in_words(group, suspects, most=most, new_persons=new_persons)))
+        for group, suspects in zip(groups, of_groups, strict=True)
+    ]
     _write(folder / "suspects.html", to_html([_shown(group, suspects) for group, suspects in found], model=model.file))
     _write(folder / "suspects.csv", _as_csv(found))
     _write(folder / "corrections.csv", _as_corrections(found))
-    lines = []
-    metrics = {}
-    for group, suspects in found:
-        kinds = {kind: sum(one.kind == kind for one in suspects) for kind in (WRONG_LABEL, SAME_PERSON, TWO_PERSONS)}
-        lines.append(
-            f"{group.title}: {counted(len(group.images), 'image')}; {counted(kinds[WRONG_LABEL], 'suspected label')}, "
-            f"{counted(kinds[SAME_PERSON], 'pair')} of persons who may be one, {kinds[TWO_PERSONS]:,} who may be two"
-        )
-        metrics[f"{group.title} suspects"] = float(len(suspects))
+    lines = [line for group, suspects in zip(groups, of_groups, strict=True) for line in _counts(group, suspects)]
+    if any(len(suspects) > most for of_group in of_groups for suspects in of_group.kinds):
+        lines.append(f"the {most} worst of each kind are written; --most {10 * most} for more")
+    metrics = {f"{group.title} suspects": float(sum(map(len, of.kinds))) for group, of in zip(groups, of_groups)}
     lines.append(f"{folder / 'corrections.csv'}: uncomment the lines that you agree with; dataset.corrections reads it")
     return Outcome(metrics, {}, lines)
+
+
+def _counts(group: Group, found: Suspects) -> Iterator[str]:
+    """How many suspects a group has, and a doubt about the model if they are too many to be wrong labels."""
+    wrong, same, two = map(len, found.kinds)
+    yield (
+        f"{group.title}: {counted(len(group.images), 'image')}; {counted(wrong, 'suspected label')}, "
+        f"{counted(same, 'pair')} of persons who may be one, {two:,} who may be two"
+    )
+    if wrong > DOUBTFUL * len(group.images):
+        yield f"{group.title}: so many suspects say more about the model than about the labels"
 
 
 def _groups(seen: ImagesSeen) -> Iterator[Group]:
@@ -106,14 +118,13 @@ def _groups(seen: ImagesSeen) -> Iterator[Group]:
     trained = [(part.wanted.name, {"train": part.survey}) for part in sets.train_sets]
     tested = [(part.wanted.name, part.surveys) for part in sets.test_sets]
     for name, surveys in [*trained, *main.items(), *tested]:
-        free = 1 + max((image.person for survey in surveys.values() for image in survey.images), default=0)
         for splits in (("train",), TEST_SPLITS):
             there = [(split, surveys[split]) for split in splits if split in surveys]
             if there:
-                yield _group(name, there, free_person=max(free, 1))
+                yield _group(name, there)
 
 
-def _group(name: str, surveys: Sequence[tuple[str, SplitSurvey]], *, free_person: int) -> Group:
+def _group(name: str, surveys: Sequence[tuple[str, SplitSurvey]]) -> Group:
     before = f"{name}: " if name else ""
     images: list[PersonImage] = []
     names: list[str] = []
@@ -128,7 +139,7 @@ def _group(name: str, surveys: Sequence[tuple[str, SplitSurvey]], *, free_person
                 images.append(replace(image, file=str(root / image.file), camera=camera))
                 names.append(f"{before}{split}/{image.file}")
     title = before + " and ".join(split for split, _ in surveys)
-    return Group(title, surveys[0][0] == "train", tuple(images), tuple(names), tuple(hashes), free_person)
+    return Group(title, surveys[0][0] == "train", tuple(images), tuple(names), tuple(hashes))
 
 
 def _suspects_of(group: Group, model: OpenModel, spec: Experiment) -> Suspects:
@@ -148,14 +159,14 @@ def _suspects_of(group: Group, model: OpenModel, spec: Experiment) -> Suspects:
     return find_suspects(unit, person=group.person, camera=split.camera, nearest=nearest)
 
 
-def _in_words(group: Group, found: Suspects, *, most: int) -> Iterator[Suspect]:
-    """The worst of each kind."""
+def _in_words(group: Group, found: Suspects, *, most: int, new_persons: Iterator[int]) -> Iterator[Suspect]:
+    """The worst of each kind. new_persons: numbers that nobody has."""
     for label in found.wrong_labels[:most]:
         yield _wrong_label(label)
     for pair in found.same_persons[:most]:
         yield _same_person(group, pair)
-    for place, two in enumerate(found.two_persons[:most]):
-        yield _two_persons(two, other=group.free_person + place)
+    for two in found.two_persons[:most]:
+        yield _two_persons(two, other=next(new_persons))
 
 
 def _wrong_label(found: WrongLabel) -> Suspect:
@@ -242,10 +253,15 @@ def _as_corrections(found: Sequence[tuple[Group, Sequence[Suspect]]]) -> str:
     )
     writer.writerow(HEAD)
     for group, suspects in found:
+        proposed: set[int] = set()
         for one in suspects:
             text.write(f"\n# {group.title}: {one.kind}, {one.score:.3f}: {one.reason}\n")
             for row, person in one.corrections:
-                text.write("#")
+                if row in proposed:  # two lines of one image would contradict each other
+                    text.write("# another line of this image stands above: ")
+                else:
+                    proposed.add(row)
+                    text.write("#")
                 writer.writerow([group.names[row], group.sha256[row], f"person: {person}"])
     return text.getvalue()
 

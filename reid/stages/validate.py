@@ -56,6 +56,7 @@ def validate(
         num_classes=spec.dataset.num_classes,
         input_size=(spec.model.input_width, spec.model.input_height),
         found_before=[*seen.left_out, *seen.corrected],
+        known_copies=Path(spec.store_dir) / "near_duplicates.json",
     )
     if not missing and all(finding.severity != "error" for finding in found):
         found = [*_too_few_to_train(spec, seen), *found]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.bench import bench_colours
+from tests.bench import bench_colours, bench_doctor
 from tests.bench.rows import Row, in_a_process, row, seconds
 
 MODULE = "tests.bench.bench_feeding"
@@ -29,6 +29,7 @@ def measure() -> list[Row]:
             limit=rates["limit"], limit_is="writing the float32 batches", note="per core"),
         row("feeding", "the store's first epoch: decoding", rates["decoding"], what, note="per core, once a data set"),
         *bench_colours.measure(),
+        *bench_doctor.measure(),
     ]  # fmt: skip
 
 

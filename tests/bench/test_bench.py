@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.bench import bench_startup
+from tests.bench import bench_doctor, bench_startup
 from tests.bench.__main__ import installed, machine, of_a_runner, table, write
 from tests.bench.rows import ROOT, row, seconds
 
@@ -43,6 +43,12 @@ def test_table_json_and_picture_are_left_in_the_folder(tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "bench").iterdir()) == ["bench.json", "bench.png", "bench.txt"]
     assert json.loads((tmp_path / "bench" / "bench.json").read_text())["rows"] == ROWS
     assert (tmp_path / "bench" / "bench.txt").read_text() in capsys.readouterr().out
+
+
+def test_the_check_of_a_data_set_is_measured_when_its_files_are_new_and_when_they_are_unchanged(tmp_path):
+    found = bench_doctor.measured(tmp_path, images=120)
+    assert set(found) == {"new", "unchanged"}
+    assert all(one["cpu_s"] > 0 for one in found.values())
 
 
 def test_the_best_time_is_taken_after_a_first_call():

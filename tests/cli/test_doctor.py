@@ -34,10 +34,8 @@ def spec(tmp_path: Path) -> Path:
     write_mean_colour(tmp_path / "model.onnx")
     path = tmp_path / "spec.yaml"
     model = "model: {input_width: 32, input_height: 64, backbone: timm/test_resnet}"
-    path.write_text(
-        f"{model}\nresults_dir: {tmp_path}/results\n"
-        f"dataset: {{root: {tmp_path}/data, num_classes: null, batch_size: 16}}\n"
-    )
+    dataset = f"dataset: {{root: {tmp_path}/data, num_classes: null, batch_size: 16}}"
+    path.write_text(f"{model}\nresults_dir: {tmp_path}/results\n{dataset}\n")
     return path
 
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from reid.data.corrections import CorrectionsFile
+from reid.data.doctor_sets import across_sets
 from reid.data.file_index import read_images
 from reid.data.file_names import MARKET1501
 from reid.data.findings import Finding
@@ -186,3 +187,12 @@ def test_what_is_no_file_of_corrections_is_refused(tmp_path: Path) -> None:
         with pytest.raises(DatasetError) as caught:
             CorrectionsFile(path)
         assert str(caught.value) == f"{path}: {why} (dataset.corrections)\n  want: a CSV of corrections"
+
+
+def test_a_test_image_corrected_to_a_training_person_is_found_in_a_further_set_of_the_same_folder(market: Path) -> None:
+    path = _file(market, (f"again: query/{QUERY}", "drop"), (f"again: gallery/{MATCH}", "person: 1"))
+    seen, _ = _corrected(_look(market, train="first", test="again"), path, sets=("first", "again"))
+    found = [finding for finding in across_sets(seen) if finding.check == "person in train and test"]
+    assert [finding.examples for finding in found] == [
+        (f"first and again: person 1: train/{TRAIN} and gallery/{MATCH}",)
+    ]

@@ -114,3 +114,12 @@ def test_the_fingerprint_is_of_splits_names_and_bytes_in_any_order() -> None:
         {"train": [("1", a), ("2", b)], "query": []},
     ):
         assert fingerprint(other) != whole
+
+
+def test_a_name_of_bytes_that_are_no_text_does_not_damage_the_index(tmp_path: Path) -> None:
+    named, index = Path(os.fsdecode(bytes(tmp_path) + b"/\xff.jpg")), tmp_path / "index.json"
+    for path in (named, tmp_path / "a.jpg"):
+        Image.new("RGB", (16, 32)).save(path, "JPEG")
+    for _ in range(2):
+        assert set(read_images({"train": [named, tmp_path / "a.jpg"]}, index_file=index)) == {named, tmp_path / "a.jpg"}
+    assert sorted(path.name for path in tmp_path.glob("index*")) == ["index.json"]

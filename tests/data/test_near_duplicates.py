@@ -32,10 +32,10 @@ def market(drawn: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(drawn, tmp_path / "market"))
 
 
-def _found(market: Path, *, name: str = "") -> list[Finding]:
+def _found(market: Path, *, name: str = "", known: Path | None = None) -> list[Finding]:
     folders = {split: str(market / folder) for split, folder in FOLDERS.items()}
     surveys = survey_folders(folders, missing={}, names=MARKET1501, index_file=market.parent / "index.json")
-    return list(near_duplicates([(name, survey) for survey in surveys.values()]))
+    return near_duplicates([(name, survey) for survey in surveys.values()], known=known)
 
 
 def _image(market: Path, split: str, number: int) -> Path:
@@ -152,3 +152,24 @@ def test_more_candidates_than_are_compared_closely_are_counted_and_told(
     (found,) = [found for found in _found(market) if found.severity == "warning"]
     assert found.count == 1
     assert " (the 2 most alike pairs were compared closely, " in found.message
+
+
+def test_unchanged_pictures_are_not_compared_again(market: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, known = _image(market, "train", 0), market.parent / "known.json"
+    shutil.copy(first, copy := _image(market, "gallery", 0))
+    with Image.open(first) as image:
+        image.resize((50, 100)).save(copy)
+    found = _found(market, known=known)
+    assert [finding.check for finding in found if finding.severity == "warning"] == ["near duplicates"]
+    compared = []
+    monkeypatch.setattr(module, "_copies", lambda pictures, pairs: compared.append(pairs) or [])
+    assert _found(market, known=known) == found
+    assert compared == []
+    known.write_text("{}")  # damaged: set aside, and found anew
+    _found(market, known=known)
+    assert compared
+    assert (market.parent / "known.json.damaged").exists()
+    compared.clear()
+    copy.unlink()
+    _found(market, known=known)
+    assert compared

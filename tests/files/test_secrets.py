@@ -9,6 +9,7 @@ from reid.files.secrets import KEY_ENVIRONMENT, encryption_key, without_password
     ("address", "shown"),
     [
         ("http://host:5000/a@b", "http://host:5000/a@b"),
+        ("postgresql://me:p@ss@host/db and more@x", "postgresql://me:***@host/db and more@x"),
         ("postgresql+psycopg2://me:a:b@host/db", "postgresql+psycopg2://me:***@host/db"),
         ("cannot reach https://:x@host, nor http://u:p@h", "cannot reach https://:***@host, nor http://u:***@h"),
         (
