@@ -209,6 +209,8 @@ def check(model: Any, where: str) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ArtifactError(f"{where}: fails the ONNX check ({one_line(error)})") from error
+    except UnicodeDecodeError as error:  # in the check's own objection, which quotes the name
+        raise ArtifactError(f"{where}: fails the ONNX check, and has a name that is not UTF-8") from error
 
 
 def ports_of(model: Any) -> Ports:
