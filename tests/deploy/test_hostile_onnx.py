@@ -149,5 +149,5 @@ def test_a_build_record_of_other_types_is_an_error(tmp_path: Path, content: str,
 
 WANTED = (
     "built, reason, onnx_sha256, contract, data_type, profile, workspace_mib, package, version, targets, gpu, tf32, "
-    "seconds, engine_bytes, engine_sha256, encrypted, measured, speed, parity, thresholds"
+    "seconds, engine_bytes, engine_sha256, encrypted, measured, speed, parity, thresholds, chosen_on"
 )
