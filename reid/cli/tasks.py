@@ -170,6 +170,10 @@ def _gen_trt_engine(task: TaskRun) -> Outcome:
             f"{onnx.absolute()}: no such ONNX file\n"
             "  want: one in gen_trt_engine.onnx_file, or the one that the task export leaves there"
         )
+    if task.spec.export.encrypted:
+        from reid.files.encryption import require_encrypted
+
+        require_encrypted(onnx)
     from reid.deploy.gpu import use_gpu
     from reid.stages.gen_trt_engine import gen_trt_engine
 

@@ -23,7 +23,7 @@ from reid.deploy.gpu import use_gpu
 from reid.deploy.onnx import INPUT, OUTPUT
 from reid.deploy.tensorrt_packages import load_package, tensorrt_log
 from reid.errors import ArtifactError
-from reid.files.encryption import read_model
+from reid.files.encryption import read_model, require_encrypted
 
 SLOTS = 2
 PREPARING_THREADS = 4
@@ -64,7 +64,8 @@ class EngineModel:
         """Opens `path` on GPU `gpu_id`; its record is read from the file beside it unless it is given.
 
         Raises ArtifactError if there is no such engine or no GPU, if the engine is not for this GPU, or if it is not
-        what its record says; MissingDependency without the package that built it.
+        what its record says; KeyRefused if it is plain where its record says encrypted, and there is a
+        key; MissingDependency without the package that built it.
         """
         self.record = record or read_record(path)
         self.contract: Contract = self.record.preprocessing
@@ -80,6 +81,8 @@ class EngineModel:
                 f"{path}: built for compute capability {', '.join(self.record.targets)}\n"
                 f"  found: {gpu.name}, {gpu.compute_capability}\n  want:  an engine that gen_trt_engine builds for it"
             )
+        if self.record.encrypted:
+            require_encrypted(path)
         package = load_package(str(self.record.package), gpu)
         trt, log = package.trt, tensorrt_log(package.trt)
         log.errors.clear()

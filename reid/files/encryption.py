@@ -30,6 +30,19 @@ def is_encrypted(path: Path) -> bool:
         return stream.read(len(MAGIC)) == MAGIC
 
 
+def require_encrypted(path: Path) -> None:
+    """Raises KeyRefused if the file is plain although this process has a key.
+
+    Else anybody who may write the folder could put another model in the place of one whose key they do not have.
+    """
+    if path.is_file() and encryption_key() and not is_encrypted(path):
+        raise KeyRefused(
+            f"{path}: not encrypted, and an encryption key is given\n"
+            f"  want: a file that was encrypted with the key; or, if the file is trusted, no encryption_key and no "
+            f"{KEY_ENVIRONMENT}"
+        )
+
+
 def encrypt(source: IO[bytes], target: IO[bytes], key: str) -> None:
     """Copies source to target, encrypted under the pass phrase."""
     salt, prefix = os.urandom(SALT_BYTES), os.urandom(PREFIX_BYTES)

@@ -20,10 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from reid.errors import ArtifactError, KeyRefused
-from reid.files.encryption import decrypt, encrypt, is_encrypted
+from reid.errors import ArtifactError
+from reid.files.encryption import decrypt, encrypt, is_encrypted, require_encrypted
 from reid.files.records import shown
-from reid.files.secrets import PLAIN_ENVIRONMENT, accepts_plain_models, encryption_key
+from reid.files.secrets import encryption_key
 
 LARGEST_RATIO = 20
 """Largest ratio of a file's content to its size: torch does not compress, weights hardly shrink, a zip bomb does."""
@@ -172,14 +172,10 @@ def _refuse_tensors_larger_than_the_file(path: Path, content: object, most: int)
 def read_own_file(path: Path) -> Any:
     """The content of a checkpoint of this project, which has to be encrypted if this process has an encryption key.
 
-    Else anybody who may write the folder could put another model in the place of one whose key they do not have. Files
-    of others (`read_file`) are never encrypted. Raises ArtifactError as `read_file` does, KeyRefused for a plain file.
+    Files of others (`read_file`) are never encrypted. Raises ArtifactError as `read_file` does, KeyRefused for a plain
+    file.
     """
-    if not accepts_plain_models() and path.is_file() and not is_encrypted(path):
-        raise KeyRefused(
-            f"{path}: not encrypted, and an encryption key is given\n"
-            f"  want: a file that was encrypted with the key; or, if the file is trusted, {PLAIN_ENVIRONMENT}=1"
-        )
+    require_encrypted(path)
     return read_file(path)
 
 

@@ -87,7 +87,7 @@ class Export(Section):
     """Whether an ONNX that takes pixels adds the embedding of the mirrored image."""
     unit_length: bool = False
     """Whether an ONNX that takes pixels gives embeddings of length 1."""
-    encrypted: Annotated[bool, ReadAloneBy("adopt")] = False
+    encrypted: Annotated[bool, ReadAloneBy("adopt", "gen_trt_engine")] = False
     """Whether the ONNX, and an engine built from it, is encrypted with encryption_key."""
     parity_images: Annotated[int, Field(ge=2)] = 1000
     """Largest number of query and gallery images on which the ONNX is compared with torch."""

@@ -46,6 +46,7 @@ class Parity(Record):
     worst_cosine: float
     images: int
     data_type: str = "FP32"
+    encrypted: bool = False
     inside: Inside | None = None
 
 

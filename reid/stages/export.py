@@ -94,7 +94,8 @@ def export(
         objections = inside.comparison.objections(limits, section=limits_section(section))
     report = {
         **{"passed": not objections, **asdict(limits), **report_of(section, found, sample, candidate)},
-        **{"checkpoint": checkpoint.name, "checkpoint_sha256": file_sha256(checkpoint), "encrypted": key is not None},
+        **{"checkpoint": checkpoint.name, "checkpoint_sha256": file_sha256(checkpoint)},
+        **{"onnx": onnx.name, "encrypted": key is not None},
         **beside,
         **({"inside": inside.report} if inside else {}),
     }

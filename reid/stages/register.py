@@ -53,6 +53,10 @@ def register(
         _write(registration, {"registered": False, "reason": NO_SERVER})
         return Outcome({"registered": 0.0}, lines=[f"not registered: {NO_SERVER}"])
 
+    if parity_figures.get("encrypted"):
+        from reid.files.encryption import require_encrypted
+
+        require_encrypted(onnx)
     from reid.tracking.registry import register_model
 
     candidate = _candidate(

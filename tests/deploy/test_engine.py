@@ -14,6 +14,7 @@ from reid.deploy.engine import EngineModel, Part
 from reid.deploy.onnx import OnnxModel
 from reid.deploy.opening import open_model
 from reid.errors import ArtifactError, MissingDependency
+from reid.files.encryption import decrypt
 from tests.deploy.test_tensorrt import build
 from tests.exporting import exported, images
 
@@ -170,6 +171,9 @@ def test_an_engine_of_an_encrypted_onnx_is_encrypted_and_runs(on_cpu, tmp_path, 
     monkeypatch.setenv("REID_ENCRYPTION_KEY", "open barley")
     with pytest.raises(ArtifactError, match="the key is not the one it was encrypted with"):
         EngineModel(tmp_path / "model.engine", gpu_id=0)
+    (tmp_path / "model.engine").write_bytes(decrypt(tmp_path / "model.engine", "open sesame").getvalue())
+    with pytest.raises(ArtifactError, match="not encrypted, and an encryption key is given"):
+        EngineModel(tmp_path / "model.engine", gpu_id=0, record=record)
 
 
 def test_no_room_on_the_gpu_is_an_error_in_cudas_words(on_cpu):

@@ -115,7 +115,6 @@ def export_parity_images(lab: Lab) -> None:
 def export_encrypted(lab: Lab) -> None:
     assert not is_encrypted(exported(lab))
     lab.patch.setenv("REID_ENCRYPTION_KEY", "open sesame")
-    lab.patch.setenv("REID_ACCEPT_PLAIN_MODELS", "1")  # the checkpoint is of a training without a key
     target = lab.folder / "m.onnx"
     lab.task(
         "export", "export.encrypted=true", f"export.checkpoint={lab.train().folder / LATEST}",

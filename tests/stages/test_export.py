@@ -12,6 +12,7 @@ from reid.data.market1501 import Manifest, PersonImage, Split
 from reid.deploy.onnx import OnnxModel, read_onnx, thresholds_in
 from reid.deploy.pixel_port import PixelPort
 from reid.errors import ArtifactError, DatasetError, KeyRefused, SpecError
+from reid.files.encryption import decrypt
 from reid.model.checkpoint import THRESHOLDS, load_model, save_model
 from reid.model.safe_files import read_file, write_file
 from reid.spec import load_spec
@@ -38,6 +39,14 @@ def checkpoint(tmp_path_factory) -> Path:
     content["reid"][THRESHOLDS] = OF_TRAINING.to_json()
     with file.open("wb") as stream:
         write_file(content, stream)
+    return folder
+
+
+def encrypted(model: Path, folder: Path) -> Path:
+    """The model directory's checkpoint in a new folder, encrypted with this process's key."""
+    folder.mkdir()
+    with (folder / "reid_model_best.pth").open("wb") as stream:
+        write_file(read_file(model / "reid_model_best.pth"), stream)
     return folder
 
 
@@ -195,7 +204,8 @@ def test_a_file_that_prepares_images_otherwise_fails_the_stage(persons, checkpoi
 @pytest.mark.slow
 def test_an_encrypted_file_prepares_images_itself_too(persons, checkpoint, monkeypatch):
     monkeypatch.setenv("REID_ENCRYPTION_KEY", "secret")
-    run_export(persons, checkpoint, "export.preprocessing=inside", "export.encrypted=true")
+    model = encrypted(checkpoint, persons.parent / "model")
+    run_export(persons, model, "export.preprocessing=inside", "export.encrypted=true")
     opened = OnnxModel(persons.parent / "out" / "onnx", threads=1)
     assert opened.of_pixels(np.zeros((1, 80, 40, 3), np.uint8)).shape == (1, 16)
 
@@ -204,8 +214,9 @@ def test_an_encrypted_file_prepares_images_itself_too(persons, checkpoint, monke
 def test_an_encrypted_int8_file_prepares_images_itself_and_keeps_its_thresholds(tmp_path, checkpoint, monkeypatch):
     monkeypatch.setenv("REID_ENCRYPTION_KEY", "secret")
     dataset = write_persons(tmp_path / "persons", train=8, test=4)
+    model = encrypted(checkpoint, tmp_path / "model")
     run_export(
-        dataset, checkpoint, "export.data_type=INT8", "export.preprocessing=inside", "export.encrypted=true",
+        dataset, model, "export.data_type=INT8", "export.preprocessing=inside", "export.encrypted=true",
         "export.quantization.images=8", "export.quantization.max_mAP_drop=1", "export.quantization.max_rank1_drop=1",
         thresholds=OF_EVALUATION.to_json(),
     )  # fmt: skip
@@ -245,9 +256,7 @@ def test_an_encrypted_onnx_is_nowhere_plain_and_opens_with_the_key_alone(dataset
         "export.encrypted: true, and no key is given\n  want: encryption_key, or REID_ENCRYPTION_KEY set"
     )
     monkeypatch.setenv("REID_ENCRYPTION_KEY", "open sesame")
-    with pytest.raises(KeyRefused, match=r"not encrypted, and an encryption key is given"):
-        run_export(dataset, checkpoint, *asked)
-    monkeypatch.setenv("REID_ACCEPT_PLAIN_MODELS", "1")
+    checkpoint = encrypted(checkpoint, dataset.parent / "model")
     with caplog.at_level(logging.INFO):
         outcome = run_export(dataset, checkpoint, *asked)
     onnx = dataset.parent / "out" / "onnx"
@@ -267,6 +276,15 @@ def test_an_encrypted_onnx_is_nowhere_plain_and_opens_with_the_key_alone(dataset
             with pytest.raises(KeyRefused) as refused:
                 read(onnx)
             assert str(refused.value) == text
+    monkeypatch.setenv("REID_ENCRYPTION_KEY", "open sesame")
+    onnx.write_bytes(decrypt(onnx, "open sesame").getvalue())
+    for read in (OnnxModel, read_onnx):
+        with pytest.raises(KeyRefused) as refused:
+            read(onnx)
+        assert str(refused.value).startswith(f"{onnx}: not encrypted, and an encryption key is given\n  want: a file")
+    assert OnnxModel(onnx.rename(onnx.with_name("theirs")), threads=1).data_type == "FP32"  # as a file of others
+    run_export(dataset, checkpoint)  # in the place of an encrypted one
+    assert OnnxModel(onnx, threads=1).data_type == "FP32"
 
 
 def test_a_spec_of_another_input_than_the_models_is_refused(dataset, checkpoint):

@@ -369,10 +369,12 @@ def test_an_older_training_of_a_swin_had_the_images_of_the_others(backbone: str,
 @pytest.mark.slow
 def test_epochs_of_the_peers_length_are_the_same_on_two_ranks_and_after_a_resume(folder: Path, tmp_path: Path) -> None:
     chosen = ["train.epoch_length=peers", "dataset.num_instances=2", "dataset.batch_size=8", "model.dropout_rate=0"]
+    chosen += ["train.optim.base_lr=1e-5"]
+    # at 3e-3 the eleven steps amplify the rounding of the two ranks' sums to 1e-3, or in float64 to 4e-15
     run(folder, tmp_path / "one", *chosen)
     run(folder, tmp_path / "two", *chosen, "train.cpu_processes=2", "train.num_epochs=1")
     run(folder, tmp_path / "two", *chosen, "train.cpu_processes=2")
     one, two = (json.loads((tmp_path / name / "history.json").read_text()) for name in ("one", "two"))
     assert [row["step"] for row in one] == [row["step"] for row in two]
-    # AdamW's first steps are as large whatever the gradient, so that the ranks' rounding grows to some thousandths
-    assert [row["train_loss"] for row in one[1:]] == pytest.approx([row["train_loss"] for row in two[1:]], rel=1e-2)
+    # the losses fall by 8 %; in float32 the sums of two ranks differ by 3e-7 of them
+    assert [row["train_loss"] for row in one[1:]] == pytest.approx([row["train_loss"] for row in two[1:]], rel=1e-5)
