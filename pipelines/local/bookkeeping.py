@@ -131,8 +131,9 @@ class Bookkeeping:
             found = f"{shown(plan.folder / FINISHED)} is no record of a finished task: {prepared.objection}"
             self._display.say(stage, f"{found}; it is kept in {shown(prepared.aside or plan.folder)}")
         elif prepared.aside:
+            size = sum(file.stat().st_size for file in prepared.aside.rglob("*") if file.is_file())
             kept = f"its outputs as they were found are kept in {shown(prepared.aside)}"
-            self._display.say(stage, f"{kept}; delete that folder if you do not need them")
+            self._display.say(stage, f"{kept} ({size / 1e6:,.1f} MB); delete that folder if you do not need them")
 
     def executor_input(self, plan: Plan) -> dict[str, Any]:
         """The JSON that the task is started with."""

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from pydantic import Field
 
 from reid.errors import ArtifactError, FolderInUse
 from reid.files.processes import is_alive
-from reid.files.records import DamagedRecordError, read_json_text, require_plain_file
+from reid.files.records import DamagedRecordError, make_way, read_json_text
 
 logger = logging.getLogger(__name__)
 
@@ -124,8 +124,7 @@ def _open_removable(lock: Path, path: Path) -> int | None:
 
 def _open_lock(folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
-    with suppress(FileNotFoundError):
-        require_plain_file(folder / LOCK)
+    make_way(folder / LOCK)
     return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
 
 

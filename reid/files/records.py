@@ -176,6 +176,16 @@ def read_or_set_aside(path: Path, model: type[Model], *, largest_bytes: int = LA
         return None
 
 
+def make_way(path: Path) -> None:
+    """Sets aside what stands at the path and is no plain file: a folder, a pipe."""
+    try:
+        require_plain_file(path)
+    except FileNotFoundError:
+        return
+    except DamagedRecordError as error:
+        set_aside(path, why=error.one_line)
+
+
 def require_plain_file(path: Path) -> None:
     """Raises FileNotFoundError, and DamagedRecordError if it is a folder, a pipe or a device, or cannot be seen."""
     wanted = "a JSON file"

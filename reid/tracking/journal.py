@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from reid.files.records import DamagedRecordError, read_json_lines, read_or_set_aside, require_plain_file, set_aside
+from reid.files.records import DamagedRecordError, make_way, read_json_lines, read_or_set_aside
 from reid.files.secrets import without_password
 from reid.files.writing import replacing
 
@@ -133,7 +133,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / JOURNAL
         folder.mkdir(parents=True, exist_ok=True)
-        _require_journal(self.path)
+        make_way(self.path)
         self._lock = threading.Lock()
         self._points: set[tuple[str, int]] = set()
         self._stream = self.path.open("ab", buffering=0)
@@ -191,16 +191,6 @@ def tags_of_the_pipeline(folder: Path) -> dict[str, str]:
         if line.parent:
             tags |= line.tags
     return tags
-
-
-def _require_journal(path: Path) -> None:
-    """Sets aside what cannot be appended to: a folder, a pipe."""
-    try:
-        require_plain_file(path)
-    except FileNotFoundError:
-        return
-    except DamagedRecordError as error:
-        set_aside(path, why=error.one_line)
 
 
 def now_ms() -> int:

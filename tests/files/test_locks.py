@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +21,14 @@ from reid.files.locks import locked, made_in_turn
 
 HOLD = "import sys, pathlib; from reid.files.locks import locked\n"
 HOLD += "with locked(pathlib.Path(sys.argv[1]), user='train'): print('held', flush=True); sys.stdin.read()"
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_a_lock_that_is_no_file_is_set_aside(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / ".lock")
+    with locked(tmp_path, user="train"):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", ".lock.damaged"]
+        assert json.loads((tmp_path / ".lock").read_text())["user"] == "train"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 from reid.errors import TrackingError
 from reid.tracking import outbox, sender
 from reid.tracking.experiment import KIND, NOTE, VIEW, experiment_id, set_up_page
-from reid.tracking.journal import Address, now_ms
+from reid.tracking.journal import ADDRESS, Address, now_ms
 from reid.tracking.outbox import Outbox
 from reid.tracking.pipeline_run import open_pipeline_run
 from reid.tracking.stage_run import StageRun, described_dataset, send_what_is_left
@@ -79,6 +79,26 @@ def test_a_journal_that_is_replayed_from_its_start_again_changes_nothing(
         assert again.send()
     again.journal.close()
     assert (shown(store, run_id), shown(store, parent_id)) == once
+
+
+@pytest.mark.slow
+def test_a_damaged_address_costs_nothing_the_whole_journal_is_sent_again(
+    store: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = open_pipeline_run(
+        tracking_uri=store, experiment="e", run_name="r", tags={}, params={}, results_dir=tmp_path
+    )
+    folder = tmp_path / "stage"
+    first = Outbox(folder, Address(store, "train", pipeline.start_stage("train", folder)))
+    first.journal.append_metrics({"loss": 0.5}, 1)
+    first.journal.close()
+    (folder / ADDRESS).write_text('{"store": 5')
+    run_id = pipeline.start_stage("train", folder, resumes=True)
+    pipeline.finish_stage(folder, "FINISHED")
+    pipeline.finish("FINISHED")
+    assert run_id == first.address.run_id  # found by its tags
+    assert shown(store, run_id)[0] == {"loss": [(1, 0.5)]}
+    assert f"{ADDRESS}.damaged" in caplog.text
 
 
 def test_a_run_is_found_by_its_tags_if_the_answer_to_its_creation_was_lost(

@@ -113,7 +113,7 @@ def test_a_damaged_output_is_made_again(repository: MiniRepository, damage: str)
     assert folder is not None
     (aside,) = folder.glob("set-aside-*")
     kept = f"left   its outputs as they were found are kept in {shown(aside)}"
-    assert f"{kept}; delete that folder if you do not need them\n" in repository.said
+    assert f"{kept} (0.0 MB); delete that folder if you do not need them\n" in repository.said
     found = [path.name for path in sorted((aside / "data").iterdir())]
     assert found == ([] if damage == "delete" else ["text"])
 
