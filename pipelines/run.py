@@ -63,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done; 1 a stage failed; 2 an error that the user can correct; 130 Ctrl-C, 143 SIGTERM.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         settle_in()
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
         with raise_disk_errors_as_artifact_errors(ROOT):
             return _run_words(words)
     except ReidError as error:

@@ -38,8 +38,8 @@ def require_encrypted(path: Path) -> None:
     if path.is_file() and encryption_key() and not is_encrypted(path):
         raise KeyRefused(
             f"{path}: not encrypted, and an encryption key is given\n"
-            f"  want: a file that was encrypted with the key; or, if the file is trusted, no encryption_key and no "
-            f"{KEY_ENVIRONMENT}"
+            "  want: a file that was encrypted with the key; if you trust this one, reid adopt -e SPEC FILE encrypts "
+            f"it, if it is a checkpoint; or neither encryption_key nor {KEY_ENVIRONMENT}"
         )
 
 

@@ -9,6 +9,7 @@ import errno
 import getpass
 import os
 import resource
+import sys
 import tempfile
 from pathlib import Path
 
@@ -27,8 +28,10 @@ NO_MEMORY = (
 def settle_in() -> None:
     """Gives this process a user's name, a home and folders for caches, if it has none that it can use.
 
-    Raises MachineError if its working folder was deleted.
+    A standard stream that was closed becomes one that leads nowhere: what is written to it is lost, and no file that is
+    opened later gets its number. Raises MachineError if the working folder was deleted.
     """
+    _open_closed_streams()
     try:
         Path.cwd()
     except OSError as error:
@@ -46,6 +49,26 @@ def settle_in() -> None:
             os.environ[variable] = str(own_folder() / name)
 
 
+def _open_closed_streams() -> None:
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            mode = "w" if number else "r"
+            nowhere = os.open(os.devnull, os.O_RDWR)  # gets the number itself if it is still free
+            if nowhere != number and not _is_open(number):
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+                nowhere = number
+            setattr(sys, name, os.fdopen(nowhere, mode, encoding="utf-8", errors="backslashreplace"))
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
 def own_folder() -> Path:
     """A folder of this user for temporary files that nobody else may write; it is made if it is not there."""
     folder = Path(tempfile.gettempdir(), f"reid-{os.getuid()}")
@@ -56,8 +79,22 @@ def own_folder() -> Path:
     return folder
 
 
+def _output_error(error: BaseException) -> MachineError | None:
+    """The error in a sentence if the standard output is what cannot be written; from then on it leads nowhere."""
+    if not isinstance(error, OSError) or error.errno != errno.ENOSPC or error.filename is not None:
+        return None
+    try:
+        os.write(1, b"\n")  # the stream's own buffer may be empty again
+    except OSError as refused:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail once more at the end
+        return MachineError(f"the standard output: cannot be written\n  found: {refused.strerror}")
+    return None
+
+
 def machine_error(error: BaseException) -> MachineError | None:
-    """The error in a sentence if memory or threads were refused, whichever library says so; else None."""
+    """The error in a sentence if memory, threads or the standard output were refused, whichever library says so."""
+    if output := _output_error(error):
+        return output
     for cause in with_causes(error):
         said = str(cause).lower()
         refused = isinstance(cause, OSError) and cause.errno in {errno.ENOMEM, errno.EAGAIN}

@@ -6,8 +6,9 @@ from typing import Any
 
 from reid.contract import Contract
 from reid.errors import ArtifactError, SpecError
+from reid.files.encryption import is_encrypted
 from reid.files.secrets import encryption_key, key_to_environment
-from reid.files.writing import require_writable
+from reid.files.writing import replacing, require_writable
 from reid.spec import Experiment
 from reid.spec.names import is_vit
 from reid.spec.network import contract_of, network_values
@@ -30,7 +31,8 @@ def adopt(spec: Experiment, *, file: Path, output: Path, embedding: str | None =
     """Writes to `output` the network of `file` as the spec describes it, with the spec's preprocessing.
 
     An .onnx becomes an ONNX file, encrypted if spec.export.encrypted is set; `embedding` names its output that is the
-    embedding, if it has several. Any other file becomes a checkpoint, encrypted if there is a key. Raises
+    embedding, if it has several. Any other file becomes a checkpoint, encrypted if there is a key; with a key, an
+    unencrypted checkpoint of this project is encrypted as it is. Raises
     ArtifactError if a file is at `output`, or if `file` is missing, damaged, this project's own, or of another network
     than the spec's; see adopt_checkpoint and adopt_onnx.
     """
@@ -42,12 +44,27 @@ def adopt(spec: Experiment, *, file: Path, output: Path, embedding: str | None =
         return _adopt_onnx(spec, file, output, embedding)
     if embedding is not None:
         raise SpecError(f"--embedding {embedding}: {file} is a checkpoint\n  want: an .onnx, whose outputs have names")
-    return _adopt_checkpoint(spec, file, output)
+    return _encrypted_copy(file, output) or _adopt_checkpoint(spec, file, output)
 
 
 def adopted_name(file: Path) -> Path:
     """The file to write if none is named: <name>.adopted.pth, or .onnx, beside `file`."""
     return file.with_name(f"{file.stem}.adopted{'.onnx' if file.suffix.lower() == '.onnx' else '.pth'}")
+
+
+def _encrypted_copy(file: Path, output: Path) -> Outcome | None:
+    """Encrypts a checkpoint of this project that is not encrypted yet; None if `file` is none, or there is no key."""
+    from reid.model.safe_files import read_file, write_file
+    from reid.model.sources import OURS, source_kind, tensors_of
+
+    if not encryption_key() or (file.is_file() and is_encrypted(file)):
+        return None
+    content = read_file(file)
+    if source_kind(content, tensors_of(file, content)) != OURS:
+        return None
+    with replacing(output) as partial, partial.open("wb") as stream:
+        write_file(content, stream)
+    return Outcome({}, lines=[f"encrypted, and otherwise unchanged: {output}"])
 
 
 def _adopt_checkpoint(spec: Experiment, file: Path, output: Path) -> Outcome:

@@ -131,7 +131,9 @@ def test_weights_outside_the_folder_are_refused(file: Path, location: str) -> No
 def test_a_name_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
     file = write_mean_colour(tmp_path / "m.onnx")
     file.write_bytes(file.read_bytes().replace(b"MatMul", b"M\xe1tMul"))
-    assert refused(file) == f"{file}: fails the ONNX check, and has a name that is not UTF-8"
+    with pytest.raises(ArtifactError) as caught:
+        read_onnx(file)
+    assert str(caught.value) == f"{file}: fails the ONNX check, and has a name that is not UTF-8"
 
 
 @pytest.mark.parametrize(

@@ -85,3 +85,29 @@ def test_a_working_folder_that_was_deleted_is_one_sentence(tmp_path: Path, comma
     assert done.stderr.endswith(
         "error: the working folder: No such file or directory\n  want: one that is there: cd into it\n"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["reid spec --blank", "pipelines --help"])
+def test_a_standard_stream_that_is_closed_is_no_bug(command: str) -> None:
+    def run(redirected: str) -> "subprocess.CompletedProcess[str]":
+        words = ["/bin/bash", "-c", f"{sys.executable} -m {command} {redirected}"]
+        return subprocess.run(
+            words, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+        )
+
+    for redirected in (">&-", "2>&-", "<&-", ">&- 2>&- <&-"):
+        done = run(redirected)
+        assert (done.returncode, done.stderr) == (0, ""), redirected
+
+
+@pytest.mark.slow
+def test_a_full_standard_output_is_one_sentence() -> None:
+    command = ["/bin/bash", "-c", f"{sys.executable} -m reid spec --blank >/dev/full"]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: the standard output: cannot be written\n  found: No space left on device\n",
+    )

@@ -133,6 +133,18 @@ def test_an_adopted_checkpoint_is_encrypted_where_there_is_a_key(small: Path, mo
         load_model(ours)
 
 
+def test_a_checkpoint_of_this_project_is_encrypted_as_it_is(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cli.main(["adopt", str(small.parent / "theirs.tlt"), "-e", str(small)]) == 0
+    plain, hidden = small.parent / "theirs.adopted.pth", small.parent / "hidden.pth"
+    before = load_model(plain).network.state_dict()
+    monkeypatch.setenv("REID_ENCRYPTION_KEY", "a very secret key")
+    with pytest.raises(ArtifactError, match="reid adopt -e SPEC FILE encrypts it"):
+        load_model(plain)
+    assert cli.main(["adopt", str(plain), "-e", str(small), "--output", str(hidden)]) == 0
+    assert hidden.read_bytes().startswith(b"REIDENC1")
+    torch.testing.assert_close(load_model(hidden).network.state_dict(), before, rtol=0, atol=0)
+
+
 def test_fast_reids_checkpoint_needs_a_word_on_the_stem_and_its_own_normalisation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
