@@ -299,8 +299,8 @@ def test_an_encrypted_onnx_is_encrypted_in_the_registry_too(tmp_path, monkeypatc
     assert "reid_encrypted_onnx" in described
     assert "fc_pred" in described
     version = registry.client.get_model_version("m", "2")
-    model = registry.client.get_logged_model(version.model_id)
-    assert (version.source, model.status) == (f"models:/{version.model_id}", "READY")
+    model = registry.client.get_logged_model(version.source.removeprefix("models:/"))
+    assert (model.name, model.status) == ("reid-onnx", "READY")
     assert {row.key: row.value for row in model.metrics} == FIGURES | {"mAP": 0.6}
 
 
