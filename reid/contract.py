@@ -89,13 +89,15 @@ class Contract:
         for name in ("flip", "normalized"):
             if type(value := getattr(self, name)) is not bool:
                 raise ArtifactError(f"preprocessing contract: {name} {_short(value)}\n  want: true or false")
-        wanted = {"resize": "bilinear", "channel_order": {1: "L", 3: "RGB"}.get(self.channels)}
+        wanted = {"resize": "bilinear", "channel_order": {1: "L"}.get(self.channels, "RGB")}
         for name, value in wanted.items():
             if getattr(self, name) != value:
                 raise ArtifactError(
                     f"preprocessing contract: {name} {_short(getattr(self, name))} of {self.channels} channels\n"
                     f"  want: {value!r}; nothing else can be done to an image here"
                 )
+        if self.channels not in (1, 3):
+            raise ArtifactError(f"preprocessing contract: channels {self.channels}\n  want: 3, or 1 for grey images")
         if not len(self.mean) == len(self.std) == self.channels:
             raise ArtifactError(
                 f"preprocessing contract: {len(self.mean)} means and {len(self.std)} stds of {self.channels} channels\n"

@@ -40,6 +40,7 @@ NUMBERS = "\n  want: numbers up to 1e+06, each std from 1e-06; pixels are scaled
     ("change", "text"),
     [
         ({"resize": "letterbox"}, "resize 'letterbox' of 3 channels\n  want: 'bilinear'"),
+        ({"channels": 2, "channel_order": None}, "channel_order None of 2 channels\n  want: 'RGB'"),
         ({"channel_order": "BGR"}, "channel_order 'BGR' of 3 channels\n  want: 'RGB'"),
         ({"channels": 1, "mean": (0.5,), "std": (0.2,)}, "channel_order 'RGB' of 1 channels\n  want: 'L'"),
     ],
@@ -62,6 +63,7 @@ def test_what_nobody_here_can_do_to_an_image_is_refused(change, text):
         ({"std": (0.2, 0, 0.2)}, "mean {mean}, std (0.2, 0, 0.2)" + NUMBERS),
         ({"std": ("a", 1, 1)}, "mean {mean}, std ('a', 1, 1)" + NUMBERS),
         ({"height": "64"}, "height '64'\n  want: a whole number from 1"),
+        ({"channels": 2}, "channels 2\n  want: 3, or 1 for grey images"),
         ({"channels": [3]}, "channels [3]\n  want: a whole number from 1"),
     ],
 )

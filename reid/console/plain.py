@@ -23,6 +23,11 @@ def printable(text: str) -> str:
     return COMMANDS.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
+def in_one_line(name: object) -> str:
+    """A file's name as `printable` gives it, line ends and tabs as \\n and \\t: it cannot forge lines of an error."""
+    return printable(str(name)).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def markdown_text(text: str) -> str:
     """The text for Markdown, which shows it as it is: no markup, no HTML, no link, no image, and in one line."""
     shown = MARKUP.sub(r"\\\g<0>", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

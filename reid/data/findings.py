@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from reid.console.plain import in_one_line
+
 Severity = Literal["error", "warning", "note"]
 
 EXAMPLES = 8
@@ -25,6 +27,10 @@ class Finding:
     """The first few culprits: SPLIT/FILE, or a sentence."""
     files: tuple[Path, ...] = ()
     """The first few culprits that can be shown as pictures."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", in_one_line(self.message))
+        object.__setattr__(self, "examples", tuple(map(in_one_line, self.examples)))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from reid.console.plain import in_one_line
 from reid.errors import UnreadableImage
 
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL.TiffImagePlugin")
@@ -72,7 +73,7 @@ def read_picture(path: str | Path, *, mode: str = "RGB") -> Image.Image:
     try:
         return decode(read_content(Path(path))).image.convert(mode)
     except Unreadable as why:
-        raise UnreadableImage(f"{path}: cannot be read: {why}") from why
+        raise UnreadableImage(f"{in_one_line(path)}: cannot be read: {why}") from why
 
 
 def read_content(path: Path) -> bytes:

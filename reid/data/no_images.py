@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import PurePosixPath
 
+from reid.console.plain import in_one_line
 from reid.data.market1501 import IMAGE_ENDINGS, Listing, is_of_a_system
 
 ENDINGS_SHOWN = 3
@@ -19,8 +20,8 @@ def found_instead(listing: Listing) -> str:
     endings = Counter(suffix for name in files if (suffix := PurePosixPath(name).suffix.lower()))
     shown = endings.most_common(ENDINGS_SHOWN)
     others = len(files) - sum(count for _, count in shown)
-    found = [f"{_counted(len(folders), 'folder')} (first: {folders[0]})"] if folders else []
-    found += [_counted(count, f"{ending} file") for ending, count in shown]
+    found = [f"{_counted(len(folders), 'folder')} (first: {in_one_line(folders[0])})"] if folders else []
+    found += [_counted(count, f"{in_one_line(ending)} file") for ending, count in shown]
     found += [_counted(others, "other file")] if others else []
     if not found:
         return ""

@@ -6,6 +6,7 @@ Shapes: N files.
 from collections.abc import Sequence
 from pathlib import Path
 
+from reid.console.plain import in_one_line
 from reid.data.market1501 import PersonImage, Split
 from reid.data.on_disk import ImagesOnDisk
 from reid.deploy.opening import OpenModel
@@ -40,6 +41,6 @@ def require_files(files: Sequence[Path]) -> None:
     """Raises DatasetError if one of the image files is missing or is a folder; no file is opened."""
     for file in (file.absolute() for file in files):
         if file.is_dir():
-            raise DatasetError(f"{file}: a folder\n  want: an image file")
+            raise DatasetError(f"{in_one_line(file)}: a folder\n  want: an image file")
         if not file.exists():
-            raise DatasetError(f"{file}: no such file\n  want: an image file")
+            raise DatasetError(f"{in_one_line(file)}: no such file\n  want: an image file")

@@ -15,8 +15,9 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from reid.console.plain import in_one_line
 from reid.console.progress import Progress
-from reid.data.market1501 import IMAGE_ENDINGS, list_folder
+from reid.data.market1501 import IMAGE_ENDINGS, LIKE_IMAGES, list_folder
 from reid.data.no_images import found_instead
 from reid.deploy.opening import OpenModel
 from reid.embedding_files.reading import READERS, EmbeddingSet, files_of, read_embeddings
@@ -188,6 +189,11 @@ def _images_in(folder: Path) -> list[Path]:
 def _require_images(folder: Path) -> list[Path]:
     if not (images := _images_in(folder)):
         _no_images(folder)
+    if others := [file.name for file in folder.iterdir() if file.suffix.lower() in LIKE_IMAGES]:
+        logger.warning(
+            "%s: %d files are pictures in formats that are not searched (first: %s); convert them to one of %s",
+            folder, len(others), in_one_line(min(others)), ", ".join(IMAGE_ENDINGS),
+        )  # fmt: skip
     return images
 
 

@@ -19,6 +19,7 @@ from reid.embedding_files.rows import About, blocks_of
 from reid.embedding_files.writing import write_embeddings
 from reid.embeddings import Embeddings, write_json
 from reid.files.hashes import file_sha256
+from reid.stages.search import _require_images
 from tests.cli.test_match import KNOWN
 from tests.tiny_onnx import write_mean_colour
 
@@ -227,6 +228,19 @@ def test_a_number_out_of_range_is_refused_at_once(capsys, option, value):
         main(["search", "query", "--gallery", "gallery", option, value])
     assert caught.value.code == 2
     assert f"{option}: {value}: want a" in capsys.readouterr().err
+
+
+def test_pictures_that_are_not_searched_are_named(folder, caplog):
+    place = folder / "phone"
+    place.mkdir()
+    (place / "a.png").write_bytes((folder / "gallery" / "red.png").read_bytes())
+    for name in ("c.heic", "b\n.HEIC", "notes.txt"):
+        (place / name).touch()
+    assert [file.name for file in _require_images(place)] == ["a.png"]
+    assert caplog.messages == [
+        f"{place}: 2 files are pictures in formats that are not searched (first: b\\n.HEIC); convert them to one of "
+        ".jpg, .jpeg, .jfif, .png, .bmp, .webp, .tif, .tiff"
+    ]
 
 
 def test_no_rows_damaged_rows_and_a_folder_of_both_kinds_are_refused(folder, capsys, tmp_path):

@@ -1,11 +1,12 @@
 """Texts that could command a terminal, or are markup, are shown as what they are."""
 
 import io
+from pathlib import Path
 
 import pytest
 
 from reid.console.live import LiveLines
-from reid.console.plain import code_text, markdown_text, printable, show_error
+from reid.console.plain import code_text, in_one_line, markdown_text, printable, show_error
 from reid.errors import DatasetError
 
 
@@ -21,6 +22,10 @@ from reid.errors import DatasetError
 )
 def test_characters_that_command_a_terminal_are_written_out(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+def test_a_name_stays_in_one_line() -> None:
+    assert in_one_line(Path("a\nerror: b\t\x1b.jpg")) == "a\\nerror: b\\t\\x1b.jpg"
 
 
 def test_errors_and_log_lines_cannot_command_the_terminal() -> None:

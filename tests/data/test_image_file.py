@@ -218,6 +218,13 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
         read_picture(tmp_path / "pipe.jpg")
 
 
+def test_the_name_of_an_image_cannot_forge_a_line_of_its_error(tmp_path: Path) -> None:
+    (tmp_path / "a\nerror: b.png").write_bytes(b"")
+    with pytest.raises(UnreadableImage) as caught:
+        read_picture(tmp_path / "a\nerror: b.png")
+    assert str(caught.value) == f"{tmp_path}/a\\nerror: b.png: cannot be read: empty file"
+
+
 MORE = "more pixels than PIL reads"
 
 

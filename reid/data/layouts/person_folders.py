@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from reid.console.plain import in_one_line
 from reid.data.file_names import ANY, CAMERA, DUKEMTMC, MARKET1501, FileNames
 from reid.data.findings import counted
 from reid.data.layouts.layout import SPLITS, Found, NamedImage
@@ -56,7 +57,7 @@ def _list(root: Path) -> _Folder:
         folder.strays += [f"{person}/{name}" for name in inner.strays] or ([] if inner.files else [f"{person}/"])
     if not folder.files:
         strays = sorted(folder.strays)
-        found = f"{counted(len(strays), 'other name')}, first {strays[0]}" if strays else "nothing"
+        found = f"{counted(len(strays), 'other name')}, first {in_one_line(strays[0])}" if strays else "nothing"
         raise DatasetError(
             f"{root}: no person's folder has an image; found {found}; an image ends in {', '.join(IMAGE_ENDINGS)}"
         )
@@ -79,9 +80,9 @@ def _advice(root: Path) -> str:
     if not persons or len(persons) < len(inside):
         return ""
     return (
-        f"{root}: found {counted(len(persons), 'folder')}, first {persons[0]}, none of them train, query or gallery; "
-        f"want {TREE}: move the persons to train on into train, and of each other person some images into query, the "
-        "others into gallery"
+        f"{root}: found {counted(len(persons), 'folder')}, first {in_one_line(persons[0])}, none of them train, query "
+        f"or gallery; want {TREE}: move the persons to train on into train, and of each other person some images into "
+        "query, the others into gallery"
     )
 
 
