@@ -343,7 +343,7 @@ def test_an_older_training_by_the_cosine_has_its_learning_rates_one_epoch_ahead(
         run(folder, tmp_path, *cosine, "train.num_epochs=3")
     assert str(error.value) == (
         f"{latest}: a training with other settings: 1 differ\n  first: {ahead}: then 1, now 0\n"
-        "  want: the earlier settings; or another folder for the new ones; or, to resume from there with\n"
+        "  want: the earlier settings; or another train.results_dir for the new ones; or, to resume from there with\n"
         f"  the new ones, train.resume_training_checkpoint_path={latest}"
     )
     run(folder, tmp_path, *cosine, "train.num_epochs=3", f"{ahead}=1")
