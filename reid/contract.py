@@ -62,7 +62,8 @@ class Contract:
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ArtifactError(f"preprocessing contract: not JSON ({error}); found: {text[:80]!r}") from None
+            why = "nested too deeply" if isinstance(error, RecursionError) else error
+            raise ArtifactError(f"preprocessing contract: not JSON ({why}); found: {text[:80]!r}") from None
         wanted = {entry.name for entry in fields(cls)}
         if not isinstance(values, dict) or set(values) != wanted:
             found = str(sorted(values)[:12]) if isinstance(values, dict) else type(values).__name__

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from reid.errors import ArtifactError, KeyRefused
-from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
+from reid.files.secrets import KEY_ENVIRONMENT, PLAIN_ENVIRONMENT, accepts_plain_models, encryption_key
 from reid.files.writing import replacing
 
 MAGIC = b"REIDENC1"
@@ -31,15 +31,14 @@ def is_encrypted(path: Path) -> bool:
 
 
 def require_encrypted(path: Path) -> None:
-    """Raises KeyRefused if the file is plain although this process has a key.
+    """Raises KeyRefused if the file is plain, although this process has a key and does not say that it accepts those.
 
     Else anybody who may write the folder could put another model in the place of one whose key they do not have.
     """
-    if path.is_file() and encryption_key() and not is_encrypted(path):
+    if not accepts_plain_models() and path.is_file() and not is_encrypted(path):
         raise KeyRefused(
             f"{path}: not encrypted, and an encryption key is given\n"
-            f"  want: a file that was encrypted with the key; or, if the file is trusted, no encryption_key and no "
-            f"{KEY_ENVIRONMENT}"
+            f"  want: a file that was encrypted with the key; or, if the file is trusted, {PLAIN_ENVIRONMENT}=1"
         )
 
 

@@ -4,6 +4,8 @@ import os
 import re
 
 KEY_ENVIRONMENT = "REID_ENCRYPTION_KEY"
+PLAIN_ENVIRONMENT = "REID_ACCEPT_PLAIN_MODELS"
+"""Whoever sets it to 1 trusts model files that are not encrypted, though there is a key."""
 PASSWORD = re.compile(r"(?<=://)([^/@\s:]*):[^/@\s]*@")
 """The user and the password in an address."""
 IN_QUERY = re.compile(
@@ -16,6 +18,11 @@ IN_QUERY = re.compile(
 def encryption_key() -> str | None:
     """The pass phrase of this process, less line ends after it; None if model files are written unencrypted."""
     return os.environ.get(KEY_ENVIRONMENT, "").rstrip("\r\n") or None
+
+
+def accepts_plain_models() -> bool:
+    """Whether a file that should be encrypted may be plain: without a key, or if the environment says so."""
+    return encryption_key() is None or os.environ.get(PLAIN_ENVIRONMENT) == "1"
 
 
 def key_to_environment(key: str | None) -> None:

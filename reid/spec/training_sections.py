@@ -94,7 +94,12 @@ class Train(Section):
     num_nodes: Count = 1
     """Number of machines (nodes) that train together, each with num_gpus GPUs; they share dataset.batch_size."""
     seed: Annotated[
-        int, Field(ge=0), AlsoReadBy("evaluate"), ReadAloneBy("start_client"), DecidesTraining(), InForm("seed")
+        int,
+        Field(ge=0),
+        AlsoReadBy("validate", "evaluate"),
+        ReadAloneBy("start_client"),
+        DecidesTraining(),
+        InForm("seed"),
     ] = 1234
     """Seed of all random choices; on one machine, the same seed gives the same results (on a GPU up to rounding)."""
     num_epochs: Annotated[Count, InForm("epochs")] = 10

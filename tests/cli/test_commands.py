@@ -91,7 +91,9 @@ def spec_file(tmp_path: Path) -> Path:
     names = {"train": "train", "query": "query", "gallery": "test"}
     folders = [f"  {names[split]}_dataset_dir: {market}/{folder}" for split, folder in FOLDERS.items()]
     file = tmp_path / "small.yaml"
-    file.write_text("\n".join([f"results_dir: {tmp_path}/r", "dataset:", "  num_classes: 3", *folders]) + "\n")
+    file.write_text(
+        "\n".join([f"results_dir: {tmp_path}/r", "dataset:", "  num_classes: 3", "  batch_size: 8", *folders]) + "\n"
+    )
     return file
 
 

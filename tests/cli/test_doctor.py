@@ -35,7 +35,8 @@ def spec(tmp_path: Path) -> Path:
     path = tmp_path / "spec.yaml"
     model = "model: {input_width: 32, input_height: 64, backbone: timm/test_resnet}"
     path.write_text(
-        f"{model}\nresults_dir: {tmp_path}/results\ndataset: {{root: {tmp_path}/data, num_classes: null}}\n"
+        f"{model}\nresults_dir: {tmp_path}/results\n"
+        f"dataset: {{root: {tmp_path}/data, num_classes: null, batch_size: 16}}\n"
     )
     return path
 

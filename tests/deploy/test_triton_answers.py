@@ -136,24 +136,32 @@ CONFIGURATIONS: dict[str, tuple[Answer, str]] = {
     ),
     "a contract of a billion values": (
         as_json(config(contract(embedding=10**9))),
-        "HOST: m: images of 3 x 4 x 2 and embeddings of 1000000000 values\n"
-        "  want: images of at most 4,194,304 values, embeddings of at most 65,536",
+        "HOST: m: preprocessing contract: height 4, width 2, embedding 1000000000\n"
+        "  want: at most 16,777,216 pixels and an embedding of at most 1,048,576 numbers",
     ),
     "a contract of ten billion pixels": (
         as_json(config(contract(height=10**5, width=10**5))),
-        "HOST: m: images of 3 x 100000 x 100000 and embeddings of 2 values\n"
+        "HOST: m: preprocessing contract: height 100000, width 100000, embedding 2\n"
+        "  want: at most 16,777,216 pixels and an embedding of at most 1,048,576 numbers",
+    ),
+    "a contract of two million pixels": (
+        as_json(config(contract(height=2000, width=1000))),
+        "HOST: m: images of 3 x 2000 x 1000 and embeddings of 2 values\n"
         "  want: images of at most 4,194,304 values, embeddings of at most 65,536",
     ),
     "std 0": (
         as_json(config(contract(std=[0.25, 0, 0.25]))),
         "HOST: m: preprocessing contract: mean (0.5, 0.5, 0.5), std (0.25, 0, 0.25)\n"
-        "  want: finite numbers, each std above 0",
+        "  want: numbers up to 1e+06, each std from 1e-06; pixels are scaled to 0..1",
     ),
     "mean null": (
         as_json(config(contract(mean=None))),
         "HOST: m: preprocessing contract: mean None\n  want: a list of numbers",
     ),
-    "a contract 10,000 deep": (as_json(config("[" * 10_000)), "HOST: m: nested too deeply"),
+    "a contract 10,000 deep": (
+        as_json(config("[" * 10_000)),
+        f"HOST: m: preprocessing contract: not JSON (nested too deeply); found: {'[' * 80!r}",
+    ),
     "an input of whole numbers": (
         as_json(config(input=[{"name": "input", "data_type": "TYPE_INT32", "dims": [3, 4, 2]}])),
         "HOST: m: inputs and outputs are input TYPE_INT32 (3, 4, 2), fc_pred TYPE_FP32 (2)\n"

@@ -147,6 +147,7 @@ def _source(lab: Lab, **changes: Any) -> list[str]:
         zip_market(archive)
     values = {"root": lab.folder / "data", "zip": archive} | changes
     folders = [f"dataset.{split}_dataset_dir=null" for split in ("train", "query", "test")]
+    folders.append("dataset.batch_size=6")  # it has three training persons
     return [*folders, *(f"dataset.source.{name}={value}" for name, value in values.items() if value is not None)]
 
 

@@ -120,7 +120,9 @@ def test_runs_of_a_killed_runner_are_closed_by_the_next(pipeline: PipelineRun, t
 def test_a_store_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"this is no database, and long enough to be seen as such by sqlite" * 20)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    with pytest.raises(TrackingError, match=r"^MLflow at sqlite:///.*file is not a database"):
+    with pytest.raises(
+        TrackingError, match=r"^MLflow at sqlite:///.*is no SQLite database: it begins with b'this is no datab'"
+    ):
         open_pipeline_run(tracking_uri=uri, experiment="tests", run_name="x", tags={}, params={}, results_dir=tmp_path)
 
 

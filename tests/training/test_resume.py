@@ -136,7 +136,7 @@ def test_a_plain_file_in_the_place_of_an_encrypted_one_is_refused(tmp_path, monk
             read(latest)
         assert str(error.value) == (
             f"{latest}: not encrypted, and an encryption key is given\n  want: a file that was encrypted with the key; "
-            "or, if the file is trusted, no encryption_key and no REID_ENCRYPTION_KEY"
+            "or, if the file is trusted, REID_ACCEPT_PLAIN_MODELS=1"
         )
     with pytest.raises(KeyRefused):  # nor is the training started over
         newest_checkpoint(tmp_path)

@@ -30,7 +30,7 @@ def test_a_parameter_that_counts_gpus_is_one_of_the_pipeline() -> None:
 )
 def test_relative_paths_are_put_on_the_volume_and_absolute_ones_stay(made: str) -> None:
     text = (
-        f"results_dir: results\ndataset: {{{made}, store_dir: data}}\n"
+        f"results_dir: results\ndataset: {{{made}, store_dir: data, corrections: corrections.csv}}\n"
         "model: {pretrained_model_path: weights/r50.pth}\n"
         "train: {resume_training_checkpoint_path: /somewhere/else.pth}\n"
         "evaluate: {output_cmc_curve_plot: plots/cmc.png, output_sampled_matches_plot: plots/matches.png}\n"
@@ -48,6 +48,7 @@ def test_relative_paths_are_put_on_the_volume_and_absolute_ones_stay(made: str) 
     fetched = made.startswith("source")
     assert found == {
         "dataset.root": None,
+        "dataset.corrections": "/mnt/sets/corrections.csv",
         "dataset.train_dataset_dir": "/mnt/sets/market/bounding_box_train",
         "dataset.query_dataset_dir": "/mnt/sets/market/query",
         "dataset.test_dataset_dir": "/mnt/sets/market/bounding_box_test",
