@@ -31,11 +31,11 @@ def is_encrypted(path: Path) -> bool:
 
 
 def require_encrypted(path: Path) -> None:
-    """Raises KeyRefused if the file is plain although this process has a key.
+    """Raises KeyRefused if the file is plain, although this process has a key and does not say that it accepts those.
 
     Else anybody who may write the folder could put another model in the place of one whose key they do not have.
     """
-    if path.is_file() and encryption_key() and not is_encrypted(path):
+    if encryption_key() and path.is_file() and not is_encrypted(path):
         raise KeyRefused(
             f"{path}: not encrypted, and an encryption key is given\n"
             "  want: a file that was encrypted with the key; if you trust this one, reid adopt -e SPEC FILE encrypts "

@@ -22,6 +22,7 @@ from reid.deploy.pixel_port import PixelPort
 from reid.errors import ArtifactError, DatasetError, SpecError
 from reid.files.encryption import is_encrypted
 from reid.model.checkpoint import load_model
+from reid.model.safe_files import read_file, write_file
 from reid.training.resume import LATEST
 from tests.on_cpu import build_driver
 from tests.small_market import write_image
@@ -114,11 +115,14 @@ def export_parity_images(lab: Lab) -> None:
 
 def export_encrypted(lab: Lab) -> None:
     assert not is_encrypted(exported(lab))
+    content, model = read_file(lab.train().folder / LATEST), lab.folder / "m.pth"
     lab.patch.setenv("REID_ENCRYPTION_KEY", "open sesame")
+    with model.open("wb") as stream:
+        write_file(content, stream)
     target = lab.folder / "m.onnx"
     lab.task(
-        "export", "export.encrypted=true", f"export.checkpoint={lab.train().folder / LATEST}",
-        f"export.onnx_file={target}", f"results_dir={lab.folder}",
+        "export", "export.encrypted=true", f"export.checkpoint={model}", f"export.onnx_file={target}",
+        f"results_dir={lab.folder}",
     )  # fmt: skip
     assert is_encrypted(target)
 

@@ -256,6 +256,8 @@ def test_an_encrypted_onnx_is_nowhere_plain_and_opens_with_the_key_alone(dataset
         "export.encrypted: true, and no key is given\n  want: encryption_key, or REID_ENCRYPTION_KEY set"
     )
     monkeypatch.setenv("REID_ENCRYPTION_KEY", "open sesame")
+    with pytest.raises(KeyRefused, match=r"not encrypted, and an encryption key is given"):
+        run_export(dataset, checkpoint, *asked)
     checkpoint = encrypted(checkpoint, dataset.parent / "model")
     with caplog.at_level(logging.INFO):
         outcome = run_export(dataset, checkpoint, *asked)
