@@ -224,7 +224,7 @@ def test_a_file_name_that_is_no_text_does_not_break_the_reports(market: Path, tm
     write_image(market / "query" / "a.jpg").rename(market / "query" / "caf\udce9.jpg")
     with pytest.raises(DatasetError):
         _validate(_spec(market), tmp_path / "out")
-    assert "query/caf\\udce9.jpg" in (tmp_path / "out" / "summary.md").read_text()
+    assert "query/caf\\\\udce9.jpg" in (tmp_path / "out" / "summary.md").read_text()
 
 
 def test_html_and_markup_in_a_file_name_are_text_in_the_reports(market: Path, tmp_path: Path) -> None:
