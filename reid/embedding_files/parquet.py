@@ -66,6 +66,9 @@ class ParquetFile:
                 schema, self.rows = file.schema_arrow, file.metadata.num_rows
         except (arrow.ArrowException, OSError, ValueError) as error:
             raise self._damaged(error) from None
+        twice = sorted(name for name in set(schema.names) if schema.names.count(name) > 1)
+        if twice:
+            raise self._damaged(f"two columns {twice[0]}")
         self._columns = [name for name in PLAIN if name in schema.names]
         kind = schema.field("embedding").type if "embedding" in schema.names else None
         if kind is None or not arrow.types.is_fixed_size_list(kind):
@@ -73,7 +76,9 @@ class ParquetFile:
         if not arrow.types.is_float16(kind.value_type) and not arrow.types.is_float32(kind.value_type):
             raise self._damaged(f"embedding is {kind}")
         if "img_path" not in self._columns or not _is_text(arrow, schema.field("img_path").type):
-            raise self._damaged(f"img_path is {schema.field('img_path').type if self._columns else 'not there'}")
+            raise self._damaged(
+                f"img_path is {schema.field('img_path').type if 'img_path' in schema.names else 'not there'}"
+            )
         for name in {"person", "camera"} & set(self._columns):
             if not arrow.types.is_integer(schema.field(name).type):
                 raise self._damaged(f"{name} is {schema.field(name).type}")

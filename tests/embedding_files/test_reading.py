@@ -194,3 +194,18 @@ def test_files_of_several_widths_or_models_are_not_one_gallery(tmp_path):
         f"{tmp_path}/b.npz: embeddings of another width than those of {tmp_path}/a.npz\n"
         "  found: 3\n  want: 4, in all files that are read together"
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        (["embedding", "person"], "img_path is not there"),
+        (["embedding", "img_path", "img_path"], "two columns img_path"),
+        (["embedding", "embedding", "img_path"], "two columns embedding"),
+    ],
+)
+def test_parquet_without_a_column_or_with_one_twice_says_so(tmp_path, names, why):
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array([1.0, 2.0], pa.float32()), 2)
+    columns = {"embedding": vectors, "person": pa.array([1]), "img_path": pa.array(["a.jpg"])}
+    pq.write_table(pa.Table.from_arrays([columns[name] for name in names], names=names), tmp_path / "a.parquet")
+    assert f"({why})" in refusal(tmp_path / "a.parquet")

@@ -37,11 +37,12 @@ class Result:
     seconds: float
 
 
-def run_door(door: str, *, cases: int, seed: int, folder: Path) -> Result:
+def run_door(door: str, *, cases: int, seed: int, folder: Path, steady: bool = False) -> Result:
     """Runs the inputs of one door in a process of its own; a process that ends early is a finding."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     command = [sys.executable, "-m", "tests.fuzz.drive", door, "--cases", str(cases), "--seed", str(seed)]
+    command += ["--steady"] if steady else []
     started = time.monotonic()
     surroundings = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with (folder / "output.txt").open("wb") as output:
@@ -85,12 +86,17 @@ def place_of(door: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in door)
 
 
-def run(doors: Sequence[str], *, cases: int, seed: int, folder: Path, workers: int = 2) -> list[Result]:
-    """Runs the doors, `workers` at a time; `cases` are those of all doors together, were all of them run."""
+def run(
+    doors: Sequence[str], *, cases: int, seed: int, folder: Path, workers: int = 2, steady: bool = False
+) -> list[Result]:
+    """Runs the doors, `workers` at a time; `cases` are those of all doors together, were all of them run.
+
+    `steady` makes the same inputs each time, by hypothesis alone: what libFuzzer makes depends on the machine too.
+    """
     number = counts(cases)
 
     def one(door: str) -> Result:
-        return run_door(door, cases=number[door], seed=seed, folder=folder / place_of(door))
+        return run_door(door, cases=number[door], seed=seed, folder=folder / place_of(door), steady=steady)
 
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(one, doors))

@@ -123,6 +123,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--steady", action="store_true", help="the same inputs each time: hypothesis alone")
     options = parser.parse_args()
     from tests.fuzz import odd
     from tests.fuzz.kept import KEPT
@@ -141,7 +142,7 @@ def main() -> None:
     left = options.cases - log.answers.total()
     if left <= 0:
         return
-    if door.kind != "bytes" or not _has_atheris():
+    if door.kind != "bytes" or options.steady or not _has_atheris():
         make = {"json": odd.json_document, "text": odd.text, "bytes": odd.any_bytes}[door.kind]
         _by_hypothesis(make(samples), lambda data: log.judge(door, data), cases=left, seed=options.seed)
         log.write()
