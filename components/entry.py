@@ -25,7 +25,7 @@ from reid.console.plain import printable, show_error
 from reid.errors import ReidError, SpecError
 from reid.files.disk_errors import raise_disk_errors_as_artifact_errors
 from reid.files.locks import locked
-from reid.files.machine import machine_error, settle_in
+from reid.files.machine import raise_refusals_as_machine_errors, settle_in
 from reid.files.records import read_json_text
 from reid.files.rights import rights_refused
 from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
@@ -280,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settle_in()
         if options.encrypted and not encryption_key():
             raise SpecError(f"{KEY_ENVIRONMENT}: found no key\n  want: one, for the spec was compiled to be encrypted")
-        with raise_disk_errors_as_artifact_errors(Path.cwd()):
+        with raise_disk_errors_as_artifact_errors(Path.cwd()), raise_refusals_as_machine_errors():
             run_stage(options.stage, read_ports(options.executor_input))
     except ReidError as error:
         show_error(f"{error}{rights_refused(error)}")
@@ -288,10 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except Exception as error:
-        if refused := machine_error(error):
-            print(f"error: {refused}", file=sys.stderr)
-            return refused.exit_status
+    except Exception:
         traceback.print_exc()
         return 1
     return 0

@@ -35,7 +35,7 @@ from reid.data.market_folders import require_data
 from reid.errors import PipelineError, ReidError
 from reid.files.disk_errors import raise_disk_errors_as_artifact_errors
 from reid.files.locks import locked
-from reid.files.machine import machine_error, settle_in
+from reid.files.machine import raise_refusals_as_machine_errors, settle_in
 from reid.files.secrets import key_to_environment, without_password
 from reid.files.surroundings import as_tags, surroundings
 from reid.spec import Experiment, load_spec, warn_of_replaced_paths
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settle_in()
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-        with raise_disk_errors_as_artifact_errors(ROOT):
+        with raise_disk_errors_as_artifact_errors(ROOT), raise_refusals_as_machine_errors():
             return _run_words(words)
     except ReidError as error:
         show_error(error)
@@ -77,11 +77,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # make pipeline-run | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:
-        if refused := machine_error(error):
-            print(f"error: {refused}", file=sys.stderr)
-            return refused.exit_status
-        raise
 
 
 def _run_words(words: Sequence[str]) -> int:

@@ -33,7 +33,7 @@ from reid.console.plain import show_error
 from reid.console.tables import Closing, show_closing
 from reid.console.view import shown_on
 from reid.errors import ReidError, SpecError
-from reid.files.machine import machine_error, settle_in
+from reid.files.machine import raise_refusals_as_machine_errors, settle_in
 from reid.files.paths import given_path
 
 TASKS = {
@@ -73,12 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     try:
         settle_in()
-        options = _parsed(arguments)
-        with shown_on(sys.stderr):
-            closing: Closing | None = options.action(options)
-        if closing:
-            show_closing(sys.stdout, closing)
-        return int(getattr(options, "exit_status", 0))
+        with raise_refusals_as_machine_errors():
+            return _run(_parsed(arguments))
     except ReidError as error:
         show_error(error)
         return error.exit_status
@@ -88,13 +84,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # reid spec --blank | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:
-        if refused := machine_error(error):
-            print(f"error: {refused}", file=sys.stderr)
-            return refused.exit_status
+    except Exception:
         traceback.print_exc()
         print("error: this is a bug in reid, not a mistake of yours", file=sys.stderr)
         return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    with shown_on(sys.stderr):
+        closing: Closing | None = options.action(options)
+    if closing:
+        show_closing(sys.stdout, closing)
+    return int(getattr(options, "exit_status", 0))
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -28,6 +28,13 @@ def in_one_line(name: object) -> str:
     return printable(str(name)).replace("\n", "\\n").replace("\t", "\\t")
 
 
+def beginning(text: str | bytes, most: int) -> str:
+    """At most so many characters of a text that anybody may have written, in one line; a space for what is no text."""
+    text = text[: 4 * most].decode("utf-8", "replace") if isinstance(text, bytes) else text
+    line = "".join(letter if letter.isprintable() else " " for letter in text[: most + 1])
+    return line if len(line) <= most else f"{line[:most]}…"
+
+
 def markdown_text(text: str) -> str:
     """The text for Markdown, which shows it as it is: no markup, no HTML, no link, no image, and in one line."""
     shown = MARKUP.sub(r"\\\g<0>", text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

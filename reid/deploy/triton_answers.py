@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from reid.console.plain import beginning
 from reid.deploy.onnx import OUTPUT
 from reid.errors import ServerError
 
@@ -129,10 +130,8 @@ def _found(value: Any) -> str:
 
 
 def shown(text: str | bytes, most: int = SHOWN) -> str:
-    """The beginning of a text as an error may show it: on one line, without what steers a terminal."""
-    text = text[: 4 * most].decode("utf-8", "replace") if isinstance(text, bytes) else text
-    line = "".join(letter if letter.isprintable() else " " for letter in text[: most + 1])
-    return line if len(line) <= most else f"{line[:most]}…"
+    """The beginning of a text as an error may show it."""
+    return beginning(text, most)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ import os
 import resource
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from reid.errors import MachineError
+from reid.errors import MachineError, ReidError
 from reid.files.disk_errors import with_causes
 
 CACHES = {"NUMBA_CACHE_DIR": "numba", "TORCHINDUCTOR_CACHE_DIR": "compiled", "MPLCONFIGDIR": "matplotlib"}
@@ -89,6 +91,19 @@ def _output_error(error: BaseException) -> MachineError | None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail once more at the end
         return MachineError(f"the standard output: cannot be written\n  found: {refused.strerror}")
     return None
+
+
+@contextmanager
+def raise_refusals_as_machine_errors() -> Iterator[None]:
+    """Turns what libraries say if memory, threads or the standard output are refused into a MachineError."""
+    try:
+        yield
+    except ReidError:
+        raise
+    except Exception as error:
+        if refused := machine_error(error):
+            raise refused from error
+        raise
 
 
 def machine_error(error: BaseException) -> MachineError | None:

@@ -96,9 +96,9 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes the text as UTF-8, as `replacing` does."""
+    """Writes the text as UTF-8, as `replacing` does; names of files in it may be of any bytes."""
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def replace_link(link: Path, target: Path) -> None:

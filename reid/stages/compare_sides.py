@@ -17,9 +17,13 @@ from reid.files.surroundings import ROOT, from_tags
 from reid.scoring.per_query import PER_QUERY, PerQuery, read_per_query
 from reid.spec import load_spec
 from reid.spec.secret import open_values
+from reid.tracking.store import as_params
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 SPEC_FILE = "experiment.yaml"
+"""The spec beside the results of a task."""
+SPEC_OF_RUN = "spec.yaml"
+"""The spec that a pipeline's run kept, beside its record and in MLflow."""
 RUN_RECORDS = "runs"
 """Folder of a pipeline's records in its results_dir."""
 STAGE = "evaluate"
@@ -135,7 +139,7 @@ def _run_of(results: Path) -> tuple[dict[str, str], dict[str, str]]:
         stages = stages if isinstance(stages, dict) else {}
         facts = stages.get(STAGE)
         if isinstance(facts, dict) and Path(str(facts.get("folder"))).resolve() == stage_folder:
-            spec, known = file.with_suffix("") / "spec.yaml", record.get("surroundings")
+            spec, known = file.with_suffix("") / SPEC_OF_RUN, record.get("surroundings")
             lineage = {str(name): str(value) for name, value in known.items()} if isinstance(known, dict) else {}
             return flat_spec(spec) if spec.is_file() else {}, _data_of(stages) | lineage
     return {}, {}
@@ -157,15 +161,7 @@ def flat_spec(path: Path) -> dict[str, str]:
         values = open_values(load_spec(path, warn=False))
     except ReidError:
         return {}
-    return _flat(values)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested values as texts named "section.field", as MLflow has them (reid.tracking.store.as_params)."""
-    flat: dict[str, str] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": str(value)}
-    return flat
+    return as_params(values)
 
 
 def _of_run(run_id: str, scratch: Path) -> Side:

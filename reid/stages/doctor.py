@@ -24,7 +24,7 @@ from reid.data.surveys import SplitSurvey
 from reid.deploy.opening import OpenModel
 from reid.embeddings import embed
 from reid.errors import DatasetError
-from reid.files.writing import replacing
+from reid.files.writing import write_text
 from reid.reports.suspects_page import ShownGroup, ShownSuspect, to_html
 from reid.retrieval.distance import l2_normalize
 from reid.retrieval.knn import nearest_neighbours
@@ -90,9 +90,11 @@ def doctor(spec: Experiment, *, model: OpenModel, folder: Path, most: int) -> Ou
         (group, list(_in_words(group, suspects, most=most, new_persons=new_persons)))
         for group, suspects in zip(groups, of_groups, strict=True)
     ]
-    _write(folder / "suspects.html", to_html([_shown(group, suspects) for group, suspects in found], model=model.file))
-    _write(folder / "suspects.csv", _as_csv(found))
-    _write(folder / "corrections.csv", _as_corrections(found))
+    write_text(
+        folder / "suspects.html", to_html([_shown(group, suspects) for group, suspects in found], model=model.file)
+    )
+    write_text(folder / "suspects.csv", _as_csv(found))
+    write_text(folder / "corrections.csv", _as_corrections(found))
     lines = [line for group, suspects in zip(groups, of_groups, strict=True) for line in _counts(group, suspects)]
     if any(len(suspects) > most for of_group in of_groups for suspects in of_group.kinds):
         lines.append(f"the {most} worst of each kind are written; --most {10 * most} for more")
@@ -264,8 +266,3 @@ def _as_corrections(found: Sequence[tuple[Group, Sequence[Suspect]]]) -> str:
                     text.write("#")
                 writer.writerow([group.names[row], group.sha256[row], f"person: {person}"])
     return text.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8", errors="surrogateescape")  # file names may be of any bytes

@@ -10,7 +10,7 @@ from reid.choice import answer
 from reid.data.evaluated import evaluated_images
 from reid.data.market1501 import Manifest
 from reid.deploy.opening import ModelCard
-from reid.files.writing import replacing
+from reid.files.writing import write_text
 from reid.reports.evaluation import Evaluation, evaluation_page
 from reid.scoring.camera_pairs import camera_pairs_csv
 from reid.scoring.per_query import per_query_csv
@@ -40,11 +40,11 @@ def keep_results(
         "chosen_on_test": page.chosen_on_test,
         "data_sets": [[name, fingerprint] for name, fingerprint, _ in _data_sets(manifest)],
     }
-    _write(results / "metrics.json", json.dumps({**said, **metrics}, indent=2) + "\n")
-    _write(results / "per_query.csv", per_query_csv(scored))
-    _write(results / "camera_pairs.csv", camera_pairs_csv(scored.pairs_of_cameras))
-    _write(results / "thresholds.json", threshold_record(page, manifest, opened))
-    _write(report, evaluation_page(page))
+    write_text(results / "metrics.json", json.dumps({**said, **metrics}, indent=2) + "\n")
+    write_text(results / "per_query.csv", per_query_csv(scored))
+    write_text(results / "camera_pairs.csv", camera_pairs_csv(scored.pairs_of_cameras))
+    write_text(results / "thresholds.json", threshold_record(page, manifest, opened))
+    write_text(report, evaluation_page(page))
 
 
 def log_results(
@@ -81,8 +81,3 @@ def _data_sets(manifest: Manifest) -> list[tuple[str, str, Path]]:
     folder = Path(os.path.commonpath([part.root.absolute() for part in (manifest.query, manifest.gallery)]))
     main = (folder.name or "dataset", manifest.fingerprint, folder)
     return [main, *((part.name, part.fingerprint, part.query.root) for part in manifest.test_sets)]
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8", errors="surrogateescape")  # names may be of any bytes

@@ -49,6 +49,7 @@ def register(
     registration.parent.mkdir(parents=True, exist_ok=True)
     figures, parity_figures = read_earlier(results / "metrics.json", Figures), read_earlier(parity, Parity)
     build = read_earlier(engine / "build.json", Build)
+    records = {"metrics.json": figures, "parity.json": parity_figures, "build.json": build}
     if not run.active:
         _write(registration, {"registered": False, "reason": NO_SERVER})
         return Outcome({"registered": 0.0}, lines=[f"not registered: {NO_SERVER}"])
@@ -66,6 +67,7 @@ def register(
         figures=figures,
         objection=_objection(parity_figures, build, file_sha256(onnx), spec.export),
     )
+    thresholds = {KEY: candidate.thresholds.to_json()} if candidate.thresholds else {}
     spec_text = stage_slice(spec, "register")
     lineage = _lineage(spec_text, model=model, parity=parity_figures, onnx=onnx)
     done = register_model(
@@ -77,7 +79,7 @@ def register(
             "headline": str(figures["headline"]),
             "data_type": parity_figures.get("data_type", "FP32"),
             "engine": _engine_tag(build),
-            **({KEY: candidate.thresholds.to_json()} if candidate.thresholds else {}),
+            **thresholds,
             **_choice(figures),
             **lineage,
         },
@@ -89,17 +91,12 @@ def register(
             {"data fingerprint": fingerprint, **lineage},
             thresholds=candidate.thresholds,
         ),
-        files={
-            "spec.yaml": spec_text,
-            "metrics.json": json.dumps(figures, indent=2),
-            "parity.json": json.dumps(parity_figures, indent=2),
-            "build.json": json.dumps(build, indent=2),
-        },
+        files={"spec.yaml": spec_text, **{name: json.dumps(record, indent=2) for name, record in records.items()}},
         metrics={name: float(value) for name, value in figures.items() if isinstance(value, int | float)},
         datasets=_datasets(figures, fingerprint),
     )
-    if candidate.thresholds:
-        run.log_params({KEY: candidate.thresholds.to_json()})
+    if thresholds:
+        run.log_params(thresholds)
     _write(registration, {"registered": True, **asdict(done)})
     return Outcome(
         {"registered": 1.0, "model_version": float(done.version)},

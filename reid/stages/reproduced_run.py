@@ -13,9 +13,8 @@ from reid.data.market1501 import Manifest
 from reid.errors import ArtifactError, TrackingError
 from reid.files.records import DamagedRecordError, read_json_record
 from reid.files.surroundings import from_tags
-from reid.stages.compare_sides import RUN_ID, local_store
+from reid.stages.compare_sides import RUN_ID, SPEC_OF_RUN, local_store
 
-SPEC = "spec.yaml"
 Numbers = Mapping[str, Mapping[str, float]]
 """Stage -> the name of a figure -> its value."""
 
@@ -55,10 +54,10 @@ def _of_mlflow(run_id: str, scratch: Path) -> RecordedRun:
     run = recorded_run(store, run_id)
     if above := run.data.tags.get(PARENT):
         raise TrackingError(f"run {run_id}: the run of a stage\n  want: that of its pipeline, {above}")
-    spec = fetch_artifact(store, run_id, SPEC, scratch)
+    spec = fetch_artifact(store, run_id, SPEC_OF_RUN, scratch)
     if spec is None:
         raise TrackingError(
-            f"run {run_id}: it kept no {SPEC}\n"
+            f"run {run_id}: it kept no {SPEC_OF_RUN}\n"
             "  want: a run of `make pipeline-run` on one machine, of this version or later"
         )
     found = numbers_in_mlflow(store, run_id)
@@ -78,7 +77,7 @@ def numbers_in_mlflow(store: str, run_id: str) -> tuple[Numbers, str]:
 
 
 def _of_record(path: Path) -> RecordedRun:
-    record, spec = _record(path), path.with_suffix("") / SPEC
+    record, spec = _record(path), path.with_suffix("") / SPEC_OF_RUN
     if not spec.is_file():
         raise ArtifactError(f"{path}: no {spec} beside it\n  want: the record of a pipeline's run, with its spec")
     known = record.get("surroundings")

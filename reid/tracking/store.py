@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from reid.console.plain import beginning
 from reid.errors import MissingDependency, ReidError, TrackingError
 from reid.files.secrets import without_password
 from reid.tracking.bounded_answers import BYTES_A_SECOND, TOO_LARGE, bound_answers, within
@@ -120,8 +121,7 @@ def reaching(tracking_uri: str, *, moves: int | None = 0) -> Iterator[None]:
 
 def one_line(text: str) -> str:
     """The beginning of the first line of a text that a server may have written, without what steers a terminal."""
-    line = "".join(letter if letter.isprintable() else " " for letter in text[:MOST_SHOWN].partition("\n")[0])
-    return line if len(text) <= MOST_SHOWN else f"{line}…"
+    return beginning(text.partition("\n")[0], MOST_SHOWN)
 
 
 def _is_of_an_answer(error: BaseException) -> bool:

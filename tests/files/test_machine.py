@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from reid.files.machine import machine_error, own_folder, settle_in
+from reid.errors import ArtifactError, MachineError
+from reid.files.machine import machine_error, own_folder, raise_refusals_as_machine_errors, settle_in
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,6 +71,15 @@ def test_another_error_is_none_of_the_machine() -> None:
     assert machine_error(ValueError("no")) is None
 
 
+def test_what_the_machine_refuses_in_a_block_is_a_machine_error_and_another_error_is_as_it_was() -> None:
+    with pytest.raises(MachineError, match="memory: "), raise_refusals_as_machine_errors():
+        raise MemoryError
+    for error in (ValueError("no"), ArtifactError("found a MemoryError"), BrokenPipeError()):
+        with pytest.raises(type(error)) as caught, raise_refusals_as_machine_errors():
+            raise error
+        assert caught.value is error
+
+
 @pytest.mark.parametrize("command", ["reid", "pipelines"])
 def test_a_working_folder_that_was_deleted_is_one_sentence(tmp_path: Path, command: str) -> None:
     gone = tmp_path / "gone"
@@ -102,12 +112,10 @@ def test_a_standard_stream_that_is_closed_is_no_bug(command: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_standard_output_is_one_sentence() -> None:
-    command = ["/bin/bash", "-c", f"{sys.executable} -m reid spec --blank >/dev/full"]
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (
-        2,
-        "error: the standard output: cannot be written\n  found: No space left on device\n",
-    )
+@pytest.mark.parametrize("words", ["reid spec --blank", "pipelines --spec demo --compile-only pipeline.yaml"])
+def test_a_full_standard_output_is_one_sentence(words: str, tmp_path: Path) -> None:
+    command = ["/bin/bash", "-c", f"{sys.executable} -m {words} >/dev/full"]
+    surroundings = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=surroundings, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith("error: the standard output: cannot be written\n  found: No space left on device\n")
