@@ -55,15 +55,15 @@ mlflow-ui: $(STAMP) ## serve the experiments for a browser: http://127.0.0.1:500
 
 test: export OMP_NUM_THREADS := 1
 test: $(STAMP) ## run the tests, at most 10 minutes on 2 cores
-	@$(RUN) -m pytest -q -m "not slow" -n 2 --dist loadfile tests
+	@$(RUN) -m pytest -q -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder tests
 
 test-slow: export OMP_NUM_THREADS := 1
 test-slow: $(STAMP) ## run the slow tests: real servers, kills, whole runs
-	@$(RUN) -m pytest -q -m slow -n 2 --dist loadfile tests
+	@$(RUN) -m pytest -q -m slow -n 2 --dist loadfile --no-loadscope-reorder tests
 
 test-all: export OMP_NUM_THREADS := 1
 test-all: $(STAMP) ## run all tests, the slow ones too
-	@$(RUN) -m pytest -q -n 2 --dist loadfile tests
+	@$(RUN) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 
 fuzz: $(STAMP) ## put 10,000 hostile inputs through everything that reads one; ARGS="--cases 100000 --seed 7" for others
 	@$(RUN) -m tests.fuzz $(ARGS)

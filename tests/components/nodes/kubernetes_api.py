@@ -52,6 +52,8 @@ class KubernetesApi:
         """Rights that the account does not have: "create trainjobs"."""
         self.calls: list[str] = []
         self.created: Callable[[Object], None] = lambda job: None
+        self._looks = 0
+        self._sent: dict[str, int] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
@@ -63,6 +65,14 @@ class KubernetesApi:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+    def seen(self, *logs: str) -> None:
+        """Waits until the stage has looked at all objects as they are now, and was sent all lines of these pods."""
+        looks = self._looks + 6  # a look may be under way; each one asks for the job and for its pods
+        until = time.monotonic() + 60
+        while self._looks < looks or any(self._sent.get(pod, 0) < len(self.logs[pod]) for pod in logs):
+            assert time.monotonic() < until, "the stage looks no more"
+            time.sleep(0.002)
 
     def say(self, pod: str, *lines: str) -> None:
         """Adds lines to a pod's log, each with the time that the kubelet writes before it."""
@@ -115,7 +125,9 @@ class KubernetesApi:
                 path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
                 if path.endswith("/log"):
                     return api._serve_log(self, path.split("/")[-2], query)
-                return self._answer(*api._get(path, query))
+                self._answer(*api._get(path, query))
+                api._looks += 1
+                return None
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -204,6 +216,7 @@ class KubernetesApi:
                 raw = f"{line}\n".encode()
                 handler.wfile.write(b"%x\r\n%s\r\n" % (len(raw), raw))
                 sent += 1
+                self._sent[pod] = max(sent, self._sent.get(pod, 0))
             if over and sent == len(self.logs[pod]):
                 break
             time.sleep(0.005)

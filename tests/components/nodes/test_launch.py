@@ -62,11 +62,6 @@ def finish(api: KubernetesApi, work: Path) -> None:
     api.end_job(NAME, "Complete")
 
 
-def after(seconds: float = 0.1) -> None:
-    """Time for the stage to look several times."""
-    time.sleep(seconds)
-
-
 def test_it_submits_follows_and_gives_what_node_0_gave(
     api: KubernetesApi,
     train: Callable[[], Outcome],
@@ -79,15 +74,15 @@ def test_it_submits_follows_and_gives_what_node_0_gave(
     def controllers(job: dict[str, Any]) -> None:
         jobs.append(job)
         pods = [api.start_node(NAME, number, conditions=[NO_ROOM]) for number in range(2)]
-        after()
+        api.seen()
         for pod in pods:
             api.set_state(pod, state={"waiting": {"reason": "ContainerCreating"}})
-        after()
+        api.seen()
         for pod in pods:
             api.set_state(pod, state={"running": {}})
         api.say(pods[0], "progress: epoch 1/3", "12:00:01 INFO    reid: loss 5.0")
         api.say(pods[1], "of node 1, not shown")
-        after()
+        api.seen(pods[0])
         api.say(pods[0], "progress: epoch 2/3")
         finish(api, work)
 
@@ -122,7 +117,7 @@ def test_a_lost_pod_and_a_container_that_starts_again_are_said_and_their_log_goe
     def controllers(_: dict[str, Any]) -> None:
         first, other = api.start_node(NAME, 0), api.start_node(NAME, 1)
         api.say(first, "the first pod")
-        after()
+        api.seen(first)
         api.ended.add(first)
         del api.pods[first]
         second = api.start_node(NAME, 0, suffix="bbbbb")
@@ -130,7 +125,7 @@ def test_a_lost_pod_and_a_container_that_starts_again_are_said_and_their_log_goe
         api.set_state(
             other, restartCount=1, state={"running": {}}, lastState={"terminated": {"exitCode": 1, "reason": "Error"}}
         )
-        after()
+        api.seen(second)
         api.set_state(second, restartCount=1, state={"running": {}}, lastState={"terminated": {"exitCode": 137}})
         api.say(second, "its second start")
         finish(api, work)
@@ -208,7 +203,7 @@ def test_an_api_that_is_away_for_a_while_ends_nothing(
 ) -> None:
     def controllers(_: dict[str, Any]) -> None:
         api.away = True
-        after(0.2)
+        api.seen()
         api.away = False
         finish(api, work)
 
@@ -239,7 +234,7 @@ def test_a_job_that_failed_is_an_error_with_the_last_lines_and_stays_to_be_looke
 ) -> None:
     def controllers(_: dict[str, Any]) -> None:
         api.say(api.start_node(NAME, 0), *(f"line {number}" for number in range(30)))
-        after()
+        api.seen()
         api.end_job(NAME, "Failed", "jobset failed due to one or more job failures")
 
     api.created = controllers
@@ -279,7 +274,7 @@ def test_a_pod_that_is_stopped_deletes_the_job_within_the_third_of_a_second_that
 
     def controllers(_: dict[str, Any]) -> None:
         api.say(api.start_node(NAME, 0), "trains")
-        after()
+        api.seen()
         stopped.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGTERM)
         while f"delete {NAME}" not in api.calls:
@@ -324,7 +319,7 @@ def test_without_the_right_to_see_the_log_the_training_goes_on_and_one_line_says
 ) -> None:
     def controllers(_: dict[str, Any]) -> None:
         api.say(api.start_node(NAME, 0), "trains")
-        after()
+        api.seen()
         finish(api, work)
 
     api.created, api.forbidden = controllers, {"get pods/log"}
