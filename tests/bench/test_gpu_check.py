@@ -105,6 +105,7 @@ def dry(folder: Path, *rows: str) -> tuple[int, list[dict]]:
     return done.returncode, kept
 
 
+@pytest.mark.slow
 def test_a_dry_run_tries_a_row_on_the_cpu(tmp_path):
     status, rows = dry(tmp_path, "augmentation")
     assert (status, [row["row"] for row in rows]) == (0, ["data", "augmentation", "augmentation"])

@@ -81,6 +81,7 @@ def test_the_first_rank_tells_the_task_what_it_logs_and_returns(caplog, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_what_the_task_does_with_a_message_may_fail():
     def refuse(**_: Any) -> None:
         raise ArtifactError("the disk is full")
@@ -93,12 +94,13 @@ def test_what_the_task_does_with_a_message_may_fail():
     ("function", "kind", "texts"),
     [
         ("refuse", ArtifactError, {"rank 1: this is wrong\n  want: that"}),
-        ("refuse_alone", ArtifactError, {"only here"}),
+        pytest.param("refuse_alone", ArtifactError, {"only here"}, marks=pytest.mark.slow),
         ("die", RankLost, {"rank 1 of 2 was killed by SIGKILL; its last messages, if any, are above"}),
-        (
+        pytest.param(
             "stumble",
             RankLost,
             {"rank 1 of 2 failed: ZeroDivisionError: rank 1 divided; its last messages, if any, are above"},
+            marks=pytest.mark.slow,
         ),
     ],
 )

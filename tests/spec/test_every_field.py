@@ -18,7 +18,11 @@ from tests.spec.effects_training import TRAIN
 from tests.spec.lab import Lab
 
 EFFECTS: dict[str, Callable[[Lab], None]] = MODEL | DATASET | TRAIN | OPTIM | TASKS | DEPLOY | SERVING | MLFLOW
-SLOW = {*MLFLOW, *(f"{task}.cpu_processes" for task in ("train", "evaluate", "inference"))}
+SLOW = {
+    *MLFLOW,
+    *(f"{task}.cpu_processes" for task in ("train", "evaluate", "inference")),
+    *(name for name in DEPLOY if name.startswith("export.quantization.")),
+}
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ NOT_USED = {"validate": {"encryption_key"}, "start_client": {"encryption_key"}}
 OF_ANOTHER_BACKBONE = {"model.reduce_feat_dim", "model.semantic_weight", "model.stride_size"}
 """Fields that are compared with a model's file only if its network is a Swin or a ViT."""
 LOOSE = [f"export.{limit}" for limit in ("min_cosine=0.0", "max_mAP_drop=1.0", "max_rank1_drop=1.0")]
+SLOW = {"export", "gen_trt_engine"}
 NOWHERE = ["triton.http_port=1", "triton.patience_s=0.1"]
 
 
@@ -63,7 +64,9 @@ def covers(listed: Iterable[str], field: str) -> bool:
     return any(name == field or name.startswith(f"{field}.") for name in listed)
 
 
-@pytest.mark.parametrize("task", tasks.TASKS)
+@pytest.mark.parametrize(
+    "task", [pytest.param(task, marks=[pytest.mark.slow] if task in SLOW else []) for task in tasks.TASKS]
+)
 def test_a_task_reads_what_its_help_lists(task: str, lab: Lab) -> None:
     if task not in ("validate", "train", "start_client"):
         lab.task("train")

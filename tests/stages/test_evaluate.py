@@ -288,6 +288,7 @@ def test_figures_on_the_images_of_the_choice_are_said_to_be_too_good(workplace, 
     assert outcome.lines[-1] == said
 
 
+@pytest.mark.slow
 def test_the_onnx_and_the_engine_of_a_checkpoint_say_what_it_was_chosen_on_too(on_cpu, workplace):
     file, onnx = workplace / "model" / "reid_model_best.pth", workplace / "m.onnx"
     checkpoint = torch.load(file, weights_only=True)

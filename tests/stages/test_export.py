@@ -378,6 +378,7 @@ def test_an_int8_file_is_reported_beside_fp32_and_fp16(persons, checkpoint):
     assert OnnxModel(folder / "onnx", threads=1).data_type == "INT8"
 
 
+@pytest.mark.slow
 def test_an_int8_file_that_loses_too_much_fails_and_names_its_own_limit(persons, checkpoint):
     strict = ["min_cosine=1.0", "images=2", "max_float_layers=0"]
     with pytest.raises(ArtifactError, match=r"below a cosine of 1\.0 \(export\.quantization\.min_cosine\)"):

@@ -305,6 +305,7 @@ def test_a_checkpoint_from_within_an_epoch_resumes_in_another_folder_to_the_same
         }
 
 
+@pytest.mark.slow
 def test_each_new_row_of_the_history_is_handed_out_once_as_its_epoch_ends(folder: Path, tmp_path: Path) -> None:
     rows: list[Row] = []
     run(folder, tmp_path, "train.num_epochs=1", epoch_ended=rows.append)
