@@ -65,7 +65,7 @@ def postgres(*, vector: bool = False) -> Iterator[str]:
             "trust",
             "--no-sync",
             "-E",
-            "UTF8",
+            "SQL_ASCII",  # what initdb takes by itself where no locale is set; MLflow then takes ASCII alone
             "--locale=C",
         ]
         subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **who)

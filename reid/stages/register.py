@@ -240,9 +240,12 @@ def _input(parity: dict[str, Any], contract: Contract) -> str:
 
 
 def _range(figures: dict[str, Any], name: str) -> str:
-    """The ends of a figure's interval in percent; "" if they are not known."""
+    """The ends of a figure's interval in percent; "" if they are not known.
+
+    Without a dash: a server whose database is not in UTF-8 takes a card only if its letters are ASCII.
+    """
     ends = [end for side in ("low", "high") if isinstance(end := figures.get(f"{name}_{side}"), int | float)]
-    return "\u2013".join(f"{100 * end:.2f}" for end in ends) if len(ends) == 2 else ""
+    return " to ".join(f"{100 * end:.2f}" for end in ends) if len(ends) == 2 else ""
 
 
 def _choice(figures: dict[str, Any]) -> dict[str, str]:

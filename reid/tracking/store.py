@@ -32,6 +32,8 @@ CACHED_RUN = "cached_run."
 HEADLINE_STAGES = {"evaluate", "export", "gen_trt_engine", "register"}
 """Stages whose metrics have their own names on the parent run; those of other stages are prefixed with the stage."""
 SOCKET_ERROR = re.compile(r"\[Errno -?\d+\] [^\"')]+")
+FAILS = re.compile(r"^API request to \S*?(/api/\S+) failed .*?too many (\d{3}) error responses")
+"""MLflow's words if each of its tries was answered with such a status; what the server said of it is lost."""
 CONTACT_S = 60.0
 """How long a few questions to a server may take, all of them together."""
 LIMIT = re.compile(rf"found ({TOO_LARGE}|no whole answer|no end of the answers).*?, want .*? (that)")
@@ -102,6 +104,8 @@ def reaching(tracking_uri: str, *, moves: int | None = 0) -> Iterator[None]:
         limit = LIMIT.search(said)
         if refused:
             said = f"does not answer: {one_line(refused[0])}"
+        elif fails := FAILS.search(first):
+            said = f"answers {fails[1]} with status {fails[2]} each time; its log says why"
         elif limit:
             said = f"its answer is refused: {limit[0]}"
         elif NO_JSON in said:

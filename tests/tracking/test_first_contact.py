@@ -98,6 +98,14 @@ def test_a_server_that_fails_is_asked_again_and_one_that_refuses_is_not(
             assert len(asked) == 3
 
 
+def test_what_a_server_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    with answering(500) as (uri, asked):
+        text = validate(uri, tmp_path, monkeypatch)
+        question = asked[0].partition("?")[0]
+        assert text.startswith(f"MLflow at {uri}: answers {question} with status 500 each time; its log says why\n")
+
+
 def test_a_name_that_does_not_resolve_yet_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = validate("http://mlflow.invalid:5000", tmp_path, monkeypatch)
     assert text.startswith("MLflow at http://mlflow.invalid:5000: does not answer: [Errno -")
