@@ -117,6 +117,7 @@ def _tiles(figures: Sequence[Difference], main: str) -> list[Tile]:
             100 * one.first,
             note=f"({_between(one.interval)})",
             main=one.name == main,
+            by_chance=not one.standing,
         )
         for one in figures
     ]
