@@ -29,11 +29,12 @@ from reid.files.machine import raise_refusals_as_machine_errors, settle_in
 from reid.files.records import read_json_text
 from reid.files.rights import rights_refused
 from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
+from reid.files.surroundings import SPEC_OF_RUN, as_tags, surroundings_on_a_cluster
 from reid.files.writing import write_text
 from reid.spec import Experiment, warn_of_replaced_paths
 from reid.spec.facts import STAGES
 from reid.spec.form import load_spec_of_form
-from reid.spec.secret import open_values
+from reid.spec.secret import open_text, open_values
 from reid.stages.executor_input import ExecutorInput, ListedArtifact, ListedArtifacts
 from reid.stages.outcome import Outcome
 from reid.stages.work_folder import deliver, empty_for, require_writable_volume, work_folder
@@ -145,7 +146,8 @@ def _run_here(
         stage_run(stage, work or ports.executor_output.parent, experiment=spec.mlflow.experiment, first=first) as run,
     ):
         if first and os.environ.get("KFP_RUN_ID"):  # Kubeflow started the pipeline, and nothing has described it yet
-            run.describe_pipeline(params=open_values(spec), tags=_pipeline_tags(spec))
+            tags = {**_pipeline_tags(spec), **as_tags(surroundings_on_a_cluster())}
+            run.describe_pipeline(params=open_values(spec), tags=tags, spec=_kept(spec, ports.executor_output.parent))
         outcome: Outcome = function(spec, **_arguments(ports, work), run=run)
         metrics = finite(outcome.metrics)
         run.log_outcome(metrics)
@@ -207,6 +209,13 @@ def _arguments(ports: Ports, work: Path | None) -> dict[str, Any]:
 def _output_files(ports: Ports) -> dict[str, Path]:
     """Port -> the path where the runner expects its file or folder."""
     return {name: artifact.path for name, artifact in ports.outputs.items() if artifact.schema not in DRAWN}
+
+
+def _kept(spec: Experiment, folder: Path) -> Path:
+    """The spec as a file, with which the run can be repeated."""
+    file = folder / SPEC_OF_RUN
+    write_text(file, open_text(spec))
+    return file
 
 
 def _pipeline_tags(spec: Experiment) -> dict[str, str]:

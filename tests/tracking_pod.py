@@ -16,7 +16,9 @@ def attempt(stage: str, folder: Path, *, fails: bool) -> None:
     """Plays one pod."""
     with stage_run(stage, folder, experiment="cluster", first=stage == "validate") as run:
         if stage == "validate":
-            run.describe_pipeline(params={"re_ranking": {"k1": 20}}, tags={"mlflow.runName": "the third"})
+            spec = folder / "spec.yaml"
+            spec.write_text("re_ranking: {k1: 20}\n")
+            run.describe_pipeline(params={"re_ranking": {"k1": 20}}, tags={"mlflow.runName": "the third"}, spec=spec)
         for step in range(1, 21):
             run.log_metrics({"loss": 1 / step}, step)
         if fails:

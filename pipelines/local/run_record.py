@@ -12,9 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from pipelines.local.cache import write_json
 from reid.files.records import read_or_set_aside
+from reid.files.surroundings import SPEC_OF_RUN
 from reid.files.writing import write_text
-
-SPEC = "spec.yaml"
 
 
 class _Part(BaseModel):
@@ -45,7 +44,7 @@ class RunRecord:
 
     def keep_spec(self, text: str) -> Path:
         """Writes the spec of this run, which holds no secret; returns its file."""
-        file = self.path.with_suffix("") / SPEC
+        file = self.path.with_suffix("") / SPEC_OF_RUN
         write_text(file, text)
         return file
 

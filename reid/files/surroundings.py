@@ -16,6 +16,8 @@ from reid.files.secrets import encryption_key
 
 ROOT = PACKAGE.parent
 """The checkout, if the package runs from one."""
+SPEC_OF_RUN = "spec.yaml"
+"""The spec that a pipeline's run kept, beside its record and in MLflow."""
 PREFIX = "reid.surroundings."
 """Begins the tags of a run that hold these facts."""
 PACKAGES = (
@@ -27,6 +29,10 @@ SIMD = ("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "a
 """Features of a CPU by which libraries choose their kernels, and with them the order of additions."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "ATEN_CPU_CAPABILITY")
 GIT_TIMEOUT_S = 5
+OF_AN_IMAGE = ("code_sha256", "python", "packages", "encrypted")
+"""The facts that are the same in all pods of a run on a cluster."""
+WHERE, CLUSTER = "where", "a cluster"
+"""The name and the value of the fact that a run was on a cluster."""
 
 
 def surroundings(root: Path = ROOT) -> dict[str, str]:
@@ -49,6 +55,18 @@ def surroundings(root: Path = ROOT) -> dict[str, str]:
         "gpus": _gpus(),
         "encrypted": "yes" if encryption_key() else "",
     }
+
+
+def surroundings_on_a_cluster() -> dict[str, str]:
+    """The facts that hold for a whole run on a cluster, whose stages run on different machines."""
+    facts = surroundings()
+    return {name: facts[name] for name in OF_AN_IMAGE} | {WHERE: CLUSTER}
+
+
+def same_packages(recorded: str, here: str) -> str:
+    """Those of the packages here whose names are recorded: an image holds fewer packages than a checkout."""
+    names = {entry.split()[0] for entry in recorded.split(", ") if entry}
+    return ", ".join(entry for entry in here.split(", ") if entry and entry.split()[0] in names)
 
 
 def _cores() -> int:

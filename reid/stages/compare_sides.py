@@ -13,7 +13,7 @@ from typing import Any
 from reid.data.market1501 import Manifest
 from reid.errors import ArtifactError, ReidError, TrackingError
 from reid.files.records import read_json_record
-from reid.files.surroundings import ROOT, from_tags
+from reid.files.surroundings import ROOT, SPEC_OF_RUN, from_tags
 from reid.scoring.per_query import PER_QUERY, PerQuery, read_per_query
 from reid.spec import load_spec
 from reid.spec.secret import open_values
@@ -22,8 +22,6 @@ from reid.tracking.store import as_params
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 SPEC_FILE = "experiment.yaml"
 """The spec beside the results of a task."""
-SPEC_OF_RUN = "spec.yaml"
-"""The spec that a pipeline's run kept, beside its record and in MLflow."""
 RUN_RECORDS = "runs"
 """Folder of a pipeline's records in its results_dir."""
 STAGE = "evaluate"

@@ -16,7 +16,7 @@ from pathlib import Path
 from reid.data.file_index import hash_images
 from reid.errors import ArtifactError, DatasetError, PipelineError, SpecError
 from reid.files.secrets import KEY_ENVIRONMENT, encryption_key
-from reid.files.surroundings import ROOT, THREADS, surroundings
+from reid.files.surroundings import ROOT, THREADS, same_packages, surroundings
 from reid.spec import Experiment, load_spec
 from reid.stages.images_seen import look_at_images, missing_of
 from reid.stages.reproduced_run import Numbers, RecordedRun, numbers_in_mlflow, numbers_in_record
@@ -67,7 +67,13 @@ class Number:
 def differences_of_surroundings(run: RecordedRun) -> tuple[list[Fact], list[str]]:
     """The facts that are not as they were, and what is not known, in words."""
     now, notes = surroundings(), []
-    if run.surroundings:  # the run gets these as they were
+    if run.on_a_cluster:
+        now = {name: value for name, value in now.items() if name in run.surroundings}
+        now["packages"] = same_packages(run.surroundings.get("packages", ""), now.get("packages", ""))
+        notes.append(
+            "the run was on a cluster: its machines are not known, and on another one the last bits may differ"
+        )
+    elif run.surroundings:  # the run gets these as they were
         now["threads"] = run.surroundings.get("threads", "")
         set_before = threads_of(run)
         notes += [f"{name}={value} is set as it was" for name, value in sorted(set_before.items())]

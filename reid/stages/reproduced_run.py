@@ -12,8 +12,8 @@ from typing import Any
 from reid.data.market1501 import Manifest
 from reid.errors import ArtifactError, TrackingError
 from reid.files.records import DamagedRecordError, read_json_record
-from reid.files.surroundings import from_tags
-from reid.stages.compare_sides import RUN_ID, SPEC_OF_RUN, local_store
+from reid.files.surroundings import CLUSTER, SPEC_OF_RUN, WHERE, from_tags
+from reid.stages.compare_sides import RUN_ID, local_store
 
 Numbers = Mapping[str, Mapping[str, float]]
 """Stage -> the name of a figure -> its value."""
@@ -31,6 +31,11 @@ class RecordedRun:
     numbers: Numbers
     in_mlflow: bool
     """Whether the numbers are MLflow's."""
+
+    @property
+    def on_a_cluster(self) -> bool:
+        """Whether Kubeflow ran it; then its machines are not known, nor the numbers of stages from Kubeflow's cache."""
+        return self.surroundings.get(WHERE) == CLUSTER
 
 
 def read_run(given: str, *, scratch: Path) -> RecordedRun:
@@ -57,8 +62,7 @@ def _of_mlflow(run_id: str, scratch: Path) -> RecordedRun:
     spec = fetch_artifact(store, run_id, SPEC_OF_RUN, scratch)
     if spec is None:
         raise TrackingError(
-            f"run {run_id}: it kept no {SPEC_OF_RUN}\n"
-            "  want: a run of `make pipeline-run` on one machine, of this version or later"
+            f"run {run_id}: it kept no {SPEC_OF_RUN}\n  want: a run of `make pipeline-run` of this version or later"
         )
     found = numbers_in_mlflow(store, run_id)
     return RecordedRun(

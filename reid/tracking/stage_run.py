@@ -110,10 +110,11 @@ class StageRun:
         """Logs parameters, nested ones as "section.field"."""
         self._append({"params": as_params(params)})
 
-    def describe_pipeline(self, *, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Logs parameters and tags of the parent, as `open_pipeline_run` does on one machine."""
+    def describe_pipeline(self, *, params: Mapping[str, Any], tags: Mapping[str, str], spec: Path) -> None:
+        """Logs parameters, tags and the spec's file of the parent, as the runner does on one machine."""
         self._append({"params": as_params(params), "parent": True})
         self._append({"tags": dict(tags), "parent": True})
+        self._append({"artifact": str(spec), "folder": None, "parent": True})
         self._append({"experiment_page": True})
 
     def set_tags(self, tags: Mapping[str, str], *, parent_too: bool = False) -> None:

@@ -56,6 +56,7 @@ def test_pipelines_at_once_have_one_parent_each_and_one_nested_run_a_stage(
         assert parent.info.status == "FINISHED"
         assert parent.info.run_name == "the third"
         assert parent.data.params == {"re_ranking.k1": "20"}
+        assert [entry.path for entry in client.list_artifacts(parent.info.run_id)] == ["spec.yaml"]
         assert parent.data.metrics["mAP"] == 0.5  # evaluate's stands for the pipeline
         assert figures_of_kfp_run(server.uri, run_id) == parent.data.metrics
         nested = client.search_runs(places, f"tags.`{PARENT}` = '{parent.info.run_id}'")
