@@ -413,6 +413,7 @@ def test_a_full_disk_is_the_users_to_mend_and_named(
     assert list((full_disk / task).glob("*.partial")) == []
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_export_and_the_engine_and_is_named(
     spec: Callable[..., Experiment], full_disk: Path, tmp_path: Path
 ) -> None:

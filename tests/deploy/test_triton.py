@@ -143,6 +143,7 @@ def test_a_plan_is_served_with_the_contract_of_its_build_record(tmp_path: Path) 
     assert (tmp_path / "repository" / NAME / "1" / "model.plan").read_bytes() == b"a plan"
 
 
+@pytest.mark.slow
 def test_the_users_own_copy_of_a_plan_is_served_with_the_record_that_came_with_it(on_cpu: None, tmp_path: Path) -> None:
     onnx, _, contract = exported(tmp_path / "m.onnx")
     copy = tmp_path / "mine" / "mine.engine"

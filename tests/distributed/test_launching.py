@@ -63,6 +63,7 @@ def test_ranks_share_vote_and_give_their_rows_to_the_first(tmp_path, size):
     assert [row[0] for row in heard[0][3]] == [0, 0, 0, 1, 1, 1, 2 % size]
 
 
+@pytest.mark.slow
 def test_the_first_rank_tells_the_task_what_it_logs_and_returns(caplog, capfd):
     caplog.set_level(logging.INFO, "reid")
     noted: list[dict[str, Any]] = []
@@ -93,7 +94,7 @@ def test_what_the_task_does_with_a_message_may_fail():
 @pytest.mark.parametrize(
     ("function", "kind", "texts"),
     [
-        ("refuse", ArtifactError, {"rank 1: this is wrong\n  want: that"}),
+        pytest.param("refuse", ArtifactError, {"rank 1: this is wrong\n  want: that"}, marks=pytest.mark.slow),
         pytest.param("refuse_alone", ArtifactError, {"only here"}, marks=pytest.mark.slow),
         ("die", RankLost, {"rank 1 of 2 was killed by SIGKILL; its last messages, if any, are above"}),
         pytest.param(

@@ -22,6 +22,7 @@ SLOW = {
     *MLFLOW,
     *(f"{task}.cpu_processes" for task in ("train", "evaluate", "inference")),
     *(name for name in DEPLOY if name.startswith("export.quantization.")),
+    *(f"export.max_{figure}_drop" for figure in ("mAP", "rank1")),
 }
 
 

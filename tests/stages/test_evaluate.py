@@ -118,6 +118,7 @@ def test_one_pass_gives_plain_and_reranked_figures_and_every_file(finished):
     assert (workplace / "out" / "report.html").read_text().startswith("<!doctype html>")
 
 
+@pytest.mark.slow
 def test_the_onnx_and_the_engine_give_torchs_figures(on_cpu, tmp_path):
     folder = tmp_path
     write_persons(folder, train=1, test=6)

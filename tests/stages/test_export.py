@@ -343,6 +343,7 @@ def test_a_data_set_without_query_images_proves_nothing(dataset, checkpoint):
     assert str(caught.value) == (f"{manifest.query.root}: no query image to compare models on\n  want: one at least")
 
 
+@pytest.mark.slow
 def test_the_file_that_the_spec_names_gets_a_copy_and_one_that_is_there_stays(dataset, checkpoint, caplog):
     mine, written = dataset.parent / "mine" / "reid.onnx", dataset.parent / "out" / "onnx"
     mine.parent.mkdir()
@@ -356,6 +357,7 @@ def test_the_file_that_the_spec_names_gets_a_copy_and_one_that_is_there_stays(da
     assert mine.read_bytes() == written.read_bytes()
 
 
+@pytest.mark.slow
 def test_an_int8_file_is_reported_beside_fp32_and_fp16(persons, checkpoint):
     """Random weights and 2 training images are no network to quantise well: any loss is allowed here."""
     loose = ["min_cosine=0", "max_mAP_drop=1", "max_rank1_drop=1", "images=2", "max_float_layers=1"]
@@ -387,6 +389,7 @@ def test_an_int8_file_that_loses_too_much_fails_and_names_its_own_limit(persons,
     assert sorted(entry.name for entry in folder.iterdir()) == ["onnx.candidate", "parity", "parity_worst.html"]
 
 
+@pytest.mark.slow
 def test_int8_needs_training_images(dataset, persons, checkpoint):
     with pytest.raises(DatasetError, match="has no training image to calibrate on"):
         run_export(dataset, checkpoint, "export.data_type=INT8")

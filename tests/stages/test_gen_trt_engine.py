@@ -113,6 +113,7 @@ def test_where_a_gpu_can_run_the_engine_it_is_timed_and_compared_on_query_images
     assert model.record.speed == record["speed"]
 
 
+@pytest.mark.slow
 def test_an_engine_that_gives_other_embeddings_fails_and_stays_a_candidate(on_cpu, onnx, tmp_path, monkeypatch):
     dataset = write_persons(tmp_path / "persons", train=1, test=6)
     right = EngineModel.__call__

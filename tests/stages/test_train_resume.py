@@ -316,6 +316,7 @@ def test_each_new_row_of_the_history_is_handed_out_once_as_its_epoch_ends(folder
     assert [row["epoch"] for row in rows] == [-1, 0, 1]
 
 
+@pytest.mark.slow
 def test_a_vit_with_layer_decay_and_gem_resumes_to_the_same_bits(folder: Path, tmp_path: Path) -> None:
     chosen = ["model.backbone=timm/test_vit", "model.pooling=gem", "model.stride_size=[8,8]", "model.drop_path=0.5"]
     chosen += ["train.optim.layer_decay=0.75"]
