@@ -175,8 +175,16 @@ class KubernetesApi:
             return _status(409, "AlreadyExists", f'trainjobs.trainer.kubeflow.org "{name}" already exists')
         job["metadata"] |= {"namespace": "kubeflow", "uid": str(time.monotonic_ns())}
         self.jobs[name] = job
-        threading.Thread(target=self.created, args=(job,), daemon=True).start()
+        threading.Thread(target=self._play, args=(job,), daemon=True).start()
         return 201, job
+
+    def _play(self, job: Object) -> None:
+        """Plays the controllers; a fault of theirs ends the job, so that the stage does not wait for ever."""
+        try:
+            self.created(job)
+        except Exception as error:
+            self.end_job(job["metadata"]["name"], "Failed", f"the test's controllers: {error!r}")
+            raise
 
     def _delete(self, path: str) -> tuple[int, Object | str]:
         name = path.rpartition("/")[2]
