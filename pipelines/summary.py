@@ -77,7 +77,7 @@ def _key_figures(task: TaskReport) -> str:
 def retrieval_table(metrics: Mapping[str, float]) -> Table:
     """Percentages before and after training, plain and re-ranked, and those of further test sets by their names.
 
-    Behind mAP and rank-1 stand their 95 % intervals.
+    Below mAP and rank-1 stand their 95 % intervals: beside them, a terminal of 80 columns would have no room.
     """
     rows = table("retrieval, %", *FIGURES)
     for name, prefix in RANKINGS.items():
@@ -92,11 +92,11 @@ def retrieval_table(metrics: Mapping[str, float]) -> Table:
 
 
 def _percent(metrics: Mapping[str, float], name: str) -> str:
-    """A figure with its 95 % interval; "" if it is not there."""
+    """A figure, below it its 95 % interval; "" if it is not there."""
     if name not in metrics:
         return ""
     found = range_of(name, metrics)
-    return f"{100 * metrics[name]:.1f}" + (f" ({found})" if found else "")
+    return f"{100 * metrics[name]:.1f}" + (f"\n{found}" if found else "")
 
 
 def _deployment(tasks: Mapping[str, TaskReport], figures: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str]]:

@@ -170,13 +170,16 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(capsys: pytest.CaptureFixt
 
 def test_the_readmes_figures_stand_in_the_table_that_a_run_ends_with() -> None:
     shown = next(block for block in blocks(README, "") if block.startswith("retrieval, %")).split("\n\n")[0]
-    metrics = {}
-    for line in shown.splitlines()[2:]:
+    metrics, rows = {}, shown.splitlines()[2:]
+    for line, below in zip(rows[::2], rows[1::2], strict=True):
         name, *percents = re.split(r"\s{2,}", line)
-        metrics |= {
-            f"{RANKINGS[name]}{metric}": float(value) / 100 for metric, value in zip(FIGURES.values(), percents)
-        }
-    console = Console(width=120, force_terminal=False)
+        for metric, value in zip(FIGURES.values(), percents, strict=True):
+            metrics[f"{RANKINGS[name]}{metric}"] = float(value) / 100
+        for metric, interval in zip(("mAP", "rank1"), below.split(), strict=True):
+            low, high = interval.split("\u2013")
+            metrics |= {f"{RANKINGS[name]}{metric}_low": float(low) / 100}
+            metrics |= {f"{RANKINGS[name]}{metric}_high": float(high) / 100}
+    console = Console(width=80, force_terminal=False)
     with console.capture() as captured:
         console.print(retrieval_table(metrics))
     assert [line.rstrip() for line in captured.get().splitlines()] == shown.splitlines()

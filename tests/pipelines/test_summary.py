@@ -93,12 +93,12 @@ def test_further_test_sets_have_rows_of_their_own_names() -> None:
     assert (mAPs, rank1s) == (["50.0", "25.0", "75.0"], ["60.0", "12.5", ""])
 
 
-def test_intervals_stand_behind_their_figures_and_are_no_test_sets() -> None:
+def test_intervals_stand_below_their_figures_and_are_no_test_sets() -> None:
     ends = {"mAP_low": 0.4, "mAP_high": 0.6, "mAP_low_shop": 0.125, "mAP_high_shop": 0.375}
     rows = retrieval_table({"mAP": 0.5, "rank1": 0.75, "mAP_shop": 0.25, **ends})
     names, mAPs = (list(column.cells) for column in rows.columns[:2])
     assert names == ["after training", "shop", "shop, re-ranked"]
-    assert mAPs == ["50.0 (40.0\u201360.0)", "25.0 (12.5\u201337.5)", ""]
+    assert mAPs == ["50.0\n40.0\u201360.0", "25.0\n12.5\u201337.5", ""]
 
 
 def test_only_what_is_there_is_named_with_the_command_that_opens_it(
